@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every task of the project. A fresh Debian 12 with python3.11 and make needs nothing else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+
+BIN := .venv/bin
+SETUP := .venv/.stamp
+GEN_SETUP := .venv-gen/.stamp
+MODELS := .cache/models
+PROTO_DEPS := .cache/protos/.stamp
+
+# What `make bench` runs; any directory with turns.json and one track per speaker is a call.
+CALL ?= daemon/callsd_bench/sample_call
+MODEL ?= base
+THREADS ?= 1
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# One thing at a time: the output of a failing step is the last thing on the screen.
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+## Running
+
+.PHONY: setup
+setup: $(SETUP) ## create .venv with everything to run, test and develop callsd
+
+$(SETUP): pyproject.toml
+	@tools/venv.sh '$(PYTHON)' .venv
+	@echo '==> installing callsd and its dependencies into .venv (about 200 MB to fetch)'
+	@$(BIN)/python -m pip install --quiet --editable '.[daemon,whispercpp,bench,dev]'
+	@touch $@
+
+.PHONY: demo
+demo: $(SETUP) ## transcribe the sample call with a daemon of its own, then clean up
+	@$(BIN)/python tools/demo.py
+
+.PHONY: bench
+bench: $(SETUP) .cache/$(MODEL).model ## measure transcription beside its baseline (CALL=, MODEL=, THREADS=)
+	$(BIN)/callsd bench transcription --call '$(CALL)' --model $(MODEL) --threads $(THREADS) \
+	    --models-dir $(MODELS) --baseline upstream
+
+## Testing
+
+.PHONY: test
+test: test-models ## run all tests on real speech and real engines
+	$(BIN)/pytest
+
+.PHONY: test-models
+test-models: $(SETUP) .cache/tiny.en.model ## fetch the weights the tests need
+
+.cache/%.model: | $(SETUP)
+	@echo '==> fetching the weights of $* into $(MODELS)'
+	@mkdir -p $(MODELS)
+	@$(BIN)/callsd models pull $* --models-dir $(MODELS)
+	@touch $@
+
+.PHONY: coverage
+coverage: test-models ## run all tests and report branch coverage, subprocesses included
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+.PHONY: coverage-domain
+coverage-domain: export COVERAGE_FILE := .cache/coverage-domain
+coverage-domain: $(SETUP) ## hold the domain at 100 % branch coverage by its own tests
+	@echo '==> coverage of callsd_daemon/domain by tests/domain'
+	@mkdir -p .cache
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest --quiet tests/domain
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --fail-under 100 --include 'daemon/callsd_daemon/domain/*'
+
+## Checking
+
+.PHONY: check
+check: lint types doors proto gen-check coverage-domain ## everything that must hold before a commit, but for the tests
+
+.PHONY: lint
+lint: $(SETUP) ## ruff: format and rules
+	@echo '==> ruff'
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+.PHONY: types
+types: $(SETUP) ## mypy, strict
+	@echo '==> mypy'
+	@$(BIN)/mypy
+
+.PHONY: doors
+doors: $(SETUP) ## import-linter: which room may import which
+	@echo '==> import-linter'
+	@$(BIN)/lint-imports --no-cache
+
+.PHONY: proto
+proto: $(SETUP) $(PROTO_DEPS) ## buf: format, rules, and no break with any released API
+	@echo '==> buf'
+	@$(BIN)/buf format --diff --exit-code proto
+	@$(BIN)/buf lint proto
+	@for released in $(wildcard proto/releases/*.binpb); do \
+	    echo "buf breaking: proto against $$released"; \
+	    $(BIN)/buf breaking proto --against "$$released" || exit 1; \
+	done
+
+.PHONY: gen-check
+gen-check: $(GEN_SETUP) ## the committed generated code is what proto/ yields
+	@echo '==> generated code'
+	@.venv-gen/bin/python tools/gen.py --check
+
+## Renewing
+
+.PHONY: fmt
+fmt: $(SETUP) $(PROTO_DEPS) ## format Python and proto files, apply safe fixes
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write proto
+
+.PHONY: gen
+gen: $(GEN_SETUP) ## renew the code generated from proto/
+	@.venv-gen/bin/python tools/gen.py
+
+.PHONY: freeze-api
+freeze-api: $(SETUP) $(PROTO_DEPS) ## at a release: keep the API's image for `buf breaking`
+	@mkdir -p proto/releases
+	@release=$$(sed -n 's/^version = "\([0-9]*\.[0-9]*\).*/v\1/p' pyproject.toml); \
+	    $(BIN)/buf build proto --output "proto/releases/$$release.binpb" && \
+	    echo "wrote proto/releases/$$release.binpb"
+
+$(GEN_SETUP): tools/gen-requirements.txt
+	@tools/venv.sh '$(PYTHON)' .venv-gen
+	@echo '==> installing the code generators into .venv-gen'
+	@.venv-gen/bin/python -m pip install --quiet --requirement tools/gen-requirements.txt
+	@touch $@
+
+# buf resolves imports inside its workspace or from a registry; google/rpc comes from neither but
+# from the wheel we already have.
+$(PROTO_DEPS): $(SETUP)
+	@rm -rf $(@D) && mkdir -p $(@D)/google/rpc
+	@cp "$$($(BIN)/python -c 'import google.rpc; print(list(google.rpc.__path__)[0])')"/*.proto $(@D)/google/rpc
+	@touch $@
+
+.PHONY: clean
+clean: ## remove environments, caches and fetched weights
+	rm -rf .venv .venv-gen .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find clients daemon tests tools -name __pycache__ -prune -exec rm -rf {} +
