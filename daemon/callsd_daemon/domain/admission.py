@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Admission: may this job start now, wait, or must it be refused?
+
+`decide` is a pure function of what the machine is doing, what was promised, and policy. The same
+function answers a new request and decides when a waiting job may start.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.domain.jobs import BATCH_KINDS, Kind, Reservation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What this machine has, and what processes that are not ours use of it.
+
+    Sizes in bytes; `cores_external` in cores, smoothed; `cpu_pressure` is the kernel's share of
+    time in which some task waited for a processor (0 to 1), None where it does not say.
+    """
+
+    cores_total: float
+    cores_external: float
+    memory_total_bytes: int
+    memory_external_bytes: int
+    disk_total_bytes: int
+    disk_free_bytes: int
+    cpu_pressure: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Limits set by the administrator; a ceiling of 0 means none."""
+
+    headroom_cores: float
+    headroom_memory_bytes: int
+    headroom_disk_bytes: int
+    max_concurrent_jobs: int = 0
+    max_per_kind: Mapping[Kind, int] = field(default_factory=dict)
+    max_queued_jobs: int = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything a decision depends on, besides the request and the policy."""
+
+    host: Host
+    reserved: Reservation
+    running: Mapping[Kind, int]
+    queued_ahead: int
+    """Jobs that are before this one in the queue."""
+    queue_waiting_for: Reason | None = None
+    """What the first of them waits for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The job that asks."""
+
+    kind: Kind
+    reservation: Reservation
+    may_queue: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admit:
+    """The job may start now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """The job is accepted and waits."""
+
+    position: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse:
+    """The job is not accepted. `required` and `available` are in `unit`."""
+
+    reason: Reason
+    message: str
+    required: float = 0.0
+    available: float = 0.0
+    unit: str = ""
+    retry_after_seconds: float | None = None
+
+    def error(self) -> CallsdError:
+        """The refusal as an exception, with its figures as metadata."""
+        metadata = {
+            "required": f"{self.required:g}",
+            "available": f"{self.available:g}",
+            "unit": self.unit,
+        }
+        return CallsdError(
+            self.reason,
+            self.message,
+            metadata=metadata if self.unit else None,
+            retry_after_seconds=self.retry_after_seconds,
+        )
+
+
+Decision = Admit | Queue | Refuse
+
+RETRY_AFTER_SECONDS = 10.0
+"""When a refused client should try again: jobs end on the scale of seconds to minutes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One resource: total - headroom - reserved - external = available (may be negative)."""
+
+    reason: Reason
+    unit: str
+    total: float
+    headroom: float
+    reserved: float
+    external: float
+
+    @property
+    def available(self) -> float:
+        """What is left for new jobs."""
+        return self.total - self.headroom - self.reserved - self.external
+
+    @property
+    def budget(self) -> float:
+        """What all jobs together may hold on an otherwise idle machine."""
+        return self.total - self.headroom
+
+
+def accounts(snapshot: Snapshot, policy: Policy) -> tuple[Account, Account, Account]:
+    """The accounts of disk, cores and memory, in this order."""
+    host, reserved = snapshot.host, snapshot.reserved
+    return (
+        Account(
+            reason=Reason.DISK_EXHAUSTED,
+            unit="bytes of disk",
+            total=host.disk_total_bytes,
+            headroom=policy.headroom_disk_bytes,
+            reserved=reserved.disk_bytes,
+            external=host.disk_total_bytes - host.disk_free_bytes,
+        ),
+        Account(
+            reason=Reason.CPU_EXHAUSTED,
+            unit="cores",
+            total=host.cores_total,
+            headroom=policy.headroom_cores,
+            reserved=reserved.cores,
+            external=host.cores_external,
+        ),
+        Account(
+            reason=Reason.MEMORY_EXHAUSTED,
+            unit="bytes of memory",
+            total=host.memory_total_bytes,
+            headroom=policy.headroom_memory_bytes,
+            reserved=reserved.memory_bytes,
+            external=host.memory_external_bytes,
+        ),
+    )
+
+
+def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
+    """Whether the job may start now, waits, or is refused.
+
+    Batch jobs wait for processor, memory and slots, in the order they came; live jobs pass them.
+    Nothing waits for disk: what fills it is not expected to go away by itself.
+    """
+    books = accounts(snapshot, policy)
+    for need, account in zip(_needs(request.reservation), books, strict=True):
+        if need > account.budget:
+            return Refuse(
+                reason=Reason.CANNOT_FIT,
+                message=(
+                    f"the job needs {need:g} {account.unit}, but this machine has "
+                    f"{account.budget:g} for all jobs: ask for fewer threads or a smaller model"
+                ),
+                required=need,
+                available=account.budget,
+                unit=account.unit,
+            )
+    shortage = _shortage(snapshot, request, policy, books)
+    is_batch = request.kind in BATCH_KINDS
+    ahead = snapshot.queued_ahead if is_batch else 0
+    if shortage is None and ahead == 0:
+        return Admit()
+    if shortage is None:
+        shortage = Refuse(
+            reason=snapshot.queue_waiting_for or Reason.SLOTS_EXHAUSTED,
+            message=f"{ahead} jobs are waiting already",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
+    if not (is_batch and request.may_queue) or shortage.reason is Reason.DISK_EXHAUSTED:
+        return shortage
+    if ahead >= policy.max_queued_jobs:
+        return Refuse(
+            reason=Reason.QUEUE_FULL,
+            message=(
+                f"{ahead} jobs are waiting already, and the queue holds "
+                f"{policy.max_queued_jobs}: try again later, or raise jobs.max_queued_jobs"
+            ),
+            required=1,
+            available=0,
+            unit="places in the queue",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
+    return Queue(position=ahead + 1, reason=shortage.reason)
+
+
+def _needs(reservation: Reservation) -> tuple[float, float, float]:
+    return reservation.disk_bytes, reservation.cores, reservation.memory_bytes
+
+
+def _shortage(
+    snapshot: Snapshot, request: Request, policy: Policy, books: tuple[Account, ...]
+) -> Refuse | None:
+    """The first thing that the job lacks now: slots, disk, cores, memory."""
+    ceilings = (
+        ("jobs.max_concurrent_jobs", policy.max_concurrent_jobs, sum(snapshot.running.values())),
+        (
+            f"jobs.max_{request.kind}_jobs",
+            policy.max_per_kind.get(request.kind, 0),
+            snapshot.running.get(request.kind, 0),
+        ),
+    )
+    for setting, ceiling, running in ceilings:
+        if ceiling and running >= ceiling:
+            return Refuse(
+                reason=Reason.SLOTS_EXHAUSTED,
+                message=f"{running} jobs are running, and {setting} allows {ceiling}",
+                required=1,
+                available=max(0, ceiling - running),
+                unit="jobs",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+    for need, account in zip(_needs(request.reservation), books, strict=True):
+        if need > account.available:
+            return _refusal(account, need)
+    return None
+
+
+def _refusal(account: Account, need: float) -> Refuse:
+    return Refuse(
+        reason=account.reason,
+        message=(
+            f"the job needs {need:g} {account.unit}, and {account.available:g} are free: of "
+            f"{account.total:g}, {account.headroom:g} are kept free, {account.reserved:g} are "
+            f"promised to jobs and {account.external:g} are used by others"
+        ),
+        required=need,
+        available=account.available,
+        unit=account.unit,
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a transcription is asked for, and what it found out."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from callsd_daemon.domain.errors import Reason
+
+
+class Engine(StrEnum):
+    """Programs that turn speech into words."""
+
+    AUTO = "auto"
+    CTRANSLATE2 = "ctranslate2"
+    WHISPERCPP = "whispercpp"
+
+
+class Task(StrEnum):
+    """What to write down."""
+
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
+
+
+class Format(StrEnum):
+    """Transcript files, by suffix."""
+
+    VTT = "vtt"
+    TEXT = "txt"
+    SRT = "srt"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Track:
+    """One speaker's sound: either `path` or `upload_id` is set."""
+
+    speaker: str
+    path: str = ""
+    upload_id: str = ""
+    start_offset_seconds: float = 0.0
+    language: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptionSpec:
+    """What to transcribe, and how. `threads` is what was asked for, 0 = the server's default."""
+
+    tracks: tuple[Track, ...]
+    model: str
+    engine: Engine = Engine.AUTO
+    threads: int = 0
+    language: str = ""
+    task: Task = Task.TRANSCRIBE
+    initial_prompt: str = ""
+    vocabulary: tuple[str, ...] = ()
+    formats: tuple[Format, ...] = tuple(Format)
+    webvtt_omit_speaker: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackResult:
+    """What became of one track; `failure_reason` is None when it is in the transcript."""
+
+    speaker: str
+    duration_seconds: float = 0.0
+    speech_seconds: float = 0.0
+    language: str = ""
+    failure_reason: Reason | None = None
+    failure_message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptionResult:
+    """What a finished transcription found out."""
+
+    tracks: tuple[TrackResult, ...] = ()
+    language: str = ""
+    engine: Engine = Engine.AUTO
+    segment_count: int = 0
+    word_count: int = 0
+    audio_seconds: float = 0.0
+    real_time_factor: float = 0.0
