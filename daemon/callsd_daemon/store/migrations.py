@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The schema, as the list of steps that lead to it. A step is never changed once released."""
+
+import sqlite3
+import uuid
+from pathlib import Path
+
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+        # One row per job. `body` is the whole job as JSON; the other columns are copies for
+        # finding it. What is reserved is the sum over jobs in active states: there is no second
+        # book that could disagree.
+        """CREATE TABLE jobs (
+            id TEXT PRIMARY KEY,
+            accepted_revision INTEGER NOT NULL UNIQUE,
+            state TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            cost_key TEXT NOT NULL,
+            end_time REAL,
+            expire_time REAL,
+            reserved_cores REAL NOT NULL,
+            reserved_memory_bytes INTEGER NOT NULL,
+            reserved_disk_bytes INTEGER NOT NULL,
+            body BLOB NOT NULL
+        ) STRICT""",
+        "CREATE INDEX jobs_by_state ON jobs (state, accepted_revision)",
+        "CREATE INDEX jobs_by_cost ON jobs (cost_key, end_time)",
+        # Every change, for watches to resume from. `body` is NULL when the job was removed.
+        """CREATE TABLE changes (
+            revision INTEGER PRIMARY KEY,
+            job_id TEXT NOT NULL,
+            body BLOB
+        ) STRICT""",
+    ),
+)
+
+
+class SchemaTooNewError(Exception):
+    """The database was written by a newer callsd."""
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the database up to date, each step in one transaction.
+
+    A database that already holds something is copied to `<path>.v<version>.bak` first.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise SchemaTooNewError(
+            f"{path} has schema {version}, and this callsd knows up to {len(MIGRATIONS)}: "
+            "install the newer callsd again, or restore the backup made before its upgrade"
+        )
+    if 0 < version < len(MIGRATIONS):
+        backup = path.with_name(f"{path.name}.v{version}.bak")
+        backup.unlink(missing_ok=True)
+        connection.execute("VACUUM INTO ?", (str(backup),))
+    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in statements:
+            connection.execute(statement)
+        if number == 1:
+            connection.execute("INSERT INTO meta VALUES ('database_id', ?)", (str(uuid.uuid4()),))
+        connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("COMMIT")
