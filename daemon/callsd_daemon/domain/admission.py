@@ -118,16 +118,13 @@ class Account:
     headroom: float
     reserved: float
     external: float
+    budget: float
+    """What all jobs together may hold on an otherwise idle machine."""
 
     @property
     def available(self) -> float:
         """What is left for new jobs."""
         return self.total - self.headroom - self.reserved - self.external
-
-    @property
-    def budget(self) -> float:
-        """What all jobs together may hold on an otherwise idle machine."""
-        return self.total - self.headroom
 
 
 def accounts(snapshot: Snapshot, policy: Policy) -> tuple[Account, Account, Account]:
@@ -141,14 +138,17 @@ def accounts(snapshot: Snapshot, policy: Policy) -> tuple[Account, Account, Acco
             headroom=policy.headroom_disk_bytes,
             reserved=reserved.disk_bytes,
             external=host.disk_total_bytes - host.disk_free_bytes,
+            budget=host.disk_total_bytes - policy.headroom_disk_bytes,
         ),
         Account(
             reason=Reason.CPU_EXHAUSTED,
             unit="cores",
             total=host.cores_total,
-            headroom=policy.headroom_cores,
+            # Cores are kept free for other processes: what these use of them is not kept twice.
+            headroom=max(0.0, policy.headroom_cores - host.cores_external),
             reserved=reserved.cores,
             external=host.cores_external,
+            budget=host.cores_total - policy.headroom_cores,
         ),
         Account(
             reason=Reason.MEMORY_EXHAUSTED,
@@ -157,6 +157,7 @@ def accounts(snapshot: Snapshot, policy: Policy) -> tuple[Account, Account, Acco
             headroom=policy.headroom_memory_bytes,
             reserved=reserved.memory_bytes,
             external=host.memory_external_bytes,
+            budget=host.memory_total_bytes - policy.headroom_memory_bytes,
         ),
     )
 

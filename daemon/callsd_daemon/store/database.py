@@ -145,6 +145,9 @@ class Database:
                 if not operation.future.done():
                     operation.future.set_exception(error)
             return
+        self._acknowledge(done, changes)
+
+    def _acknowledge(self, done: list[tuple["_Operation", Any]], changes: list[Change]) -> None:
         if changes:
             failpoint("store.after_commit")
             self._revision = changes[-1].revision

@@ -141,7 +141,9 @@ class ResourceCapacity(_message.Message):
     total: _builtins.float
     """What the machine, or the control group of the daemon, has."""
     headroom: _builtins.float
-    """Kept free by policy for the system itself."""
+    """Kept free by policy for the system itself. For cores: as far as other
+    processes do not use it already.
+    """
     reserved: _builtins.float
     """Promised to jobs."""
     external: _builtins.float

@@ -1,0 +1,474 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon, read downward: load → open → adopt → serve → drain."""
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import grp
+import importlib.util
+import os
+import shutil
+import signal
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO
+
+import grpc
+import prometheus_client
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from callsd.v1 import (
+    caption_pb2,
+    caption_pb2_grpc,
+    job_pb2,
+    job_pb2_grpc,
+    media_pb2,
+    media_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    server_pb2,
+    server_pb2_grpc,
+)
+from callsd_daemon import logs
+from callsd_daemon.config import Config, ConfigError, secret_file
+from callsd_daemon.domain.admission import Policy
+from callsd_daemon.domain.jobs import Kind
+from callsd_daemon.domain.transcription import Engine
+from callsd_daemon.host.probe import Probe, limits
+from callsd_daemon.media import MediaRoots, Uploads
+from callsd_daemon.metrics import CAPACITY, EVENT_LOOP_LAG, JOBS_ACTIVE, JOBS_QUEUED
+from callsd_daemon.models.store import ModelStore
+from callsd_daemon.rpc import validate
+from callsd_daemon.rpc.captions import CaptionService
+from callsd_daemon.rpc.gate import Gate
+from callsd_daemon.rpc.hub import Hub
+from callsd_daemon.rpc.intake import Intake
+from callsd_daemon.rpc.jobs import JobService
+from callsd_daemon.rpc.media import MediaService
+from callsd_daemon.rpc.models import ModelService
+from callsd_daemon.rpc.server import Facts, ServerService
+from callsd_daemon.store.database import Database, DatabaseDamagedError
+from callsd_daemon.store.migrations import SchemaTooNewError
+from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.tokens import TokenFile, write_owner_token
+from callsd_daemon.workers.attempt import Bounds
+from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.session.door import Door
+from callsd_daemon.workers.supervisor import Rules, Supervisor
+
+
+log = structlog.get_logger(__name__)
+
+EXIT_OK = 0
+EXIT_FORCED = 1
+EXIT_STATE_UNUSABLE = 73
+EXIT_ALREADY_RUNNING = 75
+EXIT_CONFIG = 78
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+TICK_SECONDS = 1.0
+SWEEP_SECONDS = 30.0
+SWEEP_JOBS = 100
+
+SERVER_OPTIONS = (
+    # A second daemon on the same port must fail, not share it.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
+    # Clients ping every 30 s; the least interval allowed must be well below it.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 60_000),
+)
+
+SERVICES = (
+    job_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
+    media_pb2.DESCRIPTOR.services_by_name["MediaService"].full_name,
+    server_pb2.DESCRIPTOR.services_by_name["ServerService"].full_name,
+    model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    caption_pb2.DESCRIPTOR.services_by_name["CaptionService"].full_name,
+)
+
+
+class StartError(Exception):
+    """The daemon cannot start; `exit_code` tells scripts why."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def serve(config: Config) -> int:
+    """Run the daemon until it is told to end; returns the exit code."""
+    logs.configure(config.log.level, config.log.format)
+    try:
+        with _own_state(config):
+            return asyncio.run(_Daemon(config).run())
+    except (StartError, ConfigError) as problem:
+        print(f"callsd: {problem}", file=sys.stderr)  # noqa: T201 - there may be no log to look at
+        return problem.exit_code if isinstance(problem, StartError) else EXIT_CONFIG
+
+
+@contextlib.contextmanager
+def _own_state(config: Config) -> Iterator[None]:
+    """Make the directories, and hold the lock that keeps a second daemon away."""
+    state, runtime = Path(config.state.directory), Path(config.state.runtime_directory)
+    os.umask(0o007)
+    try:
+        state.mkdir(mode=0o750, parents=True, exist_ok=True)
+        runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
+        for directory in (state, runtime):
+            if directory.stat().st_uid != os.geteuid():
+                raise StartError(
+                    f"{directory} belongs to another user: run callsd as that user, or choose "
+                    "another directory (state.directory, state.runtime_directory)",
+                    EXIT_STATE_UNUSABLE,
+                )
+        for name in ("jobs", "uploads"):
+            (state / name).mkdir(mode=0o750, exist_ok=True)
+        lock: IO[str] = (state / "lock").open("a+")
+    except OSError as problem:
+        raise StartError(
+            f"{problem.filename} cannot be used ({problem.strerror}): choose another "
+            "state.directory or state.runtime_directory, or change its owner",
+            EXIT_STATE_UNUSABLE,
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(
+                f"another callsd is running with {state}: stop it first, or give this one a "
+                "state.directory of its own",
+                EXIT_ALREADY_RUNNING,
+            ) from None
+        yield
+
+
+class _Daemon:
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._state = Path(config.state.directory)
+        self._runtime = Path(config.state.runtime_directory)
+        self._start_time = datetime.now(UTC)
+        self._asked_to_stop = asyncio.Event()
+        self._forced = asyncio.Event()
+
+    async def run(self) -> int:
+        """From start to end."""
+        self._install_signals()
+        self._open()
+        await self._door.open()
+        await self._supervisor.recover()
+        server = await self._serve()
+        ticking = asyncio.create_task(self._tick(), name="tick")
+        log.info(
+            "ready",
+            listen=list(self._config.server.listen),
+            state=str(self._state),
+            start_seconds=round((datetime.now(UTC) - self._start_time).total_seconds(), 2),
+        )
+        # What was built to start the daemon stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        await self._asked_to_stop.wait()
+        await self._drain(server)
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)
+        await self._supervisor.close()
+        await self._door.close()
+        await asyncio.to_thread(self._database.close)
+        log.info("stopped", forced=self._forced.is_set())
+        return EXIT_FORCED if self._forced.is_set() else EXIT_OK
+
+    def _install_signals(self) -> None:
+        def asked() -> None:
+            # The first signal asks, the second insists.
+            (self._forced if self._asked_to_stop.is_set() else self._asked_to_stop).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, asked)
+
+    def _open(self) -> None:
+        """Open what is kept, and put the rooms together."""
+        config, state = self._config, self._state
+        try:
+            self._database = Database(state / "callsd.db")
+        except (DatabaseDamagedError, SchemaTooNewError) as problem:
+            code = EXIT_CONFIG if isinstance(problem, SchemaTooNewError) else EXIT_STATE_UNUSABLE
+            raise StartError(str(problem), code) from None
+        self._tokens = TokenFile(state / "tokens.json")
+        write_owner_token(self._tokens, self._runtime / "owner.token")
+        self._hub = Hub(self._database.revision, max_streams=config.server.max_watches)
+        loop = asyncio.get_running_loop()
+        self._database.on_commit(
+            lambda changes: loop.call_soon_threadsafe(self._hub.publish, changes)
+        )
+        retention = config.jobs.retention_seconds
+        self._models = ModelStore(Path(config.models.directory))
+        self._uploads = Uploads(
+            state / "uploads",
+            max_bytes=config.media.max_upload_bytes,
+            retention=timedelta(seconds=config.media.upload_retention_seconds),
+        )
+        self._intake = Intake(
+            database=self._database,
+            models=self._models,
+            roots=MediaRoots(config.media.roots),
+            uploads=self._uploads,
+            defaults=validate.Defaults(
+                model=config.transcription.model,
+                engine=config.transcription.engine,
+                max_duration_seconds=config.jobs.max_duration_seconds,
+            ),
+            default_threads=config.transcription.threads,
+            max_threads=self._max_threads(),
+            now=_now,
+        )
+        self._door = Door(self._runtime / "workers.sock")
+        self._desk = Desk(Probe(state), self._policy())
+        self._supervisor = Supervisor(
+            database=self._database,
+            desk=self._desk,
+            door=self._door,
+            directory=state / "jobs",
+            resolve=self._intake.assignment,
+            now=_now,
+            rules=Rules(
+                max_attempts=config.jobs.max_attempts,
+                retention=timedelta(seconds=retention) if retention else None,
+                bounds=Bounds(
+                    start_timeout_seconds=config.jobs.start_timeout_seconds,
+                    silence_timeout_seconds=config.jobs.silence_timeout_seconds,
+                    stop_grace_seconds=config.jobs.stop_grace_seconds,
+                    max_log_bytes=config.jobs.max_log_bytes,
+                ),
+            ),
+        )
+
+    def _max_threads(self) -> int:
+        """As many as admission could ever grant, unless the administrator sets another limit."""
+        policy = self._policy()
+        return self._config.transcription.max_threads or max(
+            1, int(limits().cores - policy.headroom_cores)
+        )
+
+    def _policy(self) -> Policy:
+        admission, jobs, cores = self._config.admission, self._config.jobs, limits().cores
+        headroom = admission.headroom_cores
+        if headroom < 0:
+            headroom = cores / 10 if cores > 1 else 0.0
+        return Policy(
+            headroom_cores=headroom,
+            headroom_memory_bytes=admission.headroom_memory_bytes,
+            headroom_disk_bytes=admission.headroom_disk_bytes,
+            max_concurrent_jobs=jobs.max_concurrent_jobs,
+            max_per_kind={Kind.TRANSCRIPTION: jobs.max_transcription_jobs},
+            max_queued_jobs=jobs.max_queued_jobs,
+        )
+
+    async def _serve(self) -> grpc.aio.Server:
+        """Open the public door."""
+        config = self._config
+        server = grpc.aio.server(interceptors=(Gate(self._tokens),), options=SERVER_OPTIONS)
+        job_pb2_grpc.add_JobServiceServicer_to_server(
+            JobService(
+                database=self._database,
+                hub=self._hub,
+                desk=self._desk,
+                supervisor=self._supervisor,
+                intake=self._intake,
+                directory=self._state / "jobs",
+            ),
+            server,
+        )
+        media_pb2_grpc.add_MediaServiceServicer_to_server(
+            MediaService(self._uploads, self._database, self._hub), server
+        )
+        model_pb2_grpc.add_ModelServiceServicer_to_server(
+            ModelService(self._models, self._hub), server
+        )
+        caption_pb2_grpc.add_CaptionServiceServicer_to_server(CaptionService(), server)
+        server_pb2_grpc.add_ServerServiceServicer_to_server(
+            ServerService(
+                facts=Facts(
+                    start_time=self._start_time,
+                    engines=_engines(),
+                    default_model=config.transcription.model,
+                    max_message_bytes=MAX_MESSAGE_BYTES,
+                    max_upload_bytes=config.media.max_upload_bytes,
+                    max_threads=self._max_threads(),
+                    max_watches=config.server.max_watches,
+                    retention_seconds=config.jobs.retention_seconds,
+                ),
+                database=self._database,
+                desk=self._desk,
+                hub=self._hub,
+            ),
+            server,
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
+        for endpoint in config.server.listen:
+            _listen(server, endpoint, config)
+        await server.start()
+        for endpoint in config.server.listen:
+            _share_socket(endpoint, config.server.socket_group)
+        self._start_metrics()
+        for service in ("", *SERVICES):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        return server
+
+    def _start_metrics(self) -> None:
+        if not (endpoint := self._config.metrics.listen):
+            return
+        host, _, port = endpoint.rpartition(":")
+        try:
+            prometheus_client.start_http_server(int(port), host.strip("[]") or "127.0.0.1")
+        except (OSError, ValueError) as problem:
+            raise StartError(
+                f"metrics.listen: {endpoint} cannot be used ({problem}): choose another, or "
+                'none with ""',
+                EXIT_CONFIG,
+            ) from None
+
+    async def _drain(self, server: grpc.aio.Server) -> None:
+        """NOT_SERVING first, then no new work, then no more streams, then no more calls."""
+        log.info("draining")
+        await self._health.enter_graceful_shutdown()
+        self._hub.close()
+        stopping = asyncio.create_task(server.stop(self._config.server.drain_seconds))
+        forced = asyncio.create_task(self._forced.wait())
+        await asyncio.wait({stopping, forced}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await server.stop(0)
+        forced.cancel()
+        await asyncio.gather(stopping, forced, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        """Once a second: look at the machine, and move the queue. Now and then: sweep."""
+        swept = 0.0
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(TICK_SECONDS)
+            EVENT_LOOP_LAG.observe(time.monotonic() - before - TICK_SECONDS)
+            try:
+                await self._desk.look(self._supervisor.sessions())
+                await self._supervisor.dispatch()
+                await self._measure()
+                if time.monotonic() - swept > SWEEP_SECONDS:
+                    swept = time.monotonic()
+                    await self._sweep()
+            except Exception:
+                # The next tick tries again: a full disk may have room by then.
+                log.exception("tick_failed")
+
+    async def _measure(self) -> None:
+        def read(books: Transaction) -> None:
+            JOBS_QUEUED.set(books.queue_length())
+            running = books.running()
+            for kind in Kind:
+                JOBS_ACTIVE.labels(kind=kind).set(running.get(kind, 0))
+            for name, account in zip(
+                ("disk_bytes", "cores", "memory_bytes"), self._desk.accounts(books), strict=True
+            ):
+                for part in ("total", "headroom", "reserved", "external", "available"):
+                    CAPACITY.labels(resource=name, account=part).set(getattr(account, part))
+
+        await self._database.read(read)
+
+    async def _sweep(self) -> None:
+        """Remove jobs and uploads whose time is up, and directories that belong to no job."""
+        jobs = self._state / "jobs"
+
+        def expire(books: Transaction) -> list[str]:
+            expired = [job.id for job in books.expired(_now(), SWEEP_JOBS)]
+            for job_id in expired:
+                books.delete(job_id)
+            return expired
+
+        await self._database.write(expire)
+        # Directories first, jobs second: one that is made in between belongs to a job.
+        found = await asyncio.to_thread(os.listdir, jobs)
+        known, needed = await self._database.read(
+            lambda books: (books.ids(), books.needed_uploads())
+        )
+        for name in set(found) - known:
+            await asyncio.to_thread(shutil.rmtree, jobs / name, ignore_errors=True)
+        await asyncio.to_thread(self._uploads.remove_expired, _now(), needed)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _engines() -> tuple[Engine, ...]:
+    """Engines that are installed. Asked without importing them: they are large."""
+    modules = {Engine.CTRANSLATE2: "ctranslate2", Engine.WHISPERCPP: "pywhispercpp"}
+    return tuple(engine for engine, module in modules.items() if importlib.util.find_spec(module))
+
+
+def _listen(server: grpc.aio.Server, endpoint: str, config: Config) -> None:
+    kind, _, address = endpoint.partition(":")
+    try:
+        if kind == "unix":
+            # Ours alone by the lock on the state directory, unless somebody else listens there.
+            path = Path(address)
+            if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+                raise StartError(f"{path} is in the way: it is no socket", EXIT_STATE_UNUSABLE)
+            path.unlink(missing_ok=True)
+            server.add_insecure_port(endpoint)
+        elif config.server.tls_certificate:
+            server.add_secure_port(address, _credentials(config))
+        else:
+            server.add_insecure_port(address)
+    except (RuntimeError, OSError) as problem:
+        raise StartError(
+            f"server.listen: {endpoint} cannot be used ({problem}): is something else "
+            "listening there?",
+            EXIT_STATE_UNUSABLE,
+        ) from None
+
+
+def _credentials(config: Config) -> grpc.ServerCredentials:
+    def read(setting: str) -> bytes:
+        path = secret_file(setting, os.environ)
+        try:
+            return path.read_bytes()
+        except OSError as problem:
+            raise ConfigError(f"{path} cannot be read: {problem.strerror}") from None
+
+    settings = config.server
+    client_ca = read(settings.tls_client_ca) if settings.tls_client_ca else None
+    return grpc.ssl_server_credentials(
+        [(read(settings.tls_key), read(settings.tls_certificate))],
+        root_certificates=client_ca,
+        require_client_auth=client_ca is not None,
+    )
+
+
+def _share_socket(endpoint: str, group: str) -> None:
+    """Let the group use a unix socket: gRPC makes it by umask, which shuts the group out."""
+    kind, _, address = endpoint.partition(":")
+    if kind != "unix":
+        return
+    Path(address).chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP)
+    if group:
+        try:
+            os.chown(address, -1, grp.getgrnam(group).gr_gid)
+        except (KeyError, PermissionError):
+            raise StartError(
+                f"server.socket_group: {group} does not exist, or callsd's user is not in it",
+                EXIT_CONFIG,
+            ) from None

@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One schema for every setting: defaults ← TOML file ← environment.
+
+Each field's comment in `SETTINGS` is its documentation; the sample file is made from it.
+"""
+
+import difflib
+import getpass
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomlkit
+
+
+DEFAULT_PATH = Path("/etc/callsd/callsd.toml")
+ENVIRONMENT_PREFIX = "CALLSD_"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names the key and says what to do."""
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all sections: a key that we do not know is an error."""
+
+
+class State(Section, frozen=True):
+    """Where things are kept."""
+
+    directory: str = ""
+    runtime_directory: str = ""
+
+
+class Server(Section, frozen=True):
+    """How clients reach the daemon."""
+
+    listen: tuple[str, ...] = ()
+    socket_group: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    max_watches: int = 2000
+    drain_seconds: float = 30.0
+
+
+class Media(Section, frozen=True):
+    """Where jobs may read from."""
+
+    roots: tuple[str, ...] = ()
+    max_upload_bytes: int = 4 * 1024**3
+    upload_retention_seconds: float = 86400.0
+
+
+class Jobs(Section, frozen=True):
+    """Life and limits of jobs."""
+
+    max_concurrent_jobs: int = 0
+    max_transcription_jobs: int = 0
+    max_queued_jobs: int = 1000
+    max_duration_seconds: float = 86400.0
+    max_attempts: int = 3
+    retention_seconds: float = 30 * 86400.0
+    max_log_bytes: int = 16 * 1024**2
+    start_timeout_seconds: float = 30.0
+    silence_timeout_seconds: float = 60.0
+    stop_grace_seconds: float = 10.0
+
+
+class Admission(Section, frozen=True):
+    """What is kept free."""
+
+    headroom_cores: float = -1.0
+    headroom_memory_bytes: int = 512 * 1024**2
+    headroom_disk_bytes: int = 1024**3
+
+
+class Models(Section, frozen=True):
+    """Speech models."""
+
+    directory: str = ""
+
+
+class Transcription(Section, frozen=True):
+    """Defaults of transcriptions."""
+
+    model: str = "base"
+    threads: int = 1
+    max_threads: int = 0
+    engine: str = "auto"
+
+
+class Metrics(Section, frozen=True):
+    """Prometheus."""
+
+    listen: str = ""
+
+
+class Log(Section, frozen=True):
+    """The daemon's own log."""
+
+    level: str = "info"
+    format: str = "auto"
+
+
+class Config(Section, frozen=True):
+    """Everything that can be set."""
+
+    state: State = State()
+    server: Server = Server()
+    media: Media = Media()
+    jobs: Jobs = Jobs()
+    admission: Admission = Admission()
+    models: Models = Models()
+    transcription: Transcription = Transcription()
+    metrics: Metrics = Metrics()
+    log: Log = Log()
+
+
+SETTINGS: dict[str, str] = {
+    "state.directory": "Jobs, their files and the database. Default: /var/lib/callsd for root, "
+    "otherwise ~/.local/state/callsd.",
+    "state.runtime_directory": "Sockets and the owner's token. Default: /run/callsd for root, "
+    "otherwise $XDG_RUNTIME_DIR/callsd.",
+    "server.listen": 'Endpoints: "unix:/path" or "tcp:HOST:PORT". Beyond loopback, TCP needs TLS. '
+    "Default: callsd.sock in the runtime directory.",
+    "server.socket_group": "Group that may use the unix socket. Default: the daemon's own.",
+    "server.tls_certificate": 'PEM file, or "credential:NAME" for a systemd credential.',
+    "server.tls_key": 'PEM file, or "credential:NAME".',
+    "server.tls_client_ca": "PEM file; clients must then show a certificate signed by it.",
+    "server.max_watches": "Streams that may be open at once.",
+    "server.drain_seconds": "On shutdown: how long calls under way may take to end.",
+    "media.roots": "Directories from which jobs may read files by path. Default: none, "
+    "clients upload.",
+    "media.max_upload_bytes": "Largest upload.",
+    "media.upload_retention_seconds": "How long an upload is kept that no job needs.",
+    "jobs.max_concurrent_jobs": "Ceiling on running jobs. 0 = none: admission knows what fits.",
+    "jobs.max_transcription_jobs": "Ceiling on running transcriptions. 0 = none.",
+    "jobs.max_queued_jobs": "How many jobs may wait.",
+    "jobs.max_duration_seconds": "Longest run of a job that does not say so itself.",
+    "jobs.max_attempts": "How often a transcription is begun anew after its worker has died.",
+    "jobs.retention_seconds": "How long a finished job and its files are kept. 0 = until deleted.",
+    "jobs.max_log_bytes": "Longest log of a job; a longer one loses its beginning.",
+    "jobs.start_timeout_seconds": "How long a worker may take to report for duty.",
+    "jobs.silence_timeout_seconds": "A worker that says nothing for so long is ended.",
+    "jobs.stop_grace_seconds": "How long a worker may take to end when asked.",
+    "admission.headroom_cores": "Cores kept free for everything else. -1 = a tenth of them, none on a single core.",
+    "admission.headroom_memory_bytes": "Memory kept free.",
+    "admission.headroom_disk_bytes": "Disk space kept free; below it nothing is accepted.",
+    "models.directory": "Where models lie. Default: models in the state directory.",
+    "transcription.model": "Model of jobs that name none.",
+    "transcription.threads": "Threads of jobs that do not say.",
+    "transcription.max_threads": "Most threads of one job. 0 = the cores less those kept free.",
+    "transcription.engine": 'Engine of jobs that do not say: "auto", "ctranslate2" or '
+    '"whispercpp".',
+    "metrics.listen": 'Prometheus endpoint, such as "127.0.0.1:9464". Empty = off.',
+    "log.level": '"debug", "info", "warning" or "error".',
+    "log.format": '"json", "console", or "auto": console on a terminal.',
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bound:
+    key: str
+    low: float
+    high: float
+
+
+_BOUNDS = (
+    _Bound(key="server.max_watches", low=1, high=100_000),
+    _Bound(key="server.drain_seconds", low=0, high=3600),
+    _Bound(key="media.max_upload_bytes", low=1, high=2**50),
+    _Bound(key="media.upload_retention_seconds", low=60, high=3650 * 86400),
+    _Bound(key="jobs.max_concurrent_jobs", low=0, high=100_000),
+    _Bound(key="jobs.max_transcription_jobs", low=0, high=100_000),
+    _Bound(key="jobs.max_queued_jobs", low=0, high=1_000_000),
+    _Bound(key="jobs.max_duration_seconds", low=1, high=7 * 86400),
+    _Bound(key="jobs.max_attempts", low=1, high=100),
+    _Bound(key="jobs.retention_seconds", low=0, high=3650 * 86400),
+    _Bound(key="jobs.max_log_bytes", low=4096, high=2**40),
+    _Bound(key="jobs.start_timeout_seconds", low=0.1, high=600),
+    _Bound(key="jobs.silence_timeout_seconds", low=1, high=3600),
+    _Bound(key="jobs.stop_grace_seconds", low=0, high=600),
+    _Bound(key="admission.headroom_cores", low=-1, high=4096),
+    _Bound(key="admission.headroom_memory_bytes", low=0, high=2**50),
+    _Bound(key="admission.headroom_disk_bytes", low=0, high=2**60),
+    _Bound(key="transcription.threads", low=1, high=1024),
+    _Bound(key="transcription.max_threads", low=0, high=1024),
+)
+
+_CHOICES = {
+    "transcription.engine": ("auto", "ctranslate2", "whispercpp"),
+    "log.level": ("debug", "info", "warning", "error"),
+    "log.format": ("auto", "json", "console"),
+}
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Read the file (None: the default one, if it exists) and the environment; fill in defaults.
+
+    Raises ConfigError, which names the key and the nearest one we know.
+    """
+    values: dict[str, Any] = {}
+    if path is None and DEFAULT_PATH.exists():
+        path = DEFAULT_PATH
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as problem:
+            raise ConfigError(f"{path} cannot be read: {problem.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+            raise ConfigError(f"{path} is not valid TOML: {problem}") from None
+    where = str(path) if path is not None else "the configuration"
+    _refuse_unknown(values, where)
+    for key, text in _from_environment(environ):
+        section, _, name = key.partition(".")
+        values.setdefault(section, {})[name] = text
+    try:
+        # strict=False: numbers from the environment come as text.
+        config = msgspec.convert(values, Config, strict=False)
+    except msgspec.ValidationError as problem:
+        raise ConfigError(f"{where}: {problem}".replace("`$.", "`")) from None
+    config = _with_defaults(config, environ)
+    _check(config, where)
+    return config
+
+
+def _refuse_unknown(values: Mapping[str, Any], where: str) -> None:
+    sections = {key.partition(".")[0] for key in SETTINGS}
+    for section, content in values.items():
+        if section not in sections:
+            raise ConfigError(f"{where}: unknown section [{section}]{_nearest(section, sections)}")
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{where}: {section} must be a section: [{section}]")
+        for name in content:
+            key = f"{section}.{name}"
+            if key not in SETTINGS:
+                raise ConfigError(f"{where}: unknown key {key}{_nearest(key, SETTINGS)}")
+
+
+def _nearest(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else "; `callsd config sample` shows them all"
+
+
+def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any]]:
+    """Settings in the environment: CALLSD_JOBS_MAX_CONCURRENT_JOBS is jobs.max_concurrent_jobs."""
+    found: list[tuple[str, Any]] = []
+    for key in SETTINGS:
+        name = ENVIRONMENT_PREFIX + key.upper().replace(".", "_")
+        if name in environ:
+            is_list = key in ("server.listen", "media.roots")
+            text = environ[name]
+            found.append((key, [item for item in text.split(",") if item] if is_list else text))
+    return found
+
+
+def _with_defaults(config: Config, environ: Mapping[str, str]) -> Config:
+    """Fill in what depends on who runs the daemon and where."""
+    directory = config.state.directory or _default_state_directory(environ)
+    runtime = config.state.runtime_directory or str(default_runtime_directory(environ))
+    replace = msgspec.structs.replace
+    return replace(
+        config,
+        state=replace(config.state, directory=directory, runtime_directory=runtime),
+        server=replace(
+            config.server, listen=config.server.listen or (f"unix:{runtime}/callsd.sock",)
+        ),
+        models=replace(config.models, directory=config.models.directory or f"{directory}/models"),
+    )
+
+
+def _default_state_directory(environ: Mapping[str, str]) -> str:
+    if "STATE_DIRECTORY" in environ:
+        return environ["STATE_DIRECTORY"].partition(":")[0]
+    if os.geteuid() == 0:
+        return "/var/lib/callsd"
+    base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
+    return f"{base}/callsd"
+
+
+def default_runtime_directory(environ: Mapping[str, str]) -> Path:
+    """Where the socket lies when nothing else is said."""
+    if "RUNTIME_DIRECTORY" in environ:
+        return Path(environ["RUNTIME_DIRECTORY"].partition(":")[0])
+    if os.geteuid() == 0:
+        return Path("/run/callsd")
+    if "XDG_RUNTIME_DIR" in environ:
+        return Path(environ["XDG_RUNTIME_DIR"]) / "callsd"
+    return Path(f"/tmp/callsd-{getpass.getuser()}")  # noqa: S108 - made 0700 and checked at start
+
+
+def _check(config: Config, where: str) -> None:
+    values = msgspec.to_builtins(config)
+    for bound in _BOUNDS:
+        section, _, name = bound.key.partition(".")
+        value = values[section][name]
+        if not bound.low <= value <= bound.high:
+            raise ConfigError(
+                f"{where}: {bound.key} is {value:g}, but must be {bound.low:g} to {bound.high:g}"
+            )
+    for key, choices in _CHOICES.items():
+        section, _, name = key.partition(".")
+        if values[section][name] not in choices:
+            raise ConfigError(
+                f"{where}: {key} is {values[section][name]!r}, but must be one of "
+                f"{', '.join(choices)}"
+            )
+    for root in config.media.roots:
+        if not Path(root).is_absolute():
+            raise ConfigError(f"{where}: media.roots: {root} is not an absolute path")
+    if bool(config.server.tls_certificate) != bool(config.server.tls_key):
+        raise ConfigError(
+            f"{where}: server.tls_certificate and server.tls_key belong together: set both"
+        )
+    for endpoint in config.server.listen:
+        _check_endpoint(endpoint, config, where)
+
+
+def _check_endpoint(endpoint: str, config: Config, where: str) -> None:
+    if endpoint.startswith("unix:/"):
+        # The kernel's own limit, sun_path.
+        if len(endpoint.removeprefix("unix:").encode()) > 107:  # noqa: PLR2004 - see above
+            raise ConfigError(f"{where}: server.listen: {endpoint} is longer than 107 bytes")
+        return
+    match = re.fullmatch(r"tcp:(\[[0-9a-f:.]+\]|[^:\[\]]+):(\d+)", endpoint)
+    if match is None:
+        raise ConfigError(
+            f'{where}: server.listen: {endpoint} must be "unix:/path" or "tcp:HOST:PORT"'
+        )
+    loopback = match[1] in ("localhost", "[::1]") or match[1].startswith("127.")
+    if not loopback and not config.server.tls_certificate:
+        raise ConfigError(
+            f"{where}: server.listen: {endpoint} is reachable from other machines and needs TLS: "
+            "set server.tls_certificate and server.tls_key"
+        )
+
+
+def secret_file(value: str, environ: Mapping[str, str]) -> Path:
+    """The file behind a setting: a path, or `credential:NAME` in $CREDENTIALS_DIRECTORY."""
+    kind, _, name = value.partition(":")
+    if kind != "credential":
+        return Path(value)
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if directory is None:
+        raise ConfigError(f"{value}: there are no credentials here (LoadCredential= in the unit)")
+    return Path(directory) / name
+
+
+def sample() -> str:
+    """A file with every setting at its default, commented out and explained."""
+    defaults = msgspec.to_builtins(Config())
+    lines = ["# callsd's configuration: every setting, with its default.", ""]
+    section = ""
+    for key, comment in SETTINGS.items():
+        group, _, name = key.partition(".")
+        if group != section:
+            section = group
+            lines += [f"[{section}]", ""]
+        value = tomlkit.item(defaults[group][name]).as_string()
+        lines += [f"# {comment}", f"# {name} = {value}", ""]
+    return "\n".join(lines)
+
+
+def show(config: Config) -> str:
+    """The settings in force, as TOML."""
+    return tomlkit.dumps(msgspec.to_builtins(config))

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes, known by more than their pid. Source: proc(5)."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+
+PROC = Path("/proc")
+
+JOB_MARK = "CALLSD_JOB"
+"""Environment variable that marks every process of a job, whatever session it moved to."""
+
+
+def boot_id() -> str:
+    """Identifies this boot of the machine."""
+    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessStat:
+    """Some fields of /proc/PID/stat. Times in clock ticks, memory in pages."""
+
+    session: int
+    cpu_ticks: int
+    resident_pages: int
+
+
+def stat(pid: int) -> ProcessStat | None:
+    """The process' figures, or None when there is no such process."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # The command's name is in parentheses and may itself hold spaces and parentheses.
+    fields = text.rpartition(")")[2].split()
+    return ProcessStat(
+        session=int(fields[3]),
+        cpu_ticks=int(fields[11]) + int(fields[12]),
+        resident_pages=int(fields[21]),
+    )
+
+
+def pids() -> list[int]:
+    """Every process id there is."""
+    return [int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal()]
+
+
+def of_job(mark: str) -> list[int]:
+    """Processes that carry the mark `mark`, wherever they have moved to."""
+    wanted = f"{JOB_MARK}={mark}".encode()
+    found = []
+    for pid in pids():
+        try:
+            environ = (PROC / str(pid) / "environ").read_bytes()
+        except OSError:
+            continue
+        if wanted in environ.split(b"\0"):
+            found.append(pid)
+    return found
+
+
+def leader_of_job(mark: str) -> int | None:
+    """The process of a job that leads its session: the worker itself, if it lives."""
+    for pid in of_job(mark):
+        found = stat(pid)
+        if found is not None and found.session == pid:
+            return pid
+    return None
+
+
+def kill_job(mark: str) -> int:
+    """Kill every process that carries the mark; returns how many there were."""
+    victims = of_job(mark)
+    for pid in victims:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return len(victims)

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's own log: one event a line, for people on a terminal and for programs elsewhere."""
+
+import logging
+import sys
+
+import structlog
+
+
+def configure(level: str, style: str) -> None:
+    """Set up structlog. `style` is "json", "console" or "auto": console on a terminal."""
+    console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    renderer: structlog.types.Processor = (
+        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    )
+    tracebacks: list[structlog.types.Processor] = (
+        [] if console else [structlog.processors.dict_tracebacks]
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *tracebacks,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that Prometheus can ask for."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+
+DECISIONS = Counter("callsd_admission_decisions", "Admission decisions.", ("decision", "reason"))
+JOBS_ENDED = Counter("callsd_jobs_ended", "Jobs that have ended.", ("kind", "state", "reason"))
+JOBS_ACTIVE = Gauge("callsd_jobs_active", "Jobs that hold a reservation.", ("kind",))
+JOBS_QUEUED = Gauge("callsd_jobs_queued", "Jobs that wait for capacity.")
+WORKERS_LOST = Counter("callsd_workers_lost", "Workers that died without a result.", ("reason",))
+CAPACITY = Gauge(
+    "callsd_capacity", "Resource accounts, in cores or bytes.", ("resource", "account")
+)
+RPCS = Histogram(
+    "callsd_rpc_seconds",
+    "Time to answer a call; for streams, how long they lasted.",
+    ("method", "code"),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0),
+)
+WATCHES = Gauge("callsd_watches", "Streams of changes that are open.")
+MEDIA_SECONDS = Counter("callsd_media_seconds", "Media worked off by finished jobs.", ("kind",))
+EVENT_LOOP_LAG = Histogram(
+    "callsd_event_loop_lag_seconds",
+    "How late the event loop woke up.",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0),
+)

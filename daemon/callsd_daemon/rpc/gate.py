@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every call passes: authentication, errors, flow control, metrics and one log line."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+from grpc_status import rpc_status
+
+from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.metrics import RPCS
+from callsd_daemon.rpc.status import to_status
+from callsd_daemon.tokens import Token, TokenFile
+
+
+log = structlog.get_logger(__name__)
+
+MAX_LAG_SECONDS = 30.0
+"""How long a client may leave a stream unread before it is dropped."""
+
+MAX_TOKEN_CHARACTERS = 256
+
+SCOPES: dict[str, str] = {
+    "/callsd.v1.JobService/CreateJob": "jobs.write",
+    "/callsd.v1.JobService/GetJob": "jobs.read",
+    "/callsd.v1.JobService/ListJobs": "jobs.read",
+    "/callsd.v1.JobService/StopJob": "jobs.write",
+    "/callsd.v1.JobService/DeleteJob": "jobs.write",
+    "/callsd.v1.JobService/WatchJobs": "jobs.read",
+    "/callsd.v1.JobService/ReadLog": "jobs.read",
+    "/callsd.v1.JobService/FetchArtifact": "jobs.read",
+    "/callsd.v1.MediaService/UploadMedia": "jobs.write",
+    "/callsd.v1.MediaService/GetUpload": "jobs.write",
+    "/callsd.v1.MediaService/DeleteUpload": "jobs.write",
+    "/callsd.v1.ServerService/GetServerInfo": "",
+    "/callsd.v1.ServerService/GetCapacity": "jobs.read",
+    "/callsd.v1.ServerService/WatchCapacity": "jobs.read",
+    "/callsd.v1.ModelService/ListModels": "jobs.read",
+    "/callsd.v1.ModelService/PullModel": "admin",
+    "/callsd.v1.ModelService/VerifyModel": "admin",
+    "/callsd.v1.CaptionService/StreamCaptions": "captions.ingest",
+    "/callsd.v1.CaptionService/WatchCaptions": "jobs.read",
+}
+"""The scope that each method needs; "" = any valid token, as for methods not named here."""
+
+OPEN_PREFIX = "/grpc.health.v1.Health/"
+"""A health check needs no token: it is what load balancers and monitors can ask."""
+
+caller: ContextVar[str] = ContextVar("caller")
+"""Name of the token with which the current call was made."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Wraps every method of every service of the public server."""
+
+    def __init__(self, tokens: TokenFile) -> None:
+        self._tokens = tokens
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Put the gate in front of the method's handler."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None:
+            return handler
+        serializers = {
+            "request_deserializer": _lenient(handler.request_deserializer),
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.response_streaming:
+            streaming = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            make_stream = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return make_stream(self._stream(method, streaming), **serializers)
+        single = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        make = (
+            grpc.stream_unary_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        return make(self._single(method, single), **serializers)
+
+    def _single(self, method: str, behave: Any) -> Any:
+        async def handle(request: Any, context: Context) -> Any:
+            async def answer() -> Any:
+                return await behave(request, context)
+
+            return await self._pass(method, request, context, answer)
+
+        return handle
+
+    def _stream(self, method: str, behave: Any) -> Any:
+        async def handle(request: Any, context: Context) -> None:
+            async def answer() -> None:
+                answers = behave(request, context)
+                if not hasattr(answers, "__aiter__"):
+                    # The health and reflection services write to the context themselves.
+                    await answers
+                    return
+                await _send_all(answers, context)
+
+            await self._pass(method, request, context, answer)
+
+        return handle
+
+    async def _pass(
+        self, method: str, request: Any, context: Context, answer: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        began, code, reason = time.monotonic(), "OK", ""
+        try:
+            token = self._admit(method, context)
+            caller.set(token.name if token else "")
+            _check_message(request)
+            return await answer()
+        except CallsdError as error:
+            status = to_status(error)
+            code, reason = grpc.StatusCode(_pair(status.code)).name, error.reason.value
+            await context.abort_with_status(rpc_status.to_status(status))
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except grpc.aio.AbortError:
+            code = "ABORTED_BY_SERVICE"
+            raise
+        except Exception:
+            code, reason = "INTERNAL", Reason.INTERNAL.value
+            error_id = secrets.token_hex(4)
+            log.exception("rpc_failed", method=method, error_id=error_id)
+            bug = CallsdError(
+                Reason.INTERNAL,
+                f"a bug in callsd; please report it with the log around {error_id}",
+                metadata={"error_id": error_id},
+            )
+            await context.abort_with_status(rpc_status.to_status(to_status(bug)))
+        finally:
+            seconds = time.monotonic() - began
+            RPCS.labels(method=method.rpartition("/")[2], code=code).observe(seconds)
+            log.debug(
+                "rpc",
+                method=method,
+                code=code,
+                reason=reason,
+                caller=caller.get(""),
+                seconds=round(seconds, 4),
+            )
+
+    def _admit(self, method: str, context: Context) -> Token | None:
+        if method.startswith(OPEN_PREFIX):
+            return None
+        header = _authorization(context)
+        if not header:
+            raise CallsdError(
+                Reason.TOKEN_MISSING,
+                "send a token: metadata `authorization: Bearer TOKEN`; on this machine the owner's "
+                "lies in owner.token beside the socket",
+            )
+        scheme, _, secret = header.partition(" ")
+        token = None
+        if scheme.lower() == "bearer" and len(secret) <= MAX_TOKEN_CHARACTERS:
+            token = self._tokens.find(secret)
+        if token is None:
+            raise CallsdError(
+                Reason.TOKEN_INVALID,
+                "the token is unknown, expired or revoked: make one with `callsd tokens create`",
+            )
+        scope = SCOPES.get(method, "")
+        if scope and scope not in token.scopes:
+            raise CallsdError(
+                Reason.SCOPE_MISSING,
+                f"the token {token.name!r} lacks the scope {scope}",
+                metadata={"scope": scope, "token": token.name},
+            )
+        return token
+
+
+def _check_message(request: Any) -> None:
+    if request is None:
+        raise CallsdError(Reason.FIELD_INVALID, "the request is not a valid message")
+
+
+async def _send_all(answers: AsyncIterator[Any], context: Context) -> None:
+    async for response in answers:
+        try:
+            async with asyncio.timeout(MAX_LAG_SECONDS):
+                await context.write(response)
+        except TimeoutError:
+            raise CallsdError(
+                Reason.SLOW_CONSUMER,
+                f"nothing was read for {MAX_LAG_SECONDS:g} s: resume from the last message",
+            ) from None
+
+
+def _authorization(context: Context) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            return value if isinstance(value, str) else ""
+    return ""
+
+
+def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Turns bytes that are no message into None, so that the gate can say so properly."""
+    if deserialize is None:
+        return None
+
+    def attempt(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return None
+
+    return attempt
+
+
+def _pair(code: int) -> tuple[int, str]:
+    return next(status.value for status in grpc.StatusCode if status.value[0] == code)

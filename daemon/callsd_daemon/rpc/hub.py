@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries changes from the store to everyone who watches.
+
+A watcher is nothing but a revision up to which it has seen everything: the hub keeps no queue for
+it, so that a slow one costs nothing and hurts nobody.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from callsd.v1 import job_pb2
+from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.domain.jobs import Job
+from callsd_daemon.metrics import WATCHES
+from callsd_daemon.rpc.convert import job_message, job_name
+from callsd_daemon.store.transaction import Change
+
+
+RECENT_CHANGES = 4096
+"""Changes kept in memory; a watcher that is further behind reads them from the store."""
+
+DRAIN_RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A change, and the event that tells of it."""
+
+    revision: int
+    job_id: str
+    job: Job | None
+    event: job_pb2.JobEvent
+
+
+class Hub:
+    """Belongs to one event loop."""
+
+    def __init__(self, revision: int, *, max_streams: int) -> None:
+        self.revision = revision
+        """Revision of the last change."""
+        self._items: deque[Item] = deque(maxlen=RECENT_CHANGES)
+        self._oldest = revision
+        self._news = asyncio.Event()
+        self._max_streams = max_streams
+        self._streams = 0
+        self._draining = False
+
+    @property
+    def streams(self) -> int:
+        """Streams that are open."""
+        return self._streams
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is shutting down."""
+        return self._draining
+
+    def publish(self, changes: list[Change]) -> None:
+        """Tell everyone of changes, in order."""
+        for change in changes:
+            if len(self._items) == RECENT_CHANGES:
+                self._oldest = self._items[0].revision
+            self._items.append(make_item(change))
+        self.revision = changes[-1].revision
+        self._wake()
+
+    def close(self) -> None:
+        """End all streams, and open no more."""
+        self._draining = True
+        self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    @contextlib.contextmanager
+    def stream(self) -> Iterator[None]:
+        """Hold one of the places for streams; raises STREAMS_EXHAUSTED when all are taken."""
+        self.check()
+        if self._streams >= self._max_streams:
+            raise CallsdError(
+                Reason.STREAMS_EXHAUSTED,
+                f"{self._streams} streams are open, and server.max_watches allows no more",
+                metadata={"limit": str(self._max_streams)},
+                retry_after_seconds=10.0,
+            )
+        self._streams += 1
+        WATCHES.inc()
+        try:
+            yield
+        finally:
+            self._streams -= 1
+            WATCHES.dec()
+
+    def check(self) -> None:
+        """Raise DRAINING when the server is shutting down."""
+        if self._draining:
+            # Everyone is sent away at once and must not come back at once.
+            raise CallsdError(
+                Reason.DRAINING,
+                "the server is shutting down: try again",
+                retry_after_seconds=DRAIN_RETRY_SECONDS,
+            )
+
+    def after(self, revision: int) -> list[Item] | None:
+        """Changes after `revision`, or None when they are no longer in memory."""
+        if revision < self._oldest:
+            return None
+        behind = self.revision - revision
+        if behind <= 0:
+            return []
+        # Revisions have no gaps, so that the newest `behind` items are the ones wanted.
+        start = max(0, len(self._items) - behind)
+        return [self._items[index] for index in range(start, len(self._items))]
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait for news; False when there were none. Raises DRAINING at shutdown."""
+        self.check()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        self.check()
+        return True
+
+
+def make_item(change: Change) -> Item:
+    """The event that tells of a change."""
+    event = job_pb2.JobEvent(revision=change.revision)
+    if change.job is None:
+        event.job_deleted = job_name(change.job_id)
+    else:
+        event.job_changed.CopyFrom(job_message(change.job))
+    return Item(revision=change.revision, job_id=change.job_id, job=change.job, event=event)

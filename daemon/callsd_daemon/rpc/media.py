@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MediaService."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from callsd.v1 import media_pb2, media_pb2_grpc
+from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
+from callsd_daemon.media import Uploads
+from callsd_daemon.rpc import convert, validate
+from callsd_daemon.rpc.gate import caller
+from callsd_daemon.rpc.hub import Hub
+from callsd_daemon.store.database import Database
+
+
+MAX_CHUNK_BYTES = 256 * 1024
+CHUNK_TIMEOUT_SECONDS = 60.0
+"""How long an uploading client may be silent before its call is ended; it can resume."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class MediaService(media_pb2_grpc.MediaServiceServicer):
+    """Takes media from clients that share no file system with the server."""
+
+    def __init__(self, uploads: Uploads, database: Database, hub: Hub) -> None:
+        self._uploads = uploads
+        self._database = database
+        self._hub = hub
+        self._open: set[str] = set()
+
+    async def UploadMedia(
+        self, request_iterator: AsyncIterator[media_pb2.UploadMediaRequest], context: Context
+    ) -> media_pb2.UploadMediaResponse:
+        """Store a file."""
+        first = await _next(request_iterator)
+        if first is None or first.WhichOneof("message") != "start":
+            raise invalid_fields([("start", "must be the first message")])
+        start = first.start
+        validate.upload_start(start.upload_id, start.size_bytes, start.sha256)
+        if start.upload_id in self._open:
+            raise CallsdError(
+                Reason.UPLOAD_MISMATCH, "this upload is being sent by another call right now"
+            )
+        self._open.add(start.upload_id)
+        try:
+            with self._hub.stream():
+                path = await asyncio.to_thread(
+                    self._uploads.begin,
+                    start.upload_id,
+                    start.size_bytes,
+                    start.sha256,
+                    caller.get(),
+                )
+                await self._receive(request_iterator, path, start.size_bytes)
+                await asyncio.to_thread(self._uploads.finish, start.upload_id)
+        finally:
+            self._open.discard(start.upload_id)
+        return media_pb2.UploadMediaResponse(upload=await self._message(start.upload_id))
+
+    async def _receive(
+        self, requests: AsyncIterator[media_pb2.UploadMediaRequest], path: Path, size: int
+    ) -> None:
+        received = path.stat().st_size
+        with path.open("ab") as file:
+            while (request := await _next(requests)) is not None:
+                chunk = request.chunk
+                if not 1 <= len(chunk.data) <= MAX_CHUNK_BYTES:
+                    raise invalid_fields([("chunk.data", f"must be 1 to {MAX_CHUNK_BYTES} bytes")])
+                if chunk.offset != received or received + len(chunk.data) > size:
+                    raise CallsdError(
+                        Reason.UPLOAD_MISMATCH,
+                        f"the chunk belongs at {chunk.offset}, but {received} of {size} bytes "
+                        "have arrived: go on from there",
+                        metadata={"received_bytes": str(received)},
+                    )
+                await asyncio.to_thread(_write, file, chunk.data)
+                received += len(chunk.data)
+
+    async def GetUpload(
+        self, request: media_pb2.GetUploadRequest, context: Context
+    ) -> media_pb2.GetUploadResponse:
+        """Return one upload."""
+        upload_id = validate.upload_id(request.name)
+        return media_pb2.GetUploadResponse(upload=await self._message(upload_id))
+
+    async def DeleteUpload(
+        self, request: media_pb2.DeleteUploadRequest, context: Context
+    ) -> media_pb2.DeleteUploadResponse:
+        """Remove an upload that no job needs."""
+        upload_id = validate.upload_id(request.name)
+        if upload_id in await self._database.read(lambda books: books.needed_uploads()):
+            raise CallsdError(
+                Reason.JOB_STATE_CONFLICT, "a job that has not ended yet needs this upload"
+            )
+        await asyncio.to_thread(self._uploads.remove, upload_id)
+        return media_pb2.DeleteUploadResponse()
+
+    async def _message(self, upload_id: str) -> media_pb2.Upload:
+        record, received, complete = await asyncio.to_thread(self._uploads.status, upload_id)
+        expire_time = record.create_time + timedelta(
+            seconds=self._uploads.retention.total_seconds()
+        )
+        return media_pb2.Upload(
+            name=f"uploads/{upload_id}",
+            received_bytes=received,
+            size_bytes=record.size_bytes,
+            sha256=record.sha256,
+            complete=complete,
+            expire_time=convert.timestamp(expire_time),
+        )
+
+
+async def _next(
+    requests: AsyncIterator[media_pb2.UploadMediaRequest],
+) -> media_pb2.UploadMediaRequest | None:
+    try:
+        async with asyncio.timeout(CHUNK_TIMEOUT_SECONDS):
+            return await anext(requests, None)
+    except TimeoutError:
+        raise CallsdError(
+            Reason.UPLOAD_INCOMPLETE,
+            f"nothing came for {CHUNK_TIMEOUT_SECONDS:g} s: what has arrived is kept, go on later",
+        ) from None
+
+
+def _write(file: Any, data: bytes) -> None:
+    try:
+        file.write(data)
+        file.flush()
+    except OSError as problem:
+        raise CallsdError(
+            Reason.DISK_FULL, f"the upload could not be written ({problem.strerror})"
+        ) from problem

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ServerService."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+
+from callsd.v1 import capacity_pb2, server_pb2, server_pb2_grpc
+from callsd_daemon.domain.admission import Account
+from callsd_daemon.domain.jobs import Kind
+from callsd_daemon.domain.transcription import Engine
+from callsd_daemon.rpc import convert, validate
+from callsd_daemon.rpc.hub import Hub
+from callsd_daemon.store.database import HISTORY_REVISIONS, Database
+from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.workers.desk import Desk
+
+
+CAPACITY_SECONDS = 1.0
+"""How often a watched capacity is looked at."""
+
+SERVED_KINDS = (Kind.TRANSCRIPTION,)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What does not change while the server runs."""
+
+    start_time: datetime
+    engines: tuple[Engine, ...]
+    default_model: str
+    max_message_bytes: int
+    max_upload_bytes: int
+    max_threads: int
+    max_watches: int
+    retention_seconds: float
+
+
+class ServerService(server_pb2_grpc.ServerServiceServicer):
+    """Tells about the server."""
+
+    def __init__(self, *, facts: Facts, database: Database, desk: Desk, hub: Hub) -> None:
+        self._facts = facts
+        self._database = database
+        self._desk = desk
+        self._hub = hub
+
+    async def GetServerInfo(
+        self, request: server_pb2.GetServerInfoRequest, context: Context
+    ) -> server_pb2.GetServerInfoResponse:
+        """Return versions, limits and features."""
+        facts = self._facts
+        info = server_pb2.ServerInfo(
+            version=version("callsd"),
+            database_id=self._database.database_id,
+            start_time=convert.timestamp(facts.start_time),
+            kinds=[convert.KINDS[kind] for kind in SERVED_KINDS],
+            engines=[convert.ENGINES[engine] for engine in facts.engines],
+            default_model=facts.default_model,
+            limits=server_pb2.Limits(
+                max_message_bytes=facts.max_message_bytes,
+                max_upload_bytes=facts.max_upload_bytes,
+                max_tracks=validate.MAX_TRACKS,
+                max_threads=facts.max_threads,
+                history_revisions=HISTORY_REVISIONS,
+                max_watches=facts.max_watches,
+                job_retention=convert.duration(facts.retention_seconds),
+            ),
+            draining=self._hub.draining,
+        )
+        return server_pb2.GetServerInfoResponse(server_info=info)
+
+    async def GetCapacity(
+        self, request: server_pb2.GetCapacityRequest, context: Context
+    ) -> server_pb2.GetCapacityResponse:
+        """Return what the machine can carry now."""
+        return server_pb2.GetCapacityResponse(capacity=await self._capacity())
+
+    async def WatchCapacity(
+        self, request: server_pb2.WatchCapacityRequest, context: Context
+    ) -> AsyncIterator[server_pb2.WatchCapacityResponse]:
+        """Send the capacity at once and whenever it changes."""
+        told: capacity_pb2.Capacity | None = None
+        with self._hub.stream():
+            while True:
+                capacity = await self._capacity()
+                if told is None or _differs(capacity, told):
+                    told = capacity
+                    yield server_pb2.WatchCapacityResponse(capacity=capacity)
+                self._hub.check()
+                await asyncio.sleep(CAPACITY_SECONDS)
+
+    async def _capacity(self) -> capacity_pb2.Capacity:
+        return await self._database.read(self._read)
+
+    def _read(self, books: Transaction) -> capacity_pb2.Capacity:
+        policy, host, running = self._desk.policy, self._desk.host, books.running()
+        disk, cores, memory = self._desk.accounts(books)
+        message = capacity_pb2.Capacity(
+            cores=_account(cores),
+            memory_bytes=_account(memory),
+            disk_bytes=_account(disk),
+            kinds=[
+                capacity_pb2.KindCapacity(
+                    kind=convert.KINDS[kind],
+                    running=running.get(kind, 0),
+                    limit=policy.max_per_kind.get(kind, 0),
+                )
+                for kind in SERVED_KINDS
+            ],
+            running_jobs=sum(running.values()),
+            max_concurrent_jobs=policy.max_concurrent_jobs,
+            queued_jobs=books.queue_length(),
+            max_queued_jobs=policy.max_queued_jobs,
+            draining=self._hub.draining,
+        )
+        if host.cpu_pressure is not None:
+            message.cpu_pressure = host.cpu_pressure
+        message.observe_time.CopyFrom(convert.timestamp(self._desk.host_time))
+        return message
+
+
+def _account(account: Account) -> capacity_pb2.ResourceCapacity:
+    return capacity_pb2.ResourceCapacity(
+        total=account.total,
+        headroom=account.headroom,
+        reserved=account.reserved,
+        external=account.external,
+        available=account.available,
+    )
+
+
+def _differs(new: capacity_pb2.Capacity, old: capacity_pb2.Capacity) -> bool:
+    """Whether more has changed than the time of the look."""
+    same_time = capacity_pb2.Capacity()
+    same_time.CopyFrom(new)
+    same_time.observe_time.CopyFrom(old.observe_time)
+    return same_time != old

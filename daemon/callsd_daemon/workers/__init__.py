@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers: starting them, talking to them, adopting them, ending them."""

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One attempt at a job: from a worker's start, or its adoption, to the end of its processes."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from callsd_daemon.domain.errors import Reason
+from callsd_daemon.domain.jobs import Failure, Progress
+from callsd_daemon.workers.process import Process, sweep
+from callsd_daemon.workers.seat import Seat
+
+
+log = structlog.get_logger(__name__)
+
+TICK_SECONDS = 1.0
+"""How often progress is stored, and limits are checked."""
+
+TERM_SECONDS = 2.0
+DUMP_SECONDS = 0.5
+STACK_DUMP_SIGNAL = signal.SIGUSR1
+"""On this a worker writes the stacks of all its threads into its log."""
+
+TRUNCATION_MARK = b"\n[callsd: the log was longer than allowed; what stood here is lost]\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How long an attempt and its parts may take, and how long its log may get."""
+
+    start_timeout_seconds: float
+    silence_timeout_seconds: float
+    stop_grace_seconds: float
+    max_log_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Who is told what happens in an attempt; each call returns when it is on the disk."""
+
+    running: Callable[[], Awaitable[None]]
+    progress: Callable[[Progress], Awaitable[None]]
+
+
+class Attempt:
+    """Watches over one worker. `stop()` may be called at any time, from the same event loop."""
+
+    def __init__(
+        self, seat: Seat, process: Process, log_file: Path, bounds: Bounds, listener: Listener
+    ) -> None:
+        self.process = process
+        self._seat = seat
+        self._log_file = log_file
+        self._bounds = bounds
+        self._listener = listener
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Have the worker put its work in order and end; harmless when it does already."""
+        self._stop.set()
+
+    async def run(self, *, ran_seconds: float | None, max_seconds: float) -> Failure | None:
+        """Until nothing is left of the worker; a Failure says why we ended it, if we did.
+
+        `ran_seconds` is how long the job has been RUNNING already, None when it has not begun.
+        When this is cancelled, the worker goes on by itself.
+        """
+        try:
+            verdict = await self._watch(ran_seconds, max_seconds)
+            await self._end(verdict)
+        except asyncio.CancelledError:
+            self.process.detach()
+            raise
+        if not await sweep(self.process.mark):
+            log.error("processes_left", mark=self.process.mark)
+        return verdict
+
+    async def _watch(self, ran_seconds: float | None, max_seconds: float) -> Failure | None:
+        started, reported = time.monotonic(), None
+        began = None if ran_seconds is None else started - ran_seconds
+        while not self.process.exited.is_set() and not self._stop.is_set():
+            now = time.monotonic()
+            if began is None and self._seat.arrived.is_set():
+                began = now
+                await self._listener.running()
+            if began is None and now - started > self._bounds.start_timeout_seconds:
+                return Failure(
+                    reason=Reason.WORKER_START_TIMEOUT,
+                    message=f"the worker did not report within "
+                    f"{self._bounds.start_timeout_seconds:g} s: look at the job's log",
+                )
+            silence = now - max(self._seat.last_heard, started)
+            if began is not None and silence > self._bounds.silence_timeout_seconds:
+                return Failure(
+                    reason=Reason.WORKER_UNRESPONSIVE,
+                    message=f"the worker said nothing for {silence:.0f} s: look at the job's log",
+                )
+            if began is not None and now - began > max_seconds:
+                return Failure(
+                    reason=Reason.MAX_DURATION_EXCEEDED,
+                    message="the job ran longer than its max_duration: raise it, or give the job "
+                    "more threads or a smaller model",
+                )
+            if self._seat.progress is not None and self._seat.progress != reported:
+                reported = self._seat.progress
+                await self._listener.progress(reported)
+            self._bound_log()
+            events = [self.process.exited, self._stop]
+            if began is None:
+                events.append(self._seat.arrived)
+            await _first(events, TICK_SECONDS)
+        return None
+
+    async def _end(self, verdict: Failure | None) -> None:
+        """The ladder: ask, terminate, have the stacks written down, kill."""
+        hopeless = verdict is not None and verdict.reason is Reason.WORKER_UNRESPONSIVE
+        grace = 0.0 if hopeless else self._bounds.stop_grace_seconds
+        self._seat.request_stop(grace)
+        if await _wait(self.process.exited, grace):
+            return
+        for number, patience in (
+            (signal.SIGTERM, TERM_SECONDS),
+            (STACK_DUMP_SIGNAL, DUMP_SECONDS),
+        ):
+            self.process.send(number)
+            if await _wait(self.process.exited, patience):
+                return
+        log.warning("worker_killed", pid=self.process.pid, mark=self.process.mark)
+        self.process.send(signal.SIGKILL)
+        await _wait(self.process.exited, TERM_SECONDS)
+
+    def _bound_log(self) -> None:
+        # The worker appends, so that after a cut it goes on at the new end by itself.
+        try:
+            if self._log_file.stat().st_size > self._bounds.max_log_bytes:
+                os.truncate(self._log_file, 0)
+                with self._log_file.open("ab") as file:
+                    file.write(TRUNCATION_MARK)
+        except FileNotFoundError:
+            return
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return event.is_set()
+    return True
+
+
+async def _first(events: list[asyncio.Event], seconds: float) -> None:
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Admission at work: the latest look at the machine, the books, and the decision."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import structlog
+
+from callsd_daemon.domain.admission import (
+    Account,
+    Admit,
+    Decision,
+    Host,
+    Policy,
+    Request,
+    Snapshot,
+    accounts,
+    decide,
+)
+from callsd_daemon.domain.jobs import Job
+from callsd_daemon.host.probe import Probe
+from callsd_daemon.metrics import DECISIONS
+from callsd_daemon.store.transaction import Transaction
+
+
+log = structlog.get_logger(__name__)
+
+
+class Desk:
+    """Keeps the latest sample of the host, and decides within a transaction of the store."""
+
+    def __init__(self, probe: Probe, policy: Policy) -> None:
+        self.policy = policy
+        self._probe = probe
+        self.host: Host = probe.sample(())
+        self.host_time = datetime.now(UTC)
+
+    async def look(self, sessions: Iterable[int]) -> None:
+        """Sample the machine. `sessions` are the process sessions of our workers."""
+        self.host = await asyncio.to_thread(self._probe.sample, tuple(sessions))
+        self.host_time = datetime.now(UTC)
+
+    def decide(self, books: Transaction, job: Job, *, may_queue: bool) -> Decision:
+        """Decide about a new job."""
+        first = books.first_queued()
+        snapshot = replace(
+            self._snapshot(books),
+            queued_ahead=books.queue_length(),
+            queue_waiting_for=None if first is None else first.waiting_for,
+        )
+        request = Request(kind=job.kind, reservation=job.reservation, may_queue=may_queue)
+        decision = decide(snapshot, request, self.policy)
+        self._tell(job, decision, snapshot)
+        return decision
+
+    def decide_next(self, books: Transaction, job: Job) -> Decision:
+        """Decide whether the first job of the queue may start."""
+        snapshot = self._snapshot(books)
+        request = Request(kind=job.kind, reservation=job.reservation, may_queue=True)
+        decision = decide(snapshot, request, self.policy)
+        if isinstance(decision, Admit):
+            self._tell(job, decision, snapshot)
+        return decision
+
+    def accounts(self, books: Transaction) -> tuple[Account, Account, Account]:
+        """The accounts of disk, cores and memory, as they stand."""
+        return accounts(self._snapshot(books), self.policy)
+
+    def _snapshot(self, books: Transaction) -> Snapshot:
+        return Snapshot(
+            host=self.host, reserved=books.reserved(), running=books.running(), queued_ahead=0
+        )
+
+    @staticmethod
+    def _tell(job: Job, decision: Decision, snapshot: Snapshot) -> None:
+        verdict = type(decision).__name__.lower()
+        reason = "" if isinstance(decision, Admit) else decision.reason.value
+        DECISIONS.labels(decision=verdict, reason=reason).inc()
+        log.info(
+            "admission",
+            job_id=job.id,
+            decision=verdict,
+            reason=reason,
+            cores=job.reservation.cores,
+            memory_bytes=job.reservation.memory_bytes,
+            cores_reserved=snapshot.reserved.cores,
+            cores_external=round(snapshot.host.cores_external, 2),
+        )

@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sees every accepted job through: starts it when it is its turn, and settles how it ended."""
+
+import asyncio
+import errno
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from callsd_daemon import tokens
+from callsd_daemon.domain.admission import Admit, Decision, Queue
+from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.domain.jobs import Failure, Job, Notice, Outcome, Progress, State, Worker
+from callsd_daemon.host import processes
+from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
+from callsd_daemon.store.database import Database
+from callsd_daemon.store.failpoints import failpoint
+from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.workers.attempt import Attempt, Bounds, Listener
+from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.process import Process, adopt, launch, sweep
+from callsd_daemon.workers.seat import Assignment, Seat
+from callsd_daemon.workers.session import messages
+from callsd_daemon.workers.session.door import Door
+
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+LOG_FILE = "log.txt"
+ARTIFACTS = "artifacts"
+
+RETRY_SECONDS = 1.0
+"""Pause before a result is stored again that could not be: the disk may be full for a while."""
+
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+CRASH_SIGNALS = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE"})
+"""What a speech library dies of when it is given a model that it cannot read."""
+
+LOADING_PHASE = "loading"
+
+RETRYABLE = frozenset(
+    {
+        Reason.WORKER_KILLED,
+        Reason.WORKER_START_TIMEOUT,
+        Reason.WORKER_UNRESPONSIVE,
+        Reason.HOST_REBOOT,
+    }
+)
+"""Ends that say nothing about the job itself: another worker may well get it done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The administrator's settings for the life of jobs."""
+
+    max_attempts: int
+    retention: timedelta | None
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A new job as it is written, with the token of its worker if it may start now."""
+
+    job: Job
+    decision: Decision
+    token: str = ""
+
+
+class Supervisor:
+    """Owns the attempts that are under way. All methods belong to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        desk: Desk,
+        door: Door,
+        directory: Path,
+        resolve: Callable[[Job], Assignment],
+        now: Callable[[], datetime],
+        rules: Rules,
+    ) -> None:
+        self._database = database
+        self._desk = desk
+        self._door = door
+        self._directory = directory
+        self._resolve = resolve
+        self._now = now
+        self._rules = rules
+        self._boot_id = processes.boot_id()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._attempts: dict[str, Attempt] = {}
+        self._stopping: set[str] = set()
+        self._dispatching = asyncio.Lock()
+
+    # Accepting
+
+    def place(self, books: Transaction, job: Job, *, may_queue: bool) -> Grant:
+        """Decide about a new job and write it, in the caller's transaction.
+
+        A grant with a token must be handed to `begin` once the transaction is on the disk.
+        Raises CallsdError when the job is refused.
+        """
+        match self._desk.decide(books, job, may_queue=may_queue):
+            case Admit() as decision:
+                started, token = self._with_worker(job)
+                return Grant(job=books.put(started), decision=decision, token=token)
+            case Queue() as decision:
+                waiting = books.put(_waiting(job, decision.reason))
+                return Grant(job=waiting, decision=decision)
+            case refusal:
+                raise refusal.error()
+
+    def begin(self, job: Job, token: str) -> None:
+        """Start the worker of a job that has been granted its reservation."""
+        self._watch_over(job, token)
+
+    async def dispatch(self) -> None:
+        """Start the jobs at the head of the queue for which there is room now."""
+        async with self._dispatching:
+            while (grant := await self._database.write(self._grant_next)) is not None:
+                self._watch_over(grant.job, grant.token)
+
+    def _grant_next(self, books: Transaction) -> Grant | None:
+        job = books.first_queued()
+        if job is None:
+            return None
+        decision = self._desk.decide_next(books, job)
+        if isinstance(decision, Admit):
+            started, token = self._with_worker(job)
+            return Grant(job=books.put(started), decision=decision, token=token)
+        if decision.reason is not job.waiting_for:
+            books.put(_waiting(job, decision.reason))
+        return None
+
+    def _with_worker(self, job: Job) -> tuple[Job, str]:
+        token = secrets.token_urlsafe(32)
+        worker = Worker(token_sha256=tokens.digest(token), boot_id=self._boot_id)
+        return job.starting(worker, self._now()), token
+
+    # Stopping
+
+    async def stop(self, job_id: str, check: Callable[[Job], None]) -> Job:
+        """Ask a job to end; `check` may raise. Returns it as it is then."""
+
+        def mark(books: Transaction) -> Job:
+            job = books.get(job_id)
+            if job is None:
+                raise CallsdError(Reason.JOB_NOT_FOUND, f"there is no job {job_id}")
+            check(job)
+            if job.state is State.QUEUED:
+                return books.put(job.cancelled(self._now(), retention=self._rules.retention))
+            if job.state in (State.STARTING, State.RUNNING):
+                return books.put(job.stopping(self._now()))
+            return job
+
+        job = await self._database.write(mark)
+        if job.state is State.STOPPING:
+            self._stopping.add(job_id)
+            if job_id in self._attempts:
+                self._attempts[job_id].stop()
+        elif job.state is State.CANCELLED:
+            _count(job)
+        return job
+
+    # Life of the daemon
+
+    async def recover(self) -> None:
+        """Take up every job that an earlier daemon had begun."""
+        for job in await self._database.read(lambda books: books.active()):
+            if job.state is State.STOPPING:
+                self._stopping.add(job.id)
+            self._watch_over(job, "")
+
+    def sessions(self) -> list[int]:
+        """Process sessions of the workers that run."""
+        return [attempt.process.pid for attempt in self._attempts.values()]
+
+    async def close(self) -> None:
+        """Let go of all workers; they go on, and the next daemon takes them up."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    # One attempt
+
+    def _watch_over(self, job: Job, token: str) -> None:
+        task = asyncio.create_task(self._see_through(job, token), name=f"job {job.id}")
+        self._tasks[job.id] = task
+        task.add_done_callback(lambda done: self._forget(job.id, done))
+
+    def _forget(self, job_id: str, task: "asyncio.Task[None]") -> None:
+        if self._tasks.get(job_id) is task:
+            del self._tasks[job_id]
+
+    async def _see_through(self, job: Job, token: str) -> None:
+        try:
+            failure = await self._attempt(job, token)
+        except CallsdError as refusal:
+            failure = Failure(
+                reason=refusal.reason, message=refusal.message, metadata=refusal.metadata
+            )
+        except Exception:
+            error_id = secrets.token_hex(4)
+            log.exception("attempt_failed", job_id=job.id, error_id=error_id)
+            failure = Failure(
+                reason=Reason.INTERNAL,
+                message=f"a bug in callsd; please report it with the log around {error_id}",
+                metadata={"error_id": error_id},
+            )
+        await self._conclude(job, failure)
+        self._stopping.discard(job.id)
+        await self.dispatch()
+
+    async def _attempt(self, job: Job, token: str) -> Failure:
+        """Run the worker, or go on with the one that runs, to its end.
+
+        Returns what to make of that end, should the worker have left no outcome.
+        """
+        assert job.worker is not None
+        mark = f"{job.id}:{job.attempt}:{job.worker.token_sha256[:16]}"
+        directory = self._directory / job.id
+        if not token and job.worker.boot_id != self._boot_id:
+            return Failure(reason=Reason.HOST_REBOOT, message="the machine was restarted")
+        assignment = await asyncio.to_thread(self._resolve, job)
+        seat = Seat(assignment, generation=job.attempt, token_sha256=job.worker.token_sha256)
+        self._door.keep(job.id, seat)
+        try:
+            process = self._launch(job, mark, token) if token else adopt(mark)
+            if process is None:
+                await sweep(mark)
+                return _killed("the worker died while callsd was not running")
+            attempt = Attempt(
+                seat,
+                process,
+                directory / LOG_FILE,
+                self._rules.bounds,
+                Listener(
+                    running=lambda: self._running(job.id),
+                    progress=lambda progress: self._progress(job.id, progress),
+                ),
+            )
+            self._attempts[job.id] = attempt
+            if job.id in self._stopping:
+                attempt.stop()
+            verdict = await attempt.run(
+                ran_seconds=self._ran_seconds(job), max_seconds=job.max_duration_seconds
+            )
+        finally:
+            self._attempts.pop(job.id, None)
+            self._door.clear(job.id, seat)
+        return verdict or _death(process, seat.progress)
+
+    def _launch(self, job: Job, mark: str, token: str) -> Process:
+        directory = self._directory / job.id
+        bootstrap = messages.bootstrap(
+            job_id=job.id,
+            generation=job.attempt,
+            token=token,
+            socket=self._door.socket,
+            directory=directory,
+        )
+        failpoint("worker.before_spawn")
+        try:
+            (directory / ARTIFACTS).mkdir(parents=True, exist_ok=True)
+            process = launch(mark, bootstrap, directory / LOG_FILE)
+        except OSError as problem:
+            raise CallsdError(
+                Reason.DISK_FULL if problem.errno in DISK_FULL_ERRNOS else Reason.WORKER_KILLED,
+                f"the worker could not be started: {problem}",
+            ) from problem
+        failpoint("worker.after_spawn")
+        return process
+
+    def _ran_seconds(self, job: Job) -> float | None:
+        """How long a job has run under earlier daemons; None when it has not begun."""
+        if job.state is State.STARTING or job.start_time is None:
+            return None
+        return max(0.0, (self._now() - job.start_time).total_seconds())
+
+    async def _running(self, job_id: str) -> None:
+        def mark(books: Transaction) -> None:
+            job = books.get(job_id)
+            if job is not None and job.state is State.STARTING:
+                books.put(job.running(self._now()))
+
+        await self._store(mark)
+        failpoint("worker.running")
+
+    async def _progress(self, job_id: str, progress: Progress) -> None:
+        def mark(books: Transaction) -> None:
+            job = books.get(job_id)
+            if job is not None and job.is_active:
+                books.put(job.with_progress(progress, self._now()))
+
+        await self._store(mark)
+
+    # The end of an attempt
+
+    async def _conclude(self, job: Job, failure: Failure) -> None:
+        """Write down how the attempt ended, which releases the reservation."""
+        directory = self._directory / job.id
+        outcome = await asyncio.to_thread(messages.read_outcome, directory, job.attempt)
+        if outcome is not None and not await asyncio.to_thread(_is_whole, outcome, directory):
+            outcome = None
+
+        def settle(books: Transaction) -> Job | None:
+            current = books.get(job.id)
+            if current is None or not current.is_active or current.attempt != job.attempt:
+                return None
+            return books.put(self._settled(current, outcome, failure))
+
+        settled = await self._store(settle)
+        if settled is not None and settled.is_final:
+            _count(settled)
+
+    def _settled(self, job: Job, outcome: Outcome | None, failure: Failure) -> Job:
+        now, retention = self._now(), self._rules.retention
+        # What the worker got done counts, even if it was told to end in the meantime.
+        if outcome is not None and not outcome.cancelled:
+            return job.finished(outcome, now, retention=retention)
+        if job.state is State.STOPPING:
+            return job.cancelled(now, retention=retention)
+        if failure.reason not in RETRYABLE:
+            return job.failed(failure, now, retention=retention)
+        WORKERS_LOST.labels(reason=failure.reason).inc()
+        log.warning("worker_lost", job_id=job.id, attempt=job.attempt, reason=failure.reason)
+        if job.attempt < self._rules.max_attempts:
+            notice = Notice(
+                code="WORKER_RESTARTED",
+                message=f"attempt {job.attempt} was lost, the job begins anew: {failure.message}",
+            )
+            return job.requeued(notice, now)
+        if job.attempt > 1:
+            failure = Failure(
+                reason=Reason.CRASH_LOOP,
+                message=f"{job.attempt} workers were lost, the last one so: {failure.message}",
+                metadata={**failure.metadata, "last_reason": failure.reason},
+            )
+        return job.failed(failure, now, retention=retention)
+
+    async def _store(self, work: Callable[[Transaction], T]) -> T:
+        """Write, and try again for as long as the disk is full."""
+        while True:
+            try:
+                return await self._database.write(work)
+            except CallsdError as problem:
+                if problem.reason not in (Reason.DISK_FULL, Reason.QUEUE_FULL):
+                    raise
+                log.error("store_blocked", reason=problem.reason)  # noqa: TRY400 - no bug of ours
+                await asyncio.sleep(RETRY_SECONDS)
+
+
+def _waiting(job: Job, reason: Reason) -> Job:
+    return replace(job, waiting_for=reason)
+
+
+def _killed(message: str, **metadata: str) -> Failure:
+    return Failure(reason=Reason.WORKER_KILLED, message=message, metadata=metadata)
+
+
+def _death(process: Process, progress: Progress | None) -> Failure:
+    """What a worker's end means, should it have left no outcome."""
+    if process.death_signal in CRASH_SIGNALS and progress and progress.phase == LOADING_PHASE:
+        return Failure(
+            reason=Reason.MODEL_INVALID,
+            message=f"the speech engine died of {process.death_signal} while it read the model: "
+            "pull the model again",
+            metadata={"signal": process.death_signal},
+        )
+    if process.death_signal:
+        return _killed(
+            f"the worker was killed by {process.death_signal}", signal=process.death_signal
+        )
+    if process.exit_code:
+        return _killed(
+            f"the worker ended with exit code {process.exit_code}: look at the job's log",
+            exit_code=str(process.exit_code),
+        )
+    return _killed("the worker ended without a result: look at the job's log")
+
+
+def _is_whole(outcome: Outcome, directory: Path) -> bool:
+    """Whether every file that the worker reports is there at its full length."""
+    try:
+        return all(
+            (directory / ARTIFACTS / artifact.file_name).stat().st_size == artifact.size_bytes
+            for artifact in outcome.artifacts
+        )
+    except OSError:
+        return False
+
+
+def _count(job: Job) -> None:
+    reason = job.failure.reason if job.failure else ""
+    JOBS_ENDED.labels(kind=job.kind, state=job.state, reason=reason).inc()
+    if job.transcription_result is not None:
+        MEDIA_SECONDS.labels(kind=job.kind).inc(job.transcription_result.audio_seconds)
+    log.info(
+        "job_ended",
+        job_id=job.id,
+        state=job.state,
+        reason=reason,
+        attempt=job.attempt,
+        cpu_seconds=round(job.usage.cpu_seconds, 2) if job.usage else None,
+    )

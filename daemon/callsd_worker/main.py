@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker's life: read the bootstrap, dial the daemon, do the work, leave the outcome, end.
+
+Exit codes: 0 = there is an outcome; 2 = no bootstrap; 3 = the daemon gave no work.
+"""
+
+import errno
+import faulthandler
+import logging
+import os
+import signal
+import sys
+
+from callsd_worker.session.client import Session
+from callsd_worker.session.outcome import write_outcome
+from callsd_worker.session.transcription import transcribe
+from callsd_worker.speech.errors import SpeechError
+
+
+log = logging.getLogger(__name__)
+
+EXIT_NO_BOOTSTRAP = 2
+EXIT_NO_WORK = 3
+
+ASSIGNMENT_TIMEOUT_SECONDS = 60.0
+BATCH_NICENESS = 10
+"""Batch work gives way to live work and to everything else on the machine."""
+
+
+def main() -> int:
+    """Run one job; returns the exit code."""
+    logging.basicConfig(
+        stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    session = Session.from_bootstrap(sys.stdin.buffer.read())
+    if session is None:
+        log.error("started without a bootstrap; only the daemon starts workers")
+        return EXIT_NO_BOOTSTRAP
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: session.request_stop())
+    if session.start(ASSIGNMENT_TIMEOUT_SECONDS):
+        os.nice(BATCH_NICENESS)
+        failure = _work(session)
+    elif session.should_stop():
+        failure = ("CANCELLED", "stopped before it began")
+    else:
+        log.error("the daemon gave no work")
+        return EXIT_NO_WORK
+    if failure is not None:
+        log.error("%s: %s", *failure)
+        write_outcome(session.directory, session.generation, failure=failure)
+    return 0
+
+
+def _work(session: Session) -> tuple[str, str] | None:
+    """Do the work; the reason and message of its failure, or None when it is done."""
+    try:
+        transcribe(session)
+    except SpeechError as error:
+        return error.reason, error.message
+    except MemoryError:
+        return "OUT_OF_MEMORY", "there was not enough memory: take a smaller model"
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "DISK_FULL", "the disk is full: free some space and submit the job again"
+        log.exception("a bug")
+        return "INTERNAL", f"a bug in callsd; please report it with the job's log ({error})"
+    return None

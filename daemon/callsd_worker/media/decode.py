@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any local audio or video file → a stream of 16 kHz mono blocks on the file's own clock."""
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+from av.error import FFmpegError
+from numpy.typing import NDArray
+
+
+Samples = NDArray[np.float32]
+
+SAMPLE_RATE_HZ = 16_000
+"""What every recogniser and voice detector here expects."""
+
+BLOCK_SECONDS = 10.0
+"""Audio handed on at a time: large enough to amortise calls, small enough to hold (0.6 MB)."""
+
+MAX_TRACK_SECONDS = 48 * 3600.0
+"""Longer tracks are cut here: a lying clock in a file must not make work without end."""
+
+MAX_CHANNELS = 16
+"""More channels than any call client sends: such a file is not one speaker's track."""
+
+MIN_SOURCE_RATE_HZ = 4_000
+MAX_SOURCE_RATE_HZ = 768_000
+"""Outside of these no speech codec works; the file's header is wrong."""
+
+MAX_BAD_PACKETS = 1_000
+"""After so many undecodable packets the rest of the file is taken as lost."""
+
+GAP_TOLERANCE_SECONDS = 0.06
+"""Clock steps up to three Opus packets are jitter of the container, longer ones are holes."""
+
+_RIFF_UNKNOWN_BYTES = 0x7FFF_0000
+
+# A file is read by one of these or refused: playlist-like formats (HLS, concat, DASH, SDP) would
+# make the library open other files or hosts on behalf of an uploaded file.
+_FORMATS = (
+    "wav,w64,rf64,aiff,au,caf,flac,ogg,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mp3,aac,"
+    "amr,amrnb,amrwb,mpegts,mpeg,avi,flv,asf"
+)
+
+
+class MediaError(Exception):
+    """A file that cannot be used; the message says why, where and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A run of samples; silence that the file leaves out (holes) lies between blocks."""
+
+    start_sample: int
+    """Position at 16 kHz from the beginning of the file's clock."""
+    samples: Samples
+    """Mono, float32, within [-1, 1], always finite."""
+
+
+class AudioStream:
+    """One audio track of a local file, decoded as it is iterated.
+
+    Holds one block at a time whatever the file's length.
+    Damage after a usable beginning does not raise: it is described in `notices`.
+
+    Raises:
+        MediaError: on opening, if nothing can be decoded from this file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.notices: list[tuple[str, str]] = []
+        """(code, message) pairs, complete once the blocks are exhausted."""
+        self.position_samples = 0
+        """End of what has been decoded so far, in 16 kHz samples."""
+        self._bad_packets = 0
+        self._first_bad_seconds = 0.0
+        self._not_finite = 0
+        _check_regular_file(path)
+        self._container = _open(path)
+        try:
+            self._stream = _choose_stream(self._container, path)
+        except BaseException:
+            self._container.close()
+            raise
+        self.declared_seconds = self._declared_seconds()
+        """What the header claims; 0.0 if it claims nothing. Never trusted for allocation."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._container.close()
+
+    @property
+    def position_seconds(self) -> float:
+        return self.position_samples / SAMPLE_RATE_HZ
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the audio in order, each block at most `BLOCK_SECONDS` plus one packet long.
+
+        Raises:
+            MediaError: if not a single sample could be decoded, or none of them is a number.
+        """
+        decoded_samples = 0
+        pending: list[Samples] = []
+        pending_samples = 0
+        limit_samples = int(MAX_TRACK_SECONDS * SAMPLE_RATE_HZ)
+        for start_sample, samples in self._runs():
+            expected = self.position_samples
+            is_hole = start_sample > expected
+            is_full = pending_samples >= BLOCK_SECONDS * SAMPLE_RATE_HZ
+            if pending and (is_hole or is_full):
+                yield self._block(pending, pending_samples)
+                pending, pending_samples = [], 0
+            if is_hole:
+                self.position_samples = start_sample
+            decoded_samples += samples.size
+            pending.append(samples)
+            pending_samples += samples.size
+            self.position_samples += samples.size
+            if self.position_samples > limit_samples:
+                hours = MAX_TRACK_SECONDS / 3600
+                self._notice("TRACK_TOO_LONG", f"cut at {hours:.0f} h; split the file")
+                break
+        if pending:
+            yield self._block(pending, pending_samples)
+        self._conclude(decoded_samples)
+
+    def _block(self, parts: list[Samples], length: int) -> Block:
+        samples = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        finite = np.isfinite(samples)
+        if not finite.all():
+            self._not_finite += int(samples.size - np.count_nonzero(finite))
+            samples = np.where(finite, samples, np.float32(0.0))
+        samples = np.clip(samples, -1.0, 1.0)
+        return Block(start_sample=self.position_samples - length, samples=samples)
+
+    def _runs(self) -> Iterator[tuple[int, Samples]]:
+        """Decoded frames as (start at 16 kHz, samples), following the file's clock over holes."""
+        resampler = _Resampler()
+        origin_seconds = self._origin_seconds()
+        source_seconds = 0.0
+        position = 0
+        for frame in self._frames():
+            if frame.sample_rate < MIN_SOURCE_RATE_HZ:
+                self._note_bad(source_seconds)
+                continue
+            if frame.pts is not None and frame.time_base is not None:
+                clock = float(frame.pts * frame.time_base) - origin_seconds
+                if GAP_TOLERANCE_SECONDS < clock - source_seconds < MAX_TRACK_SECONDS:
+                    for samples in resampler.finish():
+                        yield position, samples
+                        position += samples.size
+                    source_seconds = clock
+                    position = max(position, round(clock * SAMPLE_RATE_HZ))
+            source_seconds += frame.samples / frame.sample_rate
+            for samples in resampler.feed(frame):
+                yield position, samples
+                position += samples.size
+        for samples in resampler.finish():
+            yield position, samples
+            position += samples.size
+
+    def _frames(self) -> Iterator[av.AudioFrame]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except FFmpegError:
+                self._note_bad(self.position_seconds)
+                return
+            try:
+                frames = packet.decode()
+            except FFmpegError:
+                self._note_bad(self.position_seconds)
+                if self._bad_packets >= MAX_BAD_PACKETS:
+                    return
+                continue
+            for frame in frames:
+                assert isinstance(frame, av.AudioFrame)
+                yield frame
+
+    def _note_bad(self, at_seconds: float) -> None:
+        if not self._bad_packets:
+            self._first_bad_seconds = at_seconds
+        self._bad_packets += 1
+
+    def _conclude(self, decoded_samples: int) -> None:
+        name = self.path.name
+        if not decoded_samples:
+            raise MediaError(
+                f"{name}: no sound could be decoded from byte 0 on; "
+                "the file is empty, cut short or damaged: send it again"
+            )
+        if self._not_finite >= decoded_samples:
+            raise MediaError(
+                f"{name}: every sample is NaN or infinite; export the track again as 16-bit PCM"
+            )
+        if self._not_finite:
+            self._notice("SAMPLES_CLEANED", f"{self._not_finite} NaN or infinite samples silenced")
+        if self._bad_packets:
+            self._notice(
+                "INPUT_DAMAGED",
+                f"{self._bad_packets} undecodable packets, the first at "
+                f"{self._first_bad_seconds:.1f} s; the rest was used",
+            )
+        missing_bytes = _riff_missing_bytes(self.path)
+        if missing_bytes:
+            self._notice(
+                "INPUT_TRUNCATED",
+                f"ends at {self.position_seconds:.1f} s, {missing_bytes} bytes before its header "
+                "says; what is there was used",
+            )
+        missing_seconds = self.declared_seconds - self.position_seconds
+        if missing_seconds > 1.0 and self.declared_seconds < MAX_TRACK_SECONDS:
+            self._notice(
+                "INPUT_TRUNCATED",
+                f"ends at {self.position_seconds:.1f} s, its header promises "
+                f"{self.declared_seconds:.1f} s; what is there was used",
+            )
+
+    def _notice(self, code: str, message: str) -> None:
+        self.notices.append((code, f"{self.path.name}: {message}"))
+
+    def _declared_seconds(self) -> float:
+        stream = self._stream
+        if stream.duration is not None and stream.time_base is not None:
+            seconds = float(stream.duration * stream.time_base)
+        elif self._container.duration is not None:
+            seconds = self._container.duration / av.time_base
+        else:
+            return 0.0
+        return max(0.0, seconds)
+
+    def _origin_seconds(self) -> float:
+        # The container's start, not the stream's: sound that begins after the picture stays late.
+        if self._container.start_time is None:
+            return 0.0
+        return self._container.start_time / av.time_base
+
+
+def _check_regular_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise MediaError(
+            f"{path.name}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
+    except ValueError:
+        raise MediaError("the path contains a NUL byte; send a plain file path") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError(f"{path.name}: not a regular file; give the path of a media file")
+    if status.st_size == 0:
+        raise MediaError(f"{path.name}: empty (0 bytes); send the file again")
+
+
+def _riff_missing_bytes(path: Path) -> int:
+    """How much a WAV file is shorter than it says: the library takes it for shorter in silence."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    claimed_bytes = int.from_bytes(head[4:], "little")
+    # Writers that do not know the length in advance leave zero or (nearly) all ones.
+    if head[:4] != b"RIFF" or not 0 < claimed_bytes < _RIFF_UNKNOWN_BYTES:
+        return 0
+    return max(0, claimed_bytes + 8 - path.stat().st_size)
+
+
+def _open(path: Path) -> av.container.InputContainer:
+    try:
+        return av.open(
+            f"file:{path.absolute()}",
+            options={"protocol_whitelist": "file", "format_whitelist": _FORMATS},
+            metadata_errors="replace",
+        )
+    except (FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MediaError(
+            f"{path.name}: not a media file that can be read ({reason}, at byte 0); "
+            "send WAV, FLAC, Ogg/Opus, MP4 or Matroska"
+        ) from None
+
+
+def _choose_stream(container: av.container.InputContainer, path: Path) -> av.AudioStream:
+    if not container.streams.audio:
+        raise MediaError(f"{path.name}: contains no sound; send a file with an audio track")
+    stream = container.streams.audio[0]
+    context = stream.codec_context
+    rate_hz = context.sample_rate or 0
+    if not MIN_SOURCE_RATE_HZ <= rate_hz <= MAX_SOURCE_RATE_HZ:
+        raise MediaError(
+            f"{path.name}: sample rate {rate_hz} Hz in the header; expected "
+            f"{MIN_SOURCE_RATE_HZ} to {MAX_SOURCE_RATE_HZ} Hz: export the track again"
+        )
+    channels = context.channels
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise MediaError(
+            f"{path.name}: {channels} channels in the header; expected 1 to {MAX_CHANNELS}: "
+            "send one track per speaker"
+        )
+    # One thread: the worker's cores are the recogniser's, and audio decoding gains nothing.
+    context.thread_count = 1
+    return stream
+
+
+class _Resampler:
+    """To 16 kHz mono; follows changes of rate or layout in mid-file."""
+
+    def __init__(self) -> None:
+        self._inner: AudioResampler | None = None
+
+    def feed(self, frame: av.AudioFrame) -> list[Samples]:
+        # Positions are counted in samples; stamps would only make the filter fill holes itself.
+        frame.pts = None
+        if self._inner is None:
+            self._inner = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
+        try:
+            return _arrays(self._inner.resample(frame))
+        except ValueError:  # the frame's parameters are not those of the frames before
+            rest = self.finish()
+            return rest + self.feed(frame)
+
+    def finish(self) -> list[Samples]:
+        """What the filter still holds; the next frame starts afresh."""
+        if self._inner is None:
+            return []
+        rest = _arrays(self._inner.resample(None))
+        self._inner = None
+        return rest
+
+
+def _arrays(frames: list[av.AudioFrame]) -> list[Samples]:
+    return [frame.to_ndarray()[0] for frame in frames if frame.samples]

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker leaves behind: its artifacts and its outcome, each written whole or not at all."""
+
+import hashlib
+import os
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+
+from callsd_ipc.v1 import worker_pb2
+
+
+OUTCOME_FILE = "outcome.binpb"
+ARTIFACTS = "artifacts"
+KIB = 1024
+
+
+def write_artifact(
+    directory: Path, file_name: str, media_type: str, content: bytes
+) -> worker_pb2.ArtifactFile:
+    """Write a file into the job's artifacts; it has its final name only once it is on the disk."""
+    write_whole(directory / ARTIFACTS / file_name, content)
+    return worker_pb2.ArtifactFile(
+        file_name=file_name,
+        media_type=media_type,
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def write_outcome(
+    directory: Path,
+    generation: int,
+    *,
+    failure: tuple[str, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    artifacts: list[worker_pb2.ArtifactFile] | None = None,
+    notices: list[tuple[str, str]] | None = None,
+    transcription: worker_pb2.TranscriptionOutcome | None = None,
+) -> None:
+    """Write how the work ended. `failure` is (reason, message); None = it is done."""
+    reason, message = failure or ("", "")
+    own, children = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    outcome = worker_pb2.Outcome(
+        generation=generation,
+        failure_reason=reason,
+        failure_message=message,
+        failure_metadata=metadata,
+        artifacts=artifacts,
+        notices=[worker_pb2.OutcomeNotice(code=code, message=text) for code, text in notices or []],
+        transcription=transcription,
+        cpu_seconds=sum(u.ru_utime + u.ru_stime for u in (own, children)),
+        peak_memory_bytes=max(own.ru_maxrss, children.ru_maxrss) * KIB,
+    )
+    write_whole(directory / OUTCOME_FILE, outcome.SerializeToString())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write, sync, rename, sync the directory: after a power cut all of it is there or nothing."""
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A transcription as the daemon assigns it, done by the transcriber."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from callsd_ipc.v1 import worker_pb2
+from callsd_worker.session.client import Session
+from callsd_worker.session.outcome import write_artifact, write_outcome
+from callsd_worker.speech.errors import Reason, SpeechError
+
+
+def transcribe(session: Session) -> None:
+    """Do the work that the session was given, and write what came of it.
+
+    Raises SpeechError as `callsd_worker.transcriber.pipeline.transcribe`.
+    """
+    assert session.assignment is not None
+    work = session.assignment.transcription
+    directory, generation = session.directory, session.generation
+    session.report(worker_pb2.Status(phase="loading"))
+    check_files(Path(work.model_directory), list(work.model_files))
+    # Imported late: the daemon shall see a worker that has begun before it loads its libraries.
+    from callsd_worker.transcriber import formats, pipeline
+
+    began = time.monotonic()
+    last = worker_pb2.Status()
+
+    def on_progress(progress: pipeline.Progress) -> None:
+        total = progress.total_seconds
+        last.CopyFrom(
+            worker_pb2.Status(
+                phase=progress.phase,
+                fraction=min(1.0, progress.processed_seconds / total) if total else 0.0,
+                processed_seconds=progress.processed_seconds,
+                total_seconds=total,
+                real_time_factor=progress.real_time_factor,
+            )
+        )
+        session.report(worker_pb2.Status.FromString(last.SerializeToString()))
+
+    transcript = pipeline.transcribe(
+        [
+            pipeline.Track(
+                path=Path(track.path),
+                speaker=track.speaker,
+                start_offset_seconds=track.start_offset_seconds,
+                language=track.language,
+            )
+            for track in work.tracks
+        ],
+        pipeline.Settings(
+            model=pipeline.ModelFiles(name=work.model_name, directory=Path(work.model_directory)),
+            engine=work.engine,
+            threads=work.threads,
+            language=work.language,
+            task=work.task,
+            initial_prompt=work.initial_prompt,
+            vocabulary=tuple(work.vocabulary),
+        ),
+        on_progress=on_progress,
+        should_stop=session.should_stop,
+    )
+    elapsed = time.monotonic() - began
+    writers: dict[str, tuple[str, Callable[[], str]]] = {
+        "vtt": (
+            "text/vtt",
+            lambda: formats.to_vtt(
+                transcript.segments, is_speaker_shown=not work.webvtt_omit_speaker
+            ),
+        ),
+        "txt": ("text/plain", lambda: formats.to_text(transcript.segments)),
+        "srt": ("application/x-subrip", lambda: formats.to_srt(transcript.segments)),
+        "json": ("application/json", lambda: formats.to_json(transcript)),
+    }
+    artifacts = []
+    for suffix in work.formats:
+        media_type, write = writers[suffix]
+        content = write().encode()
+        artifacts.append(write_artifact(directory, f"transcript.{suffix}", media_type, content))
+    audio = sum(track.duration_seconds for track in transcript.tracks)
+    write_outcome(
+        directory,
+        generation,
+        artifacts=artifacts,
+        notices=list(transcript.notices),
+        transcription=worker_pb2.TranscriptionOutcome(
+            tracks=[
+                worker_pb2.TrackOutcome(
+                    speaker=track.speaker,
+                    duration_seconds=track.duration_seconds,
+                    speech_seconds=track.speech_seconds,
+                    language=track.language,
+                    failure_reason=track.failure_reason,
+                    failure_message=track.failure_message,
+                )
+                for track in transcript.tracks
+            ],
+            language=transcript.language,
+            engine=transcript.engine,
+            segment_count=len(transcript.segments),
+            word_count=sum(len(segment.text.split()) for segment in transcript.segments),
+            audio_seconds=audio,
+            real_time_factor=last.real_time_factor or (last.total_seconds / elapsed),
+        ),
+    )
+
+
+def check_files(directory: Path, pins: list[worker_pb2.FilePin]) -> None:
+    """Refuse a model that is not what it was when it was verified: engines die of such files."""
+    for pin in pins:
+        path = directory / pin.path
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as problem:
+            raise SpeechError(
+                Reason.MODEL_INVALID,
+                f"{path} cannot be read ({problem.strerror}): pull the model again",
+            ) from None
+        if found != pin.sha256:
+            raise SpeechError(
+                Reason.MODEL_INVALID, f"{path} has changed since it was verified: pull it again"
+            )

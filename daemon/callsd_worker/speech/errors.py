@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one exception of this room, with reasons from a closed list."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why speech work cannot be done."""
+
+    INPUT_INVALID = "INPUT_INVALID"
+    MODEL_INVALID = "MODEL_INVALID"
+    MODEL_MISSING = "MODEL_MISSING"
+    ENGINE_UNAVAILABLE = "ENGINE_UNAVAILABLE"
+    LANGUAGE_UNSUPPORTED = "LANGUAGE_UNSUPPORTED"
+    CANCELLED = "CANCELLED"
+
+
+class SpeechError(Exception):
+    """Work on speech that cannot be done; `message` says what to do about it."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message

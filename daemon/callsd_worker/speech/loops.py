@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signs that a recogniser went astray: loops, skipped speech, text where nobody spoke.
+
+A sign is a reason to listen again in another way, not a proof: people do repeat themselves.
+"""
+
+import zlib
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TypeVar
+
+from callsd_worker.speech.engine import Recognised
+
+
+MAX_COMPRESSION_RATIO = 2.2
+"""Ordinary text packs to a bit more than half; text that repeats itself packs far better."""
+
+MAX_WORDS_PER_SECOND = 4.6
+MAX_TOKENS_PER_SECOND = 10.0
+"""Nobody is faster for a whole window, in any script."""
+
+MIN_TOKENS_PER_VOICED_SECOND = 1.0
+MIN_VOICED_SECONDS_FOR_OMISSION = 2.0
+"""Slow speech has 2 to 3 tokens a second; below one, something was passed over."""
+
+NO_SPEECH_PROBABILITY = 0.6
+NO_SPEECH_LOG_PROBABILITY = -1.0
+"""The model doubts that anybody speaks and is also unsure of its words: both together."""
+
+GUESS_LOG_PROBABILITY = -1.6
+"""Less than one chance in five per token: noise was put into words."""
+
+_LONGEST_PHRASE_WORDS = 24
+_PHRASE_WORDS = 4
+_SHORTEST_TELLING_BYTES = 48
+
+
+class Flaw(StrEnum):
+    """What looks wrong about a result."""
+
+    LOOP = "loop"
+    TOO_FAST = "too fast"
+    OMISSION = "omission"
+    NO_SPEECH = "no speech"
+
+
+def find_flaw(heard: Recognised, *, seconds: float, voiced_seconds: float) -> Flaw | None:
+    """The first sign of trouble in what was heard in a window of so many seconds."""
+    if is_invented(heard):
+        return Flaw.NO_SPEECH
+    words = [_bare(word) for word in heard.text.split()]
+    if has_loop(words) or compression_ratio(heard.text) > MAX_COMPRESSION_RATIO:
+        return Flaw.LOOP
+    # Under a second even "yes, I do" exceeds any rate.
+    lasting = max(seconds, 1.0)
+    if len(words) > MAX_WORDS_PER_SECOND * lasting + 1:
+        return Flaw.TOO_FAST
+    if heard.token_count > MAX_TOKENS_PER_SECOND * lasting + 8:
+        return Flaw.TOO_FAST
+    if (
+        voiced_seconds >= MIN_VOICED_SECONDS_FOR_OMISSION
+        and heard.token_count < MIN_TOKENS_PER_VOICED_SECOND * voiced_seconds
+    ):
+        return Flaw.OMISSION
+    return None
+
+
+def is_invented(heard: Recognised) -> bool:
+    """Words that the model itself does not believe."""
+    if not heard.text:
+        return False
+    if heard.average_log_probability < GUESS_LOG_PROBABILITY:
+        return True
+    return (
+        heard.no_speech_probability > NO_SPEECH_PROBABILITY
+        and heard.average_log_probability < NO_SPEECH_LOG_PROBABILITY
+    )
+
+
+def compression_ratio(text: str) -> float:
+    """Size before and after zlib; short texts, where it says nothing, give 1.0."""
+    data = text.encode()
+    if len(data) < _SHORTEST_TELLING_BYTES:
+        return 1.0
+    return len(data) / len(zlib.compress(data))
+
+
+def has_loop(words: Sequence[str]) -> bool:
+    """Whether a phrase is said again and again with nothing in between."""
+    return len(kept_without_repeats(words)) < len(words)
+
+
+def kept_without_repeats(words: Sequence[str]) -> list[int]:
+    """Indices of the words that remain when each looping phrase is said once."""
+    kept: list[int] = []
+    index = 0
+    while index < len(words):
+        length, times = _repetition_at(words, index)
+        if times > 1:
+            kept += range(index, index + length)
+            index += length * times
+        else:
+            kept.append(index)
+            index += 1
+    return kept
+
+
+Worded = TypeVar("Worded")
+
+
+def without_repeats(items: Sequence[Worded], texts: Sequence[str]) -> list[Worded]:
+    """Those `items` whose `texts` are not the repetition of a looping phrase."""
+    return [items[index] for index in kept_without_repeats([_bare(text) for text in texts])]
+
+
+def _repetition_at(words: Sequence[str], index: int) -> tuple[int, int]:
+    """(length, times) of the phrase that loops from here; times is 1 if none does."""
+    longest = min(_LONGEST_PHRASE_WORDS, (len(words) - index) // 2)
+    for length in range(1, longest + 1):
+        phrase = words[index : index + length]
+        times = 1
+        while words[index + times * length : index + (times + 1) * length] == phrase:
+            times += 1
+        if times >= _times_suspicious(length):
+            return length, times
+    return 1, 1
+
+
+def _times_suspicious(length: int) -> int:
+    # "No, no, no, no" is speech; the same four words twice running hardly ever are.
+    if length == 1:
+        return 5
+    return 3 if length < _PHRASE_WORDS else 2
+
+
+def _bare(word: str) -> str:
+    return "".join(letter for letter in word.casefold() if letter.isalnum()) or word.strip()

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Converts models and tries them out: one JSON request on stdin, one JSON result on stdout.
+
+    {"action": "convert", "directory": D}
+        → writes D/ggml/{f16,q8_0}.bin from D/ctranslate2
+    {"action": "transcribe", "directory": D, "engine": "ctranslate2"}
+    {"action": "transcribe", "directory": D, "engine": "whispercpp", "file": "ggml/q8_0.bin"}
+        → {"text", "words_right" (0 to 1), "cpu_seconds", "is_multilingual"}
+
+A failure with a known cause is {"reason", "message"}. A damaged model may kill this process by a
+signal: whoever runs it takes that as an answer too.
+"""
+
+import difflib
+import errno
+import importlib.util
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from callsd_worker.media.decode import SAMPLE_RATE_HZ, AudioStream
+from callsd_worker.speech.engine import DecodeOptions, Engine
+from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.ggml import Precision, convert
+
+
+SAMPLE = Path(__file__).with_name("smoke.flac")
+SAMPLE_TEXT = Path(__file__).with_name("smoke.txt")
+
+
+def main() -> None:
+    """Answer the request on stdin."""
+    request = json.loads(sys.stdin.buffer.read())
+    # The engines' libraries print as they please: their output goes to stderr, ours to stdout.
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answer:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        try:
+            result = _perform(request)
+        except SpeechError as error:
+            result = {"reason": error.reason.value, "message": error.message}
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            result = {"reason": "DISK_FULL", "message": f"the disk is full: {error.filename}"}
+        json.dump(result, answer)
+    # What a native library does on its way out says nothing about the model.
+    os._exit(0)
+
+
+def share_of_words_right(heard: str, expected: str) -> float:
+    """How much of `expected` was heard, word by word in order, from 0 to 1."""
+    wanted = _words(expected)
+    matcher = difflib.SequenceMatcher(a=_words(heard), b=wanted, autojunk=False)
+    return sum(block.size for block in matcher.get_matching_blocks()) / len(wanted)
+
+
+def _perform(request: Mapping[str, str]) -> dict[str, Any]:
+    directory = Path(request["directory"])
+    match request["action"]:
+        case "convert":
+            (directory / "ggml").mkdir(exist_ok=True)
+            for precision in Precision:
+                destination = directory / "ggml" / f"{precision.value}.bin"
+                convert(directory / "ctranslate2", destination, precision=precision)
+            return {}
+        case "transcribe":
+            return _transcribe(_load(request["engine"], directory, request.get("file", "")))
+        case action:
+            raise ValueError(f"unknown action {action!r}")
+
+
+def _load(name: str, directory: Path, file: str) -> Engine:
+    if name == "ctranslate2":
+        from callsd_worker.speech.ct2 import CTranslate2Engine
+
+        return CTranslate2Engine(directory / "ctranslate2", threads=1, compute_type="int8")
+    if importlib.util.find_spec("_pywhispercpp") is None:
+        raise SpeechError(Reason.ENGINE_UNAVAILABLE, "pywhispercpp is not installed")
+    from callsd_worker.speech.whispercpp import WhisperCppEngine
+
+    return WhisperCppEngine(directory / file, threads=1)
+
+
+def _transcribe(engine: Engine) -> dict[str, Any]:
+    with AudioStream(SAMPLE) as stream:
+        samples = np.concatenate([block.samples for block in stream.blocks()])
+    started = time.process_time()
+    options = DecodeOptions(language="en", is_word_timed=False)
+    padded_seconds = engine.padded_seconds(samples.size / SAMPLE_RATE_HZ)
+    encoded = engine.encode(samples, padded_seconds=padded_seconds)
+    (recognised,) = engine.recognise([encoded], options)
+    return {
+        "text": recognised.text,
+        "words_right": share_of_words_right(recognised.text, SAMPLE_TEXT.read_text()),
+        "cpu_seconds": time.process_time() - started,
+        "is_multilingual": engine.is_multilingual,
+    }
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[\w']+", text.lower())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whisper's tokens: prompts, text, and which tokens make up a word."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+
+
+# Scripts written without spaces: there every character is a word of its own.
+UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})
+
+_LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
+
+# Punctuation that belongs to the word after it; all other punctuation closes the word before.
+_OPENING = "\"'“‘¿¡([{-「『（"
+
+
+class Tokens:
+    """One model's vocabulary."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` is the model's tokenizer.json. Raises ValueError if it is not one."""
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # noqa: BLE001 - the library raises bare Exception for a bad file
+            raise ValueError(f"{path.name}: {error}") from None
+        self.start = self._id("<|startoftranscript|>")
+        self.end = self._id("<|endoftext|>")
+        self.previous = self._id("<|startofprev|>")
+        self.no_timestamps = self._id("<|notimestamps|>")
+        self._bytes_of = _byte_alphabet()
+        self.languages = frozenset(
+            match[1]
+            for token in self._tokenizer.get_added_tokens_decoder().values()
+            if (match := _LANGUAGE_TOKEN.fullmatch(token.content))
+        )
+
+    def _id(self, token: str) -> int:
+        number = self._tokenizer.token_to_id(token)
+        if number is None:
+            raise ValueError(f"the tokenizer has no {token}: not one of a Whisper model")
+        return int(number)
+
+    def prompt(self, *, language: str, task: str, hints: str, is_multilingual: bool) -> list[int]:
+        """Start sequence: hints as earlier text, then language and task where the model knows them.
+
+        Raises ValueError if the model has no such language.
+        """
+        sequence = []
+        if hints:
+            # Half of the text context is the room the model was trained to have for it.
+            sequence = [self.previous, *self.encode(" " + hints.strip())[-223:]]
+        sequence.append(self.start)
+        if is_multilingual:
+            sequence += [self._id(f"<|{language}|>"), self._id(f"<|{task}|>")]
+        sequence.append(self.no_timestamps)
+        return sequence
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode([token for token in tokens if token < self.end]))
+
+    def words(self, tokens: Sequence[int], *, language: str) -> list[tuple[str, int, int]]:
+        """See `group_words`."""
+        pieces = [
+            bytes(self._bytes_of.get(letter, ord("?")) for letter in piece)
+            for piece in (self._tokenizer.id_to_token(token) or "" for token in tokens)
+        ]
+        return group_words(pieces, language=language)
+
+
+def group_words(pieces: Sequence[bytes], *, language: str) -> list[tuple[str, int, int]]:
+    """Words from the bytes of each token: (text with leading space, first token, token after)."""
+    words: list[tuple[str, int, int]] = []
+    is_open = False
+    for unit, first, after in _characters(pieces):
+        bare = unit.strip()
+        is_mark = bool(bare) and not any(letter.isalnum() for letter in bare)
+        is_opening = is_mark and bare in _OPENING and unit.startswith(" ")
+        is_new = unit.startswith(" ") or language in UNSPACED_LANGUAGES
+        if not words or (is_new and not is_open and (is_opening or not is_mark)):
+            words.append((unit, first, after))
+        else:
+            text, begin, _ = words[-1]
+            words[-1] = (text + unit, begin, after)
+        is_open = is_opening
+    return words
+
+
+def _characters(pieces: Sequence[bytes]) -> list[tuple[str, int, int]]:
+    """Shortest runs of tokens that are whole characters."""
+    units = []
+    pending = b""
+    first = 0
+    for index, piece in enumerate(pieces):
+        if not pending:
+            first = index
+        pending += piece
+        try:
+            text = pending.decode("utf-8")
+        except UnicodeDecodeError:
+            continue
+        units.append((text, first, index + 1))
+        pending = b""
+    return units
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable stand-ins that byte-level vocabularies write for each byte."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    alphabet = {chr(byte): byte for byte in plain}
+    others = (byte for byte in range(256) if byte not in set(plain))
+    alphabet.update({chr(0x100 + offset): byte for offset, byte in enumerate(others)})
+    return alphabet

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where somebody speaks: an energy gate, the Silero voice detector, and utterances from both.
+
+One `UtteranceFinder` per track takes audio in blocks of any size (a file's ten seconds or a live
+packet) and gives back finished utterances. Silence costs an energy sum and is not kept.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from callsd_worker.speech.errors import Reason, SpeechError
+
+
+Samples = NDArray[np.float32]
+
+SAMPLE_RATE_HZ = 16_000
+FRAME_SAMPLES = 512
+"""The voice detector judges 32 ms at a time …"""
+CONTEXT_SAMPLES = 64
+"""… and sees the 4 ms before them."""
+FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE_HZ
+
+_SPEECH_POWER = 10.0 ** (-20.0 / 10.0)
+"""-20 dBFS: the level of speech that networks were trained on."""
+
+_MAX_GAIN = 100.0
+"""40 dB: a microphone turned nearly off. More would make speech of circuit noise."""
+
+_LEVEL_DECAY_PER_SECOND = 0.95
+"""How fast a loud moment is forgotten: half in 13 s."""
+
+_STATE_UNITS = 128
+_BATCH_FRAMES = 512
+"""Frames per call of the network: beyond this its activations leave the cache and it slows down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechRules:
+    """When speech begins and ends."""
+
+    begin_probability: float = 0.5
+    end_probability: float = 0.35
+    min_silence_seconds: float = 0.5
+    """A pause this long ends an utterance."""
+    padding_seconds: float = 0.2
+    """Sound kept on either side: soft first and last consonants are below any threshold."""
+    min_voiced_seconds: float = 0.09
+    """Less than three frames of voice is a click; the shortest "no" has more."""
+    max_utterance_seconds: float = 24.0
+    """A longer one is cut at its softest moment; recognisers see 30 s at most."""
+    floor_dbfs: float = -66.0
+    """Frames below this level are silence without asking the network."""
+    hangover_seconds: float = 1.0
+    """After the last loud frame the network listens on for so long, to end speech by its rules."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utterance:
+    """A stretch of one track in which somebody speaks."""
+
+    start_sample: int
+    """Position in the track, at 16 kHz."""
+    samples: Samples
+    voiced_seconds: float
+    """How much of it the voice detector took for voice."""
+
+    @property
+    def end_sample(self) -> int:
+        return self.start_sample + self.samples.size
+
+
+class VoiceState:
+    """What the detector remembers of one track between calls."""
+
+    def __init__(self) -> None:
+        self.hidden = np.zeros((1, 1, _STATE_UNITS), dtype=np.float32)
+        self.cell = np.zeros((1, 1, _STATE_UNITS), dtype=np.float32)
+
+
+class VoiceDetector:
+    """The Silero network: probability of voice for each frame. Stateless, one for all tracks."""
+
+    def __init__(self) -> None:
+        options = onnxruntime.SessionOptions()
+        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = 1
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(
+            str(_network_path()), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+
+    def probabilities(
+        self, samples: Samples, before: Samples, state: VoiceState
+    ) -> NDArray[np.float32]:
+        """Judge whole frames; `before` are the `CONTEXT_SAMPLES` preceding them.
+
+        Returns shape (frames,). `state` is carried forward.
+        """
+        frames = samples.reshape(-1, FRAME_SAMPLES)
+        context = np.empty((frames.shape[0], CONTEXT_SAMPLES), dtype=np.float32)
+        context[0] = before
+        context[1:] = frames[:-1, -CONTEXT_SAMPLES:]
+        inputs = np.concatenate([context, frames], axis=1)
+        judged = []
+        for first in range(0, inputs.shape[0], _BATCH_FRAMES):
+            probabilities, state.hidden, state.cell = self._session.run(
+                None,
+                {
+                    "input": inputs[first : first + _BATCH_FRAMES],
+                    "h": state.hidden,
+                    "c": state.cell,
+                },
+            )
+            judged.append(probabilities.reshape(-1))
+        return np.concatenate(judged)
+
+
+class UtteranceFinder:
+    """Cuts one track into utterances as its audio arrives."""
+
+    def __init__(self, detector: VoiceDetector, rules: SpeechRules | None = None) -> None:
+        self._detector = detector
+        self._rules = rules or SpeechRules()
+        self._hangover_frames = round(self._rules.hangover_seconds / FRAME_SECONDS)
+        self._end_frames = round(self._rules.min_silence_seconds / FRAME_SECONDS)
+        self._padding_samples = int(self._rules.padding_seconds * SAMPLE_RATE_HZ)
+        self._floor_power = 10.0 ** (self._rules.floor_dbfs / 10.0)
+        self._level_power = 0.0
+        self._audio: Samples = np.zeros(0, dtype=np.float32)
+        self._audio_start = 0
+        self._judged_end = 0
+        self._last_end = 0
+        self._speech_start: int | None = None
+        self._silence_start: int | None = None
+        self._voiced_frames = 0
+        self._trail: list[float] = []
+        self._restart(0)
+
+    def feed(self, start_sample: int, samples: Samples) -> list[Utterance]:
+        """Take the next audio; a `start_sample` beyond what was fed means a hole of silence."""
+        found: list[Utterance] = []
+        expected = self._audio_start + self._audio.size
+        if start_sample > expected:
+            found += self.finish()
+            self._restart(start_sample)
+        self._audio = np.concatenate([self._audio, samples])
+        first_new = self._judged_end - self._audio_start
+        whole = (self._audio.size - first_new) // FRAME_SAMPLES * FRAME_SAMPLES
+        if whole:
+            found += self._judge(first_new, whole)
+            self._forget()
+        return found
+
+    def finish(self) -> list[Utterance]:
+        """End of the track, or of a stretch of it: the open utterance ends here."""
+        found = []
+        if self._speech_start is not None:
+            end = self._silence_start if self._silence_start is not None else self._judged_end
+            # What is left of the last, incomplete frame belongs to an utterance still in voice.
+            if self._silence_start is None:
+                end = self._audio_start + self._audio.size
+            found = self._close(end)
+        self._restart(self._audio_start + self._audio.size)
+        return found
+
+    def _restart(self, at_sample: int) -> None:
+        self._audio = np.zeros(0, dtype=np.float32)
+        self._audio_start = at_sample
+        self._judged_end = at_sample
+        self._state = VoiceState()
+        self._quiet_frames = self._hangover_frames + 1
+        self._last_end = at_sample
+        self._idle()
+
+    def _idle(self) -> None:
+        self._speech_start = None
+        self._silence_start = None
+        self._voiced_frames = 0
+        self._trail = []
+
+    def _judge(self, first: int, length: int) -> list[Utterance]:
+        fresh = self._audio[first : first + length]
+        frames = fresh.reshape(-1, FRAME_SAMPLES)
+        power = _frame_power(frames)
+        loud = power >= self._floor_power
+        self._follow_level(power[loud], frames.shape[0])
+        probabilities = self._listen(first, fresh, loud)
+        found: list[Utterance] = []
+        for probability in probabilities.tolist():
+            found += self._step(probability)
+        return found
+
+    def _follow_level(self, loud_power: NDArray[np.float32], frames: int) -> None:
+        self._level_power *= _LEVEL_DECAY_PER_SECOND ** (frames * FRAME_SECONDS)
+        if loud_power.size:
+            self._level_power = max(self._level_power, float(np.percentile(loud_power, 90)))
+
+    def _listen(self, first: int, fresh: Samples, loud: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Probabilities of all frames, 0 where the energy gate is shut."""
+        count = loud.size
+        index = np.arange(count)
+        last_loud = np.maximum.accumulate(np.where(loud, index, -1 - self._quiet_frames))
+        quiet = index - last_loud
+        is_open = quiet <= self._hangover_frames
+        was_open = self._quiet_frames <= self._hangover_frames
+        self._quiet_frames = min(int(quiet[-1]), self._hangover_frames + 1)
+        gain = _gain(self._level_power)
+        probabilities = np.zeros(count, dtype=np.float32)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], is_open, [False]]).astype(np.int8)))
+        for begin, end in edges.reshape(-1, 2).tolist():
+            if begin > 0 or not was_open:
+                self._state = VoiceState()
+            at = first + begin * FRAME_SAMPLES
+            before = self._audio[max(0, at - CONTEXT_SAMPLES) : at]
+            before = np.pad(before, (CONTEXT_SAMPLES - before.size, 0))
+            piece = fresh[begin * FRAME_SAMPLES : end * FRAME_SAMPLES]
+            probabilities[begin:end] = self._detector.probabilities(
+                piece * gain, before * gain, self._state
+            )
+        return probabilities
+
+    def _step(self, probability: float) -> list[Utterance]:
+        rules = self._rules
+        frame_start = self._judged_end
+        self._judged_end += FRAME_SAMPLES
+        if self._speech_start is None:
+            if probability < rules.begin_probability:
+                return []
+            self._speech_start = frame_start
+        if probability >= rules.begin_probability:
+            self._voiced_frames += 1
+            self._silence_start = None
+        elif probability < rules.end_probability and self._silence_start is None:
+            self._silence_start = frame_start
+        self._trail.append(probability)
+        if self._silence_start is not None:
+            silent_frames = (self._judged_end - self._silence_start) // FRAME_SAMPLES
+            if silent_frames >= self._end_frames:
+                return self._close(self._silence_start)
+        if len(self._trail) * FRAME_SECONDS >= rules.max_utterance_seconds:
+            return self._split()
+        return []
+
+    def _split(self) -> list[Utterance]:
+        """Too long: end it at its softest moment in the second half and go on from there."""
+        assert self._speech_start is not None
+        trail = np.array(self._trail, dtype=np.float32)
+        smooth = np.convolve(trail, np.ones(5) / 5, mode="same")
+        half = smooth.size // 2
+        cut_frame = half + int(np.argmin(smooth[half:-2]))
+        cut = self._speech_start + cut_frame * FRAME_SAMPLES
+        rest = self._trail[cut_frame:]
+        silence_start = self._silence_start
+        begin = self._rules.begin_probability
+        voiced_left = sum(probability >= begin for probability in rest)
+        self._voiced_frames -= voiced_left
+        found = self._cut(self._speech_start, cut, pad_end_samples=0)
+        self._speech_start = cut
+        self._silence_start = silence_start
+        self._trail = rest
+        self._voiced_frames = voiced_left
+        return found
+
+    def _close(self, end_sample: int) -> list[Utterance]:
+        assert self._speech_start is not None
+        found = self._cut(self._speech_start, end_sample, pad_end_samples=self._padding_samples)
+        self._idle()
+        return found
+
+    def _cut(self, start: int, end: int, *, pad_end_samples: int) -> list[Utterance]:
+        voiced_seconds = self._voiced_frames * FRAME_SECONDS
+        if voiced_seconds < self._rules.min_voiced_seconds:
+            return []
+        start = max(start - self._padding_samples, self._last_end, self._audio_start)
+        end = min(end + pad_end_samples, self._audio_start + self._audio.size)
+        self._last_end = end
+        samples = _amplified(self._audio[start - self._audio_start : end - self._audio_start])
+        return [Utterance(start_sample=start, samples=samples, voiced_seconds=voiced_seconds)]
+
+    def _forget(self) -> None:
+        """Drop audio that no utterance can need any more."""
+        needed = self._judged_end if self._speech_start is None else self._speech_start
+        keep_from = max(needed - self._padding_samples - FRAME_SAMPLES, self._audio_start)
+        self._audio = self._audio[keep_from - self._audio_start :].copy()
+        self._audio_start = keep_from
+
+
+def _amplified(samples: Samples) -> Samples:
+    """A copy at the level of ordinary speech; what is loud enough stays as it is."""
+    whole = samples.size // FRAME_SAMPLES * FRAME_SAMPLES
+    power = _frame_power(samples[:whole].reshape(-1, FRAME_SAMPLES))
+    gain = _gain(float(np.percentile(power, 90))) if power.size else np.float32(1.0)
+    amplified: Samples = np.clip(samples * gain, -1.0, 1.0)
+    return amplified
+
+
+def _frame_power(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    power: NDArray[np.float32] = np.einsum("ij,ij->i", frames, frames) / np.float32(FRAME_SAMPLES)
+    return power
+
+
+def _gain(power: float) -> np.float32:
+    if power <= 0.0:
+        return np.float32(1.0)
+    return np.float32(min(max((_SPEECH_POWER / power) ** 0.5, 1.0), _MAX_GAIN))
+
+
+def _network_path() -> Path:
+    # The network ships inside faster-whisper; finding it must not import that package, which
+    # brings a download client along.
+    spec = importlib.util.find_spec("faster_whisper")
+    if spec is None or not spec.submodule_search_locations:
+        raise SpeechError(
+            Reason.ENGINE_UNAVAILABLE,
+            "the voice detector's network is not installed; install callsd[daemon]",
+        )
+    candidates = sorted(Path(spec.submodule_search_locations[0], "assets").glob("silero_vad*.onnx"))
+    if not candidates:
+        raise SpeechError(
+            Reason.ENGINE_UNAVAILABLE,
+            "faster-whisper carries no Silero network; reinstall callsd[daemon]",
+        )
+    return candidates[-1]

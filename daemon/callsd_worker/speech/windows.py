@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packing utterances of one speaker into recognition windows, and the way back to track time."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples, Utterance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A stretch of the track as it lies in a window. Positions in samples at 16 kHz."""
+
+    track_start_sample: int
+    window_start_sample: int
+    length_samples: int
+    voiced_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What is recognised at once: one or more utterances of one speaker with pauses cut out."""
+
+    samples: Samples
+    pieces: tuple[Piece, ...]
+
+    @property
+    def seconds(self) -> float:
+        return self.samples.size / SAMPLE_RATE_HZ
+
+    @property
+    def voiced_seconds(self) -> float:
+        return sum(piece.voiced_seconds for piece in self.pieces)
+
+    def piece_at(self, window_seconds: float) -> int:
+        """Index of the piece in which a moment of the window lies."""
+        sample = window_seconds * SAMPLE_RATE_HZ
+        for index in range(len(self.pieces) - 1, 0, -1):
+            if sample >= self.pieces[index].window_start_sample:
+                return index
+        return 0
+
+    def track_seconds(self, window_seconds: float, *, piece: int) -> float:
+        """The moment in the track, held within the given piece."""
+        part = self.pieces[piece]
+        within = window_seconds * SAMPLE_RATE_HZ - part.window_start_sample
+        within = min(max(within, 0.0), float(part.length_samples))
+        return (part.track_start_sample + within) / SAMPLE_RATE_HZ
+
+    def unpacked(self) -> list["Window"]:
+        """The same audio, one window per piece."""
+        return [
+            Window(
+                samples=self.samples[
+                    piece.window_start_sample : piece.window_start_sample + piece.length_samples
+                ],
+                pieces=(
+                    Piece(
+                        track_start_sample=piece.track_start_sample,
+                        window_start_sample=0,
+                        length_samples=piece.length_samples,
+                        voiced_seconds=piece.voiced_seconds,
+                    ),
+                ),
+            )
+            for piece in self.pieces
+        ]
+
+
+class WindowPacker:
+    """Joins neighbouring utterances until a window is full."""
+
+    def __init__(self, *, target_seconds: float) -> None:
+        self._target_samples = int(target_seconds * SAMPLE_RATE_HZ)
+        self._waiting: list[Utterance] = []
+        self._waiting_samples = 0
+
+    def add(self, utterance: Utterance) -> list[Window]:
+        """Take the next utterance; returns the window that it completed, if it did."""
+        done = []
+        if self._waiting_samples + utterance.samples.size > self._target_samples:
+            done = self.finish()
+        self._waiting.append(utterance)
+        self._waiting_samples += utterance.samples.size
+        return done
+
+    def finish(self) -> list[Window]:
+        if not self._waiting:
+            return []
+        pieces = []
+        position = 0
+        for utterance in self._waiting:
+            pieces.append(
+                Piece(
+                    track_start_sample=utterance.start_sample,
+                    window_start_sample=position,
+                    length_samples=utterance.samples.size,
+                    voiced_seconds=utterance.voiced_seconds,
+                )
+            )
+            position += utterance.samples.size
+        window = Window(
+            samples=np.concatenate([utterance.samples for utterance in self._waiting]),
+            pieces=tuple(pieces),
+        )
+        self._waiting = []
+        self._waiting_samples = 0
+        return [window]

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recognising windows, and listening again, more carefully, where the result looks wrong."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised
+from callsd_worker.speech.loops import Flaw, find_flaw, is_invented, without_repeats
+from callsd_worker.speech.windows import Window
+
+
+Heard = tuple[Window, Recognised]
+
+TRAINED_SECONDS = 30.0
+"""Windows were always this long in training: the safest padding, and the dearest."""
+
+RETRY_BEAM_SIZE = 5
+RETRY_TEMPERATURE = 0.4
+"""The last resort: a little randomness leaves a loop that every greedy path runs into."""
+
+
+def listen(
+    engine: Engine,
+    windows: Sequence[Window],
+    encoded: Sequence[Encoded],
+    options: DecodeOptions,
+    on_window: Callable[[], None],
+) -> list[list[Heard]]:
+    """Recognise encoded windows; a suspicious one is heard again alone, in ever safer ways.
+
+    Returns one list per window: nothing if nobody spoke, and if it was heard again, one entry
+    for each of its utterances.
+    """
+    heard: list[list[Heard]] = []
+    for window, result in zip(windows, engine.recognise(encoded, options), strict=True):
+        on_window()
+        if _flaw(window, result) is None:
+            heard.append([(window, result)])
+        else:
+            heard.append(_listen_again(engine, window, result, options, on_window))
+    return heard
+
+
+def _listen_again(
+    engine: Engine,
+    window: Window,
+    first: Recognised,
+    options: DecodeOptions,
+    on_window: Callable[[], None],
+) -> list[Heard]:
+    heard: list[Heard] = []
+    for part in window.unpacked():
+        attempts = [first] if len(window.pieces) == 1 else []
+        for careful in (
+            replace(options, beam_size=RETRY_BEAM_SIZE),
+            replace(options, temperature=RETRY_TEMPERATURE),
+        ):
+            encoded = engine.encode(part.samples, padded_seconds=TRAINED_SECONDS)
+            attempts += engine.recognise([encoded], careful)
+            on_window()
+            if _flaw(part, attempts[-1]) is None:
+                break
+        heard.append((part, _best(part, attempts)))
+    return heard
+
+
+def _best(window: Window, attempts: Sequence[Recognised]) -> Recognised:
+    """The last attempt if it is sound; else the most credible of all, its loops said once."""
+    last = attempts[-1]
+    if _flaw(window, last) is None:
+        return last
+    credible = [attempt for attempt in attempts if not is_invented(attempt)]
+    if not credible:
+        return replace(last, text="", words=(), token_count=0)
+    # Speech passed over is worse than speech repeated, which can be cut out again.
+    complete = [item for item in credible if _flaw(window, item) != Flaw.OMISSION] or credible
+    chosen = max(complete, key=lambda attempt: attempt.average_log_probability)
+    words = without_repeats(chosen.words, [word.text for word in chosen.words])
+    if len(words) == len(chosen.words):
+        return chosen
+    return replace(chosen, words=tuple(words), text="".join(word.text for word in words).strip())
+
+
+def _flaw(window: Window, heard: Recognised) -> Flaw | None:
+    return find_flaw(heard, seconds=window.seconds, voiced_seconds=window.voiced_seconds)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A call's tracks in, its transcript out.
+
+Tracks are decoded as streams; only speech is kept, and of that one round's worth at a time.
+All windows of a round, whoever speaks in them, are recognised in batches of equal length.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+from callsd_worker.speech.engine import DecodeOptions, Encoded
+from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.transcriber.languages import Vote, check_language, choose_probes, decide
+from callsd_worker.transcriber.listening import listen
+from callsd_worker.transcriber.loading import clamp_threads, load_engine
+from callsd_worker.transcriber.progress import Meter
+from callsd_worker.transcriber.reading import (
+    OwnedWindow,
+    TrackState,
+    open_tracks,
+    refuse_if_all_failed,
+    rounds,
+)
+from callsd_worker.transcriber.segments import place
+from callsd_worker.transcriber.types import (
+    ModelFiles,
+    Progress,
+    Segment,
+    Settings,
+    Track,
+    TrackResult,
+    Transcript,
+    Word,
+)
+
+
+__all__ = [
+    "ModelFiles",
+    "Progress",
+    "Reason",
+    "Segment",
+    "Settings",
+    "SpeechError",
+    "Track",
+    "TrackResult",
+    "Transcript",
+    "Word",
+    "transcribe",
+]
+
+
+def transcribe(
+    tracks: Sequence[Track],
+    settings: Settings,
+    *,
+    on_progress: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+) -> Transcript:
+    """Transcribe a call: one track per speaker, all on one clock.
+
+    A track that cannot be used is named in its TrackResult and does not harm the others.
+
+    Raises:
+        SpeechError: INPUT_INVALID (no usable track), MODEL_INVALID, MODEL_MISSING,
+            ENGINE_UNAVAILABLE, LANGUAGE_UNSUPPORTED, CANCELLED (`should_stop` said so).
+    """
+    meter = Meter(on_progress, should_stop)
+    meter.enter("loading")
+    threads, notices = clamp_threads(settings.threads)
+    states = open_tracks(tracks, meter)
+    recogniser = _Recogniser(settings, threads=threads, meter=meter)
+    for state in states:
+        state.language = recogniser.given_language(state.track)
+    meter.enter("decoding")
+    for windows in rounds(states, meter, notices):
+        recogniser.recognise(windows)
+    refuse_if_all_failed(states)
+    meter.finish()
+    return _transcript(states, recogniser.engine_name, notices)
+
+
+class _Recogniser:
+    """The loaded engine, and the order in which windows reach it."""
+
+    def __init__(self, settings: Settings, *, threads: int, meter: Meter) -> None:
+        self._settings = settings
+        self._meter = meter
+        self._engine = load_engine(settings, threads=threads)
+        self.engine_name = self._engine.name
+
+    def given_language(self, track: Track) -> str:
+        """The track's language if it need not be detected, else empty.
+
+        Raises SpeechError LANGUAGE_UNSUPPORTED.
+        """
+        given = track.language or self._settings.language
+        check_language(
+            given, self._engine, model=self._settings.model.name, task=self._settings.task
+        )
+        return given if self._engine.is_multilingual else "en"
+
+    def recognise(self, windows: list[OwnedWindow]) -> None:
+        """Put the segments of one round into the states of their tracks."""
+        self._meter.begin_round(sum(window.seconds for _, window in windows))
+        by_language: dict[str, list[OwnedWindow]] = defaultdict(list)
+        for state, window in self._probe_languages(windows):
+            by_language[state.language].append((state, window))
+        for same_language in by_language.values():
+            for batch in self._batches(same_language):
+                self._listen(batch, self._encode(batch))
+        self._meter.end_round()
+
+    def _probe_languages(self, windows: list[OwnedWindow]) -> list[OwnedWindow]:
+        """Decide missing languages; the windows used for that are recognised at once.
+
+        Returns the windows that remain.
+        """
+        probes: list[OwnedWindow] = []
+        for state in _unique(state for state, _ in windows if not state.language):
+            own = [window for owner, window in windows if owner is state]
+            probes += [(state, own[at]) for at in choose_probes(own)]
+        if not probes:
+            return windows
+        votes: dict[int, list[Vote]] = defaultdict(list)
+        encodings = []
+        for batch in self._batches(probes):
+            encoded = self._encode(batch)
+            encodings.append((batch, encoded))
+            for (state, window), probabilities in zip(
+                batch, self._engine.detect_language(encoded), strict=True
+            ):
+                votes[id(state)].append((probabilities, window.seconds))
+        known = {id(state): state.language for state, _ in windows if state.language}
+        languages = decide(votes, known)
+        for state, _ in probes:
+            state.language = languages[id(state)]
+        for batch, encoded in encodings:
+            self._listen(batch, encoded)
+        used = {id(window) for _, window in probes}
+        return [(state, window) for state, window in windows if id(window) not in used]
+
+    def _batches(self, windows: list[OwnedWindow]) -> Iterator[list[OwnedWindow]]:
+        """Windows of like length side by side: a batch is padded to its longest."""
+        ordered = sorted(windows, key=lambda item: item[1].seconds, reverse=True)
+        size = self._engine.batch_windows
+        for first in range(0, len(ordered), size):
+            yield ordered[first : first + size]
+
+    def _encode(self, batch: list[OwnedWindow]) -> list[Encoded]:
+        padded_seconds = self._engine.padded_seconds(max(window.seconds for _, window in batch))
+        encoded = []
+        for _, window in batch:
+            self._meter.check()
+            encoded.append(self._engine.encode(window.samples, padded_seconds=padded_seconds))
+        return encoded
+
+    def _listen(self, batch: list[OwnedWindow], encoded: list[Encoded]) -> None:
+        for language in sorted({state.language for state, _ in batch}):
+            chosen = [at for at, (state, _) in enumerate(batch) if state.language == language]
+            heard = listen(
+                self._engine,
+                [batch[at][1] for at in chosen],
+                [encoded[at] for at in chosen],
+                self._options(language),
+                self._meter.check,
+            )
+            for at, parts in zip(chosen, heard, strict=True):
+                state = batch[at][0]
+                state.segments += place(
+                    parts,
+                    speaker=state.track.speaker,
+                    language=language,
+                    start_offset_seconds=state.track.start_offset_seconds,
+                )
+        self._meter.add_recognised(sum(window.seconds for _, window in batch))
+
+    def _options(self, language: str) -> DecodeOptions:
+        settings = self._settings
+        hints = settings.initial_prompt.strip()
+        if settings.vocabulary:
+            hints = f"{hints} {', '.join(settings.vocabulary)}.".strip()
+        return DecodeOptions(
+            language=language, task=settings.task, hints=hints, beam_size=settings.beam_size
+        )
+
+
+def _unique(items: Iterator[TrackState]) -> list[TrackState]:
+    return list({id(item): item for item in items}.values())
+
+
+def _transcript(
+    states: list[TrackState], engine_name: str, notices: list[tuple[str, str]]
+) -> Transcript:
+    segments = sorted(
+        (segment for state in states for segment in state.segments),
+        key=lambda segment: segment.start_seconds,
+    )
+    spoken: dict[str, float] = defaultdict(float)
+    for state in states:
+        if state.speech_seconds:
+            spoken[state.language] += state.speech_seconds
+    return Transcript(
+        segments=tuple(segments),
+        tracks=tuple(
+            TrackResult(
+                speaker=state.track.speaker,
+                duration_seconds=state.duration_seconds,
+                speech_seconds=state.speech_seconds,
+                language=state.language if state.speech_seconds else "",
+                failure_reason=Reason.INPUT_INVALID.value if state.failure else "",
+                failure_message=state.failure,
+            )
+            for state in states
+        ),
+        language=max(spoken, key=spoken.__getitem__) if spoken else "",
+        engine=engine_name,
+        notices=tuple(notices),
+    )

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From words in windows to segments on the call's clock."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from callsd_worker.speech.engine import Recognised
+from callsd_worker.speech.windows import Window
+from callsd_worker.transcriber.types import Segment, Word
+
+
+MIN_SEGMENT_SECONDS = 1.0
+"""A sentence shorter than this stays with the next one."""
+
+MAX_SEGMENT_SECONDS = 10.0
+"""A subtitle longer than this cannot be read in one go; it ends at the next word."""
+
+MAX_SEGMENT_CHARACTERS = 180
+
+_TRIM_SAMPLES = 320
+_TRIM_SECONDS = 0.02
+
+_SENTENCE_ENDS = (".", "?", "!", "。", "？", "！", "…", "।", "؟")
+_CLAUSE_ENDS = (",", ";", ":", "，", "、", "؛")
+
+
+def place(
+    heard: Iterable[tuple[Window, Recognised]],
+    *,
+    speaker: str,
+    language: str,
+    start_offset_seconds: float,
+) -> list[Segment]:
+    """Segments of one track, in order."""
+    segments = []
+    for window, result in heard:
+        for words in _sentences(_timed(window, result, start_offset_seconds)):
+            segments.append(  # noqa: PERF401 - two loops read better
+                Segment(
+                    speaker=speaker,
+                    start_seconds=words[0].start_seconds,
+                    end_seconds=words[-1].end_seconds,
+                    text="".join(word.text for word in words).strip(),
+                    words=tuple(
+                        Word(
+                            text=word.text.strip(),
+                            start_seconds=word.start_seconds,
+                            end_seconds=word.end_seconds,
+                            probability=word.probability,
+                        )
+                        for word in words
+                    ),
+                    language=language,
+                )
+            )
+    return sorted(segments, key=lambda segment: segment.start_seconds)
+
+
+def _timed(window: Window, result: Recognised, offset_seconds: float) -> list[tuple[int, Word]]:
+    """Words on the call's clock, each with the index of the utterance it was said in."""
+    loudness = _Loudness(window)
+    timed = []
+    earliest = 0.0
+    for word in result.words:
+        if not word.text.strip():
+            continue
+        begin, finish = loudness.trim(word.start_seconds, word.end_seconds)
+        # The middle decides: edges of words at a seam may lie on the wrong side of it.
+        piece = window.piece_at((begin + finish) / 2)
+        start = window.track_seconds(begin, piece=piece) + offset_seconds
+        end = window.track_seconds(finish, piece=piece) + offset_seconds
+        start = max(start, earliest)
+        end = max(end, start)
+        earliest = start
+        timed.append(
+            (
+                piece,
+                Word(
+                    text=word.text,
+                    start_seconds=start,
+                    end_seconds=end,
+                    probability=word.probability,
+                ),
+            )
+        )
+    return timed
+
+
+class _Loudness:
+    """Where a window is loud: attention gives the pause before a word to the word."""
+
+    def __init__(self, window: Window) -> None:
+        count = window.samples.size // _TRIM_SAMPLES
+        frames = window.samples[: count * _TRIM_SAMPLES].reshape(count, _TRIM_SAMPLES)
+        power = np.einsum("ij,ij->i", frames, frames) / _TRIM_SAMPLES
+        level = 10.0 * np.log10(power + 1e-10)
+        if count:
+            # Half-way between pause and voice, whatever the noise.
+            level -= (np.percentile(level, 5) + np.percentile(level, 90)) / 2
+        self._is_loud = level > 0.0
+
+    def trim(self, start_seconds: float, end_seconds: float) -> tuple[float, float]:
+        """The loud part of an interval; all of it if it is quiet throughout."""
+        first = int(start_seconds / _TRIM_SECONDS)
+        after = int(end_seconds / _TRIM_SECONDS) + 1
+        loud = np.flatnonzero(self._is_loud[first:after])
+        if not loud.size:
+            return start_seconds, end_seconds
+        return (
+            max(start_seconds, (first + int(loud[0])) * _TRIM_SECONDS),
+            min(end_seconds, (first + int(loud[-1]) + 1) * _TRIM_SECONDS),
+        )
+
+
+def _sentences(timed: list[tuple[int, Word]]) -> list[list[Word]]:
+    sentences: list[list[Word]] = []
+    current: list[Word] = []
+    current_piece = -1
+    for piece, word in timed:
+        if current and (piece != current_piece or _is_complete(current, word)):
+            sentences.append(current)
+            current = []
+        current.append(word)
+        current_piece = piece
+    if current:
+        sentences.append(current)
+    return sentences
+
+
+def _is_complete(words: list[Word], following: Word) -> bool:
+    """Whether a segment ends after these words, `following` being the next of the utterance."""
+    last = words[-1].text.strip()
+    seconds = words[-1].end_seconds - words[0].start_seconds
+    if last.endswith(_SENTENCE_ENDS):
+        return seconds >= MIN_SEGMENT_SECONDS
+    characters = sum(len(word.text) for word in words)
+    if last.endswith(_CLAUSE_ENDS):
+        return seconds >= 0.7 * MAX_SEGMENT_SECONDS or characters >= 0.7 * MAX_SEGMENT_CHARACTERS
+    return (
+        following.end_seconds - words[0].start_seconds > MAX_SEGMENT_SECONDS
+        or characters >= MAX_SEGMENT_CHARACTERS
+    )
