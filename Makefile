@@ -7,7 +7,6 @@ BIN := .venv/bin
 SETUP := .venv/.stamp
 GEN_SETUP := .venv-gen/.stamp
 MODELS := .cache/models
-PROTO_DEPS := .cache/protos/.stamp
 
 # What `make bench` runs; any directory with turns.json and one track per speaker is a call.
 CALL ?= daemon/callsd_bench/sample_call
@@ -99,7 +98,7 @@ doors: $(SETUP) ## import-linter: which room may import which
 	@$(BIN)/lint-imports --no-cache
 
 .PHONY: proto
-proto: $(SETUP) $(PROTO_DEPS) ## buf: format, rules, and no break with any released API
+proto: $(SETUP) ## buf: format, rules, and no break with any released API
 	@echo '==> buf'
 	@$(BIN)/buf format --diff --exit-code proto
 	@$(BIN)/buf lint proto
@@ -116,7 +115,7 @@ gen-check: $(GEN_SETUP) ## the committed generated code is what proto/ yields
 ## Renewing
 
 .PHONY: fmt
-fmt: $(SETUP) $(PROTO_DEPS) ## format Python and proto files, apply safe fixes
+fmt: $(SETUP) ## format Python and proto files, apply safe fixes
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 	$(BIN)/buf format --write proto
@@ -126,7 +125,7 @@ gen: $(GEN_SETUP) ## renew the code generated from proto/
 	@.venv-gen/bin/python tools/gen.py
 
 .PHONY: freeze-api
-freeze-api: $(SETUP) $(PROTO_DEPS) ## at a release: keep the API's image for `buf breaking`
+freeze-api: $(SETUP) ## at a release: keep the API's image for `buf breaking`
 	@mkdir -p proto/releases
 	@release=$$(sed -n 's/^version = "\([0-9]*\.[0-9]*\).*/v\1/p' pyproject.toml); \
 	    $(BIN)/buf build proto --output "proto/releases/$$release.binpb" && \
@@ -136,13 +135,6 @@ $(GEN_SETUP): tools/gen-requirements.txt
 	@tools/venv.sh '$(PYTHON)' .venv-gen
 	@echo '==> installing the code generators into .venv-gen'
 	@.venv-gen/bin/python -m pip install --quiet --requirement tools/gen-requirements.txt
-	@touch $@
-
-# buf resolves imports inside its workspace or from a registry; google/rpc comes from neither but
-# from the wheel we already have.
-$(PROTO_DEPS): $(SETUP)
-	@rm -rf $(@D) && mkdir -p $(@D)/google/rpc
-	@cp "$$($(BIN)/python -c 'import google.rpc; print(list(google.rpc.__path__)[0])')"/*.proto $(@D)/google/rpc
 	@touch $@
 
 .PHONY: clean

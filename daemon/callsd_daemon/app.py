@@ -77,6 +77,16 @@ TICK_SECONDS = 1.0
 SWEEP_SECONDS = 30.0
 SWEEP_JOBS = 100
 
+NOTICE_SECONDS = 0.25
+"""How long a daemon that ends still answers new calls, to say so: who is hung up on is told
+nothing, and a call that meets the closing of the door gets a status that says nothing either."""
+
+DRAIN_LOOK_SECONDS = 0.05
+
+LAST_CALLS_SECONDS = 1.0
+"""What is still open when all work has ended: calls that take milliseconds, and health watches
+that never end by themselves."""
+
 SERVER_OPTIONS = (
     # A second daemon on the same port must fail, not share it.
     ("grpc.so_reuseport", 0),
@@ -273,6 +283,7 @@ class _Daemon:
             max_concurrent_jobs=jobs.max_concurrent_jobs,
             max_per_kind={Kind.TRANSCRIPTION: jobs.max_transcription_jobs},
             max_queued_jobs=jobs.max_queued_jobs,
+            patience_seconds=jobs.queue_patience_seconds,
         )
 
     async def _serve(self) -> grpc.aio.Server:
@@ -348,8 +359,15 @@ class _Daemon:
         log.info("draining")
         await self._health.enter_graceful_shutdown()
         self._hub.close()
-        stopping = asyncio.create_task(server.stop(self._config.server.drain_seconds))
         forced = asyncio.create_task(self._forced.wait())
+        began = time.monotonic()
+        waited, patience = 0.0, self._config.server.drain_seconds
+        while waited < NOTICE_SECONDS or (self._hub.streams and waited < patience):
+            await asyncio.wait({forced}, timeout=DRAIN_LOOK_SECONDS)
+            if forced.done():
+                break
+            waited = time.monotonic() - began
+        stopping = asyncio.create_task(server.stop(LAST_CALLS_SECONDS))
         await asyncio.wait({stopping, forced}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
             await server.stop(0)

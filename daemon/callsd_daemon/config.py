@@ -6,6 +6,7 @@ Each field's comment in `SETTINGS` is its documentation; the sample file is made
 
 import difflib
 import getpass
+import ipaddress
 import os
 import re
 import tomllib
@@ -63,6 +64,7 @@ class Jobs(Section, frozen=True):
     max_concurrent_jobs: int = 0
     max_transcription_jobs: int = 0
     max_queued_jobs: int = 1000
+    queue_patience_seconds: float = 30.0
     max_duration_seconds: float = 86400.0
     max_attempts: int = 3
     retention_seconds: float = 30 * 86400.0
@@ -142,6 +144,8 @@ SETTINGS: dict[str, str] = {
     "jobs.max_concurrent_jobs": "Ceiling on running jobs. 0 = none: admission knows what fits.",
     "jobs.max_transcription_jobs": "Ceiling on running transcriptions. 0 = none.",
     "jobs.max_queued_jobs": "How many jobs may wait.",
+    "jobs.queue_patience_seconds": "How long the processor load of other programs may hold a "
+    "waiting transcription back; it gives way to them anyway.",
     "jobs.max_duration_seconds": "Longest run of a job that does not say so itself.",
     "jobs.max_attempts": "How often a transcription is begun anew after its worker has died.",
     "jobs.retention_seconds": "How long a finished job and its files are kept. 0 = until deleted.",
@@ -149,7 +153,8 @@ SETTINGS: dict[str, str] = {
     "jobs.start_timeout_seconds": "How long a worker may take to report for duty.",
     "jobs.silence_timeout_seconds": "A worker that says nothing for so long is ended.",
     "jobs.stop_grace_seconds": "How long a worker may take to end when asked.",
-    "admission.headroom_cores": "Cores kept free for everything else. -1 = a tenth of them, none on a single core.",
+    "admission.headroom_cores": "Cores kept free for everything else. -1 = a tenth of them, none "
+    "on a single core.",
     "admission.headroom_memory_bytes": "Memory kept free.",
     "admission.headroom_disk_bytes": "Disk space kept free; below it nothing is accepted.",
     "models.directory": "Where models lie. Default: models in the state directory.",
@@ -179,6 +184,7 @@ _BOUNDS = (
     _Bound(key="jobs.max_concurrent_jobs", low=0, high=100_000),
     _Bound(key="jobs.max_transcription_jobs", low=0, high=100_000),
     _Bound(key="jobs.max_queued_jobs", low=0, high=1_000_000),
+    _Bound(key="jobs.queue_patience_seconds", low=0, high=7 * 86400),
     _Bound(key="jobs.max_duration_seconds", low=1, high=7 * 86400),
     _Bound(key="jobs.max_attempts", low=1, high=100),
     _Bound(key="jobs.retention_seconds", low=0, high=3650 * 86400),
@@ -213,7 +219,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as problem:
             raise ConfigError(f"{path} cannot be read: {problem.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        except (ValueError, RecursionError) as problem:
+            # Not only TOMLDecodeError: digits without end and brackets without end are others.
             raise ConfigError(f"{path} is not valid TOML: {problem}") from None
     where = str(path) if path is not None else "the configuration"
     _refuse_unknown(values, where)
@@ -290,7 +297,7 @@ def default_runtime_directory(environ: Mapping[str, str]) -> Path:
         return Path(environ["RUNTIME_DIRECTORY"].partition(":")[0])
     if os.geteuid() == 0:
         return Path("/run/callsd")
-    if "XDG_RUNTIME_DIR" in environ:
+    if environ.get("XDG_RUNTIME_DIR"):
         return Path(environ["XDG_RUNTIME_DIR"]) / "callsd"
     return Path(f"/tmp/callsd-{getpass.getuser()}")  # noqa: S108 - made 0700 and checked at start
 
@@ -302,7 +309,7 @@ def _check(config: Config, where: str) -> None:
         value = values[section][name]
         if not bound.low <= value <= bound.high:
             raise ConfigError(
-                f"{where}: {bound.key} is {value:g}, but must be {bound.low:g} to {bound.high:g}"
+                f"{where}: {bound.key} is {value}, but must be {bound.low:g} to {bound.high:g}"
             )
     for key, choices in _CHOICES.items():
         section, _, name = key.partition(".")
@@ -314,31 +321,53 @@ def _check(config: Config, where: str) -> None:
     for root in config.media.roots:
         if not Path(root).is_absolute():
             raise ConfigError(f"{where}: media.roots: {root} is not an absolute path")
+    _check_endpoints(config, where)
+
+
+def _check_endpoints(config: Config, where: str) -> None:
     if bool(config.server.tls_certificate) != bool(config.server.tls_key):
         raise ConfigError(
             f"{where}: server.tls_certificate and server.tls_key belong together: set both"
         )
+    if config.server.tls_client_ca and not config.server.tls_certificate:
+        raise ConfigError(f"{where}: server.tls_client_ca needs server.tls_certificate as well")
     for endpoint in config.server.listen:
         _check_endpoint(endpoint, config, where)
+    if config.metrics.listen and _host_and_port(config.metrics.listen) is None:
+        raise ConfigError(f'{where}: metrics.listen: {config.metrics.listen} must be "HOST:PORT"')
 
 
 def _check_endpoint(endpoint: str, config: Config, where: str) -> None:
     if endpoint.startswith("unix:/"):
         # The kernel's own limit, sun_path.
-        if len(endpoint.removeprefix("unix:").encode()) > 107:  # noqa: PLR2004 - see above
+        if len(os.fsencode(endpoint.removeprefix("unix:"))) > 107:  # noqa: PLR2004 - see above
             raise ConfigError(f"{where}: server.listen: {endpoint} is longer than 107 bytes")
         return
-    match = re.fullmatch(r"tcp:(\[[0-9a-f:.]+\]|[^:\[\]]+):(\d+)", endpoint)
-    if match is None:
+    kind, _, address = endpoint.partition(":")
+    place = _host_and_port(address)
+    if kind != "tcp" or place is None:
         raise ConfigError(
             f'{where}: server.listen: {endpoint} must be "unix:/path" or "tcp:HOST:PORT"'
         )
-    loopback = match[1] in ("localhost", "[::1]") or match[1].startswith("127.")
-    if not loopback and not config.server.tls_certificate:
+    if not _is_loopback(place[0]) and not config.server.tls_certificate:
         raise ConfigError(
             f"{where}: server.listen: {endpoint} is reachable from other machines and needs TLS: "
             "set server.tls_certificate and server.tls_key"
         )
+
+
+def _host_and_port(text: str) -> tuple[str, int] | None:
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]/]+)):([0-9]{1,5})", text)
+    if match is None or int(match[3]) > 65535:  # noqa: PLR2004 - the highest port there is
+        return None
+    return match[1] or match[2], int(match[3])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, and only this one is ours for certain
+        return host == "localhost"
 
 
 def secret_file(value: str, environ: Mapping[str, str]) -> Path:

@@ -31,7 +31,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Limits set by the administrator; a ceiling of 0 means none."""
+    """Limits set by the administrator; 0 running jobs means no ceiling, 0 queued means no queue."""
 
     headroom_cores: float
     headroom_memory_bytes: int
@@ -39,6 +39,8 @@ class Policy:
     max_concurrent_jobs: int = 0
     max_per_kind: Mapping[Kind, int] = field(default_factory=dict)
     max_queued_jobs: int = 1000
+    patience_seconds: float = 30.0
+    """How long the processor load of others may hold a waiting job back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ class Request:
     kind: Kind
     reservation: Reservation
     may_queue: bool
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +169,8 @@ def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
     """Whether the job may start now, waits, or is refused.
 
     Batch jobs wait for processor, memory and slots, in the order they came; live jobs pass them.
+    They run at low priority and so give way to other processes: when these have held the first of
+    them back for longer than the policy's patience, it starts all the same, or it might never.
     Nothing waits for disk: what fills it is not expected to go away by itself.
     """
     books = accounts(snapshot, policy)
@@ -235,8 +240,12 @@ def _shortage(
                 unit="jobs",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
+    is_patient = request.kind not in BATCH_KINDS or request.waited_seconds < policy.patience_seconds
     for need, account in zip(_needs(request.reservation), books, strict=True):
-        if need > account.available:
+        available = account.available
+        if account.reason is Reason.CPU_EXHAUSTED and not is_patient:
+            available = account.budget - account.reserved
+        if need > available:
             return _refusal(account, need)
     return None
 

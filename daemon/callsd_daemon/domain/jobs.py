@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A job and its life cycle. Every change is a method that returns the changed job."""
 
+import math
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -218,10 +219,16 @@ class Job:
 
     def with_progress(self, progress: Progress, now: datetime) -> "Job":
         """The worker says how far it is; the fraction never goes back within one attempt."""
-        fraction = max(progress.fraction, self.progress.fraction)
+        fraction = max(_finite(progress.fraction), self.progress.fraction)
         return replace(
             self,
-            progress=replace(progress, fraction=min(fraction, 1.0)),
+            progress=Progress(
+                phase=progress.phase,
+                fraction=min(fraction, 1.0),
+                processed_seconds=_finite(progress.processed_seconds),
+                total_seconds=_finite(progress.total_seconds),
+                real_time_factor=_finite(progress.real_time_factor),
+            ),
             update_time=max(now, self.update_time),
         )
 
@@ -258,3 +265,8 @@ class Job:
             expire_time=None if retention is None else job.update_time + retention,
             waiting_for=None,
         )
+
+
+def _finite(figure: float) -> float:
+    """What a worker counted, as a figure that can be stored: a broken count is none."""
+    return max(0.0, figure) if math.isfinite(figure) else 0.0

@@ -55,10 +55,15 @@ class Desk:
         self._tell(job, decision, snapshot)
         return decision
 
-    def decide_next(self, books: Transaction, job: Job) -> Decision:
+    def decide_next(self, books: Transaction, job: Job, *, waited_seconds: float) -> Decision:
         """Decide whether the first job of the queue may start."""
         snapshot = self._snapshot(books)
-        request = Request(kind=job.kind, reservation=job.reservation, may_queue=True)
+        request = Request(
+            kind=job.kind,
+            reservation=job.reservation,
+            may_queue=True,
+            waited_seconds=waited_seconds,
+        )
         decision = decide(snapshot, request, self.policy)
         if isinstance(decision, Admit):
             self._tell(job, decision, snapshot)

@@ -87,7 +87,8 @@ def launch(mark: str, bootstrap: bytes, log: Path) -> Process:
     environment[processes.JOB_MARK] = mark
     with log.open("ab") as output:
         child = subprocess.Popen(
-            [sys.executable, *([PROGRAM] if PROGRAM else ["-m", "callsd_worker"])],
+            # The mark is of no use to the worker: by it a later daemon knows it again.
+            [sys.executable, *([PROGRAM] if PROGRAM else ["-m", "callsd_worker"]), mark],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

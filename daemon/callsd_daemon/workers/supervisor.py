@@ -134,7 +134,8 @@ class Supervisor:
         job = books.first_queued()
         if job is None:
             return None
-        decision = self._desk.decide_next(books, job)
+        waited = (self._now() - job.create_time).total_seconds()
+        decision = self._desk.decide_next(books, job, waited_seconds=waited)
         if isinstance(decision, Admit):
             started, token = self._with_worker(job)
             return Grant(job=books.put(started), decision=decision, token=token)

@@ -555,9 +555,9 @@ class TranscriptionOutcome(_message.Message):
     word_count: _builtins.int
     """Words in the transcript."""
     audio_seconds: _builtins.float
-    """Length of all tracks together. Unit: seconds."""
+    """Length of the call. Unit: seconds."""
     real_time_factor: _builtins.float
-    """Seconds of audio worked off in one second of wall time."""
+    """Seconds of the call worked off in one second of wall time."""
     @_builtins.property
     def tracks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrackOutcome]:
         """In the order of the assignment."""

@@ -80,7 +80,10 @@ def transcribe(session: Session) -> None:
         media_type, write = writers[suffix]
         content = write().encode()
         artifacts.append(write_artifact(directory, f"transcript.{suffix}", media_type, content))
-    audio = sum(track.duration_seconds for track in transcript.tracks)
+    call_seconds = max(
+        track.start_offset_seconds + found.duration_seconds
+        for track, found in zip(work.tracks, transcript.tracks, strict=True)
+    )
     write_outcome(
         directory,
         generation,
@@ -102,7 +105,7 @@ def transcribe(session: Session) -> None:
             engine=transcript.engine,
             segment_count=len(transcript.segments),
             word_count=sum(len(segment.text.split()) for segment in transcript.segments),
-            audio_seconds=audio,
+            audio_seconds=call_seconds,
             real_time_factor=last.real_time_factor or (last.total_seconds / elapsed),
         ),
     )

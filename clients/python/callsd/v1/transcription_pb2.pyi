@@ -250,14 +250,14 @@ class TranscriptionResult(_message.Message):
     word_count: _builtins.int
     """Words in the transcript."""
     real_time_factor: _builtins.float
-    """Seconds of audio worked off in one second of wall time."""
+    """Seconds of the call worked off in one second of wall time."""
     @_builtins.property
     def tracks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrackResult]:
         """One entry for each track, in the order of the request."""
 
     @_builtins.property
     def audio_duration(self) -> _duration_pb2.Duration:
-        """Length of all tracks together."""
+        """Length of the call: from its start to the end of its last track."""
 
     def __init__(
         self,
