@@ -25,7 +25,13 @@ from callsd_daemon.models.catalogue import (
 )
 from callsd_daemon.models.errors import ModelError, PullInterrupted
 from callsd_daemon.models.manifest import FileRecord, Manifest, Trial, write_manifest
-from callsd_daemon.models.sources import Watch, copy_local, fetch_from_hub, fetch_from_index
+from callsd_daemon.models.sources import (
+    Watch,
+    copy_local,
+    fetch_from_hub,
+    fetch_from_index,
+    find_local,
+)
 from callsd_daemon.models.store import ModelState, ModelStatus, ModelStore, check_name, disk_errors
 from callsd_daemon.models.tool import ToolRequest, run_tool
 
@@ -185,14 +191,13 @@ class _Pull:
         )
 
     def copy(self, entry: CatalogueEntry | None, path: Path) -> str:
-        total_bytes = 0
-        if path.exists():
-            total_bytes = sum(file.stat().st_size for file in [path, *path.rglob("*")])
-            self._check_space(total_bytes)
-        origin = copy_local(path, self.build, watch=self._watch(str(path), total_bytes))
+        files = find_local(path)
+        total_bytes = sum(file.size_bytes for file in files)
+        self._check_space(total_bytes)
+        copy_local(files, self.build, watch=self._watch(str(path), total_bytes))
         if entry is not None:
             self._check_pins(entry, path)
-        return origin
+        return f"file: {path.resolve()}"
 
     def finish(self, name: str, origin: str) -> Manifest:
         """Convert what needs converting, try every form, and write down what there is."""

@@ -21,6 +21,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -120,51 +121,80 @@ def fetch_from_hub(
     return f"hub: {source.repository} {source.revision}"
 
 
-def copy_local(path: Path, destination: Path, *, watch: Watch) -> str:
-    """Copy a CTranslate2 directory or a GGML file into `destination`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalFile:
+    """A file to be copied into a model."""
 
-    Returns what to call the source in a manifest. ModelError SOURCE_UNAVAILABLE: the path does
-    not lead to either.
+    origin: Path
+    relative: str
+    """Where it goes in the model's directory."""
+    size_bytes: int
+
+
+def find_local(path: Path) -> tuple[LocalFile, ...]:
+    """What a CTranslate2 directory or a GGML file has to give.
+
+    Raises:
+        ModelError: SOURCE_UNAVAILABLE where the path does not lead to either, MODEL_INVALID where
+            it leads to another kind of file.
     """
     try:
-        copies = _local_files(path)
-        done_bytes = 0
-        for origin, relative in copies:
-            target = destination / relative
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with origin.open("rb") as source, target.open("wb") as out:
-                while chunk := source.read(_CHUNK_BYTES):
-                    out.write(chunk)
-                    done_bytes += len(chunk)
-                    watch(done_bytes)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        pairs = _in_directory(path) if path.is_dir() else [(path, _ggml_place(path))]
+        return tuple(
+            LocalFile(origin=origin, relative=relative, size_bytes=origin.stat().st_size)
+            for origin, relative in pairs
+        )
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def copy_local(files: Iterable[LocalFile], destination: Path, *, watch: Watch) -> None:
+    """Copy into a model's directory what `find_local` found."""
+    done_bytes = 0
+    for file in files:
+        target = destination / file.relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            source = file.origin.open("rb")
+        except OSError as error:
+            raise _unreadable(error) from error
+        with source, target.open("wb") as out:
+            while chunk := source.read(_CHUNK_BYTES):
+                out.write(chunk)
+                done_bytes += len(chunk)
+                watch(done_bytes)
+
+
+def _unreadable(error: OSError) -> ModelError:
+    return ModelError(
+        Reason.SOURCE_UNAVAILABLE, f"{error.filename} cannot be read: {error.strerror}"
+    )
+
+
+def _in_directory(path: Path) -> list[tuple[Path, str]]:
+    directory = path / "ctranslate2" if (path / "ctranslate2").is_dir() else path
+    present = [name for name in _LOCAL_NAMES if (directory / name).is_file()]
+    missing = [name for name in _LOCAL_REQUIRED if name not in present]
+    if missing:
         raise ModelError(
-            Reason.SOURCE_UNAVAILABLE, f"{error.filename} cannot be read: {error.strerror}"
-        ) from error
-    return f"file: {path.resolve()}"
+            Reason.SOURCE_UNAVAILABLE,
+            f"{directory} holds no CTranslate2 model: {', '.join(missing)} missing",
+        )
+    return [(directory / name, f"ctranslate2/{name}") for name in present]
 
 
-def _local_files(path: Path) -> list[tuple[Path, str]]:
-    if path.is_dir():
-        directory = path / "ctranslate2" if (path / "ctranslate2").is_dir() else path
-        present = {name for name in _LOCAL_NAMES if (directory / name).is_file()}
-        missing = [name for name in _LOCAL_REQUIRED if name not in present]
-        if missing:
-            raise ModelError(
-                Reason.SOURCE_UNAVAILABLE,
-                f"{directory} holds no CTranslate2 model: {', '.join(missing)} missing",
-            )
-        return [(directory / name, f"ctranslate2/{name}") for name in sorted(present)]
+def _ggml_place(path: Path) -> str:
     with path.open("rb") as file:
         header = file.read(_GGML_HEADER.size)
     values = _GGML_HEADER.unpack(header) if len(header) == _GGML_HEADER.size else (0,) * 12
+    # Beyond the type of the weights the last number carries the format's version, in thousands.
     precision = _GGML_PRECISIONS.get(values[11] % 1000)
     if values[0] != _GGML_MAGIC or precision is None:
         raise ModelError(
             Reason.MODEL_INVALID,
             f"{path} is not a GGML model of type f16 or q8_0, the ones that are used here",
         )
-    return [(path, f"ggml/{precision}.bin")]
+    return f"ggml/{precision}.bin"
 
 
 def _pip_download(requirements: list[str], destination: Path, *, watch: Watch) -> None:

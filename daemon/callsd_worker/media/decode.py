@@ -39,6 +39,7 @@ MAX_BAD_PACKETS = 1_000
 GAP_TOLERANCE_SECONDS = 0.06
 """Clock steps up to three Opus packets are jitter of the container, longer ones are holes."""
 
+_GATHER_SECONDS = 1
 _RIFF_UNKNOWN_BYTES = 0x7FFF_0000
 
 # A file is read by one of these or refused: playlist-like formats (HLS, concat, DASH, SDP) would
@@ -50,7 +51,10 @@ _FORMATS = (
 
 
 class MediaError(Exception):
-    """A file that cannot be used; the message says why, where and what to do."""
+    """A file that cannot be used; the message says why, where in it, and what to do.
+
+    Which file it is the caller knows better: an upload has no name of its own.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +89,7 @@ class AudioStream:
         _check_regular_file(path)
         self._container = _open(path)
         try:
-            self._stream = _choose_stream(self._container, path)
+            self._stream = _choose_stream(self._container)
         except BaseException:
             self._container.close()
             raise
@@ -200,15 +204,14 @@ class AudioStream:
         self._bad_packets += 1
 
     def _conclude(self, decoded_samples: int) -> None:
-        name = self.path.name
         if not decoded_samples:
             raise MediaError(
-                f"{name}: no sound could be decoded from byte 0 on; "
+                "no sound could be decoded from byte 0 on; "
                 "the file is empty, cut short or damaged: send it again"
             )
         if self._not_finite >= decoded_samples:
             raise MediaError(
-                f"{name}: every sample is NaN or infinite; export the track again as 16-bit PCM"
+                "every sample is NaN or infinite; export the track again as 16-bit PCM"
             )
         if self._not_finite:
             self._notice("SAMPLES_CLEANED", f"{self._not_finite} NaN or infinite samples silenced")
@@ -234,7 +237,7 @@ class AudioStream:
             )
 
     def _notice(self, code: str, message: str) -> None:
-        self.notices.append((code, f"{self.path.name}: {message}"))
+        self.notices.append((code, message))
 
     def _declared_seconds(self) -> float:
         stream = self._stream
@@ -258,14 +261,14 @@ def _check_regular_file(path: Path) -> None:
         status = path.stat()
     except OSError as error:
         raise MediaError(
-            f"{path.name}: cannot be read ({error.strerror}); check the path and its permissions"
+            f"cannot be read ({error.strerror}); check the path and its permissions"
         ) from None
     except ValueError:
         raise MediaError("the path contains a NUL byte; send a plain file path") from None
     if not stat.S_ISREG(status.st_mode):
-        raise MediaError(f"{path.name}: not a regular file; give the path of a media file")
+        raise MediaError("not a regular file; give the path of a media file")
     if status.st_size == 0:
-        raise MediaError(f"{path.name}: empty (0 bytes); send the file again")
+        raise MediaError("empty (0 bytes); send the file again")
 
 
 def _riff_missing_bytes(path: Path) -> int:
@@ -289,26 +292,26 @@ def _open(path: Path) -> av.container.InputContainer:
     except (FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MediaError(
-            f"{path.name}: not a media file that can be read ({reason}, at byte 0); "
+            f"not a media file that can be read ({reason}, at byte 0); "
             "send WAV, FLAC, Ogg/Opus, MP4 or Matroska"
         ) from None
 
 
-def _choose_stream(container: av.container.InputContainer, path: Path) -> av.AudioStream:
+def _choose_stream(container: av.container.InputContainer) -> av.AudioStream:
     if not container.streams.audio:
-        raise MediaError(f"{path.name}: contains no sound; send a file with an audio track")
+        raise MediaError("contains no sound; send a file with an audio track")
     stream = container.streams.audio[0]
     context = stream.codec_context
     rate_hz = context.sample_rate or 0
     if not MIN_SOURCE_RATE_HZ <= rate_hz <= MAX_SOURCE_RATE_HZ:
         raise MediaError(
-            f"{path.name}: sample rate {rate_hz} Hz in the header; expected "
+            f"sample rate {rate_hz} Hz in the header; expected "
             f"{MIN_SOURCE_RATE_HZ} to {MAX_SOURCE_RATE_HZ} Hz: export the track again"
         )
     channels = context.channels
     if not 1 <= channels <= MAX_CHANNELS:
         raise MediaError(
-            f"{path.name}: {channels} channels in the header; expected 1 to {MAX_CHANNELS}: "
+            f"{channels} channels in the header; expected 1 to {MAX_CHANNELS}: "
             "send one track per speaker"
         )
     # One thread: the worker's cores are the recogniser's, and audio decoding gains nothing.
@@ -320,25 +323,35 @@ class _Resampler:
     """To 16 kHz mono; follows changes of rate or layout in mid-file."""
 
     def __init__(self) -> None:
-        self._inner: AudioResampler | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        # Opus comes in frames of 20 ms: gathered first, they cost a third less.
+        self._gathered = av.AudioFifo()
+        self._inner = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
 
     def feed(self, frame: av.AudioFrame) -> list[Samples]:
         # Positions are counted in samples; stamps would only make the filter fill holes itself.
         frame.pts = None
-        if self._inner is None:
-            self._inner = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
         try:
-            return _arrays(self._inner.resample(frame))
-        except ValueError:  # the frame's parameters are not those of the frames before
-            rest = self.finish()
-            return rest + self.feed(frame)
+            self._gathered.write(frame)
+        except ValueError:
+            # The frame's parameters are not those of the frames before.
+            if not self._gathered.samples_written:
+                raise MediaError("sound in a form that cannot be read; send 16-bit PCM") from None
+            return self.finish() + self.feed(frame)
+        if self._gathered.samples < frame.sample_rate * _GATHER_SECONDS:
+            return []
+        return _arrays(self._inner.resample(self._gathered.read()))
 
     def finish(self) -> list[Samples]:
-        """What the filter still holds; the next frame starts afresh."""
-        if self._inner is None:
+        """What is still held back; the next frame starts afresh."""
+        last = self._gathered.read(partial=True) if self._gathered.samples else None
+        if last is None and not self._gathered.samples_written:
             return []
-        rest = _arrays(self._inner.resample(None))
-        self._inner = None
+        rest = _arrays(self._inner.resample(last)) if last is not None else []
+        rest += _arrays(self._inner.resample(None))
+        self._begin()
         return rest
 
 

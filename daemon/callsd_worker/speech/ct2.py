@@ -8,6 +8,7 @@ from typing import Any
 import ctranslate2
 import numpy as np
 
+from callsd_worker.speech.ct2_model import Ct2ModelFile
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
 from callsd_worker.speech.errors import Reason, SpeechError
 from callsd_worker.speech.mel import (
@@ -25,7 +26,7 @@ MIN_WINDOW_SECONDS = 10.24
 
 MAX_WINDOW_SECONDS = 30.0
 
-TAIL_SECONDS = 0.5
+TAIL_SECONDS = 1.0
 """Silence after the last word: without it the decoder is unsure that speech has ended."""
 
 TOKENS_PER_SECOND = 12
@@ -40,6 +41,11 @@ class CTranslate2Engine:
     """See `callsd_worker.speech.engine.Engine`."""
 
     name = "ctranslate2"
+    # Three beams share the pass over the weights that one needs: a tenth more time, a tenth fewer
+    # errors in noise.
+    usual_beam_size = 3
+    # Eight would be 2 % faster and take 150 MB more for what the decoder keeps of each window.
+    batch_windows = 4
 
     def __init__(self, directory: Path, *, threads: int, compute_type: str) -> None:
         """Load the model in `directory` (model.bin, config.json, tokenizer.json, vocabulary).
@@ -47,6 +53,8 @@ class CTranslate2Engine:
         Raises SpeechError: MODEL_MISSING, MODEL_INVALID, ENGINE_UNAVAILABLE (type unsupported).
         """
         _check_files(directory)
+        # Retries sample; the same input shall still give the same transcript.
+        ctranslate2.set_random_seed(1)
         self._tokens = _load_tokens(directory / "tokenizer.json")
         supported = ctranslate2.get_supported_compute_types("cpu")
         if compute_type not in supported:
@@ -71,7 +79,6 @@ class CTranslate2Engine:
         self.is_multilingual: bool = self._model.is_multilingual
         self._mel = MelFilter(self._model.n_mels)
         self.languages = self._tokens.languages if self.is_multilingual else frozenset({"en"})
-        self.batch_windows = 8
 
     def padded_seconds(self, window_seconds: float) -> float:
         return min(max(window_seconds + TAIL_SECONDS, MIN_WINDOW_SECONDS), MAX_WINDOW_SECONDS)
@@ -168,8 +175,9 @@ def _check_files(directory: Path) -> None:
             raise SpeechError(
                 Reason.MODEL_MISSING, f"{path}: no such file; pull the model to get it"
             )
-        if path.stat().st_size == 0:
-            raise SpeechError(Reason.MODEL_INVALID, f"{path}: empty; pull the model again")
+    # Walks the whole index: a cut file is refused here and not by an allocation gone wild.
+    with Ct2ModelFile(directory / "model.bin"):
+        pass
 
 
 def _load_tokens(path: Path) -> Tokens:

@@ -67,6 +67,8 @@ class Engine(Protocol):
     name: str
     is_multilingual: bool
     languages: frozenset[str]
+    usual_beam_size: int
+    """Hypotheses worth their cost with this engine."""
     batch_windows: int
     """How many windows are worth recognising in one call."""
 

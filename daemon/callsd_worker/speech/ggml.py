@@ -26,9 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callsd_worker.speech.ct2_model import Ct2ModelFile, ModelFormatError
+from callsd_worker.speech.ggml_file import MAGIC
+from callsd_worker.speech.mel import mel_filters
+from callsd_worker.speech.tokens import byte_alphabet
 
 
-_MAGIC: Final = 0x67676D6C
 _Q8_0_BLOCK: Final = 32
 _SAMPLE_RATE_HZ: Final = 16_000
 _FFT_BINS: Final = 201
@@ -122,7 +124,7 @@ def _write_header(
         mel_bins,
         _FILE_TYPES[precision],
     )
-    out.write(struct.pack("<I11i", _MAGIC, *dimensions))
+    out.write(struct.pack("<I11i", MAGIC, *dimensions))
     out.write(struct.pack("<2i", mel_bins, _FFT_BINS))
     out.write(mel_filters(mel_bins).tobytes())
     out.write(struct.pack("<i", len(vocabulary)))
@@ -164,25 +166,6 @@ def quantise_q8_0(values: NDArray[np.float32]) -> bytes:
     return encoded.tobytes()
 
 
-def mel_filters(mel_bins: int) -> NDArray[np.float32]:
-    """Triangular Slaney filters of shape (mel_bins, 201) over a 400-point spectrum of 16 kHz.
-
-    The Slaney scale is linear (200/3 Hz a mel) up to 1 kHz and logarithmic (27 mels for a factor
-    of 6.4) above; each filter has unit area.
-    """
-    break_mel = 15.0
-    top_mel = break_mel + 27 * np.log(_SAMPLE_RATE_HZ / 2 / 1000) / np.log(6.4)
-    mels = np.linspace(0.0, top_mel, mel_bins + 2)
-    edges_hz = np.where(mels < break_mel, mels * 200 / 3, 1000 * 6.4 ** ((mels - break_mel) / 27))
-    bins_hz = np.linspace(0, _SAMPLE_RATE_HZ / 2, _FFT_BINS)
-    left, centre, right = (edges_hz[i : mel_bins + i, None] for i in range(3))
-    rising = (bins_hz - left) / (centre - left)
-    falling = (right - bins_hz) / (right - centre)
-    triangles = np.maximum(0, np.minimum(rising, falling))
-    filters: NDArray[np.float32] = (triangles * 2 / (right - left)).astype(np.float32)
-    return filters
-
-
 def _base_vocabulary(path: Path) -> list[bytes]:
     """The byte strings of all tokens before `<|endoftext|>`, in the order of their numbers."""
     try:
@@ -191,25 +174,13 @@ def _base_vocabulary(path: Path) -> list[bytes]:
         special = {token["content"]: token["id"] for token in document["added_tokens"]}
         end = special["<|endoftext|>"]
         by_number = {number: token for token, number in numbers.items() if number < end}
-        alphabet = _byte_alphabet()
+        alphabet = byte_alphabet()
         return [
             bytes(alphabet[character] for character in by_number[number]) for number in range(end)
         ]
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{path} is not a Whisper tokenizer: {type(error).__name__} at {error}"
         raise ModelFormatError(msg) from error
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """The printable character by which byte-level BPE writes each byte, to that byte.
-
-    Printable Latin-1 stands for itself; the other 68 bytes, in order, are U+0100 onwards.
-    """
-    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(0x100 + index): byte for index, byte in enumerate(others)
-    }
 
 
 def _layer_count(model: Ct2ModelFile, side: str) -> int:

@@ -55,10 +55,13 @@ def main() -> None:
 
 
 def share_of_words_right(heard: str, expected: str) -> float:
-    """How much of `expected` was heard, word by word in order, from 0 to 1."""
-    wanted = _words(expected)
-    matcher = difflib.SequenceMatcher(a=_words(heard), b=wanted, autojunk=False)
-    return sum(block.size for block in matcher.get_matching_blocks()) / len(wanted)
+    """How much of the longer of the two texts is common to both, word by word in order, 0 to 1.
+
+    Words left out and words made up count alike: a model that loops is no good either.
+    """
+    got, wanted = _words(heard), _words(expected)
+    matcher = difflib.SequenceMatcher(a=got, b=wanted, autojunk=False)
+    return sum(block.size for block in matcher.get_matching_blocks()) / max(len(got), len(wanted))
 
 
 def _perform(request: Mapping[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 """Whisper's tokens: prompts, text, and which tokens make up a word."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Tokens:
         self.end = self._id("<|endoftext|>")
         self.previous = self._id("<|startofprev|>")
         self.no_timestamps = self._id("<|notimestamps|>")
-        self._bytes_of = _byte_alphabet()
+        self._bytes_of = byte_alphabet()
         self.languages = frozenset(
             match[1]
             for token in self._tokenizer.get_added_tokens_decoder().values()
@@ -79,7 +80,7 @@ def group_words(pieces: Sequence[bytes], *, language: str) -> list[tuple[str, in
     is_open = False
     for unit, first, after in _characters(pieces):
         bare = unit.strip()
-        is_mark = bool(bare) and not any(letter.isalnum() for letter in bare)
+        is_mark = bool(bare) and all(unicodedata.category(letter)[0] == "P" for letter in bare)
         is_opening = is_mark and bare in _OPENING and unit.startswith(" ")
         is_new = unit.startswith(" ") or language in UNSPACED_LANGUAGES
         if not words or (is_new and not is_open and (is_opening or not is_mark)):
@@ -109,7 +110,7 @@ def _characters(pieces: Sequence[bytes]) -> list[tuple[str, int, int]]:
     return units
 
 
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """The printable stand-ins that byte-level vocabularies write for each byte."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = {chr(byte): byte for byte in plain}

@@ -25,7 +25,7 @@ from callsd_worker.speech.tokens import group_words
 MIN_WINDOW_SECONDS = 10.24
 """Below 512 encoder positions the decoder tends to loop."""
 
-TAIL_SECONDS = 0.5
+TAIL_SECONDS = 1.0
 MAX_WINDOW_SECONDS = 30.0
 
 TOKENS_PER_SECOND = 12
@@ -49,6 +49,7 @@ class WhisperCppEngine:
     """See `callsd_worker.speech.engine.Engine`."""
 
     name = "whispercpp"
+    usual_beam_size = 1
     batch_windows = 1
 
     def __init__(self, path: Path, *, threads: int) -> None:

@@ -180,7 +180,10 @@ class _Recogniser:
         if settings.vocabulary:
             hints = f"{hints} {', '.join(settings.vocabulary)}.".strip()
         return DecodeOptions(
-            language=language, task=settings.task, hints=hints, beam_size=settings.beam_size
+            language=language,
+            task=settings.task,
+            hints=hints,
+            beam_size=settings.beam_size or self._engine.usual_beam_size,
         )
 
 

@@ -12,7 +12,7 @@ from callsd_worker.transcriber.progress import Meter
 from callsd_worker.transcriber.types import Segment, Track
 
 
-WINDOW_SECONDS = 20.0
+WINDOW_SECONDS = 24.0
 """Windows are filled up to this: context helps, but attention grows with its square."""
 
 ROUND_SPEECH_SECONDS = 900.0
@@ -63,7 +63,10 @@ def open_tracks(tracks: Sequence[Track], meter: Meter) -> list[TrackState]:
 def refuse_if_all_failed(states: Sequence[TrackState]) -> None:
     """Raises SpeechError INPUT_INVALID if no track is left."""
     if all(state.failure for state in states):
-        raise SpeechError(Reason.INPUT_INVALID, "; ".join(state.failure for state in states))
+        raise SpeechError(
+            Reason.INPUT_INVALID,
+            "; ".join(f"track of {state.track.speaker}: {state.failure}" for state in states),
+        )
 
 
 def rounds(
@@ -107,4 +110,6 @@ def _windows(
         for utterance in finder.finish():
             yield from packer.add(utterance)
         yield from packer.finish()
-        notices += stream.notices
+        notices += [
+            (code, f"track of {state.track.speaker}: {message}") for code, message in stream.notices
+        ]

@@ -48,8 +48,8 @@ class Settings:
     initial_prompt: str = ""
     vocabulary: tuple[str, ...] = ()
     """Names and terms that are likely to be said."""
-    beam_size: int = 1
-    """Hypotheses kept while decoding; more is slower and seldom better."""
+    beam_size: int = 0
+    """Hypotheses kept while decoding; 0: as many as are worth their time with the engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
+from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.windows import Piece, Window
+from callsd_worker.transcriber.languages import choose_probes, decide
+from callsd_worker.transcriber.listening import listen
+from callsd_worker.transcriber.segments import MAX_SEGMENT_SECONDS, place
+
+
+class TestLanguageDecision:
+    """Languages per speaker."""
+
+    def test_each_certain_speaker_decides_alone(self) -> None:
+        """Two languages in one call are two languages."""
+        votes = {1: [({"en": 0.9, "de": 0.1}, 20.0)], 2: [({"de": 0.8, "en": 0.2}, 20.0)]}
+
+        assert decide(votes, {}) == {1: "en", 2: "de"}
+
+    def test_pooled_speech_outvotes_one_odd_window(self) -> None:
+        """Windows count by their length."""
+        votes = {1: [({"en": 0.9}, 20.0), ({"cy": 0.9, "en": 0.1}, 2.0)]}
+
+        assert decide(votes, {}) == {1: "en"}
+
+    @pytest.mark.parametrize(
+        "vote",
+        [({"cy": 0.9, "en": 0.1}, 1.0), ({"cy": 0.3, "en": 0.2}, 20.0)],
+        ids=["short", "unsure"],
+    )
+    def test_an_uncertain_speaker_follows_the_call(
+        self, vote: tuple[dict[str, float], float]
+    ) -> None:
+        """A "yes" alone does not make a speaker Welsh among English ones."""
+        assert decide({1: [({"en": 0.9}, 20.0)], 2: [vote]}, {}) == {1: "en", 2: "en"}
+        assert decide({2: [vote]}, {1: "en"}) == {2: "en"}
+        assert decide({2: [vote]}, {}) == {2: "cy"}
+
+    def test_probes_are_the_longest_windows(self) -> None:
+        """As few windows as give enough speech, the longest first."""
+        windows = [blank_window(seconds) for seconds in (2.0, 9.0, 5.0, 8.0)]
+
+        assert choose_probes(windows) == [1, 3]
+        assert choose_probes(windows[:1]) == [0]
+
+
+def blank_window(seconds: float, *, pieces: int = 1) -> Window:
+    """A window whose sound does not matter."""
+    size = int(seconds * SAMPLE_RATE_HZ) // pieces
+    return Window(
+        samples=np.zeros(size * pieces, dtype=np.float32),
+        pieces=tuple(
+            Piece(
+                track_start_sample=number * 100 * SAMPLE_RATE_HZ,
+                window_start_sample=number * size,
+                length_samples=size,
+                voiced_seconds=size / SAMPLE_RATE_HZ * 0.8,
+            )
+            for number in range(pieces)
+        ),
+    )
+
+
+def spoken(text: str, *, log_probability: float = -0.2, seconds: float = 9.0) -> Recognised:
+    """A result of equally long words."""
+    words = text.split()
+    step = seconds / max(len(words), 1)
+    return Recognised(
+        text=text,
+        words=tuple(
+            TimedWord(
+                text=f" {word}", start_seconds=at * step, end_seconds=(at + 1) * step, probability=1
+            )
+            for at, word in enumerate(words)
+        ),
+        token_count=len(words),
+        average_log_probability=log_probability,
+        no_speech_probability=0.0,
+    )
+
+
+class StubbornEngine:
+    """Gives prepared answers, one per call: loops cannot be ordered from a real model."""
+
+    name = "stubborn"
+    is_multilingual = False
+    languages = frozenset({"en"})
+    usual_beam_size = 1
+    batch_windows = 8
+
+    def __init__(self, *answers: Recognised) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[float, DecodeOptions]] = []
+
+    def padded_seconds(self, window_seconds: float) -> float:
+        return window_seconds
+
+    def encode(self, window: Samples, *, padded_seconds: float) -> Encoded:
+        return Encoded(payload=padded_seconds, seconds=window.size / SAMPLE_RATE_HZ)
+
+    def detect_language(self, encoded: Sequence[Encoded]) -> list[dict[str, float]]:
+        raise NotImplementedError
+
+    def recognise(self, encoded: Sequence[Encoded], options: DecodeOptions) -> list[Recognised]:
+        self.asked += [(item.payload, options) for item in encoded]
+        return [self.answers.pop(0) for _ in encoded]
+
+
+LOOP = spoken("and so my fellow and so my fellow and so my fellow", log_probability=-0.1)
+FAIR = spoken("and so my fellow americans ask not what your country can do")
+
+
+class TestListeningAgain:
+    """What happens to suspicious windows."""
+
+    def listen(self, engine: StubbornEngine, window: Window) -> list[str]:
+        encoded = engine.encode(window.samples, padded_seconds=window.seconds)
+        options = DecodeOptions(language="en")
+        (heard,) = listen(engine, [window], [encoded], options, lambda: None)
+        return [result.text for _, result in heard]
+
+    def test_fair_results_are_taken(self) -> None:
+        """What looks right is heard once."""
+        engine = StubbornEngine(FAIR)
+
+        assert self.listen(engine, blank_window(9)) == [FAIR.text]
+        assert len(engine.asked) == 1
+
+    def test_a_loop_is_heard_again_with_care(self) -> None:
+        """A loop is heard again at the length of training and with a wider search."""
+        engine = StubbornEngine(LOOP, FAIR)
+
+        assert self.listen(engine, blank_window(9)) == [FAIR.text]
+        assert engine.asked[1][0] == 30.0
+        assert engine.asked[1][1].beam_size > 1
+
+    def test_a_packed_window_is_taken_apart(self) -> None:
+        """Each utterance of a suspicious window is then heard alone."""
+        engine = StubbornEngine(LOOP, FAIR, FAIR)
+
+        assert self.listen(engine, blank_window(18, pieces=2)) == [FAIR.text, FAIR.text]
+
+    def test_a_persistent_loop_is_said_once(self) -> None:
+        """If nothing helps, the loop is cut out of the most credible attempt."""
+        engine = StubbornEngine(LOOP, LOOP, LOOP)
+
+        assert self.listen(engine, blank_window(9)) == ["and so my fellow"]
+        assert engine.asked[2][1].temperature > 0
+
+    def test_invented_words_are_dropped(self) -> None:
+        """Words that nobody believes after three attempts are not said."""
+        guess = spoken("thank you for watching", log_probability=-2.0)
+        engine = StubbornEngine(guess, guess, guess)
+
+        assert self.listen(engine, blank_window(9)) == [""]
+
+
+class TestSegments:
+    """From words to subtitles."""
+
+    def test_utterances_and_sentences_part_segments(self) -> None:
+        """A new utterance or a sentence of some length begins a new segment, in track time."""
+        window = blank_window(20, pieces=2)
+        text = "This is the first sentence. Here is another one that goes on. And a third."
+        result = spoken(text, seconds=20)
+
+        segments = place([(window, result)], speaker="A", language="en", start_offset_seconds=50)
+
+        assert " ".join(segment.text for segment in segments) == text
+        assert segments[0].text == "This is the first sentence."
+        assert segments[0].start_seconds == 50
+        assert segments[-1].start_seconds > 150
+        assert all(segment.words[0].text.strip() for segment in segments)
+
+    def test_no_subtitle_is_endless(self) -> None:
+        """Speech without punctuation is parted too."""
+        result = spoken("word " * 60, seconds=28)
+
+        segments = place(
+            [(blank_window(28), result)], speaker="A", language="en", start_offset_seconds=0
+        )
+
+        assert len(segments) >= 3
+        assert max(s.end_seconds - s.start_seconds for s in segments) <= MAX_SEGMENT_SECONDS

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from callsd_worker.speech.vad import (
+    SAMPLE_RATE_HZ,
+    Samples,
+    SpeechRules,
+    Utterance,
+    UtteranceFinder,
+    VoiceDetector,
+)
+
+
+def silence(seconds: float) -> Samples:
+    """Digital silence."""
+    return np.zeros(int(seconds * SAMPLE_RATE_HZ), dtype=np.float32)
+
+
+def find(
+    track: Samples, *, block_samples: int = 10 * SAMPLE_RATE_HZ, rules: SpeechRules | None = None
+) -> list[Utterance]:
+    """All utterances of a track fed in blocks."""
+    finder = UtteranceFinder(VoiceDetector(), rules)
+    found = []
+    for first in range(0, track.size, block_samples):
+        found += finder.feed(first, track[first : first + block_samples])
+    return found + finder.finish()
+
+
+def spoken_seconds(utterances: list[Utterance]) -> float:
+    """How long all utterances are."""
+    return sum(utterance.samples.size for utterance in utterances) / SAMPLE_RATE_HZ
+
+
+class TestSpeech:
+    """Voices are found."""
+
+    def test_is_found_where_it_is(self, speech: Samples) -> None:
+        """One utterance after silence starts within a fraction of a second of the voice."""
+        found = find(np.concatenate([silence(20), speech, silence(20)]))
+
+        starts = [utterance.start_sample / SAMPLE_RATE_HZ for utterance in found]
+        assert 19.5 < starts[0] < 20.5
+        assert found[-1].end_sample / SAMPLE_RATE_HZ < 20.5 + speech.size / SAMPLE_RATE_HZ
+        assert spoken_seconds(found) > 0.9 * 6
+
+    @pytest.mark.parametrize("block_samples", [320, 1600, 7919], ids=str)
+    def test_does_not_depend_on_blocks(self, speech: Samples, block_samples: int) -> None:
+        """Live packets and large blocks of a file give the same utterances."""
+        track = np.concatenate([silence(3), speech, silence(3), speech, silence(3)])
+
+        whole = find(track)
+        packets = find(track, block_samples=block_samples)
+
+        assert len(whole) == len(packets)
+        for left, right in zip(whole, packets, strict=True):
+            assert abs(left.start_sample - right.start_sample) < 0.3 * SAMPLE_RATE_HZ
+            assert abs(left.end_sample - right.end_sample) < 0.3 * SAMPLE_RATE_HZ
+
+    def test_a_short_answer_is_kept(self, speech: Samples) -> None:
+        """A third of a second of voice in a minute of silence is an utterance."""
+        answer = speech[int(1.0 * SAMPLE_RATE_HZ) : int(1.35 * SAMPLE_RATE_HZ)]
+
+        found = find(np.concatenate([silence(30), answer, silence(30)]))
+
+        assert len(found) == 1
+        assert 29 < found[0].start_sample / SAMPLE_RATE_HZ < 30.5
+
+    def test_a_quiet_speaker_is_heard_and_raised(self, speech: Samples) -> None:
+        """Speech 40 dB down is found, and handed on at a level recognisers know."""
+        loud = find(np.concatenate([silence(2), speech, silence(2)]))
+        quiet = find(np.concatenate([silence(2), speech * np.float32(0.01), silence(2)]))
+
+        assert abs(spoken_seconds(quiet) - spoken_seconds(loud)) < 1.0
+        assert np.abs(quiet[0].samples).max() > 0.05
+
+    def test_a_monologue_is_cut(self, speech: Samples) -> None:
+        """Speech without a pause is cut below the limit, and nothing is lost at the seam."""
+        rules = SpeechRules(max_utterance_seconds=4.0, min_silence_seconds=5.0)
+
+        found = find(np.concatenate([speech, speech]), rules=rules)
+
+        assert len(found) >= 3
+        assert max(utterance.samples.size for utterance in found) < 5 * SAMPLE_RATE_HZ
+        for left, right in itertools.pairwise(found):
+            assert right.start_sample == left.end_sample
+
+    def test_a_hole_in_the_track_ends_an_utterance(self, speech: Samples) -> None:
+        """Audio that was never sent is silence, and positions after it are right."""
+        finder = UtteranceFinder(VoiceDetector())
+
+        found = finder.feed(0, speech)
+        found += finder.feed(3600 * SAMPLE_RATE_HZ, speech)
+        found += finder.finish()
+
+        assert found[-1].start_sample >= 3600 * SAMPLE_RATE_HZ
+        assert spoken_seconds(found) > 11
+        assert all(utterance.samples.size < 12 * SAMPLE_RATE_HZ for utterance in found)
+
+
+class TestNoSpeech:
+    """Everything else is not."""
+
+    @pytest.mark.parametrize("level", [0.0, 0.0001, 0.01, 0.1], ids=str)
+    def test_noise_is_not_speech(self, level: float) -> None:
+        """Silence, circuit noise and loud noise give no utterance."""
+        noise = np.random.default_rng(1).standard_normal(20 * SAMPLE_RATE_HZ)
+
+        assert find((level * noise).astype(np.float32)) == []
+
+    def test_hum_and_clicks_are_not_speech(self) -> None:
+        """Mains hum with a keyboard on top gives no utterance."""
+        moments: NDArray[np.float64] = np.arange(20 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+        track = 0.05 * np.sin(2 * np.pi * 50 * moments)
+        track[:: SAMPLE_RATE_HZ // 3] += 0.8
+
+        assert find(track.astype(np.float32)) == []
+
+    def test_silence_is_not_kept(self) -> None:
+        """An hour of silence leaves less than a second of audio behind."""
+        finder = UtteranceFinder(VoiceDetector())
+        minute = silence(60)
+
+        for number in range(60):
+            assert finder.feed(number * minute.size, minute) == []
+
+        assert finder._audio.size < SAMPLE_RATE_HZ
