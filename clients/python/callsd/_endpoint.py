@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the daemon is and how to prove who we are: addresses, tokens, and their defaults."""
+
+import getpass
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from callsd._errors import SettingsError
+
+
+SOCKET_NAME = "callsd.sock"
+OWNER_TOKEN_NAME = "owner.token"  # noqa: S105 (a file's name)
+SYSTEM_RUNTIME_DIRECTORY = Path("/run/callsd")
+
+# A token is some 50 characters; a file beyond this is a mistake, not a token.
+MAX_TOKEN_FILE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A daemon's address, with what is needed to talk to it."""
+
+    address: str
+    """`unix:/path`, `tcp:HOST:PORT` or `tls:HOST:PORT`."""
+    token_file: Path | None = None
+    """File with the bearer token; read for each call, as tokens are renewed while clients run."""
+    ca_file: Path | None = None
+    """PEM file with the certificates to trust for TLS. None: the system's."""
+
+    def __post_init__(self) -> None:
+        scheme, _, rest = self.address.partition(":")
+        if scheme == "unix":
+            if not rest.startswith("/"):
+                raise SettingsError(f"{self.address}: a socket needs an absolute path (unix:/path)")
+        elif scheme in {"tcp", "tls"}:
+            host, _, port = rest.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+                raise SettingsError(
+                    f"{self.address}: expected {scheme}:HOST:PORT, such as {scheme}:127.0.0.1:7411"
+                )
+            if not self.secure and not is_loopback(host):
+                raise SettingsError(
+                    f"{self.address}: a token does not travel in the clear beyond this machine;"
+                    " use tls:HOST:PORT, with a CA file if the certificate is your own"
+                )
+        else:
+            raise SettingsError(
+                f"{self.address}: expected unix:/path, tcp:HOST:PORT or tls:HOST:PORT"
+            )
+
+    @classmethod
+    def discover(
+        cls,
+        *,
+        address: str | None = None,
+        token_file: Path | None = None,
+        ca_file: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Self:
+        """The endpoint given, completed from the environment and then from the usual places.
+
+        Environment: CALLSD_ADDRESS (default: the socket of this user's daemon if there is one,
+        else the system's), CALLSD_TOKEN_FILE (default: owner.token beside the socket),
+        CALLSD_CA_FILE.
+
+        Raises:
+            SettingsError: The address is malformed.
+        """
+        environ = os.environ if environ is None else environ
+        address = address or environ.get("CALLSD_ADDRESS") or _default_address(environ)
+        if token_file is None and (named := environ.get("CALLSD_TOKEN_FILE")):
+            token_file = Path(named)
+        if token_file is None and address.startswith("unix:"):
+            token_file = _owner_token(address)
+        if ca_file is None and (named := environ.get("CALLSD_CA_FILE")):
+            ca_file = Path(named)
+        return cls(address=address, token_file=token_file, ca_file=ca_file)
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.address.startswith("tls:") or (
+            self.address.startswith("tcp:") and self.ca_file is not None
+        )
+
+    @property
+    def local(self) -> bool:
+        """Whether the daemon runs on this machine and so may see the same files."""
+        scheme, _, rest = self.address.partition(":")
+        return scheme == "unix" or is_loopback(rest.rpartition(":")[0])
+
+    @property
+    def target(self) -> str:
+        """The address in gRPC's own syntax."""
+        scheme, _, rest = self.address.partition(":")
+        return self.address if scheme == "unix" else f"dns:///{rest}"
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What each call carries: the bearer token, or nothing without a token file.
+
+        Raises:
+            SettingsError: The token file cannot be read or holds no token.
+        """
+        if self.token_file is None:
+            return ()
+        try:
+            with self.token_file.open("rb") as file:
+                token = file.read(MAX_TOKEN_FILE_BYTES).decode("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"token file {self.token_file}: {error}") from error
+        if not token.isprintable() or not token or " " in token:
+            raise SettingsError(f"token file {self.token_file}: it holds no token on one line")
+        return (("authorization", f"Bearer {token}"),)
+
+
+def runtime_directory(environ: Mapping[str, str]) -> Path:
+    """Where a daemon of this user puts its socket."""
+    if os.geteuid() == 0:
+        return SYSTEM_RUNTIME_DIRECTORY
+    if "XDG_RUNTIME_DIR" in environ:
+        return Path(environ["XDG_RUNTIME_DIR"]) / "callsd"
+    return Path(f"/tmp/callsd-{getpass.getuser()}")  # noqa: S108 - see _default_address
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _default_address(environ: Mapping[str, str]) -> str:
+    """The socket of this user's daemon if there is one, else the system's if there is one."""
+    own = runtime_directory(environ) / SOCKET_NAME
+    system = SYSTEM_RUNTIME_DIRECTORY / SOCKET_NAME
+    # Anyone may make directories under /tmp: only a socket of our own is our own daemon's.
+    if not _owned(own) and system.exists():
+        return f"unix:{system}"
+    return f"unix:{own}"
+
+
+def _owned(path: Path) -> bool:
+    try:
+        return path.stat().st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def _owner_token(address: str) -> Path | None:
+    """The owner's token beside a socket, if we may read it."""
+    path = Path(address.removeprefix("unix:")).parent / OWNER_TOKEN_NAME
+    return path if os.access(path, os.R_OK) else None

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job in words."""
+
+from collections.abc import Iterator
+
+from callsd.v1.error_pb2 import ErrorReason
+from callsd.v1.job_pb2 import Job, JobState
+from callsd.v1.kind_pb2 import JobKind
+from callsd.v1.transcription_pb2 import SpeechEngine
+from callsd_daemon.cli._output import ago, size, span, times, word
+
+
+ROW_COLUMNS = ("JOB", "STATE", "KIND", "CREATED", "PROGRESS", "SPEED", "NOTE")
+"""Headings of `job_row`."""
+
+
+def short(job: Job) -> str:
+    """What to type for this job."""
+    return job.name.removeprefix("jobs/")
+
+
+def state(job: Job) -> str:
+    """The state in one word."""
+    return word(JobState.Name(job.state), prefix="JOB_STATE_")
+
+
+def reason(value: "ErrorReason.ValueType") -> str:
+    """A reason as errors show it."""
+    return ErrorReason.Name(value).removeprefix("ERROR_REASON_")
+
+
+def waiting(job: Job) -> str:
+    """What a waiting job waits for, and its place where that is told; empty for others."""
+    if not job.waiting_for:
+        return ""
+    place = f"place {job.queue_position}, " if job.queue_position else ""
+    return f"{place}waits for {reason(job.waiting_for)}"
+
+
+def job_row(job: Job) -> tuple[str, ...]:
+    """A job in one line."""
+    note = " ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))
+    if job.HasField("failure"):
+        note = f"{reason(job.failure.reason)} {note}".rstrip()
+    elif waits := waiting(job):
+        note = f"{waits} {note}".rstrip()
+    speed = job.transcription_result.real_time_factor or job.progress.real_time_factor
+    return (
+        short(job),
+        state(job),
+        word(JobKind.Name(job.kind), prefix="JOB_KIND_"),
+        ago(job.create_time),
+        f"{job.progress.fraction:.0%}" if job.HasField("start_time") else "",
+        times(speed) if speed else "",
+        note,
+    )
+
+
+def describe(job: Job) -> Iterator[str]:
+    """Everything worth knowing about a job, one fact a line."""
+    spec = job.transcription
+    facts = {
+        "job": job.name,
+        "state": state(job),
+        "kind": word(JobKind.Name(job.kind), prefix="JOB_KIND_"),
+        "created": f"{ago(job.create_time)} by {job.creator}",
+        "model": spec.model,
+        "tracks": ", ".join(track.speaker for track in spec.tracks),
+        "labels": " ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
+    }
+    if waits := waiting(job):
+        facts["queue"] = waits
+    if job.HasField("start_time"):
+        facts["progress"] = f"{job.progress.fraction:.0%} {job.progress.phase}".rstrip()
+    if job.HasField("start_time") and job.HasField("end_time"):
+        seconds = (job.end_time.ToNanoseconds() - job.start_time.ToNanoseconds()) / 1e9
+        facts["ran for"] = span(seconds)
+    if job.HasField("usage"):
+        facts["used"] = (
+            f"{span(job.usage.cpu_seconds)} of processor time,"
+            f" {size(job.usage.peak_memory_bytes)} of memory"
+        )
+    if job.HasField("expire_time"):
+        facts["kept until"] = job.expire_time.ToDatetime().strftime("%Y-%m-%d %H:%M UTC")
+    yield from (f"{name + ':':<12}{value}" for name, value in facts.items() if value)
+    yield from outcome(job)
+
+
+def outcome(job: Job) -> Iterator[str]:
+    """How a job ended: result, failure, notices, lost tracks, files."""
+    if job.HasField("transcription_result"):
+        result = job.transcription_result
+        heard = span(result.audio_duration.ToNanoseconds() / 1e9)
+        engine = word(SpeechEngine.Name(result.engine), prefix="SPEECH_ENGINE_")
+        yield (
+            f"{'result:':<12}{heard} of sound at {times(result.real_time_factor)} real time"
+            f" with {engine}, {result.word_count} words,"
+            f" language {result.language or 'unknown (nobody spoke)'}"
+        )
+        for track in result.tracks:
+            if track.failure_reason:
+                lost = f"{reason(track.failure_reason)}: {track.failure_message}"
+                yield f"{'missing:':<12}track of {track.speaker}: {lost}"
+    if job.HasField("failure"):
+        yield f"{'failure:':<12}{reason(job.failure.reason)}: {job.failure.message}"
+    for notice in job.notices:
+        yield f"{'notice:':<12}{notice.message} [{notice.code}]"
+    for artifact in job.artifacts:
+        yield f"{'file:':<12}{artifact.name.rpartition('/')[2]}  {size(artifact.size_bytes)}"

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people write on the command line: labels, tracks, offsets, lengths of time."""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+
+AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus")
+"""Files of a call directory that are tracks."""
+
+MAX_TURNS_BYTES = 16 << 20
+
+_OFFSET = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)s?")
+_SPAN = re.compile(r"(\d+)\s*(s|min|m|h|d)")
+_SPAN_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackFile:
+    """One speaker's sound in a file on this machine."""
+
+    speaker: str
+    path: Path
+    start_offset_seconds: float = 0.0
+
+
+def parse_labels(texts: Iterable[str]) -> dict[str, str]:
+    """`k=v` each."""
+    labels = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not key:
+            raise click.BadParameter(f"{text!r}: expected KEY=VALUE", param_hint="--label")
+        labels[key] = value
+    return labels
+
+
+def parse_track(text: str) -> TrackFile:
+    """`SPEAKER=FILE[@OFFSET]`; a file whose own name ends like an offset goes before an offset."""
+    speaker, separator, rest = text.partition("=")
+    if not separator or not speaker or not rest:
+        raise click.BadParameter(
+            f"{text!r}: expected SPEAKER=FILE or SPEAKER=FILE@OFFSET", param_hint="--track"
+        )
+    path, at, offset = rest.rpartition("@")
+    if at and not Path(rest).exists() and (match := _OFFSET.fullmatch(offset)):
+        hours, minutes, seconds = (float(part or 0) for part in match.groups())
+        return TrackFile(
+            speaker=speaker,
+            path=_existing(Path(path)),
+            start_offset_seconds=hours * 3600 + minutes * 60 + seconds,
+        )
+    return TrackFile(speaker=speaker, path=_existing(Path(rest)))
+
+
+def call_tracks(directory: Path) -> list[TrackFile]:
+    """The tracks of a call directory: `turns.json` and `<speaker>.flac|wav|ogg|opus`.
+
+    In the order in which `turns.json` names the speakers; files it does not name are left out.
+    """
+    turns = directory / "turns.json"
+    try:
+        with turns.open("rb") as file:
+            speakers = list(json.loads(file.read(MAX_TURNS_BYTES))["speakers"])
+    except OSError as error:
+        raise click.BadParameter(f"{turns}: {error.strerror}", param_hint="--call") from None
+    except (ValueError, KeyError, TypeError):
+        raise click.BadParameter(
+            f"{turns}: expected a JSON object with `speakers`", param_hint="--call"
+        ) from None
+    tracks = []
+    for speaker in speakers:
+        found = [
+            path
+            for suffix in AUDIO_SUFFIXES
+            if (path := directory / f"{speaker}{suffix}").is_file()
+        ]
+        if not found:
+            raise click.BadParameter(
+                f"{directory}: no {speaker}.flac, .wav, .ogg or .opus", param_hint="--call"
+            )
+        tracks.append(TrackFile(speaker=speaker, path=found[0]))
+    return tracks
+
+
+def parse_span(text: str) -> float:
+    """Seconds of a length of time such as 90s, 15min, 12h, 30d."""
+    match = _SPAN.fullmatch(text.strip())
+    if match is None:
+        raise click.BadParameter(f"{text!r}: expected a length such as 90s, 15min, 12h or 30d")
+    return float(int(match[1]) * _SPAN_SECONDS[match[2]])
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise click.BadParameter(f"{path}: no such file", param_hint="--track")
+    return path
