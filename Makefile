@@ -51,7 +51,7 @@ test: test-models ## run all tests on real speech and real engines
 	$(BIN)/pytest
 
 .PHONY: test-models
-test-models: $(SETUP) .cache/tiny.en.model ## fetch the weights the tests need
+test-models: $(SETUP) .cache/tiny.en.model .cache/base.model ## fetch the weights the tests need
 
 .cache/%.model: | $(SETUP)
 	@echo '==> fetching the weights of $* into $(MODELS)'
@@ -108,9 +108,10 @@ proto: $(SETUP) ## buf: format, rules, and no break with any released API
 	done
 
 .PHONY: gen-check
-gen-check: $(GEN_SETUP) ## the committed generated code is what proto/ yields
-	@echo '==> generated code'
+gen-check: $(GEN_SETUP) $(SETUP) ## what is generated from proto/ and from the code is current
+	@echo '==> generated code, generated parts of docs/'
 	@.venv-gen/bin/python tools/gen.py --check
+	@$(BIN)/python tools/gen_docs.py --check
 
 ## Renewing
 
@@ -121,8 +122,9 @@ fmt: $(SETUP) ## format Python and proto files, apply safe fixes
 	$(BIN)/buf format --write proto
 
 .PHONY: gen
-gen: $(GEN_SETUP) ## renew the code generated from proto/
+gen: $(GEN_SETUP) $(SETUP) ## renew what is generated: code from proto/, parts of docs/ from code
 	@.venv-gen/bin/python tools/gen.py
+	@$(BIN)/python tools/gen_docs.py
 
 .PHONY: freeze-api
 freeze-api: $(SETUP) ## at a release: keep the API's image for `buf breaking`
