@@ -263,6 +263,8 @@ def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any]]:
         if name in environ:
             is_list = key in ("server.listen", "media.roots")
             text = environ[name]
+            if any("\ud800" <= char <= "\udfff" for char in text):
+                raise ConfigError(f"{name} ({key}) is not valid UTF-8")
             found.append((key, [item for item in text.split(",") if item] if is_list else text))
     return found
 

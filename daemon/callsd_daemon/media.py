@@ -5,10 +5,13 @@ An upload is a directory: `upload.json` says what it shall be, `media` holds the
 arrived, and once their hash was right there is an empty file `complete`.
 """
 
+import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -38,7 +41,10 @@ class MediaRoots:
         Raises PATH_FORBIDDEN when it lies outside the roots, symbolic links followed, and only
         then MEDIA_NOT_FOUND: nobody shall learn which files exist elsewhere.
         """
-        real = Path(os.path.realpath(path))
+        try:
+            real = Path(os.path.realpath(path))
+        except ValueError:  # a NUL: no file has such a name, anywhere
+            real = Path("/")
         if not any(root == real or root in real.parents for root in self._roots):
             roots = ", ".join(map(str, self._roots)) or "none"
             raise CallsdError(
@@ -72,8 +78,8 @@ class Uploads:
     def begin(self, upload_id: str, size_bytes: int, sha256: str, creator: str) -> Path:
         """Create an upload, or go on with it; returns the file to append to.
 
-        Raises UPLOAD_TOO_LARGE, DISK_EXHAUSTED, or UPLOAD_MISMATCH when the upload was begun as
-        something else.
+        Raises UPLOAD_TOO_LARGE, DISK_EXHAUSTED, DISK_FULL, or UPLOAD_MISMATCH when the upload was
+        begun as something else.
         """
         if size_bytes > self.max_bytes:
             raise CallsdError(
@@ -101,16 +107,22 @@ class Uploads:
                     f"the upload has {size_bytes} bytes, and the disk has {free} left",
                     metadata={"required": str(size_bytes), "available": str(free)},
                 )
-            draft = self._directory / f".{upload_id}"
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            (draft / "upload.json").write_bytes(msgspec.json.encode(record))
-            (draft / "media").touch()
-            draft.rename(place)
+            draft = self._draft(upload_id)
+            with _naming_a_full_disk():
+                draft.mkdir()
+                with (draft / "upload.json").open("wb") as file:
+                    file.write(msgspec.json.encode(record))
+                    file.flush()
+                    os.fsync(file.fileno())
+                (draft / "media").touch()
+                draft.rename(place)
         return place / "media"
 
     def finish(self, upload_id: str) -> None:
-        """Verify that all bytes are there; raises UPLOAD_INCOMPLETE or UPLOAD_MISMATCH."""
+        """Verify that all bytes are there, and put them on the disk for good.
+
+        Raises UPLOAD_INCOMPLETE, UPLOAD_MISMATCH or DISK_FULL.
+        """
         place, record = self._directory / upload_id, self._record(upload_id)
         received = (place / "media").stat().st_size
         if received < record.size_bytes:
@@ -119,20 +131,21 @@ class Uploads:
                 f"{received} of {record.size_bytes} bytes have arrived: go on from there",
                 metadata={"received_bytes": str(received)},
             )
-        with (place / "media").open("rb") as file:
+        with (place / "media").open("rb") as file, _naming_a_full_disk():
             os.fsync(file.fileno())
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if received > record.size_bytes or sha256 != record.sha256:
             # Nothing of it can be trusted: the client begins anew.
-            shutil.rmtree(place)
+            self.remove(upload_id)
             raise CallsdError(
                 Reason.UPLOAD_MISMATCH,
                 f"the bytes of upload {upload_id} have the hash {sha256}: upload them again",
                 metadata={"sha256": sha256},
             )
-        (place / "complete").touch()
-        _sync_directory(place)
-        _sync_directory(self._directory)
+        with _naming_a_full_disk():
+            (place / "complete").touch()
+            _sync_directory(place)
+            _sync_directory(self._directory)
 
     def status(self, upload_id: str) -> tuple[UploadRecord, int, bool]:
         """The record, the bytes received, and whether it is complete; raises UPLOAD_NOT_FOUND."""
@@ -153,16 +166,27 @@ class Uploads:
     def remove(self, upload_id: str) -> None:
         """Remove an upload; raises UPLOAD_NOT_FOUND."""
         self._record(upload_id)
-        shutil.rmtree(self._directory / upload_id)
+        # At once or not at all: half an upload could neither be gone on with nor begun anew.
+        (self._directory / upload_id).rename(draft := self._draft(upload_id))
+        shutil.rmtree(draft)
 
     def remove_expired(self, now: datetime, needed: frozenset[str]) -> None:
         """Remove uploads that are old and that no job needs."""
         for place in self._directory.iterdir():
             if place.name in needed:
                 continue
-            age = now.timestamp() - place.stat().st_mtime
+            try:
+                age = now.timestamp() - place.stat().st_mtime
+            except FileNotFoundError:  # removed by its owner in this moment
+                continue
             if age > self.retention.total_seconds():
                 shutil.rmtree(place, ignore_errors=True)
+
+    def _draft(self, upload_id: str) -> Path:
+        """A free place for what is not an upload yet, or no longer."""
+        draft = self._directory / f".{upload_id}"
+        shutil.rmtree(draft, ignore_errors=True)
+        return draft
 
     def _record(self, upload_id: str) -> UploadRecord:
         try:
@@ -172,6 +196,18 @@ class Uploads:
                 Reason.UPLOAD_NOT_FOUND, f"there is no upload {upload_id}, or it has expired"
             ) from None
         return msgspec.json.decode(text, type=UploadRecord)
+
+
+@contextlib.contextmanager
+def _naming_a_full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CallsdError(
+            Reason.DISK_FULL, f"the upload could not be written ({problem.strerror})"
+        ) from problem
 
 
 def _sync_directory(path: Path) -> None:

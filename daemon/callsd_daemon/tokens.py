@@ -5,12 +5,15 @@ They are kept hashed in one file that the daemon reads again whenever it changes
 is made or revoked at once, whether the daemon runs or not.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import hmac
 import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -61,11 +64,6 @@ class TokenFile:
             raise TokenError(f"{name!r} is no name for a token: use a-z, 0-9, . _ -")
         if unknown := [scope for scope in scopes if scope not in SCOPES]:
             raise TokenError(f"unknown scope {unknown[0]!r}: there are {', '.join(SCOPES)}")
-        tokens = self._load()
-        if name in tokens:
-            raise TokenError(f"there is a token {name!r} already: revoke it first")
-        if len(tokens) >= MAX_TOKENS:
-            raise TokenError(f"there are {MAX_TOKENS} tokens: revoke some first")
         secret, now = f"callsd_{secrets.token_urlsafe(32)}", time.time()
         expire_time = None if expires_in_seconds is None else now + expires_in_seconds
         token = Token(
@@ -75,15 +73,22 @@ class TokenFile:
             create_time=now,
             expire_time=expire_time,
         )
-        self._save({**tokens, name: token})
+        with self._changing():
+            tokens = self._load()
+            if name in tokens:
+                raise TokenError(f"there is a token {name!r} already: revoke it first")
+            if len(tokens) >= MAX_TOKENS:
+                raise TokenError(f"there are {MAX_TOKENS} tokens: revoke some first")
+            self._save({**tokens, name: token})
         return secret
 
     def revoke(self, name: str) -> None:
         """Make a token worthless at once; raises TokenError when there is none of that name."""
-        tokens = dict(self._load())
-        if tokens.pop(name, None) is None:
-            raise TokenError(f"there is no token {name!r}")
-        self._save(tokens)
+        with self._changing():
+            tokens = dict(self._load())
+            if tokens.pop(name, None) is None:
+                raise TokenError(f"there is no token {name!r}")
+            self._save(tokens)
 
     def list(self) -> "list[Token]":
         """All tokens, by name."""
@@ -107,9 +112,26 @@ class TokenFile:
             return {}
         stamp = (status.st_mtime_ns, status.st_ino)
         if stamp != self._stamp:
-            self._tokens = _decoder.decode(self._path.read_bytes())
+            try:
+                self._tokens = _decoder.decode(self._path.read_bytes())
+            except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+                raise TokenError(
+                    f"{self._path} is damaged ({problem}): restore it, or remove it and make the "
+                    "tokens anew"
+                ) from problem
             self._stamp = stamp
         return self._tokens
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keep other processes from changing the file: a revoked token must not come back."""
+        # A lock file would belong to whoever came first: root's would shut the daemon out.
+        directory = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(directory)
 
     def _save(self, tokens: dict[str, Token]) -> None:
         _write_private(self._path, msgspec.json.format(msgspec.json.encode(tokens)))
@@ -125,8 +147,11 @@ def write_owner_token(tokens: TokenFile, path: Path) -> None:
 
     One that is there and still valid stays: clients that live through a restart hold it.
     """
-    if path.exists() and (token := tokens.find(path.read_text())) and token.name == OWNER:
-        return
+    if path.exists():
+        path.chmod(0o600)
+        token = tokens.find(path.read_text(errors="replace"))
+        if token is not None and token.name == OWNER and set(SCOPES) <= set(token.scopes):
+            return
     if any(token.name == OWNER for token in tokens.list()):
         tokens.revoke(OWNER)
     _write_private(path, tokens.create(OWNER, SCOPES).encode())
@@ -137,7 +162,13 @@ def _write_private(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
+        if os.geteuid() == 0:
+            # Root makes tokens for the daemon, which must be able to read them.
+            owner = path.parent.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(descriptor)
+        # The kernel's own stamp moves in steps of milliseconds, and readers go by it.
+        os.utime(descriptor, ns=(time.time_ns(), time.time_ns()))
     temporary.replace(path)

@@ -22,6 +22,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 CGROUP = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
 PRESSURE = Path("/proc/pressure/cpu")
 
 
@@ -36,8 +37,8 @@ class Limits:
 def limits() -> Limits:
     """The tightest of processor affinity, control group and hardware.
 
-    Source: cgroup v2 `cpu.max`, `memory.max` of our own group and all above it; cgroup v1
-    `cpu.cfs_quota_us`, `memory.limit_in_bytes` of our group.
+    Source: cgroup v2 `cpu.max`, `memory.max` and cgroup v1 `cpu.cfs_quota_us`,
+    `memory.limit_in_bytes`, of our own group and all above it.
     """
     cores = float(len(os.sched_getaffinity(0)))
     memory = psutil.virtual_memory().total
@@ -57,16 +58,16 @@ def limits() -> Limits:
 
 def _own_groups() -> Iterable[Path]:
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = OWN_GROUPS.read_text().splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            group = CGROUP / path.lstrip("/")
-            yield from (group, *(above for above in group.parents if CGROUP in above.parents))
-        elif "cpu" in controllers.split(",") or controllers == "memory":
-            yield CGROUP / controllers / path.lstrip("/")
+        if controllers == "" or {"cpu", "memory"} & set(controllers.split(",")):
+            top = CGROUP / controllers
+            group = top / path.lstrip("/")
+            # A container may see its own group as the top, under a path that it cannot see.
+            yield from (group, *(above for above in group.parents if above.is_relative_to(top)))
 
 
 def _numbers(path: Path) -> list[int]:
@@ -85,6 +86,7 @@ class Probe:
         """`directory` lies on the file system that jobs write to."""
         self._directory = directory
         self._limits = limits()
+        self._machine_cores = os.cpu_count() or 1
         self._external_cores = 0.0
         self._ours: dict[int, int] = {}
         self._last = (time.monotonic(), self._busy_ticks())
@@ -98,11 +100,15 @@ class Probe:
         memory = psutil.virtual_memory()
         disk = shutil.disk_usage(self._directory)
         used_by_others = memory.total - memory.available - ours_pages * PAGE_BYTES
+        memory_total = min(memory.total, self._limits.memory_bytes)
         return Host(
             cores_total=self._limits.cores,
-            cores_external=self._external_cores,
-            memory_total_bytes=min(memory.total, self._limits.memory_bytes),
-            memory_external_bytes=max(0, used_by_others),
+            # What others use first of all takes what is beyond our own limits.
+            cores_external=max(
+                0.0, self._external_cores - (self._machine_cores - self._limits.cores)
+            ),
+            memory_total_bytes=memory_total,
+            memory_external_bytes=max(0, used_by_others - (memory.total - memory_total)),
             disk_total_bytes=disk.total,
             disk_free_bytes=disk.free,
             cpu_pressure=_pressure(),

@@ -62,12 +62,22 @@ def of_job(mark: str) -> list[int]:
 
 
 def leader_of_job(mark: str) -> int | None:
-    """The process of a job that leads its session: the worker itself, if it lives."""
+    """The worker itself, if it lives: it leads its session and has the mark as an argument.
+
+    What a worker has started inherits its environment, and may lead a session too.
+    """
     for pid in of_job(mark):
         found = stat(pid)
-        if found is not None and found.session == pid:
+        if found is not None and found.session == pid and mark.encode() in _arguments(pid):
             return pid
     return None
+
+
+def _arguments(pid: int) -> list[bytes]:
+    try:
+        return (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def kill_job(mark: str) -> int:

@@ -9,6 +9,7 @@ next one.
 import asyncio
 import contextlib
 import errno
+import os
 import queue
 import sqlite3
 import threading
@@ -17,11 +18,15 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
+
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.store.failpoints import failpoint
-from callsd_daemon.store.migrations import migrate
+from callsd_daemon.store.migrations import APPLICATION_ID, migrate, refuse_newer
 from callsd_daemon.store.transaction import Change, Transaction
 
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -39,7 +44,7 @@ BUSY_TIMEOUT_SECONDS = 5.0
 
 
 class DatabaseDamagedError(Exception):
-    """The file is not a healthy database of ours."""
+    """The file cannot be used: it is damaged, not ours, or out of reach. It was not changed."""
 
 
 class Database:
@@ -55,6 +60,7 @@ class Database:
         self._history = history
         self._operations: queue.Queue[_Operation | None] = queue.Queue(PENDING_LIMIT)
         self._on_commit: Callable[[list[Change]], object] = lambda _changes: None
+        self._closed = False
         self._connection = _open(path)
         self.database_id: str = self._scalar("SELECT value FROM meta WHERE key = 'database_id'")
         self._revision: int = self._scalar("SELECT coalesce(max(revision), 0) FROM changes")
@@ -74,8 +80,13 @@ class Database:
         """Run `work` in a transaction; returns once its changes are on the disk.
 
         An exception from `work` undoes its changes and is raised here; nothing else is affected.
-        Cancelling the caller does not take back what was begun.
+        Cancelling the caller does not take back what was begun. Raises DRAINING once the database
+        is closed, QUEUE_FULL and DISK_FULL when it cannot keep up or write.
         """
+        if self._closed:
+            raise CallsdError(
+                Reason.DRAINING, "the server is shutting down: try again", retry_after_seconds=1.0
+            )
         future: Future[T] = Future()
         try:
             self._operations.put_nowait(_Operation(work, future))
@@ -92,6 +103,7 @@ class Database:
 
     def close(self) -> None:
         """Finish what is pending and close the file."""
+        self._closed = True
         self._operations.put(None)
         self._thread.join()
         self._connection.close()
@@ -125,11 +137,11 @@ class Database:
                 )
                 try:
                     result = operation.work(transaction)
-                except sqlite3.Error:
-                    raise
-                except Exception as problem:  # noqa: BLE001 - handed to whoever asked
+                except Exception as problem:
+                    if not self._connection.in_transaction:
+                        raise  # SQLite itself has given up the work of the whole batch
                     execute("ROLLBACK TO operation")
-                    operation.future.set_exception(problem)
+                    operation.future.set_exception(_as_error(problem))
                 else:
                     done.append((operation, result))
                     changes += transaction.changes
@@ -137,7 +149,7 @@ class Database:
             if changes:
                 failpoint("store.before_commit")
             execute("COMMIT")
-        except (sqlite3.Error, OSError) as problem:
+        except Exception as problem:  # noqa: BLE001 - handed to whoever asked
             with contextlib.suppress(sqlite3.Error):
                 execute("ROLLBACK")
             error = _as_error(problem)
@@ -151,7 +163,11 @@ class Database:
         if changes:
             failpoint("store.after_commit")
             self._revision = changes[-1].revision
-            self._on_commit(changes)
+            try:
+                self._on_commit(changes)
+            except Exception:
+                # It is on the disk: whoever listens can catch up, but nobody may wait for ever.
+                log.exception("commit_listener_failed", revision=self._revision)
         for operation, result in done:
             operation.future.set_result(result)
 
@@ -169,46 +185,93 @@ class _Operation:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    fresh = not path.exists()
+    try:
+        if path.exists():
+            _check(path)
+        else:
+            _create(path)
+        connection = _connect(path)
+        try:
+            migrate(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    except (sqlite3.OperationalError, OSError) as problem:
+        raise DatabaseDamagedError(
+            f"{path} cannot be used now ({problem}): see that nothing else holds it, that it and "
+            "its directory can be written, and that the disk has space"
+        ) from problem
+    except sqlite3.DatabaseError as problem:
+        raise DatabaseDamagedError(
+            f"{path} is not a healthy database ({problem}): restore a backup, or move {path.name} "
+            f"and {path.name}-wal away to start empty"
+        ) from problem
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        if not fresh:
-            _check(connection, path)
-        migrate(connection, path)
-    except sqlite3.DatabaseError as problem:
-        connection.close()
-        raise DatabaseDamagedError(
-            f"{path} is not a healthy database ({problem}): restore a backup, or move the file "
-            "away to start empty"
-        ) from problem
     except BaseException:
         connection.close()
         raise
-    path.chmod(0o600)
     return connection
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
-    if version == 0:
-        # A file of length zero, or a database of somebody else's: never start empty silently.
-        raise sqlite3.DatabaseError(f"{path.name} exists but holds no callsd schema")
+def _create(path: Path) -> None:
+    """Make an empty database. It gets its name once it is whole: an empty file is never ours."""
+    wal = _beside(path, "-wal")
+    if wal.exists() and wal.stat().st_size:
+        raise sqlite3.DatabaseError(f"{wal.name} is there, but {path.name} is not")
+    draft = _beside(path, ".new")
+    for suffix in ("", "-wal", "-shm"):
+        _beside(draft, suffix).unlink(missing_ok=True)
+    # SQLite gives its other files the mode of this one.
+    draft.touch(mode=0o600)
+    with contextlib.closing(_connect(draft)) as connection:
+        migrate(connection, draft)
+    draft.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _check(path: Path) -> None:
+    """Look before anything is written: a file that is not ours, or damaged, stays as it is."""
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    with contextlib.closing(
+        sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_SECONDS)
+    ) as connection:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        if application != APPLICATION_ID:
+            # A file of length zero, or a database of somebody else's: never start empty silently.
+            raise sqlite3.DatabaseError("it was not made by callsd")
+        refuse_newer(connection, path)
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
 
 
 def _as_error(problem: Exception) -> Exception:
-    text = str(problem)
-    full = "full" in text or getattr(problem, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    if full or "disk I/O error" in text:
+    """What to tell the caller: a disk that is full has a reason of its own."""
+    # The low byte of SQLite's code is the kind of error; a full disk may also show as failed I/O.
+    code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) or (
+        isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
+    ):
         return CallsdError(
             Reason.DISK_FULL,
-            f"the job database could not be written ({text}): free some disk space",
+            f"the job database could not be written ({problem}): free some disk space",
             retry_after_seconds=10.0,
         )
     return problem

@@ -6,6 +6,9 @@ import uuid
 from pathlib import Path
 
 
+APPLICATION_ID = 0x63616C73
+"""Marks the file as ours: "cals" in the header's application id."""
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
@@ -41,26 +44,34 @@ class SchemaTooNewError(Exception):
     """The database was written by a newer callsd."""
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the database up to date, each step in one transaction.
-
-    A database that already holds something is copied to `<path>.v<version>.bak` first.
-    """
+def refuse_newer(connection: sqlite3.Connection, path: Path) -> int:
+    """The schema's version; raises SchemaTooNewError when this program does not know it."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > len(MIGRATIONS):
         raise SchemaTooNewError(
             f"{path} has schema {version}, and this callsd knows up to {len(MIGRATIONS)}: "
             "install the newer callsd again, or restore the backup made before its upgrade"
         )
+    return int(version)
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the database up to date, each step in one transaction.
+
+    A database that already holds something is copied to `<path>.v<version>.bak` first.
+    """
+    version = refuse_newer(connection, path)
     if 0 < version < len(MIGRATIONS):
         backup = path.with_name(f"{path.name}.v{version}.bak")
         backup.unlink(missing_ok=True)
+        backup.touch(mode=0o600)
         connection.execute("VACUUM INTO ?", (str(backup),))
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")
         for statement in statements:
             connection.execute(statement)
         if number == 1:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute("INSERT INTO meta VALUES ('database_id', ?)", (str(uuid.uuid4()),))
         connection.execute(f"PRAGMA user_version = {number}")
         connection.execute("COMMIT")

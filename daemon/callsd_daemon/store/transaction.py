@@ -22,8 +22,6 @@ from callsd_daemon.domain.jobs import (
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Job).decode
 
-NO_RESERVATION = Reservation()
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -60,11 +58,15 @@ class Transaction:
         return None if row is None else _decode(row[0])
 
     def put(self, job: Job) -> Job:
-        """Write a new or changed job; returns it with its new revision."""
+        """Write a new or changed job; returns it with its new revision.
+
+        Raises msgspec.ValidationError, and writes nothing, when it holds NaN or infinity.
+        """
         self.revision += 1
         job = replace(job, revision=self.revision)
         body = _encode(job)
-        held = job.reservation if job.is_active else NO_RESERVATION
+        # NaN and infinity have no JSON: better no change than a job that nobody can read again.
+        _decode(body)
         self._connection.execute(
             """INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (id) DO UPDATE SET
@@ -80,9 +82,9 @@ class Transaction:
                 job.cost_key,
                 _seconds(job.end_time),
                 _seconds(job.expire_time),
-                held.cores,
-                held.memory_bytes,
-                held.disk_bytes,
+                job.reservation.cores,
+                job.reservation.memory_bytes,
+                job.reservation.disk_bytes,
                 body,
             ),
         )
@@ -205,8 +207,11 @@ class Transaction:
                 where.append(f"{column} IN ({', '.join('?' * len(wanted))})")
                 values.extend(wanted)
         for key, value in labels.items():
-            where.append("json_extract(body, ?) = ?")
-            values.extend((f'$.labels."{key}"', value))
+            where.append(
+                "EXISTS (SELECT 1 FROM json_each(CAST(body AS TEXT), '$.labels') AS label "
+                "WHERE label.key = ? AND label.value = ?)"
+            )
+            values.extend((key, value))
         if before is not None:
             where.append("accepted_revision < ?")
             values.append(before)

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine is never promised twice: random lives of jobs against the real database."""
+
+import asyncio
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import cast
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from callsd_daemon.domain.admission import Host, Policy, Queue
+from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.domain.jobs import Failure, Job, Kind, Outcome, Progress, Reservation, State
+from callsd_daemon.host.probe import Probe
+from callsd_daemon.store.database import Database
+from callsd_daemon.store.transaction import Change, Transaction
+from callsd_daemon.workers.attempt import Bounds
+from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.session.door import Door
+from callsd_daemon.workers.supervisor import Rules, Supervisor
+from tests.helpers.jobs import NOW, make_job
+
+
+EXAMPLES = 35
+STEPS = 300
+
+HOST = Host(
+    cores_total=4.0,
+    cores_external=0.0,
+    memory_total_bytes=4096,
+    memory_external_bytes=0,
+    disk_total_bytes=2048,
+    disk_free_bytes=2048,
+)
+POLICY = Policy(
+    headroom_cores=0.5,
+    headroom_memory_bytes=100,
+    headroom_disk_bytes=100,
+    max_per_kind={Kind.TRANSCRIPTION: 5},
+    max_queued_jobs=6,
+)
+RULES = Rules(
+    max_attempts=3,
+    retention=timedelta(days=1),
+    bounds=Bounds(
+        start_timeout_seconds=1.0,
+        silence_timeout_seconds=1.0,
+        stop_grace_seconds=1.0,
+        max_log_bytes=1,
+    ),
+)
+KILLED = Failure(reason=Reason.WORKER_KILLED, message="killed by SIGKILL")
+REFUSALS = {
+    Reason.CANNOT_FIT,
+    Reason.CPU_EXHAUSTED,
+    Reason.MEMORY_EXHAUSTED,
+    Reason.DISK_EXHAUSTED,
+    Reason.SLOTS_EXHAUSTED,
+    Reason.QUEUE_FULL,
+}
+
+
+class StillProbe(Probe):
+    """A machine on which nobody else does anything."""
+
+    def __init__(self) -> None:
+        pass
+
+    def sample(self, sessions: object) -> Host:
+        """The same at any time."""
+        return HOST
+
+
+@dataclass
+class Office:
+    """A supervisor with a clock that may be set, whose workers do what the steps say."""
+
+    directory: Path
+    clock: datetime = NOW
+    made: int = 0
+    refused: set[Reason] = field(default_factory=set)
+    acknowledged: list[Change] = field(default_factory=list)
+    placed: list[str] = field(default_factory=list)
+    """Jobs in the order in which they were accepted."""
+
+    def __post_init__(self) -> None:
+        self.database = Database(self.directory / "callsd.db")
+        self.database.on_commit(self.acknowledged.extend)
+        self.desk = Desk(StillProbe(), POLICY)
+        self.supervisor = Supervisor(
+            database=self.database,
+            desk=self.desk,
+            door=cast(Door, None),  # no worker is ever started
+            directory=self.directory,
+            resolve=lambda job: (_ for _ in ()).throw(AssertionError("no worker is started")),
+            now=lambda: self.clock,
+            rules=RULES,
+        )
+
+    # What may happen; `number` chooses among the possibilities.
+
+    def create(self, books: Transaction, number: int) -> None:
+        """A client asks for a job."""
+        self.made += 1
+        job = make_job(
+            id=f"job{self.made}",
+            kind=list(Kind)[number % 3],
+            reservation=Reservation(
+                cores=0.5 * (1 + number % 9), memory_bytes=number * 70, disk_bytes=number * 15
+            ),
+            create_time=self.clock,
+            update_time=self.clock,
+        )
+        length = books.queue_length()
+        try:
+            grant = self.supervisor.place(books, job, may_queue=number % 5 != 0)
+        except CallsdError as refusal:
+            self.refused.add(refusal.reason)
+            return
+        self.placed.append(job.id)
+        if isinstance(grant.decision, Queue):
+            assert grant.decision.position == books.queue_position(job.id) == length + 1
+        elif job.kind is Kind.TRANSCRIPTION:
+            assert length == 0, "a batch job has passed the queue"
+
+    def dispatch(self, books: Transaction, number: int) -> None:
+        """Waiting jobs start, in the order in which they were accepted."""
+        while True:
+            waiting = books.page(
+                states=(State.QUEUED,), kinds=(), labels={}, ids=(), before=None, limit=100
+            )
+            oldest = min((job.id for job in waiting.jobs), key=self.placed.index, default=None)
+            grant = self.supervisor._grant_next(books)
+            if grant is None:
+                return
+            assert grant.job.id == oldest
+
+    def report(self, books: Transaction, number: int) -> None:
+        """A worker reports for duty, or how far it is."""
+        if job := pick(books.active(), number):
+            if job.state is State.STARTING:
+                books.put(job.running(self.clock))
+            else:
+                books.put(job.with_progress(Progress(fraction=number / 32), self.clock))
+
+    def end(self, books: Transaction, number: int) -> None:
+        """A worker gets its work done."""
+        if job := pick(books.active(), number):
+            books.put(self.supervisor._settled(job, Outcome(), KILLED))
+
+    def crash(self, books: Transaction, number: int) -> None:
+        """A worker dies: its job is requeued, or fails after too many attempts."""
+        if job := pick(books.active(), number):
+            after = books.put(self.supervisor._settled(job, None, KILLED))
+            ends = {
+                True: State.CANCELLED,
+                False: State.QUEUED if job.attempt < RULES.max_attempts else State.FAILED,
+            }
+            assert after.state is ends[job.state is State.STOPPING]
+
+    def stop(self, books: Transaction, number: int) -> None:
+        """A client stops a job."""
+        queued = books.first_queued()
+        candidates = [job for job in books.active() if job.state is not State.STOPPING]
+        if job := pick([*candidates, *([queued] if queued else [])], number):
+            waits = job.state is State.QUEUED
+            books.put(
+                job.cancelled(self.clock, retention=RULES.retention)
+                if waits
+                else job.stopping(self.clock)
+            )
+
+    def delete(self, books: Transaction, number: int) -> None:
+        """A client removes a job that has ended."""
+        ended = [job for job in map(books.get, books.ids()) if job is not None and job.is_final]
+        if job := pick(sorted(ended, key=lambda job: job.id), number):
+            books.delete(job.id)
+
+    def set_clock(self, books: Transaction, number: int) -> None:
+        """Somebody sets the clock, ahead or back."""
+        self.clock += timedelta(minutes=number - 16)
+
+    # What must hold
+
+    def assert_balanced(self, books: Transaction) -> None:
+        """The books show exactly what active jobs hold, and that is within the budget."""
+        reserved = books.reserved()
+        held = sum((job.reservation for job in books.active()), Reservation())
+        assert reserved == held
+        assert books.queue_length() <= POLICY.max_queued_jobs + len(self.placed)
+        for account in self.desk.accounts(books):
+            assert account.reserved <= account.budget, account
+
+    def assert_history(self) -> None:
+        """Revisions have no gap, time does not run backwards, and every grant ends once."""
+        assert [change.revision for change in self.acknowledged] == list(
+            range(1, len(self.acknowledged) + 1)
+        )
+        last: dict[str, Job] = {}
+        granted, released = Counter[str](), Counter[str]()
+        for change in self.acknowledged:
+            before = last.pop(change.job_id, None)
+            was_active = before is not None and before.is_active
+            is_active = change.job is not None and change.job.is_active
+            granted[change.job_id] += is_active and not was_active
+            released[change.job_id] += was_active and not is_active
+            if change.job is None:
+                assert before is not None
+                assert before.is_final
+                continue
+            last[change.job_id] = change.job
+            if before is not None:
+                assert change.job.update_time >= before.update_time
+        for job_id, count in granted.items():
+            active = job_id in last and last[job_id].is_active
+            assert released[job_id] == count - active
+
+
+def pick(jobs: "list[Job] | tuple[Job, ...]", number: int) -> Job | None:
+    """One of the jobs, or None when there is none."""
+    return jobs[number % len(jobs)] if jobs else None
+
+
+STEP: dict[str, Callable[[Office, Transaction, int], None]] = {
+    "create": Office.create,
+    "create another": Office.create,
+    "dispatch": Office.dispatch,
+    "report": Office.report,
+    "end": Office.end,
+    "crash": Office.crash,
+    "stop": Office.stop,
+    "delete": Office.delete,
+    "set clock": Office.set_clock,
+}
+
+
+async def live(office: Office, steps: list[tuple[str, int]]) -> None:
+    """Take the steps, each an operation of its own on the database, many in one commit."""
+
+    def operation(name: str, number: int) -> Callable[[Transaction], None]:
+        def work(books: Transaction) -> None:
+            STEP[name](office, books, number)
+            office.assert_balanced(books)
+
+        return work
+
+    await asyncio.gather(*(office.database.write(operation(*step)) for step in steps))
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
+)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(list(STEP)), st.integers(0, 31)), min_size=STEPS, max_size=STEPS
+    )
+)
+def test_ledger_always_balances(steps: list[tuple[str, int]]) -> None:
+    """Whatever jobs go through: no core is promised twice, and each one is given back once."""
+    with tempfile.TemporaryDirectory() as directory:
+        office = Office(Path(directory))
+        try:
+            asyncio.run(live(office, steps))
+        finally:
+            office.database.close()
+        office.assert_history()
+        assert office.refused <= REFUSALS
+        # A daemon that starts now finds the same books.
+        again = Database(office.directory / "callsd.db")
+        try:
+            found = asyncio.run(again.read(lambda books: (books.reserved(), books.active())))
+            assert again.revision == len(office.acknowledged)
+        finally:
+            again.close()
+        assert found[0] == sum((job.reservation for job in found[1]), Reservation())

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs and their parts, complete but for what a test is about."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from callsd_daemon.domain.jobs import Job, Kind, Reservation, State, Worker
+from callsd_daemon.domain.transcription import Track, TranscriptionSpec
+from callsd_daemon.store.transaction import Transaction
+
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+MIB = 1024 * 1024
+
+WORKER = Worker(token_sha256="a" * 64, boot_id="boot")
+
+SPEC = TranscriptionSpec(tracks=(Track(speaker="Maya", path="/calls/maya.ogg"),), model="base")
+
+_JOB = Job(
+    id="job",
+    kind=Kind.TRANSCRIPTION,
+    state=State.QUEUED,
+    creator="owner",
+    create_time=NOW,
+    update_time=NOW,
+    max_duration_seconds=3600.0,
+    reservation=Reservation(cores=1.0, memory_bytes=500 * MIB, disk_bytes=64 * MIB),
+    cost_key="transcription/auto/base/1",
+    transcription=SPEC,
+)
+
+
+def make_job(**changes: Any) -> Job:
+    """A transcription that waits, but for `changes`."""
+    return replace(_JOB, **changes)
+
+
+def put(job: Job) -> Callable[[Transaction], Job]:
+    """Work for the store: write one job."""
+    return lambda books: books.put(job)

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for something that happens elsewhere."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.02
+
+
+def eventually(condition: Callable[[], T], what: str, *, seconds: float = 10.0) -> T:
+    """Return what `condition()` returns as soon as that is true; fail when it stays false."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(POLL_SECONDS)
+    return found

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import hmac
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from callsd_daemon import tokens as module
+from callsd_daemon.tokens import (
+    OWNER,
+    SCOPES,
+    Token,
+    TokenError,
+    TokenFile,
+    digest,
+    write_owner_token,
+)
+
+
+READ = ("jobs.read",)
+
+CREATE_MANY = """
+import sys; from pathlib import Path; from callsd_daemon.tokens import TokenFile
+tokens = TokenFile(Path(sys.argv[1]))
+for number in range(20):
+    tokens.create(f"{sys.argv[2]}{number}", ("jobs.read",))
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the tokens lie."""
+    return tmp_path / "tokens.json"
+
+
+@pytest.fixture
+def tokens(path: Path) -> TokenFile:
+    """No tokens yet."""
+    return TokenFile(path)
+
+
+def mode(path: Path) -> int:
+    """Who may do what with a file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+class TestLife:
+    """Tokens are made, found, listed, and worthless in the end."""
+
+    def test_made_and_found(self, tokens: TokenFile) -> None:
+        """Whoever has the secret has the token's name and scopes, and nobody else."""
+        secret = tokens.create("plugin", ("jobs.read", "jobs.write"))
+
+        found = tokens.find(secret)
+
+        assert found is not None
+        assert (found.name, found.scopes) == ("plugin", ("jobs.read", "jobs.write"))
+        assert found.expire_time is None
+        assert tokens.find(secret + "x") is None
+        assert tokens.find(secret[:-1]) is None
+        assert tokens.find("") is None
+        assert tokens.find(found.sha256) is None
+
+    def test_no_file(self, tokens: TokenFile) -> None:
+        """Without a file there are no tokens."""
+        assert tokens.list() == []
+        assert tokens.find("callsd_secret") is None
+
+    def test_secrets_are_long_and_differ(self, tokens: TokenFile) -> None:
+        """Secrets cannot be guessed, and can be told from other strings."""
+        one, two = tokens.create("one", READ), tokens.create("two", READ)
+
+        assert one != two
+        assert all(secret.startswith("callsd_") and len(secret) == 50 for secret in (one, two))
+
+    def test_the_secret_is_not_kept(self, tokens: TokenFile, path: Path) -> None:
+        """The file holds a hash only, and nobody but its owner can read even that."""
+        secret = tokens.create("plugin", READ)
+
+        assert secret not in path.read_text()
+        assert digest(secret) in path.read_text()
+        assert mode(path) == 0o600
+        assert [file.name for file in path.parent.iterdir()] == ["tokens.json"]
+
+    def test_listed_by_name(self, tokens: TokenFile) -> None:
+        """All tokens, in the order of their names."""
+        for name in ("mattermost", "alice", "zoe"):
+            tokens.create(name, READ)
+
+        assert [token.name for token in tokens.list()] == ["alice", "mattermost", "zoe"]
+
+    def test_revoked(self, tokens: TokenFile) -> None:
+        """A revoked token is worthless at once, and its name free."""
+        secret, other = tokens.create("plugin", READ), tokens.create("other", READ)
+        tokens.revoke("plugin")
+
+        assert tokens.find(secret) is None
+        assert tokens.find(other) is not None
+        assert tokens.find(tokens.create("plugin", READ)) is not None
+        assert tokens.find(secret) is None
+
+    def test_expired(self, tokens: TokenFile, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A token is good until its time, and worthless from then on."""
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now)
+        secret = tokens.create("guest", READ, expires_in_seconds=60)
+
+        monkeypatch.setattr(time, "time", lambda: now + 59.9)
+        assert tokens.find(secret) is not None
+        monkeypatch.setattr(time, "time", lambda: now + 60)
+        assert tokens.find(secret) is None
+
+        assert [token.expire_time for token in tokens.list()] == [now + 60]
+
+
+class TestRefusals:
+    """What cannot be made or revoked, and why."""
+
+    @pytest.mark.parametrize("name", ["", "A", "a b", "-a", "a/b", "a\n", "ä", "a" * 64])
+    def test_bad_name(self, tokens: TokenFile, name: str) -> None:
+        """A name that could be confused or break a line is refused."""
+        with pytest.raises(TokenError, match="is no name for a token"):
+            tokens.create(name, READ)
+
+    def test_unknown_scope(self, tokens: TokenFile, path: Path) -> None:
+        """A scope that does not exist is named, with those that do."""
+        with pytest.raises(TokenError, match=r"unknown scope 'jobs\.rule': there are jobs\.read"):
+            tokens.create("plugin", ("jobs.read", "jobs.rule"))
+
+        assert not path.exists()
+
+    def test_taken(self, tokens: TokenFile) -> None:
+        """A name is given once; its token stays as it is."""
+        secret = tokens.create("plugin", READ)
+
+        with pytest.raises(TokenError, match="there is a token 'plugin' already"):
+            tokens.create("plugin", SCOPES)
+
+        found = tokens.find(secret)
+        assert found is not None
+        assert found.scopes == READ
+
+    def test_too_many(self, tokens: TokenFile, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The number of tokens has an end."""
+        monkeypatch.setattr(module, "MAX_TOKENS", 2)
+        tokens.create("one", READ)
+        tokens.create("two", READ)
+
+        with pytest.raises(TokenError, match="there are 2 tokens: revoke some first"):
+            tokens.create("three", READ)
+
+    def test_revoke_nobody(self, tokens: TokenFile) -> None:
+        """Only a token that exists can be revoked."""
+        with pytest.raises(TokenError, match="there is no token 'nobody'"):
+            tokens.revoke("nobody")
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": {"name": "a"}}', b"\xff"])
+    def test_damaged_file(self, tokens: TokenFile, path: Path, content: bytes) -> None:
+        """A damaged file lets nobody in, is named, and is not overwritten."""
+        path.write_bytes(content)
+
+        for attempt in (
+            lambda: tokens.find("callsd_secret"),
+            lambda: tokens.create("plugin", READ),
+            tokens.list,
+        ):
+            with pytest.raises(TokenError, match=r"tokens\.json is damaged"):
+                attempt()
+
+        assert path.read_bytes() == content
+
+
+class TestOthers:
+    """Several programs use the same file."""
+
+    def test_seen_at_once(self, tokens: TokenFile, path: Path) -> None:
+        """What another program makes or revokes holds here from the next look on, every time."""
+        other = TokenFile(path)
+        for number in range(50):
+            secret = other.create("plugin", READ)
+            assert tokens.find(secret) is not None, number
+            other.revoke("plugin")
+            assert tokens.find(secret) is None, number
+
+    def test_two_changes_between_looks(self, tokens: TokenFile, path: Path) -> None:
+        """However quickly changes follow each other, none is overlooked."""
+        other = TokenFile(path)
+        for number in range(50):
+            secret = other.create("plugin", READ)
+            assert tokens.find(secret) is not None, number
+            other.create("another", READ)
+            other.revoke("another")
+            other.revoke("plugin")
+            assert tokens.find(secret) is None, number
+
+    def test_no_change_is_lost(self, tokens: TokenFile, path: Path) -> None:
+        """Programs that change the file at the same time lose nothing of each other."""
+        programs = [
+            subprocess.Popen([sys.executable, "-c", CREATE_MANY, str(path), name])
+            for name in ("a", "b", "c")
+        ]
+        assert [program.wait(30) for program in programs] == [0, 0, 0]
+
+        assert len(tokens.list()) == 60
+
+    def test_reads_once(
+        self, tokens: TokenFile, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file that has not changed is not read again."""
+        secret = tokens.create("plugin", READ)
+        assert tokens.find(secret) is not None
+        reads: list[Path] = []
+        monkeypatch.setattr(Path, "read_bytes", reads.append)
+
+        assert tokens.find(secret) is not None
+        assert reads == []
+
+    def test_file_removed(self, tokens: TokenFile, path: Path) -> None:
+        """When the file is gone, so are the tokens."""
+        secret = tokens.create("plugin", READ)
+        assert tokens.find(secret) is not None
+        path.unlink()
+
+        assert tokens.find(secret) is None
+
+    def test_root_makes_tokens_for_the_daemon(self, tmp_path: Path) -> None:
+        """The file belongs to whom its directory belongs to, whoever wrote it last."""
+        directory = tmp_path / "state"
+        directory.mkdir()
+        if os.geteuid() == 0:
+            os.chown(directory, 12345, 12345)
+        tokens = TokenFile(directory / "tokens.json")
+        tokens.create("plugin", READ)
+        tokens.create("other", READ)
+
+        file, owner = (directory / "tokens.json").stat(), directory.stat()
+        assert (file.st_uid, file.st_gid) == (owner.st_uid, owner.st_gid)
+
+    def test_every_token_is_compared(
+        self, tokens: TokenFile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Time tells nothing: each token is compared, in constant time, wherever the match is."""
+        secrets = [tokens.create(f"t{number}", READ) for number in range(10)]
+        compared: list[str] = []
+        compare = hmac.compare_digest
+
+        def watch(one: str, two: str) -> bool:
+            compared.append(one)
+            return compare(one, two)
+
+        monkeypatch.setattr(hmac, "compare_digest", watch)
+
+        for secret in (secrets[0], secrets[-1], "callsd_wrong"):
+            compared.clear()
+            tokens.find(secret)
+            assert compared == [digest(made) for made in secrets]
+
+
+class TestOwner:
+    """The token of the user who runs the daemon."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        """Where the owner's token lies."""
+        return tmp_path / "owner.token"
+
+    def test_made(self, tokens: TokenFile, file: Path) -> None:
+        """The first start makes it, with all scopes, readable by nobody else."""
+        write_owner_token(tokens, file)
+
+        found = tokens.find(file.read_text())
+        assert found is not None
+        assert (found.name, found.scopes) == (OWNER, SCOPES)
+        assert mode(file) == 0o600
+
+    def test_survives_a_restart(self, tokens: TokenFile, path: Path, file: Path) -> None:
+        """A token that is still good stays, for clients that hold it."""
+        write_owner_token(tokens, file)
+        secret = file.read_text()
+        file.chmod(0o644)
+
+        write_owner_token(TokenFile(path), file)
+
+        assert file.read_text() == secret
+        assert mode(file) == 0o600
+
+    @pytest.mark.parametrize("content", ["callsd_wrong", "", None, b"\xff\xfe"])
+    def test_replaced_when_worthless(
+        self, tokens: TokenFile, file: Path, content: str | bytes | None
+    ) -> None:
+        """One that is lost or wrong is made anew, and the old one is worthless then."""
+        write_owner_token(tokens, file)
+        old = file.read_text()
+        if content is None:
+            file.unlink()
+        else:
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+        write_owner_token(tokens, file)
+
+        assert tokens.find(file.read_text()) is not None
+        assert tokens.find(old) is None
+
+    def test_somebody_elses(self, tokens: TokenFile, file: Path) -> None:
+        """Another client's token in its place is not taken for it."""
+        file.write_text(tokens.create("plugin", SCOPES))
+
+        write_owner_token(tokens, file)
+
+        found = tokens.find(file.read_text())
+        assert found is not None
+        assert found.name == OWNER
+
+    def test_new_scopes(self, tokens: TokenFile, path: Path, file: Path) -> None:
+        """After an upgrade that brings scopes, the owner has these too."""
+        old = Token(name=OWNER, sha256=digest("callsd_old"), scopes=READ, create_time=0.0)
+        path.write_bytes(msgspec.json.encode({OWNER: old}))
+        file.write_text("callsd_old")
+
+        write_owner_token(tokens, file)
+
+        found = tokens.find(file.read_text())
+        assert found is not None
+        assert found.scopes == SCOPES

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from callsd_daemon.domain.admission import Admit, Host, Policy, Queue, Refuse
+from callsd_daemon.domain.errors import Reason
+from callsd_daemon.domain.jobs import State
+from callsd_daemon.host.probe import Probe
+from callsd_daemon.metrics import DECISIONS
+from callsd_daemon.store.database import Database
+from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.workers.desk import Desk
+from tests.helpers.jobs import MIB, make_job, put
+
+
+HOST = Host(
+    cores_total=2.0,
+    cores_external=0.0,
+    memory_total_bytes=4096 * MIB,
+    memory_external_bytes=0,
+    disk_total_bytes=4096 * MIB,
+    disk_free_bytes=4096 * MIB,
+)
+POLICY = Policy(headroom_cores=0.0, headroom_memory_bytes=0, headroom_disk_bytes=0)
+JOB = make_job(id="new")
+"""It takes one of the two cores."""
+
+
+class ScriptedProbe(Probe):
+    """Shows what the test says."""
+
+    def __init__(self) -> None:
+        self.host = HOST
+        self.asked: list[tuple[int, ...]] = []
+
+    def sample(self, sessions: Iterable[int]) -> Host:
+        """The machine as it is said to be."""
+        self.asked.append(tuple(sessions))
+        return self.host
+
+
+@pytest.fixture
+def probe() -> ScriptedProbe:
+    """An idle machine."""
+    return ScriptedProbe()
+
+
+@pytest.fixture
+def desk(probe: ScriptedProbe) -> Desk:
+    """A desk at that machine."""
+    return Desk(probe, POLICY)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """A new database."""
+    database = Database(tmp_path / "callsd.db")
+    yield database
+    database.close()
+
+
+def counted(decision: str, reason: str) -> float:
+    """How many decisions of this kind the metrics show."""
+    return DECISIONS.labels(decision=decision, reason=reason)._value.get()  # type: ignore[no-any-return]
+
+
+async def test_latest_look(desk: Desk, probe: ScriptedProbe, database: Database) -> None:
+    """Decisions are made by the latest look at the machine, which knows our workers."""
+    probe.host = replace(HOST, cores_external=1.5)
+    before = datetime.now(UTC)
+    assert await database.read(lambda books: desk.decide(books, JOB, may_queue=True)) == Admit()
+
+    await desk.look(iter([7, 8]))
+
+    assert probe.asked == [(), (7, 8)]
+    assert before <= desk.host_time <= datetime.now(UTC)
+    assert await database.read(lambda books: desk.decide(books, JOB, may_queue=True)) == Queue(
+        position=1, reason=Reason.CPU_EXHAUSTED
+    )
+
+
+async def test_queue_before_a_new_job(desk: Desk, database: Database) -> None:
+    """A new job goes behind those that wait, and is told what the first of them waits for."""
+    await database.write(put(make_job(id="first", waiting_for=Reason.MEMORY_EXHAUSTED)))
+    await database.write(put(make_job(id="second", waiting_for=Reason.CPU_EXHAUSTED)))
+
+    def decide(books: Transaction) -> tuple[object, object]:
+        return (
+            desk.decide(books, JOB, may_queue=True),
+            desk.decide(books, JOB, may_queue=False),
+        )
+
+    queued, refused = await database.read(decide)
+
+    assert queued == Queue(position=3, reason=Reason.MEMORY_EXHAUSTED)
+    assert isinstance(refused, Refuse)
+    assert refused.reason is Reason.MEMORY_EXHAUSTED
+
+
+async def test_first_of_the_queue(desk: Desk, database: Database) -> None:
+    """The job that has waited longest is not held back by those behind it."""
+    first = await database.write(put(make_job(id="first")))
+    await database.write(put(make_job(id="second")))
+
+    assert (
+        await database.read(lambda books: desk.decide_next(books, first, waited_seconds=0))
+        == Admit()
+    )
+
+
+async def test_accounts_show_the_books(desk: Desk, database: Database) -> None:
+    """What is reserved is what active jobs hold."""
+    await database.write(put(make_job(id="runs", state=State.RUNNING)))
+    await database.write(put(make_job(id="waits")))
+
+    disk, cores, memory = await database.read(desk.accounts)
+
+    assert (disk.reserved, cores.reserved, memory.reserved) == (64 * MIB, 1.0, 500 * MIB)
+
+
+async def test_every_decision_is_counted_once(desk: Desk, database: Database) -> None:
+    """Admitted, queued and refused are counted by reason; a job that goes on waiting is not."""
+    await database.write(put(make_job(id="one", state=State.RUNNING)))
+    await database.write(put(make_job(id="two", state=State.RUNNING)))
+    before = [counted("queue", "CPU_EXHAUSTED"), counted("refuse", "CPU_EXHAUSTED")]
+
+    await database.read(lambda books: desk.decide(books, JOB, may_queue=True))
+    await database.read(lambda books: desk.decide(books, JOB, may_queue=False))
+    await database.read(lambda books: desk.decide_next(books, JOB, waited_seconds=0))
+
+    after = [counted("queue", "CPU_EXHAUSTED"), counted("refuse", "CPU_EXHAUSTED")]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1.0, 1.0]
