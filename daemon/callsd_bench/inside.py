@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What cannot be had from outside: a store with a long history, and the bare decision."""
+
+import asyncio
+import itertools
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from callsd_daemon.domain.admission import Host, Policy, Request, Snapshot, decide
+from callsd_daemon.domain.costs import transcription_cost, transcription_cost_key
+from callsd_daemon.domain.jobs import Artifact, Job, Kind, Outcome, State, Usage, Worker
+from callsd_daemon.domain.transcription import Format, Track, TranscriptionSpec
+from callsd_daemon.store.database import Database
+from callsd_daemon.store.transaction import Transaction
+
+
+DECIDING_SECONDS = 0.5
+GIB = 1024**3
+
+_RETENTION = timedelta(days=30)
+
+
+def fill_store(state: Path, jobs: int) -> None:
+    """Make a state directory as a daemon leaves it after `jobs` transcriptions, all finished."""
+    state.mkdir(parents=True)
+    database = Database(state / "callsd.db")
+    try:
+        asyncio.run(database.write(lambda books: _live_through(books, jobs)))
+    finally:
+        database.close()
+    for name in ("jobs", "uploads"):
+        (state / name).mkdir()
+    for number in range(jobs):
+        (state / "jobs" / _job_id(number) / "artifacts").mkdir(parents=True)
+
+
+def _live_through(books: Transaction, jobs: int) -> None:
+    began = datetime.now(UTC) - timedelta(days=1)
+    for number in range(jobs):
+        now = began + timedelta(seconds=number)
+        job = books.put(_queued(_job_id(number), now))
+        job = books.put(job.starting(Worker(token_sha256="0" * 64, boot_id="past"), now))
+        job = books.put(job.running(now))
+        books.put(job.finished(_outcome(), now, retention=_RETENTION))
+
+
+def _job_id(number: int) -> str:
+    return f"{number:020x}"
+
+
+def _queued(job_id: str, now: datetime) -> Job:
+    spec = TranscriptionSpec(
+        tracks=tuple(
+            Track(speaker=speaker, path=f"/srv/calls/{job_id}/{speaker}.ogg")
+            for speaker in ("first", "second", "third", "fourth")
+        ),
+        model="base",
+    )
+    return Job(
+        id=job_id,
+        kind=Kind.TRANSCRIPTION,
+        state=State.QUEUED,
+        creator="owner",
+        create_time=now,
+        update_time=now,
+        max_duration_seconds=86400.0,
+        reservation=transcription_cost(spec, 1, ()),
+        cost_key=transcription_cost_key(spec, 1),
+        transcription=spec,
+        labels={"call": job_id},
+    )
+
+
+def _outcome() -> Outcome:
+    return Outcome(
+        artifacts=tuple(
+            Artifact(
+                file_name=f"transcript.{form}",
+                media_type="text/plain",
+                size_bytes=10_000,
+                sha256="0" * 64,
+            )
+            for form in Format
+        ),
+        usage=Usage(cpu_seconds=60.0, peak_memory_bytes=GIB // 2),
+    )
+
+
+def decisions_per_second() -> float:
+    """How often admission decides in a second, on one core: a third each starts, waits, fails."""
+    reservation = transcription_cost(
+        TranscriptionSpec(tracks=(Track(speaker="first"),), model="base"), 1, ()
+    )
+    host = Host(
+        cores_total=8.0,
+        cores_external=1.0,
+        memory_total_bytes=16 * GIB,
+        memory_external_bytes=4 * GIB,
+        disk_total_bytes=500 * GIB,
+        disk_free_bytes=100 * GIB,
+    )
+    policy = Policy(
+        headroom_cores=0.8,
+        headroom_memory_bytes=GIB // 2,
+        headroom_disk_bytes=GIB,
+        max_concurrent_jobs=4,
+    )
+    cases = [
+        (
+            Snapshot(
+                host=host,
+                reserved=reservation,
+                running={Kind.TRANSCRIPTION: running},
+                queued_ahead=0,
+            ),
+            Request(kind=Kind.TRANSCRIPTION, reservation=reservation, may_queue=may_queue),
+        )
+        for running, may_queue in ((1, True), (4, True), (4, False))
+    ]
+    began = time.process_time()
+    for count in itertools.count(1):
+        for snapshot, request in cases:
+            decide(snapshot, request, policy)
+        if (spent := time.process_time() - began) > DECIDING_SECONDS:
+            return count * len(cases) / spent
+    raise AssertionError

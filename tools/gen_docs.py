@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the parts of the handbook that the code knows best: settings, methods, job states.
+
+    make gen                                    renew them
+    .venv/bin/python tools/gen_docs.py --check  exit 1, naming each part that is not current
+
+A part stands in its file between `<!-- generated: NAME -->` and `<!-- end of NAME -->`.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import tomlkit
+
+from callsd_daemon.config import ENVIRONMENT_PREFIX, SETTINGS, Config
+from callsd_daemon.domain.jobs import FINAL_STATES, TRANSITIONS
+from callsd_daemon.rpc.gate import SCOPES
+
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def settings() -> str:
+    """A table for each section: key, default, environment variable, meaning."""
+    defaults = msgspec.to_builtins(Config())
+    lines: list[str] = []
+    section = ""
+    for key, meaning in SETTINGS.items():
+        group, _, name = key.partition(".")
+        if group != section:
+            section = group
+            lines += ["", f"### `[{section}]`", "", "| Key | Default | Meaning |", "|---|---|---|"]
+        default = tomlkit.item(defaults[group][name]).as_string()
+        variable = ENVIRONMENT_PREFIX + key.upper().replace(".", "_")
+        lines.append(f"| `{name}`<br>`{variable}` | `{default}` | {meaning} |")
+    return "\n".join(lines[1:])
+
+
+def methods() -> str:
+    """A table of the public methods: name, and the scope that its caller needs."""
+    rows = [
+        f"| {service} | `{method}` | {f'`{scope}`' if scope else 'any valid token'} |"
+        for path, scope in SCOPES.items()
+        for service, method in [path.removeprefix("/callsd.v1.").split("/")]
+    ]
+    return "\n".join(["| Service | Method | Scope |", "|---|---|---|", *rows])
+
+
+def states() -> str:
+    """The life of a job, as a Mermaid diagram."""
+    arrows = [
+        f"    {state.name} --> {following.name}"
+        for state, all_following in TRANSITIONS.items()
+        for following in sorted(all_following, key=list(TRANSITIONS).index)
+    ]
+    ends = [f"    {state.name} --> [*]" for state in TRANSITIONS if state in FINAL_STATES]
+    return "\n".join(["```mermaid", "stateDiagram-v2", "    [*] --> QUEUED", *arrows, *ends, "```"])
+
+
+PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
+    ("configuration.md", "settings", settings),
+    ("api.md", "methods", methods),
+    ("architecture.md", "states", states),
+)
+"""File, name of the part, what writes it."""
+
+
+def renewed(text: str, name: str, content: str) -> str:
+    """The text with the part `name` replaced; exits when it has no such part."""
+    begin, end = f"<!-- generated: {name} -->", f"<!-- end of {name} -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if len(pattern.findall(text)) != 1:
+        sys.exit(f"gen_docs: there must be one part between {begin} and {end}")
+    return pattern.sub(lambda _: f"{begin}\n\n{content}\n\n{end}", text)
+
+
+def main() -> int:
+    """Renew, or compare with what is committed; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Write the generated parts of docs/.")
+    parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if stale")
+    check: bool = parser.parse_args().check
+    stale: list[str] = []
+    for file, name, write in PARTS:
+        path = DOCS / file
+        old = path.read_text(encoding="utf-8")
+        new = renewed(old, name, write())
+        if new != old:
+            stale.append(f"docs/{file}: {name}")
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    for line in stale:
+        print(f"gen_docs: {line} {'is not current' if check else 'renewed'}")
+    if check and stale:
+        print("gen_docs: run `make gen` and commit the result")
+        return 1
+    print("gen_docs: current" if not stale else f"gen_docs: {len(stale)} parts renewed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
