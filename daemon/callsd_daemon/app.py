@@ -57,7 +57,7 @@ from callsd_daemon.rpc.server import Facts, ServerService
 from callsd_daemon.store.database import Database, DatabaseDamagedError
 from callsd_daemon.store.migrations import SchemaTooNewError
 from callsd_daemon.store.transaction import Transaction
-from callsd_daemon.tokens import TokenFile, write_owner_token
+from callsd_daemon.tokens import TokenError, TokenFile, write_owner_token
 from callsd_daemon.workers.attempt import Bounds
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.session.door import Door
@@ -176,8 +176,8 @@ class _Daemon:
         """From start to end."""
         self._install_signals()
         self._open()
-        await self._door.open()
         await self._supervisor.recover()
+        await self._door.open()
         server = await self._serve()
         ticking = asyncio.create_task(self._tick(), name="tick")
         log.info(
@@ -216,7 +216,10 @@ class _Daemon:
             code = EXIT_CONFIG if isinstance(problem, SchemaTooNewError) else EXIT_STATE_UNUSABLE
             raise StartError(str(problem), code) from None
         self._tokens = TokenFile(state / "tokens.json")
-        write_owner_token(self._tokens, self._runtime / "owner.token")
+        try:
+            write_owner_token(self._tokens, self._runtime / "owner.token")
+        except TokenError as problem:
+            raise StartError(str(problem), EXIT_STATE_UNUSABLE) from None
         self._hub = Hub(self._database.revision, max_streams=config.server.max_watches)
         loop = asyncio.get_running_loop()
         self._database.on_commit(

@@ -212,8 +212,11 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     Raises ConfigError, which names the key and the nearest one we know.
     """
     values: dict[str, Any] = {}
-    if path is None and DEFAULT_PATH.exists():
-        path = DEFAULT_PATH
+    try:
+        if path is None and DEFAULT_PATH.exists():
+            path = DEFAULT_PATH
+    except OSError as problem:
+        raise ConfigError(f"{DEFAULT_PATH} cannot be read: {problem.strerror}") from None
     if path is not None:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))

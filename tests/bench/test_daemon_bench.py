@@ -76,11 +76,12 @@ class TestCommand:
         assert not _processes_in(scratch)
 
     def test_no_model(self, tmp_path: Path) -> None:
-        """Without the model the command says how to get it, and starts nothing."""
-        result = CliRunner().invoke(bench, ["daemon", "--models-dir", str(tmp_path)])
+        """A model that is nowhere to be had is named, and nothing is started."""
+        arguments = ["daemon", "--models-dir", str(tmp_path), "--model", "enormous"]
+        result = CliRunner().invoke(bench, arguments)
 
         assert result.exit_code == 1
-        assert "callsd models pull tiny.en" in result.output
+        assert "no model 'enormous'" in result.output
 
 
 class TestWatchers:

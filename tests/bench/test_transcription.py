@@ -10,9 +10,11 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 
+from callsd_bench.call import load_call
 from callsd_bench.cli import bench
 from callsd_bench.errors import BenchError
 from callsd_bench.measure import run_measured
+from callsd_bench.transcription import bench_transcription
 from tests.weights import MODELS_DIRECTORY
 
 
@@ -84,7 +86,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "complaint"),
         [
-            (["--model", "enormous"], "callsd models pull enormous"),
+            (["--model", "enormous"], "no model 'enormous'"),
             (["--seconds", "1"], "take more seconds"),
             (["--threads", "0"], "--threads"),
             (["--clips", "."], "either --call or --clips"),
@@ -100,12 +102,18 @@ class TestCommand:
 
     def test_baseline_needs_its_weights(self, tmp_path: Path) -> None:
         """A model without f16 weights cannot have a baseline, and the message says so."""
-        (tmp_path / "tiny.en").mkdir()
+        (tmp_path / "mine").mkdir()
 
-        result = run(models=tmp_path)
-
-        assert result.exit_code != 0
-        assert "--baseline none" in result.stderr
+        with pytest.raises(BenchError, match="--baseline none"):
+            bench_transcription(
+                [load_call(SAMPLE_CALL)],
+                name="sample",
+                models_directory=tmp_path,
+                model="mine",
+                threads=1,
+                engine="auto",
+                baseline=True,
+            )
 
 
 class TestRunMeasured:

@@ -140,7 +140,7 @@ class Media(media_pb2_grpc.MediaServiceServicer):
         self.start = next(request_iterator).start
         if self.busy:
             self.busy -= 1
-            refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "UPLOAD_MISMATCH")
+            refuse(context, grpc.StatusCode.ABORTED, "UPLOAD_BUSY")
         for index, request in enumerate(request_iterator):
             if index == 0:
                 self.first_offsets.append(request.chunk.offset)

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from callsd import AsyncClient, Client, IntegrityError, InvalidRequestError
+from callsd import AsyncClient, Client, IntegrityError
 from callsd.v1.job_pb2 import FetchArtifactRequest
 from tests.clients.scripted import CONTENT, Scripted
 
@@ -118,15 +118,6 @@ class TestUploadMedia:
         scripted.media.busy = 2
 
         assert client.upload_media(sound, upload_id=uuid4()).complete
-
-    def test_a_first_refusal_is_final(
-        self, client: Client, scripted: Scripted, sound: Path
-    ) -> None:
-        """Without a lost call before it, a mismatch is the caller's error."""
-        scripted.media.busy = 1
-
-        with pytest.raises(InvalidRequestError):
-            client.upload_media(sound)
 
     def test_complete_upload_is_not_sent_again(
         self, client: Client, scripted: Scripted, sound: Path

@@ -150,7 +150,9 @@ class TestBadInput:
 
     def test_missing(self, tmp_path: Path) -> None:
         """A path that is not there is refused, with what to check."""
-        assert "cannot be read (No such file or directory); check the path" in self.refusal(tmp_path / "missing.wav")
+        assert "cannot be read (No such file or directory); check the path" in self.refusal(
+            tmp_path / "missing.wav"
+        )
 
     def test_directory(self, tmp_path: Path) -> None:
         """Only regular files are opened."""

@@ -59,6 +59,14 @@ class TestFlaws:
         """A long phrase twice running, a short one three times, a word five times."""
         assert find_flaw(heard(text), seconds=30, voiced_seconds=5) == Flaw.LOOP
 
+    def test_echo(self) -> None:
+        """A last phrase said twice is listened to again, but never cut out: people say so too."""
+        text = FAIR + " Works for me. Works for me."
+
+        assert find_flaw(heard(text), seconds=20.0, voiced_seconds=16.0) == Flaw.ECHO
+        assert without_repeats(text.split(), text.split()) == text.split()
+        assert find_flaw(heard(FAIR + " No, no."), seconds=20.0, voiced_seconds=16.0) is None
+
     def test_loops_without_spaces(self) -> None:
         """Where no words can be told apart, compression gives the loop away."""
         text = "ありがとうございました" * 12

@@ -121,7 +121,7 @@ def runtime_directory(environ: Mapping[str, str]) -> Path:
     """Where a daemon of this user puts its socket."""
     if os.geteuid() == 0:
         return SYSTEM_RUNTIME_DIRECTORY
-    if "XDG_RUNTIME_DIR" in environ:
+    if environ.get("XDG_RUNTIME_DIR"):
         return Path(environ["XDG_RUNTIME_DIR"]) / "callsd"
     return Path(f"/tmp/callsd-{getpass.getuser()}")  # noqa: S108 - see _default_address
 
@@ -141,7 +141,7 @@ def _default_address(environ: Mapping[str, str]) -> str:
     own = runtime_directory(environ) / SOCKET_NAME
     system = SYSTEM_RUNTIME_DIRECTORY / SOCKET_NAME
     # Anyone may make directories under /tmp: only a socket of our own is our own daemon's.
-    if not _owned(own) and system.exists():
+    if not _owned(own) and os.access(system, os.F_OK):
         return f"unix:{system}"
     return f"unix:{own}"
 

@@ -165,7 +165,6 @@ class Uploading:
         self._id = str(upload_id or uuid4())
         self._progress = progress
         self._offset = 0
-        self._may_be_open = upload_id is not None
 
     @property
     def name(self) -> str:
@@ -213,15 +212,10 @@ class Uploading:
         Raises:
             CallsdError: `error` itself, when the upload cannot go on.
         """
-        # For a while after a cut the server may still be at the lost call, and refuse this one.
-        is_passing = (
-            self._may_be_open
-            and error.reason == "UPLOAD_MISMATCH"
-            and "sha256" not in error.metadata
-        )
-        delay_seconds = self.backoff.failed(error, is_passing=is_passing)
-        self._may_be_open = True
-        return delay_seconds
+        # For a while after a cut the server may still be at the lost call: it refuses this one, or
+        # has stored more since it was asked how much has arrived.
+        is_passing = error.reason == "UPLOAD_BUSY" or "received_bytes" in error.metadata
+        return self.backoff.failed(error, is_passing=is_passing)
 
 
 def _check_offset(actual: int, expected: int, name: str) -> None:

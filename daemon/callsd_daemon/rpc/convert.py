@@ -121,7 +121,7 @@ def _spec(spec: TranscriptionSpec) -> transcription_pb2.TranscriptionSpec:
         tracks=[_track(track) for track in spec.tracks],
         model=spec.model,
         engine=ENGINES[spec.engine],
-        threads=spec.threads,
+        threads=spec.threads or None,
         language=spec.language,
         task=TASKS[spec.task],
         initial_prompt=spec.initial_prompt,

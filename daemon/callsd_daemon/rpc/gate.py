@@ -2,6 +2,7 @@
 """What every call passes: authentication, errors, flow control, metrics and one log line."""
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,6 +24,10 @@ log = structlog.get_logger(__name__)
 
 MAX_LAG_SECONDS = 30.0
 """How long a client may leave a stream unread before it is dropped."""
+
+ABORT_SECONDS = 1.0
+"""How long to wait until a refusal is on its way. Who reads nothing does not read that either: it
+stays for it with what was sent before, and the place among the streams is free again."""
 
 MAX_TOKEN_CHARACTERS = 256
 
@@ -113,7 +118,8 @@ class Gate(grpc.aio.ServerInterceptor):
                     # The health and reflection services write to the context themselves.
                     await answers
                     return
-                await _send_all(answers, context)
+                async with contextlib.aclosing(answers):
+                    await _send_all(answers, context)
 
             await self._pass(method, request, context, answer)
 
@@ -131,7 +137,9 @@ class Gate(grpc.aio.ServerInterceptor):
         except CallsdError as error:
             status = to_status(error)
             code, reason = grpc.StatusCode(_pair(status.code)).name, error.reason.value
-            await context.abort_with_status(rpc_status.to_status(status))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ABORT_SECONDS):
+                    await context.abort_with_status(rpc_status.to_status(status))
         except asyncio.CancelledError:
             code = "CANCELLED"
             raise

@@ -7,6 +7,7 @@ it, so that a slow one costs nothing and hurts nobody.
 
 import asyncio
 import contextlib
+import random
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from callsd_daemon.store.transaction import Change
 RECENT_CHANGES = 4096
 """Changes kept in memory; a watcher that is further behind reads them from the store."""
 
-DRAIN_RETRY_SECONDS = 1.0
+DRAIN_RETRY_SECONDS = (0.5, 2.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +42,15 @@ class Hub:
     def __init__(self, revision: int, *, max_streams: int) -> None:
         self.revision = revision
         """Revision of the last change."""
+        self.page_turn = asyncio.Lock()
+        """Held while a page of some watcher's initial state is made: many watchers that begin at
+        once take turns, and other calls are answered in between."""
         self._items: deque[Item] = deque(maxlen=RECENT_CHANGES)
         self._oldest = revision
         self._news = asyncio.Event()
         self._max_streams = max_streams
         self._streams = 0
+        self._opened = 0
         self._draining = False
 
     @property
@@ -77,8 +82,11 @@ class Hub:
         news.set()
 
     @contextlib.contextmanager
-    def stream(self) -> Iterator[None]:
-        """Hold one of the places for streams; raises STREAMS_EXHAUSTED when all are taken."""
+    def stream(self) -> Iterator[int]:
+        """Hold one of the places for streams, and get a number of one's own.
+
+        Raises STREAMS_EXHAUSTED when all places are taken.
+        """
         self.check()
         if self._streams >= self._max_streams:
             raise CallsdError(
@@ -88,9 +96,10 @@ class Hub:
                 retry_after_seconds=10.0,
             )
         self._streams += 1
+        self._opened += 1
         WATCHES.inc()
         try:
-            yield
+            yield self._opened
         finally:
             self._streams -= 1
             WATCHES.dec()
@@ -102,7 +111,7 @@ class Hub:
             raise CallsdError(
                 Reason.DRAINING,
                 "the server is shutting down: try again",
-                retry_after_seconds=DRAIN_RETRY_SECONDS,
+                retry_after_seconds=random.uniform(*DRAIN_RETRY_SECONDS),  # noqa: S311 - no secret
             )
 
     def after(self, revision: int) -> list[Item] | None:

@@ -23,7 +23,6 @@ from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.rpc.intake import Intake
 from callsd_daemon.rpc.watch import watch
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.supervisor import ARTIFACTS, LOG_FILE, Grant, Supervisor
@@ -71,18 +70,15 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         job = await self._intake.job(request, job_id=job_id, creator=creator, payload=payload)
         if request.validate_only:
             return await self._verdict(job, may_queue=not request.no_queue)
-        grant = await self._database.write(
+        grant = await self._supervisor.accept(
             lambda books: _same_or(
                 books,
                 job,
                 lambda: self._supervisor.place(books, job, may_queue=not request.no_queue),
             )
         )
-        failpoint("create.before_reply")
         if isinstance(grant, Job):
             return job_pb2.CreateJobResponse(job=await self._message(grant))
-        if grant.token:
-            self._supervisor.begin(grant.job, grant.token)
         position = grant.decision.position if isinstance(grant.decision, Queue) else 0
         return job_pb2.CreateJobResponse(
             job=convert.job_message(grant.job, queue_position=position),
@@ -183,7 +179,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         size = path.stat().st_size if path.exists() else 0
         if not 0 <= offset <= size:
             raise CallsdError(
-                Reason.REVISION_UNKNOWN,
+                Reason.OFFSET_INVALID,
                 f"offset {offset} is not within the log, which has {size} bytes",
                 metadata={"size_bytes": str(size)},
             )
@@ -220,7 +216,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             )
         if not 0 <= request.offset <= artifact.size_bytes:
             raise CallsdError(
-                Reason.REVISION_UNKNOWN,
+                Reason.OFFSET_INVALID,
                 f"offset {request.offset} is not within the artifact's {artifact.size_bytes} bytes",
                 metadata={"size_bytes": str(artifact.size_bytes)},
             )
@@ -315,8 +311,8 @@ def _page_position(request: job_pb2.ListJobsRequest) -> int | None:
     try:
         text = base64.urlsafe_b64decode(request.page_token.encode()).decode()
         mark, _, before = text.partition(":")
-        if mark == _filter_mark(request):
-            return int(before)
+        if mark == _filter_mark(request) and 0 <= (position := int(before)) < 1 << 63:
+            return position
     except (binascii.Error, ValueError):
         pass
     raise invalid_fields([("page_token", "is not one of ours for this filter")])

@@ -45,7 +45,9 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
         validate.upload_start(start.upload_id, start.size_bytes, start.sha256)
         if start.upload_id in self._open:
             raise CallsdError(
-                Reason.UPLOAD_MISMATCH, "this upload is being sent by another call right now"
+                Reason.UPLOAD_BUSY,
+                "this upload is being sent by another call right now",
+                retry_after_seconds=1.0,
             )
         self._open.add(start.upload_id)
         try:

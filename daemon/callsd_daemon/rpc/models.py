@@ -83,14 +83,15 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.VerifyModelResponse:
         """Check a model's files and try it out."""
         name, stop = validate.model_name(request.name), threading.Event()
-        work = asyncio.create_task(
-            asyncio.to_thread(verify, self._models, name, should_stop=stop.is_set)
-        )
-        try:
-            await asyncio.wait({work}, timeout=VERIFY_TIMEOUT_SECONDS)
-        finally:
-            stop.set()
-            await asyncio.gather(work, return_exceptions=True)
+        with self._hub.stream():
+            work = asyncio.create_task(
+                asyncio.to_thread(verify, self._models, name, should_stop=stop.is_set)
+            )
+            try:
+                await asyncio.wait({work}, timeout=VERIFY_TIMEOUT_SECONDS)
+            finally:
+                stop.set()
+                await asyncio.gather(work, return_exceptions=True)
         return model_pb2.VerifyModelResponse(model=model_message(_result(work)))
 
 

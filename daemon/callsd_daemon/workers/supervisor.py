@@ -4,16 +4,16 @@
 import asyncio
 import errno
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
 from callsd_daemon import tokens
-from callsd_daemon.domain.admission import Admit, Decision, Queue
+from callsd_daemon.domain.admission import Admit, Decision, Queue, Refuse
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Failure, Job, Notice, Outcome, Progress, State, Worker
 from callsd_daemon.host import processes
@@ -101,14 +101,15 @@ class Supervisor:
         self._attempts: dict[str, Attempt] = {}
         self._stopping: set[str] = set()
         self._dispatching = asyncio.Lock()
+        self._uncut: set[asyncio.Task[Any]] = set()
+        self._is_closing = False
 
     # Accepting
 
     def place(self, books: Transaction, job: Job, *, may_queue: bool) -> Grant:
         """Decide about a new job and write it, in the caller's transaction.
 
-        A grant with a token must be handed to `begin` once the transaction is on the disk.
-        Raises CallsdError when the job is refused.
+        For `accept`. Raises CallsdError when the job is refused.
         """
         match self._desk.decide(books, job, may_queue=may_queue):
             case Admit() as decision:
@@ -120,27 +121,60 @@ class Supervisor:
             case refusal:
                 raise refusal.error()
 
-    def begin(self, job: Job, token: str) -> None:
-        """Start the worker of a job that has been granted its reservation."""
-        self._watch_over(job, token)
+    async def accept(self, place: Callable[[Transaction], Job | Grant]) -> Job | Grant:
+        """Write a new job as `place` does, and start its worker if it may start now.
+
+        `place` may return a job that is there already, or raise to refuse.
+        """
+        return await self._to_the_end(self._accept(place))
+
+    async def _accept(self, place: Callable[[Transaction], Job | Grant]) -> Job | Grant:
+        grant = await self._database.write(place)
+        failpoint("create.before_reply")
+        if isinstance(grant, Grant) and grant.token:
+            self._watch_over(grant.job, grant.token)
+        return grant
 
     async def dispatch(self) -> None:
         """Start the jobs at the head of the queue for which there is room now."""
+        await self._to_the_end(self._dispatch())
+
+    async def _dispatch(self) -> None:
         async with self._dispatching:
-            while (grant := await self._database.write(self._grant_next)) is not None:
+            while not self._is_closing:
+                grant = await self._database.write(self._grant_next)
+                if grant is None:
+                    return
                 self._watch_over(grant.job, grant.token)
 
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do it all, even if the caller is cancelled in the middle of it.
+
+        What is written must be acted upon: when a call's deadline passes between the two, nobody
+        else would start the worker, or stop it, until the daemon is restarted.
+        """
+        task = asyncio.create_task(work)
+        self._uncut.add(task)
+        task.add_done_callback(self._uncut.discard)
+        return await asyncio.shield(task)
+
     def _grant_next(self, books: Transaction) -> Grant | None:
-        job = books.first_queued()
-        if job is None:
-            return None
-        waited = (self._now() - job.create_time).total_seconds()
-        decision = self._desk.decide_next(books, job, waited_seconds=waited)
-        if isinstance(decision, Admit):
-            started, token = self._with_worker(job)
-            return Grant(job=books.put(started), decision=decision, token=token)
-        if decision.reason is not job.waiting_for:
-            books.put(_waiting(job, decision.reason))
+        while (job := books.first_queued()) is not None:
+            waited = (self._now() - job.create_time).total_seconds()
+            match self._desk.decide_next(books, job, waited_seconds=waited):
+                case Admit() as decision:
+                    started, token = self._with_worker(job)
+                    return Grant(job=books.put(started), decision=decision, token=token)
+                case Refuse(reason=Reason.CANNOT_FIT) as refusal:
+                    # The machine, or what may be used of it, has shrunk: waiting would not help,
+                    # and would hold up everyone behind.
+                    failure = Failure(reason=refusal.reason, message=refusal.message)
+                    retention = self._rules.retention
+                    books.put(job.failed(failure, self._now(), retention=retention))
+                case shortage:
+                    if shortage.reason is not job.waiting_for:
+                        books.put(_waiting(job, shortage.reason))
+                    return None
         return None
 
     def _with_worker(self, job: Job) -> tuple[Job, str]:
@@ -152,7 +186,9 @@ class Supervisor:
 
     async def stop(self, job_id: str, check: Callable[[Job], None]) -> Job:
         """Ask a job to end; `check` may raise. Returns it as it is then."""
+        return await self._to_the_end(self._stop(job_id, check))
 
+    async def _stop(self, job_id: str, check: Callable[[Job], None]) -> Job:
         def mark(books: Transaction) -> Job:
             job = books.get(job_id)
             if job is None:
@@ -176,10 +212,11 @@ class Supervisor:
     # Life of the daemon
 
     async def recover(self) -> None:
-        """Take up every job that an earlier daemon had begun."""
+        """Take up every job that an earlier daemon had begun. Comes before the door is opened."""
         for job in await self._database.read(lambda books: books.active()):
             if job.state is State.STOPPING:
                 self._stopping.add(job.id)
+            self._door.expect(job.id)
             self._watch_over(job, "")
 
     def sessions(self) -> list[int]:
@@ -188,6 +225,8 @@ class Supervisor:
 
     async def close(self) -> None:
         """Let go of all workers; they go on, and the next daemon takes them up."""
+        self._is_closing = True
+        await asyncio.gather(*self._uncut, return_exceptions=True)
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -218,6 +257,7 @@ class Supervisor:
                 message=f"a bug in callsd; please report it with the log around {error_id}",
                 metadata={"error_id": error_id},
             )
+        self._door.clear(job.id)
         await self._conclude(job, failure)
         self._stopping.discard(job.id)
         await self.dispatch()
@@ -258,7 +298,6 @@ class Supervisor:
             )
         finally:
             self._attempts.pop(job.id, None)
-            self._door.clear(job.id, seat)
         return verdict or _death(process, seat.progress)
 
     def _launch(self, job: Job, mark: str, token: str) -> Process:

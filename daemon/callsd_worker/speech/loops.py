@@ -39,6 +39,7 @@ class Flaw(StrEnum):
     """What looks wrong about a result."""
 
     LOOP = "loop"
+    ECHO = "echo"
     TOO_FAST = "too fast"
     OMISSION = "omission"
     NO_SPEECH = "no speech"
@@ -51,6 +52,8 @@ def find_flaw(heard: Recognised, *, seconds: float, voiced_seconds: float) -> Fl
     words = [_bare(word) for word in heard.text.split()]
     if has_loop(words) or compression_ratio(heard.text) > MAX_COMPRESSION_RATIO:
         return Flaw.LOOP
+    if ends_in_echo(words):
+        return Flaw.ECHO
     # Under a second even "yes, I do" exceeds any rate.
     lasting = max(seconds, 1.0)
     if len(words) > MAX_WORDS_PER_SECOND * lasting + 1:
@@ -88,6 +91,14 @@ def compression_ratio(text: str) -> float:
 def has_loop(words: Sequence[str]) -> bool:
     """Whether a phrase is said again and again with nothing in between."""
     return len(kept_without_repeats(words)) < len(words)
+
+
+def ends_in_echo(words: Sequence[str]) -> bool:
+    """Whether the last phrase is said twice: a decoder that is not sure of the end does that."""
+    return any(
+        words[-length:] == words[-2 * length : -length]
+        for length in range(2, min(_LONGEST_PHRASE_WORDS, len(words) // 2) + 1)
+    )
 
 
 def kept_without_repeats(words: Sequence[str]) -> list[int]:

@@ -56,13 +56,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UPLOAD_INCOMPLETE: _ErrorReason.ValueType  # 14
     """The upload is not complete yet."""
     ERROR_REASON_UPLOAD_MISMATCH: _ErrorReason.ValueType  # 15
-    """The uploaded bytes do not have the announced sha256, size or offset."""
+    """The uploaded bytes do not have the announced sha256, size or offset. With
+    `received_bytes` in the metadata, go on from there.
+    """
     ERROR_REASON_UPLOAD_TOO_LARGE: _ErrorReason.ValueType  # 16
     """The upload is larger than the server accepts."""
     ERROR_REASON_REVISION_COMPACTED: _ErrorReason.ValueType  # 17
     """The revision is older than the history kept; list again, then watch."""
     ERROR_REASON_REVISION_UNKNOWN: _ErrorReason.ValueType  # 18
-    """The revision or offset lies beyond the end, or belongs to another database."""
+    """The revision lies beyond the last one, or belongs to another database."""
     ERROR_REASON_SLOW_CONSUMER: _ErrorReason.ValueType  # 19
     """The watcher read too slowly and was dropped; resume from the last revision."""
     ERROR_REASON_CPU_EXHAUSTED: _ErrorReason.ValueType  # 20
@@ -113,6 +115,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The machine restarted while the job ran."""
     ERROR_REASON_OUT_OF_MEMORY: _ErrorReason.ValueType  # 43
     """The worker ran out of memory."""
+    ERROR_REASON_UPLOAD_BUSY: _ErrorReason.ValueType  # 44
+    """Another call is sending this upload right now."""
+    ERROR_REASON_OFFSET_INVALID: _ErrorReason.ValueType  # 45
+    """The offset does not lie within the log or artifact."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a request was refused or a job failed.
@@ -154,13 +160,15 @@ ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 13
 ERROR_REASON_UPLOAD_INCOMPLETE: ErrorReason.ValueType  # 14
 """The upload is not complete yet."""
 ERROR_REASON_UPLOAD_MISMATCH: ErrorReason.ValueType  # 15
-"""The uploaded bytes do not have the announced sha256, size or offset."""
+"""The uploaded bytes do not have the announced sha256, size or offset. With
+`received_bytes` in the metadata, go on from there.
+"""
 ERROR_REASON_UPLOAD_TOO_LARGE: ErrorReason.ValueType  # 16
 """The upload is larger than the server accepts."""
 ERROR_REASON_REVISION_COMPACTED: ErrorReason.ValueType  # 17
 """The revision is older than the history kept; list again, then watch."""
 ERROR_REASON_REVISION_UNKNOWN: ErrorReason.ValueType  # 18
-"""The revision or offset lies beyond the end, or belongs to another database."""
+"""The revision lies beyond the last one, or belongs to another database."""
 ERROR_REASON_SLOW_CONSUMER: ErrorReason.ValueType  # 19
 """The watcher read too slowly and was dropped; resume from the last revision."""
 ERROR_REASON_CPU_EXHAUSTED: ErrorReason.ValueType  # 20
@@ -211,4 +219,8 @@ ERROR_REASON_HOST_REBOOT: ErrorReason.ValueType  # 42
 """The machine restarted while the job ran."""
 ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 43
 """The worker ran out of memory."""
+ERROR_REASON_UPLOAD_BUSY: ErrorReason.ValueType  # 44
+"""Another call is sending this upload right now."""
+ERROR_REASON_OFFSET_INVALID: ErrorReason.ValueType  # 45
+"""The offset does not lie within the log or artifact."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

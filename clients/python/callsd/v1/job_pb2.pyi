@@ -135,7 +135,10 @@ class Job(_message.Message):
     state: Global___JobState.ValueType
     """Where the job is in its life. Set by the server."""
     queue_position: _builtins.int
-    """Place in the queue while QUEUED, 1 = next; 0 otherwise. Set by the server."""
+    """Place in the queue while QUEUED, 1 = next; 0 otherwise, and in the events of
+    a watch, which are not repeated when others leave the queue. Set by the
+    server.
+    """
     waiting_for: _error_pb2.ErrorReason.ValueType
     """What a QUEUED job waits for. Set by the server."""
     attempt: _builtins.int
@@ -820,7 +823,9 @@ class WatchJobsResponse(_message.Message):
     INITIAL_STATE_SENT_FIELD_NUMBER: _builtins.int
     DATABASE_ID_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """Everything up to this revision has been sent: resume from here."""
+    """Everything up to this revision has been sent: resume from here. 0 until the
+    initial state is complete.
+    """
     initial_state_sent: _builtins.bool
     """True once all jobs of the initial state have been sent."""
     database_id: _builtins.str
@@ -857,7 +862,9 @@ class JobEvent(_message.Message):
     revision: _builtins.int
     """Revision of the change."""
     job_deleted: _builtins.str
-    """Name of a job that was removed."""
+    """Name of a job that was removed. Sent whatever labels and kinds the filter
+    asks for: the server no longer knows those of the job.
+    """
     @_builtins.property
     def job_changed(self) -> Global___Job:
         """The whole job as it is after the change."""

@@ -32,6 +32,7 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self._seats: dict[str, Seat] = {}
+        self._expected: set[str] = set()
         self._server = grpc.aio.server(
             options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
         )
@@ -49,14 +50,19 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
         """Hang up on all workers; they go on and dial again."""
         await self._server.stop(CLOSE_GRACE_SECONDS)
 
+    def expect(self, job_id: str) -> None:
+        """A seat will be kept for this job's worker soon: have it dial again, not go away."""
+        self._expected.add(job_id)
+
     def keep(self, job_id: str, seat: Seat) -> None:
         """Let in the worker that holds the token of this seat, and no other one of the job."""
         self._seats[job_id] = seat
+        self._expected.discard(job_id)
 
-    def clear(self, job_id: str, seat: Seat) -> None:
-        """Let nobody in for this seat any more."""
-        if self._seats.get(job_id) is seat:
-            del self._seats[job_id]
+    def clear(self, job_id: str) -> None:
+        """Let nobody in for this job any more."""
+        self._seats.pop(job_id, None)
+        self._expected.discard(job_id)
 
     async def Session(
         self, request_iterator: AsyncIterator[worker_pb2.SessionRequest], context: Context
@@ -68,6 +74,8 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
         except (TimeoutError, StopAsyncIteration):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "say hello first")
         seat = self._seat_for(first.hello)
+        if seat is None and first.hello.job_id in self._expected:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not ready for this worker yet")
         if seat is None:
             log.warning("worker_refused", job_id=first.hello.job_id, pid=first.hello.pid)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no seat for this worker")

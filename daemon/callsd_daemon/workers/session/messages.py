@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Between the corridor's messages and the domain's words."""
 
+import math
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -70,10 +71,10 @@ def progress(status: worker_pb2.Status) -> Progress:
     """How far the worker says it is."""
     return Progress(
         phase=status.phase[:64],
-        fraction=min(max(status.fraction, 0.0), 1.0),
-        processed_seconds=status.processed_seconds,
-        total_seconds=status.total_seconds,
-        real_time_factor=status.real_time_factor,
+        fraction=min(max(_finite(status.fraction), 0.0), 1.0),
+        processed_seconds=_finite(status.processed_seconds),
+        total_seconds=_finite(status.total_seconds),
+        real_time_factor=_finite(status.real_time_factor),
     )
 
 
@@ -115,7 +116,9 @@ def _outcome(message: worker_pb2.Outcome) -> Outcome:
         transcription=(
             _transcription(message.transcription) if message.HasField("transcription") else None
         ),
-        usage=Usage(cpu_seconds=message.cpu_seconds, peak_memory_bytes=message.peak_memory_bytes),
+        usage=Usage(
+            cpu_seconds=_finite(message.cpu_seconds), peak_memory_bytes=message.peak_memory_bytes
+        ),
     )
 
 
@@ -124,8 +127,8 @@ def _transcription(message: worker_pb2.TranscriptionOutcome) -> TranscriptionRes
         tracks=tuple(
             TrackResult(
                 speaker=track.speaker,
-                duration_seconds=track.duration_seconds,
-                speech_seconds=track.speech_seconds,
+                duration_seconds=_finite(track.duration_seconds),
+                speech_seconds=_finite(track.speech_seconds),
                 language=track.language,
                 failure_reason=_reason(track.failure_reason) if track.failure_reason else None,
                 failure_message=track.failure_message,
@@ -136,9 +139,14 @@ def _transcription(message: worker_pb2.TranscriptionOutcome) -> TranscriptionRes
         engine=Engine(message.engine) if message.engine in set(Engine) else Engine.AUTO,
         segment_count=message.segment_count,
         word_count=message.word_count,
-        audio_seconds=message.audio_seconds,
-        real_time_factor=message.real_time_factor,
+        audio_seconds=_finite(message.audio_seconds),
+        real_time_factor=_finite(message.real_time_factor),
     )
+
+
+def _finite(value: float) -> float:
+    """What a worker sends may be nonsense, but must not spoil what is stored of the job."""
+    return value if math.isfinite(value) else 0.0
 
 
 def _reason(name: str) -> Reason:
