@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make demo`: a daemon of its own, one call with four speakers, its transcript, and how good it is.
+"""`make demo`: a daemon of its own, a call with four speakers, its transcript, how good it is.
 
 Everything lies in a temporary directory, except the weights, which are kept in `.cache/models`.
 """
