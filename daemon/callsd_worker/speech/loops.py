@@ -56,9 +56,10 @@ def find_flaw(heard: Recognised, *, seconds: float, voiced_seconds: float) -> Fl
         return Flaw.ECHO
     # Under a second even "yes, I do" exceeds any rate.
     lasting = max(seconds, 1.0)
-    if len(words) > MAX_WORDS_PER_SECOND * lasting + 1:
-        return Flaw.TOO_FAST
-    if heard.token_count > MAX_TOKENS_PER_SECOND * lasting + 8:
+    if (
+        len(words) > MAX_WORDS_PER_SECOND * lasting + 1
+        or heard.token_count > MAX_TOKENS_PER_SECOND * lasting + 8
+    ):
         return Flaw.TOO_FAST
     if (
         voiced_seconds >= MIN_VOICED_SECONDS_FOR_OMISSION
