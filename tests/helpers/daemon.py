@@ -70,6 +70,8 @@ class Daemon:
         self.media, self.models = self.root / "media", self.root / "models"
         self.media.mkdir()
         self.log_file = self.root / "daemon.log"
+        self.stderr_file = self.log_file
+        """Where it writes its log; only to be changed where nothing in it is looked at."""
         self.config_file = self.root / "callsd.toml"
         self._machine_file = self.root / "machine.json"
         # Workers inherit TMPDIR: by it we know ours.
@@ -133,7 +135,7 @@ class Daemon:
         """Start without waiting."""
         assert self.process is None
         self.write_config()
-        with self.log_file.open("ab") as log:
+        with self.stderr_file.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command("serve", "--config", str(self.config_file)),
                 env=self.env,

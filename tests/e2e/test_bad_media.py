@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad media, through the whole system: a reason for what cannot be used, and no other harm."""
+
+import json
+import math
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from callsd.v1.error_pb2 import ERROR_REASON_INPUT_INVALID, ERROR_REASON_UNSPECIFIED
+from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED
+from tests.e2e.media import FLOAT, GOOD, RATE_HZ, UNUSABLE, silence, tone, wav
+from tests.helpers.api import Api
+from tests.helpers.daemon import Daemon
+from tests.helpers.invariants import assert_invariants
+from tests.helpers.reasons import failure, refused
+from tests.helpers.transcripts import transcribe, transcript
+
+
+HEARD = "three support tickets"
+"""Words near the beginning of the good track, easy enough for the smallest model."""
+
+
+@pytest.mark.reason("INPUT_INVALID")
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_alone(server: Daemon, api: Api, kind: str) -> None:
+    """A job that has nothing else to transcribe fails, names the file, and says what is wrong."""
+    path = server.media / f"{kind}.wav"
+    UNUSABLE[kind](path)
+    job = transcribe(server, api, path)
+
+    assert failure(job) == "INPUT_INVALID"
+    assert f"track of {path.stem}: " in job.failure.message
+    assert job.attempt == 1
+    assert not job.artifacts
+    assert_invariants(server)
+
+
+def test_one_bad_track_never_loses_the_others(server: Daemon, api: Api) -> None:
+    """Among good tracks each bad one is named with its reason, and the good ones are written."""
+    bad = []
+    for kind, write in UNUSABLE.items():
+        write(path := server.media / f"bad {kind}.wav")
+        bad.append(path)
+    job = transcribe(server, api, *bad[:5], GOOD, *bad[5:])
+
+    assert job.state == JOB_STATE_SUCCEEDED
+    results = {track.speaker: track for track in job.transcription_result.tracks}
+    for path in bad:
+        assert results[path.stem].failure_reason == ERROR_REASON_INPUT_INVALID, path
+        assert results[path.stem].failure_message, path
+    assert results["joe"].failure_reason == ERROR_REASON_UNSPECIFIED
+    assert results["joe"].speech_duration.ToTimedelta().total_seconds() > 10
+    assert HEARD in transcript(server, job)
+    assert_invariants(server)
+
+
+def _half(path: Path) -> None:
+    path.write_bytes(GOOD.read_bytes()[: GOOD.stat().st_size // 2])
+
+
+def _holes(path: Path) -> None:
+    content = bytearray(GOOD.read_bytes())
+    for at in range(60_000, len(content), 50_000):
+        content[at : at + 2000] = bytes(2000)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_half, _holes])
+def test_damaged(server: Daemon, api: Api, damage: Callable[[Path], None]) -> None:
+    """A file that was cut short or has holes is transcribed as far as it can be heard."""
+    path = server.media / f"damaged{damage.__name__}.ogg"
+    damage(path)
+    job = transcribe(server, api, path)
+
+    assert job.state == JOB_STATE_SUCCEEDED
+    assert HEARD in transcript(server, job)
+    assert_invariants(server)
+
+
+def test_some_nan(server: Daemon, api: Api) -> None:
+    """Samples that are no numbers are silence, and a notice says how many there were."""
+    good = struct.unpack(f"<{2 * RATE_HZ}h", tone(2))
+    samples = [value / 32768 if at % 100 else math.nan for at, value in enumerate(good)]
+    data = struct.pack(f"<{len(samples)}f", *samples)
+    job = transcribe(server, api, wav(server.media / "nan.wav", data, code=FLOAT, bits=32))
+
+    assert job.state == JOB_STATE_SUCCEEDED
+    assert job.notices
+    assert_invariants(server)
+
+
+def test_a_day_of_silence(server: Daemon, api: Api) -> None:
+    """24 h without a word are an empty transcript, in seconds and in little memory."""
+    job = transcribe(server, api, silence(server.media / "silence24.wav", hours=24))
+
+    assert job.state == JOB_STATE_SUCCEEDED
+    (track,) = job.transcription_result.tracks
+    assert track.duration.ToTimedelta().total_seconds() == pytest.approx(86400, abs=1)
+    assert track.speech_duration.ToTimedelta().total_seconds() == 0
+    assert job.transcription_result.segment_count == 0
+    assert json.loads(transcript(server, job, "json"))["segments"] == []
+    assert job.usage.cpu_seconds < 60
+    assert job.usage.peak_memory_bytes < 700 * 2**20
+    assert_invariants(server)
+
+
+@pytest.mark.reason("PATH_FORBIDDEN", "MEDIA_NOT_FOUND")
+def test_refused_before_a_worker_starts(server: Daemon, api: Api) -> None:
+    """Paths outside of the roots, links out of them and missing files make no job."""
+    (server.media / "out.wav").symlink_to("/etc/hostname")
+    for path in (Path("/etc/hostname"), server.media / "out.wav"):
+        with refused("PATH_FORBIDDEN"):
+            transcribe(server, api, path)
+    with refused("MEDIA_NOT_FOUND"):
+        transcribe(server, api, server.media / "missing.wav")
+    with refused("PATH_FORBIDDEN"):
+        transcribe(server, api, Path("/proc/self/root/etc/hostname"))
+    assert_invariants(server)
+
+
+@pytest.mark.reason("LANGUAGE_UNSUPPORTED", "FIELD_INVALID", "MODEL_UNKNOWN", "MODEL_MISSING")
+def test_settings(server: Daemon, api: Api) -> None:
+    """Languages and models that cannot be had are refused before a worker starts."""
+    for reason, spec in (
+        ("FIELD_INVALID", {"language": "klingon"}),
+        ("LANGUAGE_UNSUPPORTED", {"language": "de"}),
+        ("MODEL_UNKNOWN", {"model": "huge.xx"}),
+        ("MODEL_MISSING", {"model": "small"}),
+    ):
+        with refused(reason):
+            transcribe(server, api, GOOD, **spec)
+    assert_invariants(server)

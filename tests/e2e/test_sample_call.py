@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sample call, from the command line to the transcript."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED
+from callsd_bench.accuracy import HeardSegment, word_error_rate
+from callsd_bench.call import load_call
+from tests.conftest import StartDaemon
+from tests.helpers.api import Api
+from tests.helpers.daemon import SAMPLE_CALL, Daemon
+from tests.helpers.history import Recorder
+from tests.helpers.invariants import assert_invariants
+from tests.helpers.transcripts import submit, transcript
+from tests.helpers.waiting import eventually
+
+
+MAX_WER = 0.10
+
+TRACKS = [SAMPLE_CALL / f"{speaker}.ogg" for speaker in ("joe", "kenji", "maya", "nina")]
+
+
+def wer(document: str) -> float:
+    """Word error rate of a transcript in JSON against what was said."""
+    heard = [
+        HeardSegment(
+            speaker=segment["speaker"],
+            start_seconds=segment["start_seconds"],
+            text=segment["text"],
+        )
+        for segment in json.loads(document)["segments"]
+    ]
+    return word_error_rate([load_call(SAMPLE_CALL)], [heard])
+
+
+def callsd(server: Daemon, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command line against a daemon."""
+    return subprocess.run(
+        server.command(*arguments),
+        env={
+            **server.env,
+            "CALLSD_ADDRESS": server.address,
+            "CALLSD_TOKEN_FILE": str(server.token_file),
+        },
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def test_by_the_command_line(server: Daemon, tmp_path: Path) -> None:
+    """`callsd jobs create --wait` transcribes rightly, and says how fast it was."""
+    done = callsd(
+        server, "jobs", "create", "--call", str(SAMPLE_CALL), "--wait", "-o", str(tmp_path)
+    )
+
+    assert done.returncode == 0, done.stderr
+    speed = re.search(r"([\d.]+) ?× real time", done.stdout)
+    assert speed is not None, done.stdout
+    assert float(speed[1]) > 1
+    (document,) = tmp_path.rglob("transcript.json")
+    assert wer(document.read_text()) <= MAX_WER
+    assert_invariants(server)
+
+
+def test_worker_killed(server: Daemon, api: Api) -> None:
+    """A transcription whose worker is killed in the middle is done again, with the same result."""
+    with Recorder(server) as recorder:
+        whole = server.wait(api, submit(server, api, *TRACKS), seconds=60)
+        name = submit(server, api, *TRACKS)
+        server.wait(api, name, JOB_STATE_RUNNING)
+        eventually(
+            lambda: server.job(api, name).progress.phase == "recognising",
+            "the worker is at work",
+            seconds=30,
+        )
+        os.kill(server.worker(name), signal.SIGKILL)
+        again = server.wait(api, name, seconds=60)
+
+        assert (whole.state, whole.attempt) == (JOB_STATE_SUCCEEDED, 1)
+        assert (again.state, again.attempt) == (JOB_STATE_SUCCEEDED, 2)
+        assert [notice.code for notice in again.notices] == ["WORKER_RESTARTED"]
+        assert transcript(server, again, "vtt") == transcript(server, whole, "vtt")
+        assert_invariants(server, recorder)
+
+
+def test_daemon_killed(daemon: StartDaemon, models_directory: Path) -> None:
+    """A transcription goes on while the daemon is away, and the next one hands out its result."""
+    one = daemon(is_real=True)
+    api = one.api()
+    name = submit(one, api, *TRACKS)
+    one.wait(api, name, JOB_STATE_RUNNING)
+    worker = one.worker(name)
+    one.kill()
+    api = one.start().api()
+    job = one.wait(api, name, seconds=60)
+
+    assert worker not in one.worker_pids()
+    assert (job.state, job.attempt) == (JOB_STATE_SUCCEEDED, 1)
+    assert wer(transcript(one, job, "json")) <= MAX_WER
+    assert_invariants(one)

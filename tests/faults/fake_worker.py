@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker that does what the job's prompt says, to see what the daemon makes of it.
+
+The daemon runs this file instead of the real worker when CALLSD_WORKER_PROGRAM names it. The
+session with the daemon is the real one. The prompt is a script: commands separated by ";", of
+which "2: exit 1" only counts for the second worker of a job. A worker that comes to the end of its
+script has done its work. What shall happen before hello is in the file `before-hello` in TMPDIR.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from callsd_ipc.v1 import worker_pb2
+from callsd_worker.session.client import Session
+from callsd_worker.session.outcome import write_artifact, write_outcome
+
+
+TEMPORARY = Path(os.environ["TMPDIR"])
+TRANSCRIPT = b"WEBVTT\n"
+FOREVER_SECONDS = 600.0
+POLL_SECONDS = 0.02
+
+
+class Script:
+    """The commands. Each is a method; `_` in its name is "-" in the script."""
+
+    def __init__(self, bootstrap: worker_pb2.Bootstrap) -> None:
+        self.bootstrap = bootstrap
+        self.session = Session(bootstrap)
+        self.directory = Path(bootstrap.job_directory)
+        self.is_deaf = False
+        self.failure: tuple[str, str] | None = None
+        self.lies: list[worker_pb2.ArtifactFile] = []
+
+    def run(self, text: str) -> None:
+        """Follow a script."""
+        for line in filter(None, map(str.strip, text.split(";"))):
+            generation, _, command = line.rpartition(":")
+            if int(generation or self.bootstrap.generation) == self.bootstrap.generation:
+                name, *arguments = command.split()
+                getattr(self, name.replace("-", "_"))(*arguments)
+
+    def finish(self) -> None:
+        """Leave what a worker leaves that has done its work."""
+        good = [] if self.failure else self.lies
+        if not self.failure and not self.lies:
+            good = [write_artifact(self.directory, "transcript.vtt", "text/vtt", TRANSCRIPT)]
+        write_outcome(
+            self.directory, self.bootstrap.generation, failure=self.failure, artifacts=good
+        )
+
+    def _wait(self, is_over: Callable[[], bool]) -> None:
+        while not is_over():
+            if self.session.should_stop() and not self.is_deaf:
+                self.failure = ("CANCELLED", "asked to stop")
+                self.finish()
+                sys.exit(0)
+            time.sleep(POLL_SECONDS)
+
+    # Behaving well
+
+    def succeed(self) -> None:
+        """Nothing remarkable."""
+
+    def say(self, phase: str, fraction: str = "0") -> None:
+        """Report a phase, and give the report time to arrive."""
+        self.session.report(worker_pb2.Status(phase=phase, fraction=float(fraction)))
+        time.sleep(0.3)
+
+    def sleep(self, seconds: str = str(FOREVER_SECONDS)) -> None:
+        """Work for a while."""
+        end = time.monotonic() + float(seconds)
+        self._wait(lambda: time.monotonic() > end)
+
+    def until(self, name: str) -> None:
+        """Work until there is a file of this name in TMPDIR."""
+        self._wait((TEMPORARY / name).exists)
+
+    def touch(self, name: str) -> None:
+        """Tell the test how far the script is, by a file in TMPDIR."""
+        (TEMPORARY / name).touch()
+
+    def fail(self, reason: str) -> None:
+        """End with this failure."""
+        self.failure = (reason, "as the script says")
+
+    # Dying
+
+    def crash(self, name: str) -> None:
+        """Die by a signal."""
+        os.kill(os.getpid(), signal.Signals[name])
+
+    def exit(self, code: str) -> None:
+        """End without an outcome."""
+        os._exit(int(code))
+
+    # Misbehaving
+
+    def ignore_term(self) -> None:
+        """Neither obey the daemon's order nor SIGTERM; only SIGKILL helps."""
+        self.is_deaf = True
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+
+    def hang(self) -> None:
+        """Say nothing any more, and hear nothing."""
+        self.is_deaf = True
+        with self.session._changed:
+            time.sleep(FOREVER_SECONDS)
+
+    def stopped(self) -> None:
+        """Be frozen, as by a debugger."""
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def fork_grandchild(self) -> None:
+        """Leave a process behind in a session of its own, whose parent is gone."""
+        sleeper = f"import time; time.sleep({FOREVER_SECONDS})"
+        middle = (
+            "import subprocess, sys;"
+            f"subprocess.Popen([sys.executable, '-c', {sleeper!r}], start_new_session=True)"
+        )
+        subprocess.run([sys.executable, "-c", middle], start_new_session=True, check=True)
+
+    def flood_log(self, megabytes: str) -> None:
+        """Write a lot, without a line break, and bytes that are no text."""
+        for _ in range(int(megabytes)):
+            os.write(1, b"\xff\x00spam" * (1024 * 1024 // 6))
+            time.sleep(POLL_SECONDS)
+
+    def lie_artifact(self) -> None:
+        """Report a file that is not there."""
+        self.lies = [worker_pb2.ArtifactFile(file_name="transcript.vtt", size_bytes=7)]
+
+    # Before hello
+
+    def never_hello(self) -> None:
+        """Start, and never dial the daemon."""
+        time.sleep(FOREVER_SECONDS)
+
+    def wrong_token(self) -> None:
+        """Be somebody else."""
+        self.bootstrap.token = "guessed"
+        self.failure = ("CANCELLED", "the daemon does not want this worker")
+
+    def old_generation(self) -> None:
+        """Be the worker of the attempt before."""
+        self.bootstrap.generation -= 1
+
+
+def main() -> None:
+    """Do a job as its script says."""
+    script = Script(worker_pb2.Bootstrap.FromString(sys.stdin.buffer.read()))
+    before = TEMPORARY / "before-hello"
+    if before.exists():
+        script.run(before.read_text())
+    if script.session.start(FOREVER_SECONDS):
+        assert script.session.assignment is not None
+        script.run(script.session.assignment.transcription.initial_prompt)
+    script.finish()
+
+
+if __name__ == "__main__":
+    main()

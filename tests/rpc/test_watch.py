@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""WatchJobs: ordered, unique, reliable, resumable, bookmarkable."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from callsd.v1.job_pb2 import (
+    JOB_STATE_CANCELLED,
+    JOB_STATE_QUEUED,
+    JOB_STATE_SUCCEEDED,
+    DeleteJobRequest,
+    JobEvent,
+    JobFilter,
+    StopJobRequest,
+    WatchJobsRequest,
+    WatchJobsResponse,
+)
+from tests.conftest import StartDaemon
+from tests.helpers.api import Api
+from tests.helpers.daemon import Daemon
+from tests.helpers.history import Recorder
+from tests.helpers.invariants import all_jobs, assert_history, assert_invariants
+from tests.helpers.reasons import refused
+from tests.helpers.waiting import eventually
+
+
+if TYPE_CHECKING:
+    from grpc import _CallIterator  # there is no such name at run time
+
+WINDOW_BYTES = 64 * 1024
+
+
+def messages(api: Api, **request: object) -> "_CallIterator[WatchJobsResponse]":
+    """Begin a watch."""
+    return api.stream(api.jobs.WatchJobs, WatchJobsRequest(**request))  # type: ignore[arg-type]
+
+
+def initial(watch: Iterator[WatchJobsResponse]) -> tuple[list[JobEvent], WatchJobsResponse]:
+    """The events of the initial state, and the message that ended it."""
+    events = list[JobEvent]()
+    for message in watch:
+        events += message.events
+        if message.initial_state_sent:
+            return events, message
+    raise AssertionError("the watch has ended")
+
+
+def following(watch: Iterator[WatchJobsResponse], revision: int) -> list[JobEvent]:
+    """The events up to a revision."""
+    events = list[JobEvent]()
+    for message in watch:
+        events += message.events
+        if message.revision >= revision:
+            return events
+    raise AssertionError("the watch has ended")
+
+
+class TestInitialState:
+    """The beginning of a watch."""
+
+    def test_all_jobs_as_they_are(self, api: Api, server: Daemon) -> None:
+        """A fresh watch begins with every job, and says when that is done and whose they are."""
+        names = {server.create(api).job.name for _ in range(3)}
+        for name in names:
+            server.wait(api, name)
+        events, last = initial(messages(api))
+        jobs = {job.name: job for job in all_jobs(api)}
+
+        assert {event.job_changed.name: event.job_changed for event in events} == jobs
+        assert names <= set(jobs)
+        assert last.revision == max(job.revision for job in jobs.values())
+        assert last.database_id
+
+    def test_empty(self, daemon: StartDaemon) -> None:
+        """Where there are no jobs, this is said at once."""
+        events, last = initial(messages(daemon().api()))
+
+        assert (events, last.revision) == ([], 0)
+
+    def test_several_pages(self, daemon: StartDaemon) -> None:
+        """More jobs than fit into one message come complete, and what changes meanwhile too."""
+        one = daemon(config={"jobs": {"max_concurrent_jobs": 1}})
+        api = one.api()
+        one.create(api, "sleep")
+        names = [one.create(api).job.name for _ in range(450)]
+        changing = threading.Thread(
+            target=lambda: [
+                api(api.jobs.StopJob, StopJobRequest(name=name)) for name in names[::45]
+            ]
+        )
+        watch = messages(one.api())
+        changing.start()
+        events, last = initial(watch)
+        changing.join()
+        newest = max(job.revision for job in all_jobs(api))
+        later = following(watch, newest) if last.revision < newest else []
+
+        told = [(event.job_changed.name, event.revision) for event in (*events, *later)]
+        assert len(told) == len(set(told))
+        state = {event.job_changed.name: event.job_changed.state for event in (*events, *later)}
+        assert len(state) == 451
+        assert {name for name in names if state[name] == JOB_STATE_CANCELLED} == set(names[::45])
+
+
+class TestChanges:
+    """What follows."""
+
+    def test_fifty_jobs(self, daemon: StartDaemon) -> None:
+        """Every change of fifty jobs is told once, in order, to each of several watchers."""
+        one = daemon()
+        api = one.api()
+        with Recorder(one) as first, Recorder(one) as second:
+            names = [one.create(api).job.name for _ in range(50)]
+            for name in names[10:]:
+                api(api.jobs.StopJob, StopJobRequest(name=name))
+            for name in names:
+                one.wait(api, name, seconds=60)
+            assert_invariants(one, first)
+            assert_history(one, second)
+
+            assert [event.revision for event in first.events] == list(
+                range(1, len(first.events) + 1)
+            )
+            for name in names:
+                last = [event for event in first.events if event.job_changed.name == name][-1]
+                assert last.job_changed == one.job(api, name)
+
+    def test_deleted(self, api: Api, server: Daemon) -> None:
+        """A removal is an event too."""
+        name = server.create(api).job.name
+        server.wait(api, name)
+        watch = messages(api)
+        _, start = initial(watch)
+        api(api.jobs.DeleteJob, DeleteJobRequest(name=name))
+        server.acknowledged.discard(name)
+
+        assert [event.job_deleted for event in following(watch, start.revision + 1)] == [name]
+
+    def test_filter(self, daemon: StartDaemon) -> None:
+        """Only jobs that match are told of, from the beginning on; revisions go on all the same."""
+        one = daemon(config={"jobs": {"max_concurrent_jobs": 1}})
+        api = one.api()
+        one.create(api, "sleep")
+        wanted = [one.create(api, labels={"call": "a"}).job.name for _ in range(2)]
+        others = [one.create(api, labels={"call": "b"}).job.name for _ in range(2)]
+        by_label = messages(api, filter=JobFilter(labels={"call": "a"}))
+        by_name = messages(api, filter=JobFilter(names=[others[0]]))
+        first, _ = initial(by_label)
+        assert [event.job_changed.name for event in first] == wanted
+        assert [event.job_changed.name for event in initial(by_name)[0]] == others[:1]
+        for name in (others[0], wanted[1], others[1], wanted[0]):
+            api(api.jobs.StopJob, StopJobRequest(name=name))
+
+        told = following(by_label, one.job(api, wanted[0]).revision)
+        assert [event.job_changed.name for event in told] == [wanted[1], wanted[0]]
+        assert next(by_name).events[0].job_changed.name == others[0]
+
+    @pytest.mark.reason("FIELD_INVALID")
+    def test_filter_by_state(self, api: Api) -> None:
+        """A watch by state would have to invent events, and is refused."""
+        with refused("FIELD_INVALID"):
+            next(messages(api, filter=JobFilter(states=[JOB_STATE_QUEUED])))
+
+    def test_bookmarks(self, daemon: StartDaemon) -> None:
+        """An idle stream still tells the revision, even if nothing matches its filter."""
+        one = daemon(constants={"callsd_daemon.rpc.watch.BOOKMARK_SECONDS": 0.2})
+        api = one.api()
+        watch = messages(api, filter=JobFilter(labels={"no": "such"}))
+        initial(watch)
+        job = one.wait(api, one.create(api).job.name)
+
+        def is_bookmark(message: WatchJobsResponse) -> bool:
+            assert not message.events
+            assert message.initial_state_sent
+            return message.revision >= job.revision
+
+        eventually(lambda: is_bookmark(next(watch)), "a bookmark tells the revision")
+
+
+class TestResume:
+    """resume_revision."""
+
+    def test_from_each_revision(self, daemon: StartDaemon) -> None:
+        """From wherever a watch is resumed, it tells exactly what came after."""
+        one = daemon()
+        api = one.api()
+        with Recorder(one) as recorder:
+            *_, last = [one.wait(api, one.create(api).job.name) for _ in range(3)]
+            recorder.catch_up(last.revision)
+        for revision in range(last.revision):
+            told = following(messages(api, resume_revision=revision), last.revision)
+            assert told == recorder.events[revision:]
+
+    def test_after_a_restart(self, daemon: StartDaemon) -> None:
+        """Revisions outlive the daemon."""
+        one = daemon()
+        api = one.api()
+        first = one.wait(api, one.create(api).job.name)
+        database_id = initial(messages(api))[1].database_id
+        one.kill()
+        api = one.start().api()
+        second = one.wait(api, one.create(api).job.name)
+        watch = messages(api, resume_revision=first.revision, database_id=database_id)
+
+        told = following(watch, second.revision)
+        assert {event.job_changed.name for event in told} == {second.name}
+        assert [event.revision for event in told] == list(
+            range(first.revision + 1, second.revision + 1)
+        )
+        assert told[-1].job_changed.state == JOB_STATE_SUCCEEDED
+
+    @pytest.mark.reason("REVISION_COMPACTED")
+    def test_compacted(self, daemon: StartDaemon) -> None:
+        """What is no longer known is said, with what still is."""
+        one = daemon()
+        api = one.api()
+        *_, last = [one.wait(api, one.create(api).job.name) for _ in range(2)]
+        one.stop()
+        database = sqlite3.connect(one.state / "callsd.db")
+        with database:
+            database.execute("DELETE FROM changes WHERE revision <= 3")
+        database.close()
+        api = one.start().api()
+        for revision in (0, 2):
+            with refused("REVISION_COMPACTED", grpc.StatusCode.OUT_OF_RANGE) as refusal:
+                next(messages(api, resume_revision=revision))
+            assert refusal.error.metadata["oldest"] == "3"
+
+        told = following(messages(api, resume_revision=3), last.revision)
+        assert [event.revision for event in told] == list(range(4, last.revision + 1))
+
+    @pytest.mark.reason("REVISION_UNKNOWN")
+    def test_future_and_past(self, api: Api, server: Daemon) -> None:
+        """A revision that never was belongs to another history."""
+        server.create(api)
+        for revision in (10_000, 2**63 - 1, -1):
+            with refused("REVISION_UNKNOWN", grpc.StatusCode.OUT_OF_RANGE):
+                next(messages(api, resume_revision=revision))
+
+    @pytest.mark.reason("REVISION_UNKNOWN")
+    def test_other_database(self, api: Api) -> None:
+        """Revisions of another database are not taken for ours."""
+        with refused("REVISION_UNKNOWN", grpc.StatusCode.OUT_OF_RANGE) as refusal:
+            next(messages(api, resume_revision=0, database_id="another"))
+
+        assert refusal.error.metadata["database_id"] == initial(messages(api))[1].database_id
+
+
+class TestLimits:
+    """Watchers that are slow, or many."""
+
+    @pytest.mark.reason("SLOW_CONSUMER")
+    def test_slow_consumer(self, daemon: StartDaemon) -> None:
+        """Who does not read is dropped and told so; others hear everything without delay."""
+        one = daemon(
+            config={"jobs": {"max_concurrent_jobs": 1}},
+            constants={"callsd_daemon.rpc.gate.MAX_LAG_SECONDS": 1.0},
+        )
+        api = one.api()
+        one.create(api, "sleep")
+        labels = {f"padding{number}": "x" * 256 for number in range(32)}
+        narrow = (
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
+            ("grpc.http2.bdp_probe", 0),
+        )
+        with grpc.insecure_channel(one.address, narrow) as channel, Recorder(one) as recorder:
+            slow = messages(Api(channel, one.token))
+            initial(slow)
+            delays = list[float]()
+            for _ in range(100):
+                began = time.monotonic()
+                job = one.create(api, labels=labels).job
+                recorder.catch_up(job.revision)
+                delays.append(time.monotonic() - began)
+            eventually(
+                lambda: _codes(one, "WatchJobs") == ["ABORTED"], "the slow watcher is dropped"
+            )
+            with refused("SLOW_CONSUMER", grpc.StatusCode.ABORTED):
+                for _ in slow:
+                    pass
+            assert sorted(delays)[len(delays) // 2] < 0.2
+            assert_invariants(one, recorder)
+
+    @pytest.mark.reason("STREAMS_EXHAUSTED")
+    def test_too_many(self, daemon: StartDaemon) -> None:
+        """Streams beyond the limit are refused with a delay, and a freed place is given again."""
+        one = daemon(config={"server": {"max_watches": 2}})
+        api = one.api()
+        watches = [messages(api) for _ in range(2)]
+        for watch in watches:
+            initial(watch)
+        with refused("STREAMS_EXHAUSTED", grpc.StatusCode.RESOURCE_EXHAUSTED) as refusal:
+            next(messages(api))
+        assert refusal.error.retry_after_seconds == 10.0
+        watches[0].cancel()
+
+        def is_free() -> bool:
+            try:
+                initial(messages(api))
+            except grpc.RpcError:
+                return False
+            return True
+
+        eventually(is_free, "the place is free again")
+
+
+def _codes(one: Daemon, method: str) -> list[str]:
+    return [entry["code"] for entry in one.events("rpc") if entry["method"].endswith(method)]
