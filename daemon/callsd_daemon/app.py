@@ -60,6 +60,7 @@ from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.tokens import TokenError, TokenFile, write_owner_token
 from callsd_daemon.workers.attempt import Bounds
 from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.ending import EndRules
 from callsd_daemon.workers.session.door import Door
 from callsd_daemon.workers.supervisor import Rules, Supervisor
 
@@ -256,8 +257,10 @@ class _Daemon:
             resolve=self._intake.assignment,
             now=_now,
             rules=Rules(
-                max_attempts=config.jobs.max_attempts,
-                retention=timedelta(seconds=retention) if retention else None,
+                end=EndRules(
+                    max_attempts=config.jobs.max_attempts,
+                    retention=timedelta(seconds=retention) if retention else None,
+                ),
                 bounds=Bounds(
                     start_timeout_seconds=config.jobs.start_timeout_seconds,
                     silence_timeout_seconds=config.jobs.silence_timeout_seconds,

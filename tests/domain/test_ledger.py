@@ -21,6 +21,7 @@ from callsd_daemon.store.database import Database
 from callsd_daemon.store.transaction import Change, Transaction
 from callsd_daemon.workers.attempt import Bounds
 from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.ending import EndRules, settle
 from callsd_daemon.workers.session.door import Door
 from callsd_daemon.workers.supervisor import Rules, Supervisor
 from tests.helpers.jobs import NOW, make_job
@@ -44,9 +45,9 @@ POLICY = Policy(
     max_per_kind={Kind.TRANSCRIPTION: 5},
     max_queued_jobs=6,
 )
+END_RULES = EndRules(max_attempts=3, retention=timedelta(days=1))
 RULES = Rules(
-    max_attempts=3,
-    retention=timedelta(days=1),
+    end=END_RULES,
     bounds=Bounds(
         start_timeout_seconds=1.0,
         silence_timeout_seconds=1.0,
@@ -151,15 +152,15 @@ class Office:
     def end(self, books: Transaction, number: int) -> None:
         """A worker gets its work done."""
         if job := pick(books.active(), number):
-            books.put(self.supervisor._settled(job, Outcome(), KILLED))
+            books.put(settle(job, Outcome(), KILLED, self.clock, END_RULES))
 
     def crash(self, books: Transaction, number: int) -> None:
         """A worker dies: its job is requeued, or fails after too many attempts."""
         if job := pick(books.active(), number):
-            after = books.put(self.supervisor._settled(job, None, KILLED))
+            after = books.put(settle(job, None, KILLED, self.clock, END_RULES))
             ends = {
                 True: State.CANCELLED,
-                False: State.QUEUED if job.attempt < RULES.max_attempts else State.FAILED,
+                False: State.QUEUED if job.attempt < END_RULES.max_attempts else State.FAILED,
             }
             assert after.state is ends[job.state is State.STOPPING]
 
@@ -170,7 +171,7 @@ class Office:
         if job := pick([*candidates, *([queued] if queued else [])], number):
             waits = job.state is State.QUEUED
             books.put(
-                job.cancelled(self.clock, retention=RULES.retention)
+                job.cancelled(self.clock, retention=END_RULES.retention)
                 if waits
                 else job.stopping(self.clock)
             )

@@ -25,7 +25,8 @@ from callsd_daemon.rpc.watch import watch
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers.desk import Desk
-from callsd_daemon.workers.supervisor import ARTIFACTS, LOG_FILE, Grant, Supervisor
+from callsd_daemon.workers.ending import ARTIFACTS
+from callsd_daemon.workers.supervisor import LOG_FILE, Grant, Supervisor
 
 
 LOG_CHUNK_BYTES = 64 * 1024

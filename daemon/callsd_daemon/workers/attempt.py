@@ -13,7 +13,7 @@ import structlog
 
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Progress
-from callsd_daemon.workers.process import Process, sweep
+from callsd_daemon.workers.process import Process
 from callsd_daemon.workers.seat import Seat
 
 
@@ -66,7 +66,7 @@ class Attempt:
         self._stop.set()
 
     async def run(self, *, ran_seconds: float | None, max_seconds: float) -> Failure | None:
-        """Until nothing is left of the worker; a Failure says why we ended it, if we did.
+        """Until the worker has ended; a Failure says why we ended it, if we did.
 
         `ran_seconds` is how long the job has been RUNNING already, None when it has not begun.
         When this is cancelled, the worker goes on by itself.
@@ -77,8 +77,6 @@ class Attempt:
         except asyncio.CancelledError:
             self.process.detach()
             raise
-        if not await sweep(self.process.mark):
-            log.error("processes_left", mark=self.process.mark)
         return verdict
 
     async def _watch(self, ran_seconds: float | None, max_seconds: float) -> Failure | None:

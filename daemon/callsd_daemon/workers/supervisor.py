@@ -6,7 +6,7 @@ import errno
 import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,14 +15,15 @@ import structlog
 from callsd_daemon import tokens
 from callsd_daemon.domain.admission import Admit, Decision, Queue, Refuse
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.domain.jobs import Failure, Job, Notice, Outcome, Progress, State, Worker
+from callsd_daemon.domain.jobs import Failure, Job, Progress, State, Worker
 from callsd_daemon.host import processes
-from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.workers import ending
 from callsd_daemon.workers.attempt import Attempt, Bounds, Listener
 from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.ending import ARTIFACTS, EndRules
 from callsd_daemon.workers.process import Process, adopt, launch, sweep
 from callsd_daemon.workers.seat import Assignment, Seat
 from callsd_daemon.workers.session import messages
@@ -34,36 +35,19 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 LOG_FILE = "log.txt"
-ARTIFACTS = "artifacts"
 
 RETRY_SECONDS = 1.0
 """Pause before a result is stored again that could not be: the disk may be full for a while."""
 
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
-CRASH_SIGNALS = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE"})
-"""What a speech library dies of when it is given a model that it cannot read."""
-
-LOADING_PHASE = "loading"
-
-RETRYABLE = frozenset(
-    {
-        Reason.WORKER_KILLED,
-        Reason.WORKER_START_TIMEOUT,
-        Reason.WORKER_UNRESPONSIVE,
-        Reason.HOST_REBOOT,
-    }
-)
-"""Ends that say nothing about the job itself: another worker may well get it done."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """The administrator's settings for the life of jobs."""
 
-    max_attempts: int
-    retention: timedelta | None
     bounds: Bounds
+    end: EndRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +153,7 @@ class Supervisor:
                     # The machine, or what may be used of it, has shrunk: waiting would not help,
                     # and would hold up everyone behind.
                     failure = Failure(reason=refusal.reason, message=refusal.message)
-                    retention = self._rules.retention
+                    retention = self._rules.end.retention
                     books.put(job.failed(failure, self._now(), retention=retention))
                 case shortage:
                     if shortage.reason is not job.waiting_for:
@@ -195,7 +179,7 @@ class Supervisor:
                 raise CallsdError(Reason.JOB_NOT_FOUND, f"there is no job {job_id}")
             check(job)
             if job.state is State.QUEUED:
-                return books.put(job.cancelled(self._now(), retention=self._rules.retention))
+                return books.put(job.cancelled(self._now(), retention=self._rules.end.retention))
             if job.state in (State.STARTING, State.RUNNING):
                 return books.put(job.stopping(self._now()))
             return job
@@ -206,7 +190,7 @@ class Supervisor:
             if job_id in self._attempts:
                 self._attempts[job_id].stop()
         elif job.state is State.CANCELLED:
-            _count(job)
+            ending.count(job)
         return job
 
     # Life of the daemon
@@ -268,8 +252,7 @@ class Supervisor:
         Returns what to make of that end, should the worker have left no outcome.
         """
         assert job.worker is not None
-        mark = f"{job.id}:{job.attempt}:{job.worker.token_sha256[:16]}"
-        directory = self._directory / job.id
+        mark, directory = _mark(job, job.worker), self._directory / job.id
         if not token and job.worker.boot_id != self._boot_id:
             return Failure(reason=Reason.HOST_REBOOT, message="the machine was restarted")
         assignment = await asyncio.to_thread(self._resolve, job)
@@ -278,8 +261,7 @@ class Supervisor:
         try:
             process = self._launch(job, mark, token) if token else adopt(mark)
             if process is None:
-                await sweep(mark)
-                return _killed("the worker died while callsd was not running")
+                return ending.killed("the worker died while callsd was not running")
             attempt = Attempt(
                 seat,
                 process,
@@ -298,7 +280,7 @@ class Supervisor:
             )
         finally:
             self._attempts.pop(job.id, None)
-        return verdict or _death(process, seat.progress)
+        return verdict or ending.death(process, seat.progress)
 
     def _launch(self, job: Job, mark: str, token: str) -> Process:
         directory = self._directory / job.id
@@ -347,46 +329,24 @@ class Supervisor:
     # The end of an attempt
 
     async def _conclude(self, job: Job, failure: Failure) -> None:
-        """Write down how the attempt ended, which releases the reservation."""
+        """Write down how the attempt ended, which releases the reservation: nothing may be left."""
+        assert job.worker is not None
+        if not await sweep(_mark(job, job.worker)):
+            log.error("processes_left", job_id=job.id)
         directory = self._directory / job.id
         outcome = await asyncio.to_thread(messages.read_outcome, directory, job.attempt)
-        if outcome is not None and not await asyncio.to_thread(_is_whole, outcome, directory):
+        if outcome is not None and not await asyncio.to_thread(ending.is_whole, outcome, directory):
             outcome = None
 
-        def settle(books: Transaction) -> Job | None:
+        def write(books: Transaction) -> Job | None:
             current = books.get(job.id)
             if current is None or not current.is_active or current.attempt != job.attempt:
                 return None
-            return books.put(self._settled(current, outcome, failure))
+            return books.put(ending.settle(current, outcome, failure, self._now(), self._rules.end))
 
-        settled = await self._store(settle)
+        settled = await self._store(write)
         if settled is not None and settled.is_final:
-            _count(settled)
-
-    def _settled(self, job: Job, outcome: Outcome | None, failure: Failure) -> Job:
-        now, retention = self._now(), self._rules.retention
-        # What the worker got done counts, even if it was told to end in the meantime.
-        if outcome is not None and not outcome.cancelled:
-            return job.finished(outcome, now, retention=retention)
-        if job.state is State.STOPPING:
-            return job.cancelled(now, retention=retention)
-        if failure.reason not in RETRYABLE:
-            return job.failed(failure, now, retention=retention)
-        WORKERS_LOST.labels(reason=failure.reason).inc()
-        log.warning("worker_lost", job_id=job.id, attempt=job.attempt, reason=failure.reason)
-        if job.attempt < self._rules.max_attempts:
-            notice = Notice(
-                code="WORKER_RESTARTED",
-                message=f"attempt {job.attempt} was lost, the job begins anew: {failure.message}",
-            )
-            return job.requeued(notice, now)
-        if job.attempt > 1:
-            failure = Failure(
-                reason=Reason.CRASH_LOOP,
-                message=f"{job.attempt} workers were lost, the last one so: {failure.message}",
-                metadata={**failure.metadata, "last_reason": failure.reason},
-            )
-        return job.failed(failure, now, retention=retention)
+            ending.count(settled)
 
     async def _store(self, work: Callable[[Transaction], T]) -> T:
         """Write, and try again for as long as the disk is full."""
@@ -400,56 +360,10 @@ class Supervisor:
                 await asyncio.sleep(RETRY_SECONDS)
 
 
+def _mark(job: Job, worker: Worker) -> str:
+    """By what the processes of this attempt are known."""
+    return f"{job.id}:{job.attempt}:{worker.token_sha256[:16]}"
+
+
 def _waiting(job: Job, reason: Reason) -> Job:
     return replace(job, waiting_for=reason)
-
-
-def _killed(message: str, **metadata: str) -> Failure:
-    return Failure(reason=Reason.WORKER_KILLED, message=message, metadata=metadata)
-
-
-def _death(process: Process, progress: Progress | None) -> Failure:
-    """What a worker's end means, should it have left no outcome."""
-    if process.death_signal in CRASH_SIGNALS and progress and progress.phase == LOADING_PHASE:
-        return Failure(
-            reason=Reason.MODEL_INVALID,
-            message=f"the speech engine died of {process.death_signal} while it read the model: "
-            "pull the model again",
-            metadata={"signal": process.death_signal},
-        )
-    if process.death_signal:
-        return _killed(
-            f"the worker was killed by {process.death_signal}", signal=process.death_signal
-        )
-    if process.exit_code:
-        return _killed(
-            f"the worker ended with exit code {process.exit_code}: look at the job's log",
-            exit_code=str(process.exit_code),
-        )
-    return _killed("the worker ended without a result: look at the job's log")
-
-
-def _is_whole(outcome: Outcome, directory: Path) -> bool:
-    """Whether every file that the worker reports is there at its full length."""
-    try:
-        return all(
-            (directory / ARTIFACTS / artifact.file_name).stat().st_size == artifact.size_bytes
-            for artifact in outcome.artifacts
-        )
-    except OSError:
-        return False
-
-
-def _count(job: Job) -> None:
-    reason = job.failure.reason if job.failure else ""
-    JOBS_ENDED.labels(kind=job.kind, state=job.state, reason=reason).inc()
-    if job.transcription_result is not None:
-        MEDIA_SECONDS.labels(kind=job.kind).inc(job.transcription_result.audio_seconds)
-    log.info(
-        "job_ended",
-        job_id=job.id,
-        state=job.state,
-        reason=reason,
-        attempt=job.attempt,
-        cpu_seconds=round(job.usage.cpu_seconds, 2) if job.usage else None,
-    )

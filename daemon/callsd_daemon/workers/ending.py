@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the end of an attempt means for its job."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+
+from callsd_daemon.domain.errors import Reason
+from callsd_daemon.domain.jobs import Failure, Job, Notice, Outcome, Progress, State
+from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
+from callsd_daemon.workers.process import Process
+
+
+log = structlog.get_logger(__name__)
+
+ARTIFACTS = "artifacts"
+"""Where in a job's directory its artifacts lie."""
+
+CRASH_SIGNALS = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE"})
+"""What a speech library dies of when it is given a model that it cannot read."""
+
+LOADING_PHASE = "loading"
+
+RETRYABLE = frozenset(
+    {
+        Reason.WORKER_KILLED,
+        Reason.WORKER_START_TIMEOUT,
+        Reason.WORKER_UNRESPONSIVE,
+        Reason.HOST_REBOOT,
+    }
+)
+"""Ends that say nothing about the job itself: another worker may well get it done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndRules:
+    """The administrator's settings for how jobs end."""
+
+    max_attempts: int
+    retention: timedelta | None
+
+
+def settle(
+    job: Job, outcome: Outcome | None, failure: Failure, now: datetime, rules: EndRules
+) -> Job:
+    """The job after an attempt that left `outcome`, or ended by `failure` if it left none."""
+    retention = rules.retention
+    # What the worker got done counts, even if it was told to end in the meantime.
+    if outcome is not None and not outcome.cancelled:
+        return job.finished(outcome, now, retention=retention)
+    if job.state is State.STOPPING:
+        return job.cancelled(now, retention=retention)
+    if failure.reason not in RETRYABLE:
+        return job.failed(failure, now, retention=retention)
+    WORKERS_LOST.labels(reason=failure.reason).inc()
+    log.warning("worker_lost", job_id=job.id, attempt=job.attempt, reason=failure.reason)
+    if job.attempt < rules.max_attempts:
+        notice = Notice(
+            code="WORKER_RESTARTED",
+            message=f"attempt {job.attempt} was lost, the job begins anew: {failure.message}",
+        )
+        return job.requeued(notice, now)
+    if job.attempt > 1:
+        failure = Failure(
+            reason=Reason.CRASH_LOOP,
+            message=f"{job.attempt} workers were lost, the last one so: {failure.message}",
+            metadata={**failure.metadata, "last_reason": failure.reason},
+        )
+    return job.failed(failure, now, retention=retention)
+
+
+def killed(message: str, **metadata: str) -> Failure:
+    """A worker that is gone, through no fault of its job."""
+    return Failure(reason=Reason.WORKER_KILLED, message=message, metadata=metadata)
+
+
+def death(process: Process, progress: Progress | None) -> Failure:
+    """What a worker's end means, should it have left no outcome."""
+    if process.death_signal in CRASH_SIGNALS and progress and progress.phase == LOADING_PHASE:
+        return Failure(
+            reason=Reason.MODEL_INVALID,
+            message=f"the speech engine died of {process.death_signal} while it read the model: "
+            "pull the model again",
+            metadata={"signal": process.death_signal},
+        )
+    if process.death_signal:
+        return killed(
+            f"the worker was killed by {process.death_signal}", signal=process.death_signal
+        )
+    if process.exit_code:
+        return killed(
+            f"the worker ended with exit code {process.exit_code}: look at the job's log",
+            exit_code=str(process.exit_code),
+        )
+    return killed("the worker ended without a result: look at the job's log")
+
+
+def is_whole(outcome: Outcome, directory: Path) -> bool:
+    """Whether every file that the worker reports is there at its full length."""
+    try:
+        return all(
+            (directory / ARTIFACTS / artifact.file_name).stat().st_size == artifact.size_bytes
+            for artifact in outcome.artifacts
+        )
+    except OSError:
+        return False
+
+
+def count(job: Job) -> None:
+    """Tell log and metrics of a job that has ended."""
+    reason = job.failure.reason if job.failure else ""
+    JOBS_ENDED.labels(kind=job.kind, state=job.state, reason=reason).inc()
+    if job.transcription_result is not None:
+        MEDIA_SECONDS.labels(kind=job.kind).inc(job.transcription_result.audio_seconds)
+    log.info(
+        "job_ended",
+        job_id=job.id,
+        state=job.state,
+        reason=reason,
+        attempt=job.attempt,
+        cpu_seconds=round(job.usage.cpu_seconds, 2) if job.usage else None,
+    )
