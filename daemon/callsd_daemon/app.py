@@ -2,21 +2,13 @@
 """The daemon, read downward: load → open → adopt → serve → drain."""
 
 import asyncio
-import contextlib
-import fcntl
 import gc
-import grp
 import importlib.util
-import os
-import shutil
 import signal
-import stat
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO
 
 import grpc
 import prometheus_client
@@ -37,13 +29,12 @@ from callsd.v1 import (
     server_pb2_grpc,
 )
 from callsd_daemon import logs
-from callsd_daemon.config import Config, ConfigError, secret_file
+from callsd_daemon.config import Config, ConfigError
 from callsd_daemon.domain.admission import Policy
 from callsd_daemon.domain.jobs import Kind
 from callsd_daemon.domain.transcription import Engine
 from callsd_daemon.host.probe import Probe, limits
 from callsd_daemon.media import MediaRoots, Uploads
-from callsd_daemon.metrics import CAPACITY, EVENT_LOOP_LAG, JOBS_ACTIVE, JOBS_QUEUED
 from callsd_daemon.models.store import ModelStore
 from callsd_daemon.rpc import validate
 from callsd_daemon.rpc.captions import CaptionService
@@ -51,32 +42,30 @@ from callsd_daemon.rpc.gate import Gate
 from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.rpc.intake import Intake
 from callsd_daemon.rpc.jobs import JobService
+from callsd_daemon.rpc.listening import MAX_MESSAGE_BYTES, SERVER_OPTIONS, listen, share_socket
 from callsd_daemon.rpc.media import MediaService
 from callsd_daemon.rpc.models import ModelService
 from callsd_daemon.rpc.server import Facts, ServerService
+from callsd_daemon.startup import (
+    EXIT_CONFIG,
+    EXIT_FORCED,
+    EXIT_OK,
+    EXIT_STATE_UNUSABLE,
+    StartError,
+    own_state,
+)
 from callsd_daemon.store.database import Database, DatabaseDamagedError
 from callsd_daemon.store.migrations import SchemaTooNewError
-from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.tokens import TokenError, TokenFile, write_owner_token
 from callsd_daemon.workers.attempt import Bounds
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import EndRules
+from callsd_daemon.workers.housekeeping import Housekeeper
 from callsd_daemon.workers.session.door import Door
 from callsd_daemon.workers.supervisor import Rules, Supervisor
 
 
 log = structlog.get_logger(__name__)
-
-EXIT_OK = 0
-EXIT_FORCED = 1
-EXIT_STATE_UNUSABLE = 73
-EXIT_ALREADY_RUNNING = 75
-EXIT_CONFIG = 78
-
-MAX_MESSAGE_BYTES = 1024 * 1024
-TICK_SECONDS = 1.0
-SWEEP_SECONDS = 30.0
-SWEEP_JOBS = 100
 
 NOTICE_SECONDS = 0.25
 """How long a daemon that ends still answers new calls, to say so: who is hung up on is told
@@ -88,18 +77,6 @@ LAST_CALLS_SECONDS = 1.0
 """What is still open when all work has ended: calls that take milliseconds, and health watches
 that never end by themselves."""
 
-SERVER_OPTIONS = (
-    # A second daemon on the same port must fail, not share it.
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
-    # Clients ping every 30 s; the least interval allowed must be well below it.
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.keepalive_time_ms", 60_000),
-)
-
 SERVICES = (
     job_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
     media_pb2.DESCRIPTOR.services_by_name["MediaService"].full_name,
@@ -109,59 +86,15 @@ SERVICES = (
 )
 
 
-class StartError(Exception):
-    """The daemon cannot start; `exit_code` tells scripts why."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 def serve(config: Config) -> int:
     """Run the daemon until it is told to end; returns the exit code."""
     logs.configure(config.log.level, config.log.format)
     try:
-        with _own_state(config):
+        with own_state(Path(config.state.directory), Path(config.state.runtime_directory)):
             return asyncio.run(_Daemon(config).run())
     except (StartError, ConfigError) as problem:
         print(f"callsd: {problem}", file=sys.stderr)  # noqa: T201 - there may be no log to look at
         return problem.exit_code if isinstance(problem, StartError) else EXIT_CONFIG
-
-
-@contextlib.contextmanager
-def _own_state(config: Config) -> Iterator[None]:
-    """Make the directories, and hold the lock that keeps a second daemon away."""
-    state, runtime = Path(config.state.directory), Path(config.state.runtime_directory)
-    os.umask(0o007)
-    try:
-        state.mkdir(mode=0o750, parents=True, exist_ok=True)
-        runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
-        for directory in (state, runtime):
-            if directory.stat().st_uid != os.geteuid():
-                raise StartError(
-                    f"{directory} belongs to another user: run callsd as that user, or choose "
-                    "another directory (state.directory, state.runtime_directory)",
-                    EXIT_STATE_UNUSABLE,
-                )
-        for name in ("jobs", "uploads"):
-            (state / name).mkdir(mode=0o750, exist_ok=True)
-        lock: IO[str] = (state / "lock").open("a+")
-    except OSError as problem:
-        raise StartError(
-            f"{problem.filename} cannot be used ({problem.strerror}): choose another "
-            "state.directory or state.runtime_directory, or change its owner",
-            EXIT_STATE_UNUSABLE,
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StartError(
-                f"another callsd is running with {state}: stop it first, or give this one a "
-                "state.directory of its own",
-                EXIT_ALREADY_RUNNING,
-            ) from None
-        yield
 
 
 class _Daemon:
@@ -180,7 +113,7 @@ class _Daemon:
         await self._supervisor.recover()
         await self._door.open()
         server = await self._serve()
-        ticking = asyncio.create_task(self._tick(), name="tick")
+        ticking = asyncio.create_task(self._housekeeper.run(), name="housekeeping")
         log.info(
             "ready",
             listen=list(self._config.server.listen),
@@ -270,6 +203,15 @@ class _Daemon:
             ),
         )
 
+        self._housekeeper = Housekeeper(
+            database=self._database,
+            desk=self._desk,
+            supervisor=self._supervisor,
+            uploads=self._uploads,
+            directory=state / "jobs",
+            now=_now,
+        )
+
     def _max_threads(self) -> int:
         """As many as admission could ever grant, unless the administrator sets another limit."""
         policy = self._policy()
@@ -338,10 +280,10 @@ class _Daemon:
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
         for endpoint in config.server.listen:
-            _listen(server, endpoint, config)
+            listen(server, endpoint, config)
         await server.start()
         for endpoint in config.server.listen:
-            _share_socket(endpoint, config.server.socket_group)
+            share_socket(endpoint, config.server.socket_group)
         self._start_metrics()
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -380,58 +322,6 @@ class _Daemon:
         forced.cancel()
         await asyncio.gather(stopping, forced, return_exceptions=True)
 
-    async def _tick(self) -> None:
-        """Once a second: look at the machine, and move the queue. Now and then: sweep."""
-        swept = 0.0
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(TICK_SECONDS)
-            EVENT_LOOP_LAG.observe(time.monotonic() - before - TICK_SECONDS)
-            try:
-                await self._desk.look(self._supervisor.sessions())
-                await self._supervisor.dispatch()
-                await self._measure()
-                if time.monotonic() - swept > SWEEP_SECONDS:
-                    swept = time.monotonic()
-                    await self._sweep()
-            except Exception:
-                # The next tick tries again: a full disk may have room by then.
-                log.exception("tick_failed")
-
-    async def _measure(self) -> None:
-        def read(books: Transaction) -> None:
-            JOBS_QUEUED.set(books.queue_length())
-            running = books.running()
-            for kind in Kind:
-                JOBS_ACTIVE.labels(kind=kind).set(running.get(kind, 0))
-            for name, account in zip(
-                ("disk_bytes", "cores", "memory_bytes"), self._desk.accounts(books), strict=True
-            ):
-                for part in ("total", "headroom", "reserved", "external", "available"):
-                    CAPACITY.labels(resource=name, account=part).set(getattr(account, part))
-
-        await self._database.read(read)
-
-    async def _sweep(self) -> None:
-        """Remove jobs and uploads whose time is up, and directories that belong to no job."""
-        jobs = self._state / "jobs"
-
-        def expire(books: Transaction) -> list[str]:
-            expired = [job.id for job in books.expired(_now(), SWEEP_JOBS)]
-            for job_id in expired:
-                books.delete(job_id)
-            return expired
-
-        await self._database.write(expire)
-        # Directories first, jobs second: one that is made in between belongs to a job.
-        found = await asyncio.to_thread(os.listdir, jobs)
-        known, needed = await self._database.read(
-            lambda books: (books.ids(), books.needed_uploads())
-        )
-        for name in set(found) - known:
-            await asyncio.to_thread(shutil.rmtree, jobs / name, ignore_errors=True)
-        await asyncio.to_thread(self._uploads.remove_expired, _now(), needed)
-
 
 def _now() -> datetime:
     return datetime.now(UTC)
@@ -441,58 +331,3 @@ def _engines() -> tuple[Engine, ...]:
     """Engines that are installed. Asked without importing them: they are large."""
     modules = {Engine.CTRANSLATE2: "ctranslate2", Engine.WHISPERCPP: "pywhispercpp"}
     return tuple(engine for engine, module in modules.items() if importlib.util.find_spec(module))
-
-
-def _listen(server: grpc.aio.Server, endpoint: str, config: Config) -> None:
-    kind, _, address = endpoint.partition(":")
-    try:
-        if kind == "unix":
-            # Ours alone by the lock on the state directory, unless somebody else listens there.
-            path = Path(address)
-            if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-                raise StartError(f"{path} is in the way: it is no socket", EXIT_STATE_UNUSABLE)
-            path.unlink(missing_ok=True)
-            server.add_insecure_port(endpoint)
-        elif config.server.tls_certificate:
-            server.add_secure_port(address, _credentials(config))
-        else:
-            server.add_insecure_port(address)
-    except (RuntimeError, OSError) as problem:
-        raise StartError(
-            f"server.listen: {endpoint} cannot be used ({problem}): is something else "
-            "listening there?",
-            EXIT_STATE_UNUSABLE,
-        ) from None
-
-
-def _credentials(config: Config) -> grpc.ServerCredentials:
-    def read(setting: str) -> bytes:
-        path = secret_file(setting, os.environ)
-        try:
-            return path.read_bytes()
-        except OSError as problem:
-            raise ConfigError(f"{path} cannot be read: {problem.strerror}") from None
-
-    settings = config.server
-    client_ca = read(settings.tls_client_ca) if settings.tls_client_ca else None
-    return grpc.ssl_server_credentials(
-        [(read(settings.tls_key), read(settings.tls_certificate))],
-        root_certificates=client_ca,
-        require_client_auth=client_ca is not None,
-    )
-
-
-def _share_socket(endpoint: str, group: str) -> None:
-    """Let the group use a unix socket: gRPC makes it by umask, which shuts the group out."""
-    kind, _, address = endpoint.partition(":")
-    if kind != "unix":
-        return
-    Path(address).chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP)
-    if group:
-        try:
-            os.chown(address, -1, grp.getgrnam(group).gr_gid)
-        except (KeyError, PermissionError):
-            raise StartError(
-                f"server.socket_group: {group} does not exist, or callsd's user is not in it",
-                EXIT_CONFIG,
-            ) from None

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where and how the public server listens."""
+
+import grp
+import os
+import socket
+import stat
+from pathlib import Path
+
+import grpc
+
+from callsd_daemon.config import Config, ConfigError, secret_file
+from callsd_daemon.startup import (
+    EXIT_ALREADY_RUNNING,
+    EXIT_CONFIG,
+    EXIT_STATE_UNUSABLE,
+    StartError,
+)
+
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+
+PROBE_TIMEOUT_SECONDS = 1.0
+
+SERVER_OPTIONS = (
+    # A second daemon on the same port must fail, not share it.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
+    # Clients ping every 30 s; the least interval allowed must be well below it.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 60_000),
+)
+
+
+def listen(server: grpc.aio.Server, endpoint: str, config: Config) -> None:
+    """Have the server listen at an endpoint of the configuration. Raises StartError."""
+    kind, _, address = endpoint.partition(":")
+    try:
+        if kind == "unix":
+            _make_way(Path(address))
+            server.add_insecure_port(endpoint)
+        elif config.server.tls_certificate:
+            server.add_secure_port(address, _credentials(config))
+        else:
+            server.add_insecure_port(address)
+    except (RuntimeError, OSError) as problem:
+        raise StartError(
+            f"server.listen: {endpoint} cannot be used ({problem}): is something else "
+            "listening there?",
+            EXIT_STATE_UNUSABLE,
+        ) from None
+
+
+def _make_way(path: Path) -> None:
+    """Remove a socket that a dead daemon has left; refuse to take one from a living one."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise StartError(f"{path} is in the way: it is no socket", EXIT_STATE_UNUSABLE)
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PROBE_TIMEOUT_SECONDS)
+        if probe.connect_ex(str(path)) == 0:
+            raise StartError(
+                f"another program is listening at {path}: stop it, or choose another server.listen",
+                EXIT_ALREADY_RUNNING,
+            )
+    path.unlink()
+
+
+def _credentials(config: Config) -> grpc.ServerCredentials:
+    def read(setting: str) -> bytes:
+        path = secret_file(setting, os.environ)
+        try:
+            return path.read_bytes()
+        except OSError as problem:
+            raise ConfigError(f"{path} cannot be read: {problem.strerror}") from None
+
+    settings = config.server
+    client_ca = read(settings.tls_client_ca) if settings.tls_client_ca else None
+    return grpc.ssl_server_credentials(
+        [(read(settings.tls_key), read(settings.tls_certificate))],
+        root_certificates=client_ca,
+        require_client_auth=client_ca is not None,
+    )
+
+
+def share_socket(endpoint: str, group: str) -> None:
+    """Let the group use a unix socket: gRPC makes it by umask, which shuts the group out."""
+    kind, _, address = endpoint.partition(":")
+    if kind != "unix":
+        return
+    Path(address).chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP)
+    if group:
+        try:
+            os.chown(address, -1, grp.getgrnam(group).gr_gid)
+        except (KeyError, PermissionError):
+            raise StartError(
+                f"server.socket_group: {group} does not exist, or callsd's user is not in it",
+                EXIT_CONFIG,
+            ) from None

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can keep the daemon from starting, and how it tells."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+
+EXIT_OK = 0
+EXIT_FORCED = 1
+EXIT_STATE_UNUSABLE = 73
+EXIT_ALREADY_RUNNING = 75
+EXIT_CONFIG = 78
+
+
+class StartError(Exception):
+    """The daemon cannot start; `exit_code` tells scripts why."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@contextlib.contextmanager
+def own_state(state: Path, runtime: Path) -> Iterator[None]:
+    """Make the directories, and hold the lock that keeps a second daemon away.
+
+    Raises StartError.
+    """
+    os.umask(0o007)
+    try:
+        state.mkdir(mode=0o750, parents=True, exist_ok=True)
+        runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
+        for directory in (state, runtime):
+            if directory.stat().st_uid != os.geteuid():
+                raise StartError(
+                    f"{directory} belongs to another user: run callsd as that user, or choose "
+                    "another directory (state.directory, state.runtime_directory)",
+                    EXIT_STATE_UNUSABLE,
+                )
+        for name in ("jobs", "uploads"):
+            (state / name).mkdir(mode=0o750, exist_ok=True)
+        lock: IO[str] = (state / "lock").open("a+")
+    except OSError as problem:
+        raise StartError(
+            f"{problem.filename} cannot be used ({problem.strerror}): choose another "
+            "state.directory or state.runtime_directory, or change its owner",
+            EXIT_STATE_UNUSABLE,
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(
+                f"another callsd is running with {state}: stop it first, or give this one a "
+                "state.directory of its own",
+                EXIT_ALREADY_RUNNING,
+            ) from None
+        yield

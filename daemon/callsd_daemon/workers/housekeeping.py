@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is done again and again: look at the machine, move the queue, remove what is too old."""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from callsd_daemon.domain.jobs import Kind
+from callsd_daemon.media import Uploads
+from callsd_daemon.metrics import CAPACITY, EVENT_LOOP_LAG, JOBS_ACTIVE, JOBS_QUEUED
+from callsd_daemon.store.database import Database
+from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.supervisor import Supervisor
+
+
+log = structlog.get_logger(__name__)
+
+TICK_SECONDS = 1.0
+SWEEP_SECONDS = 30.0
+SWEEP_JOBS = 100
+
+
+class Housekeeper:
+    """Runs for as long as the daemon does."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        desk: Desk,
+        supervisor: Supervisor,
+        uploads: Uploads,
+        directory: Path,
+        now: Callable[[], datetime],
+    ) -> None:
+        """`directory` holds the jobs' directories."""
+        self._database = database
+        self._desk = desk
+        self._supervisor = supervisor
+        self._uploads = uploads
+        self._directory = directory
+        self._now = now
+
+    async def run(self) -> None:
+        """Once a second: look at the machine, and move the queue. Now and then: sweep."""
+        swept = 0.0
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(TICK_SECONDS)
+            EVENT_LOOP_LAG.observe(time.monotonic() - before - TICK_SECONDS)
+            try:
+                await self._desk.look(self._supervisor.sessions())
+                await self._supervisor.dispatch()
+                await self._measure()
+                if time.monotonic() - swept > SWEEP_SECONDS:
+                    swept = time.monotonic()
+                    await self._sweep()
+            except Exception:
+                # The next tick tries again: a full disk may have room by then.
+                log.exception("tick_failed")
+
+    async def _measure(self) -> None:
+        def read(books: Transaction) -> None:
+            JOBS_QUEUED.set(books.queue_length())
+            running = books.running()
+            for kind in Kind:
+                JOBS_ACTIVE.labels(kind=kind).set(running.get(kind, 0))
+            for name, account in zip(
+                ("disk_bytes", "cores", "memory_bytes"), self._desk.accounts(books), strict=True
+            ):
+                for part in ("total", "headroom", "reserved", "external", "available"):
+                    CAPACITY.labels(resource=name, account=part).set(getattr(account, part))
+
+        await self._database.read(read)
+
+    async def _sweep(self) -> None:
+        """Remove jobs and uploads whose time is up, and directories that belong to no job."""
+        jobs = self._directory
+
+        def expire(books: Transaction) -> list[str]:
+            expired = [job.id for job in books.expired(self._now(), SWEEP_JOBS)]
+            for job_id in expired:
+                books.delete(job_id)
+            return expired
+
+        await self._database.write(expire)
+        # Directories first, jobs second: one that is made in between belongs to a job.
+        found = await asyncio.to_thread(os.listdir, jobs)
+        known, needed = await self._database.read(
+            lambda books: (books.ids(), books.needed_uploads())
+        )
+        for name in set(found) - known:
+            await asyncio.to_thread(shutil.rmtree, jobs / name, ignore_errors=True)
+        await asyncio.to_thread(self._uploads.remove_expired, self._now(), needed)
