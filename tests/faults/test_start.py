@@ -48,6 +48,20 @@ class TestSecondInstance:
         api = one.api()
         assert one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED
 
+    def test_socket_in_use(self, daemon: StartDaemon) -> None:
+        """A socket at which another program listens stays that program's."""
+        one = daemon(is_started=False)
+        one.runtime.mkdir()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(one.runtime / "callsd.sock"))
+            other.listen()
+            code, message = one.fail_to_start()
+
+            assert code == ALREADY_RUNNING
+            assert "another program is listening" in message
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(one.runtime / "callsd.sock"))
+
     def test_file_in_the_way(self, daemon: StartDaemon) -> None:
         """A file where the socket shall be is not deleted."""
         one = daemon(is_started=False)
