@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jiwer
 import numpy as np
+import psutil
 import pytest
 from faster_whisper.feature_extractor import FeatureExtractor
 
@@ -109,6 +110,24 @@ class TestRecognition:
         """An .en model says that it is one."""
         assert not engine.is_multilingual
         assert engine.languages == frozenset({"en"})
+
+
+@pytest.mark.parametrize("load", [ctranslate2, whispercpp], ids=["ctranslate2", "whispercpp"])
+class TestMemory:
+    """An engine's life."""
+
+    def test_an_engine_that_is_dropped_gives_back_its_memory(
+        self, load: Callable[[Path], Engine], model_dir: Callable[[str], Path]
+    ) -> None:
+        """Loading a model again and again takes no more memory than once."""
+        process = psutil.Process()
+        load(model_dir("tiny.en"))
+        before = process.memory_info().rss
+        for _ in range(4):
+            load(model_dir("tiny.en"))
+
+        # One copy that stays would be 40 MB and more.
+        assert process.memory_info().rss - before < 2 * 40e6
 
 
 @pytest.mark.parametrize("load", [ctranslate2, whispercpp], ids=["ctranslate2", "whispercpp"])

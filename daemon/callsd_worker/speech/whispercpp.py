@@ -7,6 +7,7 @@ wrong kills the process; that is why recognition runs in a worker.
 """
 
 import math
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,8 @@ class WhisperCppEngine:
                 Reason.MODEL_INVALID, f"{path}: {error}; pull the model again"
             ) from None
         self._context = _load(path, header)
+        # The binding frees nothing by itself; at the end of the process the system does.
+        weakref.finalize(self, native.whisper_free, self._context).atexit = False
         self._threads = threads
         self._end = native.whisper_token_eot(self._context)
         self.is_multilingual = bool(native.whisper_is_multilingual(self._context))
