@@ -3,6 +3,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 from typing import TextIO, cast
 
@@ -10,18 +11,18 @@ import structlog
 
 
 class _Stderr:
-    """Standard error, on which a line may be lost: a full disk under it must not end any work."""
+    """Standard error, on which a line may be lost: a full disk under it must not end any work.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    Unbuffered: Python would try to write what is left in a buffer once more at its end, and turn
+    that failure into the daemon's exit code.
+    """
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):
-            self._stream.write(text)
+            os.write(sys.stderr.fileno(), text.encode())
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.flush()
+        """There is nothing to flush."""
 
 
 def configure(level: str, style: str) -> None:
@@ -44,6 +45,6 @@ def configure(level: str, style: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Stderr(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,
     )
