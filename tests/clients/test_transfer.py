@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from callsd import AsyncClient, Client, IntegrityError
+from callsd import AsyncClient, Client, IntegrityError, InvalidRequestError
 from callsd.v1.job_pb2 import FetchArtifactRequest
 from tests.clients.scripted import CONTENT, Scripted
 
@@ -118,6 +118,13 @@ class TestUploadMedia:
         scripted.media.busy = 2
 
         assert client.upload_media(sound, upload_id=uuid4()).complete
+
+    def test_an_empty_file_is_named(self, client: Client, tmp_path: Path) -> None:
+        """Nothing is sent of a file that holds nothing, and the error says which it is."""
+        (tmp_path / "nothing.ogg").touch()
+
+        with pytest.raises(InvalidRequestError, match=r"nothing\.ogg is empty"):
+            client.upload_media(tmp_path / "nothing.ogg")
 
     def test_complete_upload_is_not_sent_again(
         self, client: Client, scripted: Scripted, sound: Path

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import grpc
 
-from callsd._errors import CallsdError, IntegrityError
+from callsd._errors import CallsdError, IntegrityError, InvalidRequestError
 from callsd._resume import Backoff, Resumable
 from callsd.v1.job_pb2 import (
     Artifact,
@@ -143,10 +143,21 @@ class LocalFile:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Hash a file. Reads all of it."""
+        """Hash a file. Reads all of it.
+
+        Raises:
+            InvalidRequestError: It is empty.
+        """
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return cls(path=path, size_bytes=file.tell(), sha256=digest)
+            size_bytes = file.tell()
+        if not size_bytes:
+            raise InvalidRequestError(
+                f"{path} is empty: there is no sound in it to send",
+                code=grpc.StatusCode.INVALID_ARGUMENT,
+                reason="INPUT_INVALID",
+            )
+        return cls(path=path, size_bytes=size_bytes, sha256=digest)
 
 
 class Uploading:
