@@ -159,7 +159,7 @@ class _Daemon:
         self._database.on_commit(
             lambda changes: loop.call_soon_threadsafe(self._hub.publish, changes)
         )
-        retention = config.jobs.retention_seconds
+        retention, policy = config.jobs.retention_seconds, _policy(config)
         self._models = ModelStore(Path(config.models.directory))
         self._uploads = Uploads(
             state / "uploads",
@@ -177,11 +177,11 @@ class _Daemon:
                 max_duration_seconds=config.jobs.max_duration_seconds,
             ),
             default_threads=config.transcription.threads,
-            max_threads=self._max_threads(),
+            max_threads=_max_threads(config, policy),
             now=_now,
         )
         self._door = Door(self._runtime / "workers.sock")
-        self._desk = Desk(Probe(state), self._policy())
+        self._desk = Desk(Probe(state), policy)
         self._supervisor = Supervisor(
             database=self._database,
             desk=self._desk,
@@ -210,28 +210,6 @@ class _Daemon:
             uploads=self._uploads,
             directory=state / "jobs",
             now=_now,
-        )
-
-    def _max_threads(self) -> int:
-        """As many as admission could ever grant, unless the administrator sets another limit."""
-        policy = self._policy()
-        return self._config.transcription.max_threads or max(
-            1, int(limits().cores - policy.headroom_cores)
-        )
-
-    def _policy(self) -> Policy:
-        admission, jobs, cores = self._config.admission, self._config.jobs, limits().cores
-        headroom = admission.headroom_cores
-        if headroom < 0:
-            headroom = cores / 10 if cores > 1 else 0.0
-        return Policy(
-            headroom_cores=headroom,
-            headroom_memory_bytes=admission.headroom_memory_bytes,
-            headroom_disk_bytes=admission.headroom_disk_bytes,
-            max_concurrent_jobs=jobs.max_concurrent_jobs,
-            max_per_kind={Kind.TRANSCRIPTION: jobs.max_transcription_jobs},
-            max_queued_jobs=jobs.max_queued_jobs,
-            patience_seconds=jobs.queue_patience_seconds,
         )
 
     async def _serve(self) -> grpc.aio.Server:
@@ -264,7 +242,7 @@ class _Daemon:
                     default_model=config.transcription.model,
                     max_message_bytes=MAX_MESSAGE_BYTES,
                     max_upload_bytes=config.media.max_upload_bytes,
-                    max_threads=self._max_threads(),
+                    max_threads=self._intake.max_threads,
                     max_watches=config.server.max_watches,
                     retention_seconds=config.jobs.retention_seconds,
                 ),
@@ -321,6 +299,28 @@ class _Daemon:
             await server.stop(0)
         forced.cancel()
         await asyncio.gather(stopping, forced, return_exceptions=True)
+
+
+def _policy(config: Config) -> Policy:
+    admission, jobs, cores = config.admission, config.jobs, limits().cores
+    headroom = admission.headroom_cores
+    if headroom < 0:
+        headroom = cores / 10 if cores > 1 else 0.0
+    return Policy(
+        headroom_cores=headroom,
+        headroom_memory_bytes=admission.headroom_memory_bytes,
+        headroom_disk_bytes=admission.headroom_disk_bytes,
+        max_concurrent_jobs=jobs.max_concurrent_jobs,
+        max_per_kind={Kind.TRANSCRIPTION: jobs.max_transcription_jobs},
+        max_queued_jobs=jobs.max_queued_jobs,
+        patience_seconds=jobs.queue_patience_seconds,
+    )
+
+
+def _max_threads(config: Config, policy: Policy) -> int:
+    """As many as admission could ever grant, unless the administrator sets another limit."""
+    grantable = max(1, int(limits().cores - policy.headroom_cores))
+    return config.transcription.max_threads or grantable
 
 
 def _now() -> datetime:

@@ -125,7 +125,7 @@ class Office:
             return
         self.placed.append(job.id)
         if isinstance(grant.decision, Queue):
-            assert grant.decision.position == books.queue_position(job.id) == length + 1
+            assert grant.decision.position == books.queue_positions()[job.id] == length + 1
         elif job.kind is Kind.TRANSCRIPTION:
             assert length == 0, "a batch job has passed the queue"
 

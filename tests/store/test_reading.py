@@ -169,7 +169,10 @@ class TestBooks:
             return [
                 first.id,
                 books.queue_length(),
-                *(books.queue_position(name) for name in ("one", "two", "three", "nobody")),
+                *(
+                    books.queue_positions().get(name, 0)
+                    for name in ("one", "two", "three", "nobody")
+                ),
             ]
 
         assert await database.read(look) == ["one", 3, 1, 2, 3, 0]

@@ -96,11 +96,11 @@ class Intake:
         """All that a worker must know; checks again that everything is still there."""
         spec = job.transcription
         assert spec is not None
-        model = self._check(spec)
+        media, model = self._check(spec)
         assert model.manifest is not None
         return Assignment(
             job=job,
-            media=self._media(spec),
+            media=media,
             model_directory=model.directory,
             model_files=tuple(
                 ModelFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
@@ -112,9 +112,9 @@ class Intake:
     def _threads(self, spec: TranscriptionSpec) -> int:
         return min(max(spec.threads or self.default_threads, 1), self.max_threads)
 
-    def _check(self, spec: TranscriptionSpec) -> ModelStatus:
+    def _check(self, spec: TranscriptionSpec) -> tuple[tuple[Path, ...], ModelStatus]:
         """Blocks on files, for up to a second when a model is looked at for the first time."""
-        self._media(spec)
+        media = self._media(spec)
         model = self.models.require(spec.model)
         if spec.engine is not Engine.AUTO and spec.engine not in model.engines:
             raise CallsdError(
@@ -132,7 +132,7 @@ class Intake:
                 "model, such as base",
                 metadata={"model": spec.model, "language": wanted},
             )
-        return model
+        return media, model
 
     def _media(self, spec: TranscriptionSpec) -> tuple[Path, ...]:
         return tuple(

@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.rpc.intake import Intake
 from callsd_daemon.rpc.watch import watch
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.store.transaction import Page, Transaction
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import ARTIFACTS
 from callsd_daemon.workers.supervisor import LOG_FILE, Grant, Supervisor
@@ -64,9 +64,10 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         creator = caller.get()
         payload = self._intake.payload_sha256(request)
         job_id = _job_id(creator, request.request_id)
-        known = await self._known(job_id, payload) if request.request_id else None
-        if known is not None:
-            return job_pb2.CreateJobResponse(job=await self._message(known))
+        if request.request_id:
+            known = await self._database.read(lambda books: _same(books, job_id, payload))
+            if known is not None:
+                return job_pb2.CreateJobResponse(job=await self._message(known))
         self._hub.check()
         job = await self._intake.job(request, job_id=job_id, creator=creator, payload=payload)
         if request.validate_only:
@@ -86,9 +87,6 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             admission=_admission(grant.job, grant.decision),
         )
 
-    async def _known(self, job_id: str, payload: str) -> Job | None:
-        return await self._database.read(lambda books: _same(books, job_id, payload))
-
     async def _verdict(self, job: Job, *, may_queue: bool) -> job_pb2.CreateJobResponse:
         decision = await self._database.read(
             lambda books: self._desk.decide(books, job, may_queue=may_queue)
@@ -104,7 +102,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
     ) -> job_pb2.GetJobResponse:
         """Return one job."""
         job_id = validate.job_id(request.name)
-        job = await self._database.read(lambda books: _find(books, job_id))
+        job = await self._database.read(lambda books: books.find(job_id))
         return job_pb2.GetJobResponse(job=await self._message(job))
 
     async def ListJobs(
@@ -116,8 +114,9 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             raise invalid_fields([("page_size", "must not be negative")])
         size = min(request.page_size or validate.DEFAULT_PAGE_SIZE, validate.MAX_PAGE_SIZE)
         before = _page_position(request)
-        page = await self._database.read(
-            lambda books: books.page(
+
+        def read(books: Transaction) -> tuple[Page, dict[str, int]]:
+            page = books.page(
                 states=wanted.states,
                 kinds=wanted.kinds,
                 labels=wanted.labels,
@@ -125,9 +124,14 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 before=before,
                 limit=size,
             )
-        )
+            return page, _queue_positions(books, page.jobs)
+
+        page, positions = await self._database.read(read)
         return job_pb2.ListJobsResponse(
-            jobs=[await self._message(job) for job in page.jobs],
+            jobs=[
+                convert.job_message(job, queue_position=positions.get(job.id, 0))
+                for job in page.jobs
+            ],
             next_page_token=(
                 "" if page.next_before is None else _page_token(request, page.next_before)
             ),
@@ -149,7 +153,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         job_id, check = validate.job_id(request.name), _etag_check(request.etag)
 
         def remove(books: Transaction) -> None:
-            job = _find(books, job_id)
+            job = books.find(job_id)
             check(job)
             if not job.is_final:
                 raise CallsdError(
@@ -176,7 +180,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         """Return a job's log."""
         job_id, offset = validate.job_id(request.name), request.offset
         path = self._directory / job_id / LOG_FILE
-        job = await self._database.read(lambda books: _find(books, job_id))
+        job = await self._database.read(lambda books: books.find(job_id))
         size = path.stat().st_size if path.exists() else 0
         if not 0 <= offset <= size:
             raise CallsdError(
@@ -194,7 +198,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 if not request.follow or job.is_final:
                     return
                 # Look at the job before the log: what it wrote before it ended is then not missed.
-                job = await self._database.read(lambda books: _find(books, job_id))
+                job = await self._database.read(lambda books: books.find(job_id))
                 if path.exists() and path.stat().st_size < offset:
                     offset = 0
                 if not job.is_final:
@@ -205,7 +209,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
     ) -> AsyncIterator[job_pb2.FetchArtifactResponse]:
         """Return an artifact's bytes."""
         job_id, file_name = validate.artifact(request.name)
-        job = await self._database.read(lambda books: _find(books, job_id))
+        job = await self._database.read(lambda books: books.find(job_id))
         path = self._directory / job_id / ARTIFACTS / file_name
         artifact = next((item for item in job.artifacts if item.file_name == file_name), None)
         if artifact is None or not path.exists():
@@ -230,21 +234,13 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 offset += len(data)
 
     async def _message(self, job: Job) -> job_pb2.Job:
-        position = 0
-        if job.state is State.QUEUED:
-            position = await self._database.read(lambda books: books.queue_position(job.id))
-        return convert.job_message(job, queue_position=position)
+        positions = await self._database.read(lambda books: _queue_positions(books, [job]))
+        return convert.job_message(job, queue_position=positions.get(job.id, 0))
 
 
-def _find(books: Transaction, job_id: str) -> Job:
-    job = books.get(job_id)
-    if job is None:
-        raise CallsdError(
-            Reason.JOB_NOT_FOUND,
-            f"there is no job {job_id}; finished jobs are removed after a while",
-            metadata={"job": job_id},
-        )
-    return job
+def _queue_positions(books: Transaction, jobs: Iterable[Job]) -> dict[str, int]:
+    """Where the waiting ones among the jobs stand; the queue is looked at only if there are any."""
+    return books.queue_positions() if any(job.state is State.QUEUED for job in jobs) else {}
 
 
 def _same(books: Transaction, job_id: str, payload: str) -> Job | None:

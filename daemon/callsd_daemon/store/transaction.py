@@ -8,6 +8,7 @@ from datetime import datetime
 
 import msgspec
 
+from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import (
     ACTIVE_STATES,
     FINAL_STATES,
@@ -56,6 +57,17 @@ class Transaction:
         """The job, or None."""
         row = self._connection.execute("SELECT body FROM jobs WHERE id = ?", (job_id,)).fetchone()
         return None if row is None else _decode(row[0])
+
+    def find(self, job_id: str) -> Job:
+        """The job; raises JOB_NOT_FOUND."""
+        job = self.get(job_id)
+        if job is None:
+            raise CallsdError(
+                Reason.JOB_NOT_FOUND,
+                f"there is no job {job_id}; finished jobs are removed after a while",
+                metadata={"job": job_id},
+            )
+        return job
 
     def put(self, job: Job) -> Job:
         """Write a new or changed job; returns it with its new revision.
@@ -129,15 +141,12 @@ class Transaction:
         ).fetchone()
         return int(row[0])
 
-    def queue_position(self, job_id: str) -> int:
-        """Place in the queue of a waiting job, 1 = next; 0 for any other."""
-        row = self._connection.execute(
-            """SELECT count(*) FROM jobs AS job JOIN jobs AS ahead
-            ON ahead.state = job.state AND ahead.accepted_revision <= job.accepted_revision
-            WHERE job.id = ? AND job.state = ?""",
-            (job_id, State.QUEUED),
-        ).fetchone()
-        return int(row[0])
+    def queue_positions(self) -> dict[str, int]:
+        """Place in the queue of every waiting job, 1 = next."""
+        rows = self._connection.execute(
+            "SELECT id FROM jobs WHERE state = ? ORDER BY accepted_revision", (State.QUEUED,)
+        )
+        return {job_id: place for place, (job_id,) in enumerate(rows, start=1)}
 
     def reserved(self) -> Reservation:
         """What is promised to jobs, in all."""

@@ -174,9 +174,7 @@ class Supervisor:
 
     async def _stop(self, job_id: str, check: Callable[[Job], None]) -> Job:
         def mark(books: Transaction) -> Job:
-            job = books.get(job_id)
-            if job is None:
-                raise CallsdError(Reason.JOB_NOT_FOUND, f"there is no job {job_id}")
+            job = books.find(job_id)
             check(job)
             if job.state is State.QUEUED:
                 return books.put(job.cancelled(self._now(), retention=self._rules.end.retention))
