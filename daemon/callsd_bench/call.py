@@ -8,6 +8,7 @@ A track is named for its speaker: `<speaker>.flac`, `.wav`, `.ogg` or `.opus`.
 
 import csv
 import json
+import math
 import wave
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -164,20 +165,32 @@ def _duration_seconds(path: Path) -> float:
         raise BenchError(f"{path}: {error}") from error
 
 
+def read_beginning(
+    path: Path, *, seconds: float, audible_seconds: float = math.inf
+) -> NDArray[np.int16]:
+    """The first `seconds` of a track at 16 kHz, silent after `audible_seconds` and its end.
+
+    BenchError: it cannot be decoded.
+    """
+    total = round(seconds * SAMPLE_RATE_HZ)
+    audible = round(min(seconds, audible_seconds) * SAMPLE_RATE_HZ)
+    samples = np.zeros(total, np.int16)
+    try:
+        with AudioStream(path) as stream:
+            for start, block in _blocks_before(stream, audible):
+                samples[start : start + len(block)] = np.rint(block * 32767)
+    except MediaError as error:
+        raise BenchError(f"{path}: {error}") from error
+    return samples
+
+
 def _write_beginning(
     source: Path, destination: Path, *, seconds: float, audible_seconds: float
 ) -> None:
-    audible, total = (round(value * SAMPLE_RATE_HZ) for value in (audible_seconds, seconds))
-    samples = np.zeros(total, np.float32)
-    try:
-        with AudioStream(source) as stream:
-            for start, block in _blocks_before(stream, audible):
-                samples[start : start + len(block)] = block
-    except MediaError as error:
-        raise BenchError(f"{source}: {error}") from error
+    samples = read_beginning(source, seconds=seconds, audible_seconds=audible_seconds)
     with wave.open(str(destination), "wb") as out:
-        out.setparams((1, 2, SAMPLE_RATE_HZ, total, "NONE", ""))
-        out.writeframes(np.rint(samples * 32767).astype("<i2").tobytes())
+        out.setparams((1, 2, SAMPLE_RATE_HZ, len(samples), "NONE", ""))
+        out.writeframes(samples.astype("<i2").tobytes())
 
 
 def _blocks_before(

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from callsd_bench.captions_command import captions
 from callsd_bench.daemon_command import daemon
 from callsd_bench.errors import BenchError
 from callsd_bench.transcription import Figures, Report, bench_transcription, open_calls
@@ -30,6 +31,7 @@ def bench() -> None:
     """Measure this machine, beside the way calls are transcribed today."""
 
 
+bench.add_command(captions)
 bench.add_command(daemon)
 
 

@@ -3,13 +3,9 @@
 
 import asyncio
 import contextlib
-import json
-import select
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ import psutil
 
 from callsd import AsyncClient, JobSpec
 from callsd_bench.errors import BenchError
+from callsd_bench.helper_process import HelperProcess
 from callsd_bench.subject import Subject
 from callsd_bench.watchers import (
     ARRIVAL,
@@ -86,20 +83,20 @@ def measure_fan_out(
             )
             for number, share in enumerate(_shares(watchers))
         ]
-        children = [stack.enter_context(_child(order)) for order in orders]
+        children = [
+            stack.enter_context(HelperProcess("callsd_bench.watchers", order)) for order in orders
+        ]
         for child in children:
-            _answer(child, READY_TIMEOUT_SECONDS + _ANSWER_MARGIN_SECONDS)
+            child.answer(READY_TIMEOUT_SECONDS + _ANSWER_MARGIN_SECONDS)
         rss_bytes = subject.process.memory_info().rss
         on_step(f"{seconds:g} s of {changes_per_second:g} changes/s to {watchers} watchers")
         cpu_before, client_before = subject.cpu_seconds, _cpu_seconds(children)
         began = time.monotonic()
         replies = asyncio.run(_make_changes(subject, spec, changes_per_second, seconds))
         for child in children:
-            assert child.stdin is not None
-            print(max(replies), file=child.stdin, flush=True)
+            child.tell(str(max(replies)))
         tallies = [
-            Tally(**json.loads(_answer(child, LATE_SECONDS + _ANSWER_MARGIN_SECONDS)))
-            for child in children
+            Tally(**child.answer_json(LATE_SECONDS + _ANSWER_MARGIN_SECONDS)) for child in children
         ]
         wall_seconds = time.monotonic() - began
         daemon_cores = (subject.cpu_seconds - cpu_before) / wall_seconds
@@ -128,33 +125,7 @@ def _shares(watchers: int) -> list[int]:
     return [(watchers + number) // processes for number in range(processes)]
 
 
-@contextlib.contextmanager
-def _child(order: Order) -> Iterator["subprocess.Popen[str]"]:
-    child = subprocess.Popen(
-        [sys.executable, "-m", "callsd_bench.watchers"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with child:
-        try:
-            assert child.stdin is not None
-            print(json.dumps(asdict(order)), file=child.stdin, flush=True)
-            yield child
-        finally:
-            child.kill()
-
-
-def _answer(child: "subprocess.Popen[str]", timeout_seconds: float) -> str:
-    assert child.stdout is not None
-    readable, _, _ = select.select([child.stdout], [], [], timeout_seconds)
-    answer = child.stdout.readline() if readable else ""
-    if not answer:
-        raise BenchError("the watchers fell out: look at what is written above")
-    return answer
-
-
-def _cpu_seconds(children: list["subprocess.Popen[str]"]) -> float:
+def _cpu_seconds(children: list[HelperProcess]) -> float:
     times = [psutil.Process(child.pid).cpu_times() for child in children]
     return sum(time.user + time.system for time in times)
 

@@ -107,6 +107,20 @@ def memory_bytes(pid: int) -> int:
     return total
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process and all its descendants so far; 0 once it has ended.
+
+    Descendants that have ended count when they were waited for.
+    """
+    total = 0.0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(process.cpu_times()[:4])
+    return total
+
+
 def _one_process_bytes(process: psutil.Process) -> int:
     with contextlib.suppress(psutil.AccessDenied):
         memory = process.memory_full_info()

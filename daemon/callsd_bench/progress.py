@@ -32,9 +32,11 @@ class ProgressLine:
 
     def show(self, share_done: float, elapsed_seconds: float, peak_bytes: int) -> None:
         """Show the newest state."""
-        self._last = (
-            f"{self._label}: {share_done:4.0%}, {elapsed_seconds:.0f} s, {peak_bytes / 1e6:.0f} MB"
-        )
+        self.tell(f"{share_done:4.0%}, {elapsed_seconds:.0f} s, {peak_bytes / 1e6:.0f} MB")
+
+    def tell(self, text: str) -> None:
+        """Show how it goes, over and over; the last time counts where no line can be rewritten."""
+        self._last = f"{self._label}: {text}"
         if self._is_terminal:
             self._write(f"\r\x1b[K{self._last}")
 

@@ -67,6 +67,8 @@ class Subject:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                # Ctrl-C is for us: a daemon that ends by itself leaves its workers running.
+                process_group=0,
             )
         try:
             self._await_answer(began + START_TIMEOUT_SECONDS)

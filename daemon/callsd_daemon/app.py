@@ -58,6 +58,8 @@ from callsd_daemon.store.database import Database, DatabaseDamagedError
 from callsd_daemon.store.migrations import SchemaTooNewError
 from callsd_daemon.tokens import TokenError, TokenFile, write_owner_token
 from callsd_daemon.workers.attempt import Bounds
+from callsd_daemon.workers.captions.attempt import CallRules
+from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import EndRules
 from callsd_daemon.workers.housekeeping import Housekeeper
@@ -173,21 +175,32 @@ class _Daemon:
             uploads=self._uploads,
             defaults=validate.Defaults(
                 model=config.transcription.model,
+                caption_model=config.captions.model,
                 engine=config.transcription.engine,
                 max_duration_seconds=config.jobs.max_duration_seconds,
             ),
             default_threads=config.transcription.threads,
             max_threads=_max_threads(config, policy),
+            caption_workers=config.captions.workers or max(1, round(limits().cores)),
+            caption_fallback=config.captions.fallback_model,
             now=_now,
         )
         self._door = Door(self._runtime / "workers.sock")
         self._desk = Desk(Probe(state), policy)
+        self._calls = Calls(
+            door=self._door,
+            directory=state / "captioners",
+            resolve=self._intake.captioner,
+            owner=self._database.database_id,
+            max_log_bytes=config.jobs.max_log_bytes,
+        )
         self._supervisor = Supervisor(
             database=self._database,
             desk=self._desk,
             door=self._door,
             directory=state / "jobs",
             resolve=self._intake.assignment,
+            calls=self._calls,
             now=_now,
             rules=Rules(
                 end=EndRules(
@@ -200,9 +213,9 @@ class _Daemon:
                     stop_grace_seconds=config.jobs.stop_grace_seconds,
                     max_log_bytes=config.jobs.max_log_bytes,
                 ),
+                calls=CallRules(abandoned_seconds=config.captions.abandoned_seconds),
             ),
         )
-
         self._housekeeper = Housekeeper(
             database=self._database,
             desk=self._desk,
@@ -233,7 +246,15 @@ class _Daemon:
         model_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelService(self._models, self._hub), server
         )
-        caption_pb2_grpc.add_CaptionServiceServicer_to_server(CaptionService(), server)
+        caption_pb2_grpc.add_CaptionServiceServicer_to_server(
+            CaptionService(
+                calls=self._calls,
+                database=self._database,
+                hub=self._hub,
+                directory=self._state / "jobs",
+            ),
+            server,
+        )
         server_pb2_grpc.add_ServerServiceServicer_to_server(
             ServerService(
                 facts=Facts(
@@ -285,6 +306,7 @@ class _Daemon:
         log.info("draining")
         await self._health.enter_graceful_shutdown()
         self._hub.close()
+        self._calls.wake()
         forced = asyncio.create_task(self._forced.wait())
         began = time.monotonic()
         waited, patience = 0.0, self._config.server.drain_seconds
@@ -311,7 +333,10 @@ def _policy(config: Config) -> Policy:
         headroom_memory_bytes=admission.headroom_memory_bytes,
         headroom_disk_bytes=admission.headroom_disk_bytes,
         max_concurrent_jobs=jobs.max_concurrent_jobs,
-        max_per_kind={Kind.TRANSCRIPTION: jobs.max_transcription_jobs},
+        max_per_kind={
+            Kind.TRANSCRIPTION: jobs.max_transcription_jobs,
+            Kind.CAPTIONS: jobs.max_captions_jobs,
+        },
         max_queued_jobs=jobs.max_queued_jobs,
         patience_seconds=jobs.queue_patience_seconds,
     )

@@ -63,6 +63,7 @@ class Jobs(Section, frozen=True):
 
     max_concurrent_jobs: int = 0
     max_transcription_jobs: int = 0
+    max_captions_jobs: int = 0
     max_queued_jobs: int = 1000
     queue_patience_seconds: float = 30.0
     max_duration_seconds: float = 86400.0
@@ -97,6 +98,15 @@ class Transcription(Section, frozen=True):
     engine: str = "auto"
 
 
+class Captions(Section, frozen=True):
+    """Live captions."""
+
+    model: str = "base"
+    workers: int = 0
+    fallback_model: str = ""
+    abandoned_seconds: float = 600.0
+
+
 class Metrics(Section, frozen=True):
     """Prometheus."""
 
@@ -120,6 +130,7 @@ class Config(Section, frozen=True):
     admission: Admission = Admission()
     models: Models = Models()
     transcription: Transcription = Transcription()
+    captions: Captions = Captions()
     metrics: Metrics = Metrics()
     log: Log = Log()
 
@@ -143,6 +154,7 @@ SETTINGS: dict[str, str] = {
     "media.upload_retention_seconds": "How long an upload is kept that no job needs.",
     "jobs.max_concurrent_jobs": "Ceiling on running jobs. 0 = none: admission knows what fits.",
     "jobs.max_transcription_jobs": "Ceiling on running transcriptions. 0 = none.",
+    "jobs.max_captions_jobs": "Ceiling on calls that are captioned at once. 0 = none.",
     "jobs.max_queued_jobs": "How many jobs may wait.",
     "jobs.queue_patience_seconds": "How long the processor load of other programs may hold a "
     "waiting transcription back; it gives way to them anyway.",
@@ -163,6 +175,13 @@ SETTINGS: dict[str, str] = {
     "transcription.max_threads": "Most threads of one job. 0 = the cores less those kept free.",
     "transcription.engine": 'Engine of jobs that do not say: "auto", "ctranslate2" or '
     '"whispercpp".',
+    "captions.model": "Model of captions jobs that name none.",
+    "captions.workers": "Windows of sound that one model recognises side by side, a thread each. "
+    "0 = as many as there are cores.",
+    "captions.fallback_model": "Smaller model for the words that may still change, while captions "
+    "fall behind. Empty = none.",
+    "captions.abandoned_seconds": "A captions job ends when nobody has been connected to send "
+    "sound for so long.",
     "metrics.listen": 'Prometheus endpoint, such as "127.0.0.1:9464". Empty = off.',
     "log.level": '"debug", "info", "warning" or "error".',
     "log.format": '"json", "console", or "auto": console on a terminal.',
@@ -183,6 +202,7 @@ _BOUNDS = (
     _Bound(key="media.upload_retention_seconds", low=60, high=3650 * 86400),
     _Bound(key="jobs.max_concurrent_jobs", low=0, high=100_000),
     _Bound(key="jobs.max_transcription_jobs", low=0, high=100_000),
+    _Bound(key="jobs.max_captions_jobs", low=0, high=100_000),
     _Bound(key="jobs.max_queued_jobs", low=0, high=1_000_000),
     _Bound(key="jobs.queue_patience_seconds", low=0, high=7 * 86400),
     _Bound(key="jobs.max_duration_seconds", low=1, high=7 * 86400),
@@ -197,6 +217,8 @@ _BOUNDS = (
     _Bound(key="admission.headroom_disk_bytes", low=0, high=2**60),
     _Bound(key="transcription.threads", low=1, high=1024),
     _Bound(key="transcription.max_threads", low=0, high=1024),
+    _Bound(key="captions.workers", low=0, high=256),
+    _Bound(key="captions.abandoned_seconds", low=1, high=7 * 86400),
 )
 
 _CHOICES = {

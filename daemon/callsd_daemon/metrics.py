@@ -25,3 +25,11 @@ EVENT_LOOP_LAG = Histogram(
     "How late the event loop woke up.",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0),
 )
+CAPTIONERS_LOST = Counter("callsd_captioners_lost", "Captioners that died.", ("model",))
+CAPTIONER_LOAD = Gauge(
+    "callsd_captioner_load", "Share of the time in which a captioner was busy.", ("model",)
+)
+CAPTION_LAG = Gauge(
+    "callsd_caption_lag_seconds", "Age of the oldest speech that is not captioned.", ("model",)
+)
+CAPTION_VIEWERS = Gauge("callsd_caption_viewers", "Streams of captions that are open.")

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker's life: read the bootstrap, dial the daemon, do the work, leave the outcome, end.
 
+A captioner is another shape of worker: see `callsd_worker.session.captions`.
+
 Exit codes: 0 = there is an outcome; 2 = no bootstrap; 3 = the daemon gave no work.
 """
 
-import errno
 import faulthandler
 import logging
 import os
 import signal
 import sys
 
+from callsd_worker.session.bootstrap import is_captioner, read_bootstrap
 from callsd_worker.session.client import Session
+from callsd_worker.session.failures import failure_of
 from callsd_worker.session.outcome import write_outcome
 from callsd_worker.session.transcription import transcribe
-from callsd_worker.speech.errors import SpeechError
 
 
 log = logging.getLogger(__name__)
@@ -28,16 +30,22 @@ BATCH_NICENESS = 10
 
 
 def main() -> int:
-    """Run one job; returns the exit code."""
+    """Run one job, or a captioner; returns the exit code."""
     logging.basicConfig(
         stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    session = Session.from_bootstrap(sys.stdin.buffer.read())
-    if session is None:
+    bootstrap = read_bootstrap(sys.stdin.buffer.read())
+    if bootstrap is None:
         log.error("started without a bootstrap; only the daemon starts workers")
         return EXIT_NO_BOOTSTRAP
+    if is_captioner(bootstrap):
+        # Imported late: a worker for one job shall not load what only a captioner needs.
+        from callsd_worker.session.captions import serve
+
+        return serve(bootstrap)
+    session = Session(bootstrap)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: session.request_stop())
     if session.start(ASSIGNMENT_TIMEOUT_SECONDS):
@@ -58,13 +66,6 @@ def _work(session: Session) -> tuple[str, str] | None:
     """Do the work; the reason and message of its failure, or None when it is done."""
     try:
         transcribe(session)
-    except SpeechError as error:
-        return error.reason, error.message
-    except MemoryError:
-        return "OUT_OF_MEMORY", "there was not enough memory: take a smaller model"
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return "DISK_FULL", "the disk is full: free some space and submit the job again"
-        log.exception("a bug")
-        return "INTERNAL", f"a bug in callsd; please report it with the job's log ({error})"
+    except Exception as error:  # noqa: BLE001 - the root of the work; what is unknown is logged
+        return failure_of(error)
     return None

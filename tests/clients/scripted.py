@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from callsd.v1 import (
+    caption_pb2_grpc,
     job_pb2,
     job_pb2_grpc,
     media_pb2,
@@ -22,6 +23,7 @@ from callsd.v1 import (
     server_pb2,
     server_pb2_grpc,
 )
+from tests.clients.scripted_captions import Captions
 
 
 CONTENT = bytes(range(256)) * 4096
@@ -191,6 +193,7 @@ class Scripted:
         # What a test does not script is UNIMPLEMENTED, as the generated classes have it.
         self.jobs = Jobs()  # type: ignore[abstract]
         self.media = Media()  # type: ignore[abstract]
+        self.captions = Captions()
 
 
 @contextmanager
@@ -200,6 +203,7 @@ def scripted_server(address: str) -> Iterator[Scripted]:
     server = grpc.server(ThreadPoolExecutor(max_workers=8), options=[("grpc.so_reuseport", 0)])
     job_pb2_grpc.add_JobServiceServicer_to_server(scripted.jobs, server)
     media_pb2_grpc.add_MediaServiceServicer_to_server(scripted.media, server)
+    caption_pb2_grpc.add_CaptionServiceServicer_to_server(scripted.captions, server)
     server_pb2_grpc.add_ServerServiceServicer_to_server(
         Server(),  # type: ignore[abstract]
         server,

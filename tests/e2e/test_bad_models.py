@@ -11,7 +11,7 @@ import pytest
 from callsd.v1.transcription_pb2 import SPEECH_ENGINE_CTRANSLATE2, SPEECH_ENGINE_WHISPERCPP
 from callsd_daemon.models.manifest import FileRecord, read_manifest, write_manifest
 from callsd_ipc.v1 import worker_pb2
-from callsd_worker.session.transcription import check_files
+from callsd_worker.session.files import check_files
 from callsd_worker.speech.errors import Reason, SpeechError
 from tests.conftest import StartDaemon
 from tests.e2e.media import GOOD

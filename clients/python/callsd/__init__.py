@@ -5,6 +5,8 @@
 the API are in `callsd.v1`.
 """
 
+from callsd._caption_sender import CaptionSender
+from callsd._caption_sender_async import AsyncCaptionSender
 from callsd._endpoint import Endpoint
 from callsd._errors import (
     AccessError,
@@ -21,6 +23,7 @@ from callsd._errors import (
     UnavailableError,
 )
 from callsd._requests import JobSpec, duration, job_filter
+from callsd._sound import Sound
 from callsd._transfer import Progress
 from callsd._watch import (
     FINAL_STATES,
@@ -38,10 +41,12 @@ from callsd.client import Client
 __all__ = [
     "FINAL_STATES",
     "AccessError",
+    "AsyncCaptionSender",
     "AsyncClient",
     "Bookmark",
     "CallsdError",
     "CapacityError",
+    "CaptionSender",
     "Client",
     "ConflictError",
     "DeadlineError",
@@ -57,6 +62,7 @@ __all__ = [
     "OutOfRangeError",
     "Progress",
     "SettingsError",
+    "Sound",
     "UnavailableError",
     "WatchEvent",
     "WatchPosition",

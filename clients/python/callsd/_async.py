@@ -2,7 +2,7 @@
 """How asyncio calls are made; `_sync` is its counterpart."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TypeVar
 
 import grpc
@@ -11,9 +11,11 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from callsd._channel import channel_options, tls_credentials
 from callsd._endpoint import Endpoint
-from callsd._errors import CallsdError, NotFoundError, error_from_rpc
+from callsd._errors import CallsdError, NotFoundError, error_from_rpc, typed_error
 from callsd._resume import Resumable
 from callsd._transfer import Uploading
+from callsd.v1.caption_pb2 import StreamCaptionsRequest, StreamCaptionsResponse
+from callsd.v1.caption_pb2_grpc import CaptionServiceStub
 from callsd.v1.job_pb2_grpc import JobServiceStub
 from callsd.v1.media_pb2 import GetUploadRequest, Upload
 from callsd.v1.media_pb2_grpc import MediaServiceStub
@@ -38,6 +40,7 @@ class AsyncCalls:
         self.media = MediaServiceStub(self._channel)
         self.models = ModelServiceStub(self._channel)
         self.server = ServerServiceStub(self._channel)
+        self.captions = CaptionServiceStub(self._channel)
         # Not the package's HealthStub, whose published types know no methods.
         self.check_health = self._channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -46,6 +49,7 @@ class AsyncCalls:
         )
         self.job_watches = JobServiceStub(self._watch_channel)
         self.server_watches = ServerServiceStub(self._watch_channel)
+        self.caption_watches = CaptionServiceStub(self._watch_channel)
 
     async def close(self) -> None:
         """End all calls and disconnect."""
@@ -81,7 +85,7 @@ class AsyncCalls:
                         yield item
                 stream.ended()
             except (grpc.RpcError, CallsdError) as error:
-                delay_seconds, items = stream.failed(_typed(error))
+                delay_seconds, items = stream.failed(typed_error(error))
                 for item in items:
                     yield item
             else:
@@ -89,6 +93,12 @@ class AsyncCalls:
             finally:
                 call.cancel()
             await asyncio.sleep(delay_seconds)
+
+    def send_captions(
+        self, requests: AsyncIterator[StreamCaptionsRequest]
+    ) -> "grpc.aio.StreamStreamCall[StreamCaptionsRequest, StreamCaptionsResponse]":
+        """Begin to send a call's audio; the caller reads the answers and handles errors."""
+        return self.captions.StreamCaptions(requests, metadata=self._endpoint.metadata())
 
     async def upload(self, uploading: Uploading) -> Upload:
         """Drive an upload to its end."""
@@ -99,7 +109,7 @@ class AsyncCalls:
                 metadata = self._endpoint.metadata()
                 answer = await self.media.UploadMedia(uploading.messages(), metadata=metadata)
             except (grpc.RpcError, CallsdError) as error:
-                delay_seconds = uploading.failed(_typed(error))
+                delay_seconds = uploading.failed(typed_error(error))
             else:
                 return answer.upload
             await asyncio.sleep(delay_seconds)
@@ -118,7 +128,3 @@ def _open(endpoint: Endpoint, *, watching: bool) -> grpc.aio.Channel:
     if credentials is None:
         return grpc.aio.insecure_channel(endpoint.target, options=options)
     return grpc.aio.secure_channel(endpoint.target, credentials, options=options)
-
-
-def _typed(error: grpc.RpcError | CallsdError) -> CallsdError:
-    return error if isinstance(error, CallsdError) else error_from_rpc(error)

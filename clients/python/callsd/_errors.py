@@ -151,6 +151,11 @@ def error_from_rpc(error: grpc.RpcError) -> CallsdError:
     )
 
 
+def typed_error(error: grpc.RpcError | CallsdError) -> CallsdError:
+    """Whatever a call or the reading of its answers raised, as one of ours."""
+    return error if isinstance(error, CallsdError) else error_from_rpc(error)
+
+
 def _details(
     call: grpc.Call,
 ) -> tuple[error_details_pb2.ErrorInfo | None, tuple[FieldViolation, ...], float | None]:

@@ -2,7 +2,7 @@
 """How blocking calls are made; `_async` is its counterpart."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 import grpc
@@ -10,9 +10,11 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from callsd._channel import channel_options, tls_credentials
 from callsd._endpoint import Endpoint
-from callsd._errors import CallsdError, NotFoundError, error_from_rpc
+from callsd._errors import CallsdError, NotFoundError, error_from_rpc, typed_error
 from callsd._resume import Resumable
 from callsd._transfer import Uploading
+from callsd.v1.caption_pb2 import StreamCaptionsRequest, StreamCaptionsResponse
+from callsd.v1.caption_pb2_grpc import CaptionServiceStub
 from callsd.v1.job_pb2_grpc import JobServiceStub
 from callsd.v1.media_pb2 import GetUploadRequest, Upload
 from callsd.v1.media_pb2_grpc import MediaServiceStub
@@ -37,6 +39,7 @@ class Calls:
         self.media = MediaServiceStub(self._channel)
         self.models = ModelServiceStub(self._channel)
         self.server = ServerServiceStub(self._channel)
+        self.captions = CaptionServiceStub(self._channel)
         # Not the package's HealthStub, whose published types know no methods.
         self.check_health = self._channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -45,6 +48,7 @@ class Calls:
         )
         self.job_watches = JobServiceStub(self._watch_channel)
         self.server_watches = ServerServiceStub(self._watch_channel)
+        self.caption_watches = CaptionServiceStub(self._watch_channel)
 
     def close(self) -> None:
         """End all calls and disconnect."""
@@ -79,13 +83,19 @@ class Calls:
                     yield from stream.receive(response)
                 stream.ended()
             except (grpc.RpcError, CallsdError) as error:
-                delay_seconds, items = stream.failed(_typed(error))
+                delay_seconds, items = stream.failed(typed_error(error))
                 yield from items
             else:
                 return
             finally:
                 call.cancel()
             time.sleep(delay_seconds)
+
+    def send_captions(
+        self, requests: Iterator[StreamCaptionsRequest]
+    ) -> "grpc._CallIterator[StreamCaptionsResponse]":
+        """Begin to send a call's audio; the caller reads the answers and handles errors."""
+        return self.captions.StreamCaptions(requests, metadata=self._endpoint.metadata())
 
     def upload(self, uploading: Uploading) -> Upload:
         """Drive an upload to its end."""
@@ -96,7 +106,7 @@ class Calls:
                 metadata = self._endpoint.metadata()
                 return self.media.UploadMedia(uploading.messages(), metadata=metadata).upload
             except (grpc.RpcError, CallsdError) as error:
-                delay_seconds = uploading.failed(_typed(error))
+                delay_seconds = uploading.failed(typed_error(error))
             time.sleep(delay_seconds)
 
     def _existing(self, name: str) -> Upload | None:
@@ -112,7 +122,3 @@ def _open(endpoint: Endpoint, *, watching: bool) -> grpc.Channel:
     if credentials is None:
         return grpc.insecure_channel(endpoint.target, options=options)
     return grpc.secure_channel(endpoint.target, credentials, options=options)
-
-
-def _typed(error: grpc.RpcError | CallsdError) -> CallsdError:
-    return error if isinstance(error, CallsdError) else error_from_rpc(error)

@@ -12,6 +12,8 @@ from uuid import UUID
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from callsd._async import AsyncCalls
+from callsd._caption_sender_async import AsyncCaptionSender
+from callsd._caption_watch import CaptionWatch
 from callsd._channel import DEFAULT_TIMEOUT_SECONDS, VERIFY_TIMEOUT_SECONDS
 from callsd._endpoint import Endpoint
 from callsd._requests import (
@@ -23,9 +25,16 @@ from callsd._requests import (
     list_jobs_request,
 )
 from callsd._resume import DEFAULT_PATIENCE_SECONDS, Backoff, OneCall
+from callsd._sent_audio import DEFAULT_KEEP_SECONDS, SentAudio
 from callsd._transfer import Download, LocalFile, LogReading, Progress, Uploading
 from callsd._watch import CapacityWatch, JobEnding, JobWatch, WatchEvent, WatchPosition
 from callsd.v1.capacity_pb2 import Capacity
+from callsd.v1.caption_pb2 import (
+    AUDIO_ENCODING_S16LE_16KHZ,
+    AudioEncoding,
+    CaptionsConfig,
+    WatchCaptionsResponse,
+)
 from callsd.v1.job_pb2 import (
     Artifact,
     CreateJobResponse,
@@ -183,6 +192,45 @@ class AsyncClient:
             async for _ in self._calls.stream(self._calls.jobs.FetchArtifact, download):
                 pass
             return await asyncio.to_thread(download.finish)
+
+    # --- captions ---
+
+    async def stream_captions(
+        self,
+        job: str | Job,
+        encoding: AudioEncoding.ValueType = AUDIO_ENCODING_S16LE_16KHZ,
+        *,
+        keep_seconds: float = DEFAULT_KEEP_SECONDS,
+    ) -> AsyncCaptionSender:
+        """Begin to send the sound of a call, as `Client.stream_captions`.
+
+        `async with await client.stream_captions(job) as sender: …`
+        """
+        sender = AsyncCaptionSender(
+            self._calls.send_captions,
+            CaptionsConfig(job=job_name(job), encoding=encoding),
+            audio=SentAudio(keep_seconds=keep_seconds),
+            backoff=self._backoff(),
+            patience_seconds=self._patience_seconds,
+        )
+        return await sender.connect()
+
+    def watch_captions(
+        self,
+        job: str | Job,
+        *,
+        resume_sequence: int | None = None,
+        finals_only: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> AsyncGenerator[WatchCaptionsResponse]:
+        """A call's captions and events as they come, as `Client.watch_captions`."""
+        watch = CaptionWatch(
+            job_name(job),
+            resume_sequence=resume_sequence,
+            finals_only=finals_only,
+            backoff=self._backoff(timeout_seconds),
+        )
+        return self._calls.stream(self._calls.caption_watches.WatchCaptions, watch)
 
     # --- uploads ---
 

@@ -10,6 +10,8 @@ from uuid import UUID
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from callsd._caption_sender import CaptionSender
+from callsd._caption_watch import CaptionWatch
 from callsd._channel import DEFAULT_TIMEOUT_SECONDS, VERIFY_TIMEOUT_SECONDS
 from callsd._endpoint import Endpoint
 from callsd._requests import (
@@ -21,10 +23,17 @@ from callsd._requests import (
     list_jobs_request,
 )
 from callsd._resume import DEFAULT_PATIENCE_SECONDS, Backoff, OneCall
+from callsd._sent_audio import DEFAULT_KEEP_SECONDS, SentAudio
 from callsd._sync import Calls
 from callsd._transfer import Download, LocalFile, LogReading, Progress, Uploading
 from callsd._watch import CapacityWatch, JobEnding, JobWatch, WatchEvent, WatchPosition
 from callsd.v1.capacity_pb2 import Capacity
+from callsd.v1.caption_pb2 import (
+    AUDIO_ENCODING_S16LE_16KHZ,
+    AudioEncoding,
+    CaptionsConfig,
+    WatchCaptionsResponse,
+)
 from callsd.v1.job_pb2 import (
     Artifact,
     CreateJobResponse,
@@ -231,6 +240,66 @@ class Client:
             for _ in self._calls.stream(self._calls.jobs.FetchArtifact, download):
                 pass
             return download.finish()
+
+    # --- captions ---
+
+    def stream_captions(
+        self,
+        job: str | Job,
+        encoding: AudioEncoding.ValueType = AUDIO_ENCODING_S16LE_16KHZ,
+        *,
+        keep_seconds: float = DEFAULT_KEEP_SECONDS,
+    ) -> CaptionSender:
+        """Begin to send the sound of a call to its captions job.
+
+        The sender goes on where an earlier one of the same job was: it numbers what it sends after
+        what the server has received (see `CaptionSender.acks`).
+
+        Args:
+            job: The job, made with a `CaptionsSpec`. Stop it when the call is over.
+            encoding: How all of the call's sound is coded.
+            keep_seconds: How much sound of one speaker may wait to be worked off before `send`
+                blocks.
+
+        Raises:
+            ConflictError: The job is not one that takes sound now.
+        """
+        return CaptionSender(
+            self._calls.send_captions,
+            CaptionsConfig(job=job_name(job), encoding=encoding),
+            audio=SentAudio(keep_seconds=keep_seconds),
+            backoff=self._backoff(),
+            patience_seconds=self._patience_seconds,
+        )
+
+    def watch_captions(
+        self,
+        job: str | Job,
+        *,
+        resume_sequence: int | None = None,
+        finals_only: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> Generator[WatchCaptionsResponse]:
+        """A call's captions and events as they come, to the end of its job.
+
+        Goes on over lost connections and restarts: each final caption comes once, in order, none
+        is left out. Interim ones just go on. A message with neither caption nor event tells the
+        lag. The job's captions are also there after its end.
+
+        Args:
+            job: The job.
+            resume_sequence: Only final captions behind this number; 0 is all of them. Default: the
+                last 10.
+            finals_only: Leave interim captions out.
+            timeout_seconds: End with `DeadlineError` after this time. Default: never.
+        """
+        watch = CaptionWatch(
+            job_name(job),
+            resume_sequence=resume_sequence,
+            finals_only=finals_only,
+            backoff=self._backoff(timeout_seconds),
+        )
+        return self._calls.stream(self._calls.caption_watches.WatchCaptions, watch)
 
     # --- uploads ---
 

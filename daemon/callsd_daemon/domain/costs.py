@@ -2,11 +2,15 @@
 """What a job is charged: declared floors, raised by what such jobs really used here."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
+from callsd_daemon.domain.captions import CaptionsSpec
 from callsd_daemon.domain.jobs import Reservation, Usage
 from callsd_daemon.domain.transcription import TranscriptionSpec
 
+
+N = TypeVar("N", int, float)
 
 MIB = 1024 * 1024
 
@@ -17,7 +21,20 @@ MEMORY_FLOOR_UNKNOWN_BYTES = 2048 * MIB
 """For a model we have no figure of: better too much than a machine that swaps."""
 
 DISK_FLOOR_BYTES = 64 * MIB
-"""Log and transcript of one transcription."""
+"""Log and transcript of one transcription, or of one call's captions."""
+
+CAPTIONER_MEMORY_BYTES = {"tiny": 350 * MIB, "base": 450 * MIB, "small": 900 * MIB}
+"""What a captioner needs before it serves its first call, by model size; each call adds its own."""
+
+CALL_MEMORY_BYTES = 32 * MIB
+"""Sound that one call holds in the daemon and in the captioner."""
+
+SPEAKER_CORES = {"tiny": 0.05, "base": 0.085, "small": 0.3}
+"""Cores for one speaker that talks without end, by model size, when all cores are in use and each
+word waits its turn; measured by `callsd bench captions`."""
+
+SPEAKER_CORES_UNKNOWN = 0.5
+"""For a model we have no figure of."""
 
 
 def transcription_cost_key(spec: TranscriptionSpec, threads: int) -> str:
@@ -33,15 +50,40 @@ def transcription_cost(
     `observed` is what the latest jobs with the same key used. Cores are the threads: a batch job
     uses all of what it is given.
     """
-    size = spec.model.partition(".")[0]
-    floor = MEMORY_FLOORS_BYTES.get(size, MEMORY_FLOOR_UNKNOWN_BYTES)
+    floor = _of_size(MEMORY_FLOORS_BYTES, spec.model, MEMORY_FLOOR_UNKNOWN_BYTES)
     measured = _p95([usage.peak_memory_bytes for usage in observed])
     return Reservation(
         cores=float(threads), memory_bytes=max(floor, measured), disk_bytes=DISK_FLOOR_BYTES
     )
 
 
-def _p95(values: Sequence[int]) -> int:
+def captions_cost_key(spec: CaptionsSpec) -> str:
+    """Jobs with the same key are expected to cost the same."""
+    return f"captions/{spec.model}/{spec.max_active_speakers}"
+
+
+def captions_cost(spec: CaptionsSpec, observed: Sequence[Usage]) -> Reservation:
+    """What to charge for a call's captions, beside the captioner that serves it."""
+    cores = _of_size(SPEAKER_CORES, spec.model, SPEAKER_CORES_UNKNOWN) * spec.max_active_speakers
+    measured = [usage.cpu_seconds / usage.wall_seconds for usage in observed if usage.wall_seconds]
+    return Reservation(
+        cores=max(cores, _p95(measured)),
+        memory_bytes=CALL_MEMORY_BYTES,
+        disk_bytes=DISK_FLOOR_BYTES,
+    )
+
+
+def captioner_cost(model: str) -> Reservation:
+    """What a captioner holds however many calls it serves."""
+    memory = _of_size(CAPTIONER_MEMORY_BYTES, model, MEMORY_FLOOR_UNKNOWN_BYTES)
+    return Reservation(memory_bytes=memory)
+
+
+def _of_size(figures: Mapping[str, N], model: str, unknown: N) -> N:
+    return figures.get(model.partition(".")[0], unknown)
+
+
+def _p95(values: Sequence[N]) -> N | int:
     if not values:
         return 0
     return sorted(values)[math.ceil(0.95 * len(values)) - 1]

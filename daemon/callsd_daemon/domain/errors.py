@@ -53,6 +53,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     UPLOAD_BUSY = "UPLOAD_BUSY"
     OFFSET_INVALID = "OFFSET_INVALID"
+    STREAM_REPLACED = "STREAM_REPLACED"
 
 
 class CallsdError(Exception):

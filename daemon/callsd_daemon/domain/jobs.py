@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from callsd_daemon.domain.captions import CaptionsResult, CaptionsSpec
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.transcription import TranscriptionResult, TranscriptionSpec
 
@@ -115,6 +116,8 @@ class Usage:
 
     cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0
+    wall_seconds: float = 0.0
+    """How long the work took, by the clock; 0 when the worker did not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +141,7 @@ class Outcome:
     artifacts: tuple[Artifact, ...] = ()
     notices: tuple[Notice, ...] = ()
     transcription: TranscriptionResult | None = None
+    captions: CaptionsResult | None = None
     usage: Usage = Usage()
 
 
@@ -155,6 +159,7 @@ class Job:
     reservation: Reservation
     cost_key: str
     transcription: TranscriptionSpec | None = None
+    captions: CaptionsSpec | None = None
     labels: dict[str, str] = field(default_factory=dict)
     request_id: str = ""
     payload_sha256: str = ""
@@ -167,6 +172,7 @@ class Job:
     notices: tuple[Notice, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     transcription_result: TranscriptionResult | None = None
+    captions_result: CaptionsResult | None = None
     usage: Usage | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
@@ -254,6 +260,7 @@ class Job:
             job,
             notices=(*self.notices, *outcome.notices),
             transcription_result=outcome.transcription,
+            captions_result=outcome.captions,
             usage=outcome.usage,
         )
 

@@ -6,7 +6,8 @@ from datetime import datetime
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from callsd.v1 import capacity_pb2, error_pb2, job_pb2, kind_pb2, transcription_pb2
+from callsd.v1 import capacity_pb2, caption_pb2, error_pb2, job_pb2, kind_pb2, transcription_pb2
+from callsd_daemon.domain.captions import CaptionsResult
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Artifact, Job, Kind, Reservation, State
 from callsd_daemon.domain.transcription import (
@@ -67,8 +68,7 @@ def job_message(job: Job, *, queue_position: int = 0) -> job_pb2.Job:
         create_time=timestamp(job.create_time),
         update_time=timestamp(job.update_time),
     )
-    if job.transcription is not None:
-        message.transcription.CopyFrom(_spec(job.transcription))
+    _add_kind(message, job)
     if job.progress.phase:
         progress = job.progress
         message.progress.phase = progress.phase
@@ -80,8 +80,6 @@ def job_message(job: Job, *, queue_position: int = 0) -> job_pb2.Job:
         message.failure.reason = REASONS[job.failure.reason]
         message.failure.message = job.failure.message
         message.failure.metadata.update(job.failure.metadata)
-    if job.transcription_result is not None:
-        message.transcription_result.CopyFrom(_result(job.transcription_result))
     if job.usage is not None:
         message.usage.cpu_seconds = job.usage.cpu_seconds
         message.usage.peak_memory_bytes = job.usage.peak_memory_bytes
@@ -95,6 +93,20 @@ def job_message(job: Job, *, queue_position: int = 0) -> job_pb2.Job:
         if stamp is not None:
             field.CopyFrom(timestamp(stamp))
     return message
+
+
+def _add_kind(message: job_pb2.Job, job: Job) -> None:
+    """What only jobs of one kind have."""
+    if job.transcription is not None:
+        message.transcription.CopyFrom(_spec(job.transcription))
+    if job.captions is not None:
+        message.captions.model = job.captions.model
+        message.captions.language = job.captions.language
+        message.captions.max_active_speakers = job.captions.max_active_speakers
+    if job.transcription_result is not None:
+        message.transcription_result.CopyFrom(_result(job.transcription_result))
+    if job.captions_result is not None:
+        message.captions_result.CopyFrom(_captions_result(job.captions_result))
 
 
 def artifact_message(job_id: str, artifact: Artifact) -> job_pb2.Artifact:
@@ -167,6 +179,17 @@ def _result(result: TranscriptionResult) -> transcription_pb2.TranscriptionResul
         word_count=result.word_count,
         audio_duration=duration(result.audio_seconds),
         real_time_factor=result.real_time_factor,
+    )
+
+
+def _captions_result(result: CaptionsResult) -> caption_pb2.CaptionsResult:
+    return caption_pb2.CaptionsResult(
+        caption_count=result.caption_count,
+        word_count=result.word_count,
+        speaker_count=result.speaker_count,
+        audio_duration=duration(result.audio_seconds),
+        skipped_duration=duration(result.skipped_seconds),
+        restart_count=result.restart_count,
     )
 
 

@@ -83,7 +83,7 @@ class Gate(grpc.aio.ServerInterceptor):
             return handler
         serializers = {
             "request_deserializer": _lenient(handler.request_deserializer),
-            "response_serializer": handler.response_serializer,
+            "response_serializer": _once(handler.response_serializer),
         }
         if handler.response_streaming:
             streaming = handler.stream_stream if handler.request_streaming else handler.unary_stream
@@ -233,6 +233,13 @@ def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], An
             return None
 
     return attempt
+
+
+def _once(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
+    """Passes on what is serialised already, as what is sent to many is."""
+    if serialize is None:
+        return None
+    return lambda message: message if isinstance(message, bytes) else serialize(message)
 
 
 def _pair(code: int) -> tuple[int, str]:

@@ -4,19 +4,27 @@
 import asyncio
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from callsd.v1 import job_pb2
-from callsd_daemon.domain.costs import transcription_cost, transcription_cost_key
+from callsd_daemon.domain.captions import CaptionsSpec
+from callsd_daemon.domain.costs import (
+    captions_cost,
+    captions_cost_key,
+    transcription_cost,
+    transcription_cost_key,
+)
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.domain.jobs import Job, Kind, Notice, State
+from callsd_daemon.domain.jobs import Job, Kind, Notice, Reservation, State, Usage
 from callsd_daemon.domain.transcription import Engine, Task, TranscriptionSpec
 from callsd_daemon.media import MediaRoots, Uploads
 from callsd_daemon.models.store import ModelStatus, ModelStore
 from callsd_daemon.rpc import validate
 from callsd_daemon.store.database import Database
+from callsd_daemon.workers.captions.link import CaptionerWork
 from callsd_daemon.workers.seat import Assignment, ModelFile
 
 
@@ -35,6 +43,8 @@ class Intake:
     defaults: validate.Defaults
     default_threads: int
     max_threads: int
+    caption_workers: int
+    caption_fallback: str
     now: Callable[[], datetime]
 
     @staticmethod
@@ -52,30 +62,8 @@ class Intake:
     ) -> Job:
         """The job that the request asks for; raises the first reason why it cannot be done."""
         draft = validate.draft(request, self.defaults)
-        if draft.transcription is None:
-            raise CallsdError(
-                Reason.KIND_UNAVAILABLE,
-                f"this server does not run {draft.kind} jobs: see ServerInfo.kinds",
-                metadata={"kind": draft.kind},
-            )
-        spec = draft.transcription
-        await asyncio.to_thread(self._check, spec)
-        threads = self._threads(spec)
-        spec_notices: tuple[Notice, ...] = ()
-        if spec.threads and threads != spec.threads:
-            spec_notices = (
-                Notice(
-                    code="THREADS_CLAMPED",
-                    message=f"{spec.threads} threads were asked for; {threads} are used, of 1 to "
-                    f"{self.max_threads}",
-                ),
-            )
-        cost_key = transcription_cost_key(spec, threads)
-        observed = await self.database.read(
-            lambda books: books.recent_usage(cost_key, OBSERVED_JOBS)
-        )
         now = self.now()
-        return Job(
+        job = Job(
             id=job_id,
             kind=Kind.TRANSCRIPTION,
             state=State.QUEUED,
@@ -83,13 +71,66 @@ class Intake:
             create_time=now,
             update_time=now,
             max_duration_seconds=draft.max_duration_seconds,
-            reservation=transcription_cost(spec, threads, observed),
-            cost_key=cost_key,
-            transcription=spec,
+            reservation=Reservation(),
+            cost_key="",
             labels=draft.labels,
             request_id=request.request_id,
             payload_sha256=payload,
-            notices=spec_notices,
+        )
+        if draft.captions is not None:
+            return await self._captions(job, draft.captions)
+        assert draft.transcription is not None
+        return await self._transcription(job, draft.transcription)
+
+    async def _transcription(self, job: Job, spec: TranscriptionSpec) -> Job:
+        await asyncio.to_thread(self._check, spec)
+        threads = self._threads(spec)
+        notices: tuple[Notice, ...] = ()
+        if spec.threads and threads != spec.threads:
+            notices = (
+                Notice(
+                    code="THREADS_CLAMPED",
+                    message=f"{spec.threads} threads were asked for; {threads} are used, of 1 to "
+                    f"{self.max_threads}",
+                ),
+            )
+        cost_key = transcription_cost_key(spec, threads)
+        observed = await self._observed(cost_key)
+        return replace(
+            job,
+            transcription=spec,
+            cost_key=cost_key,
+            reservation=transcription_cost(spec, threads, observed),
+            notices=notices,
+        )
+
+    async def _captions(self, job: Job, spec: CaptionsSpec) -> Job:
+        await asyncio.to_thread(self._model, spec.model, {spec.language})
+        cost_key = captions_cost_key(spec)
+        observed = await self._observed(cost_key)
+        return replace(
+            job,
+            kind=Kind.CAPTIONS,
+            captions=spec,
+            cost_key=cost_key,
+            reservation=captions_cost(spec, observed),
+        )
+
+    async def _observed(self, cost_key: str) -> tuple[Usage, ...]:
+        return await self.database.read(lambda books: books.recent_usage(cost_key, OBSERVED_JOBS))
+
+    def captioner(self, name: str) -> CaptionerWork:
+        """All that a captioner must know; raises CallsdError when its model is not there."""
+        model = self.models.require(name)
+        fallback = None
+        if self.caption_fallback not in ("", name):
+            fallback = self.models.require(self.caption_fallback).directory
+        return CaptionerWork(
+            model=name,
+            directory=model.directory,
+            files=_files(model),
+            workers=self.caption_workers,
+            fallback_directory=fallback,
         )
 
     def assignment(self, job: Job) -> Assignment:
@@ -97,15 +138,11 @@ class Intake:
         spec = job.transcription
         assert spec is not None
         media, model = self._check(spec)
-        assert model.manifest is not None
         return Assignment(
             job=job,
             media=media,
             model_directory=model.directory,
-            model_files=tuple(
-                ModelFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
-                for file in model.manifest.files
-            ),
+            model_files=_files(model),
             threads=self._threads(spec),
         )
 
@@ -115,7 +152,10 @@ class Intake:
     def _check(self, spec: TranscriptionSpec) -> tuple[tuple[Path, ...], ModelStatus]:
         """Blocks on files, for up to a second when a model is looked at for the first time."""
         media = self._media(spec)
-        model = self.models.require(spec.model)
+        languages = {spec.language, *(track.language for track in spec.tracks)}
+        if spec.task is Task.TRANSLATE:
+            languages.add("translation")
+        model = self._model(spec.model, languages)
         if spec.engine is not Engine.AUTO and spec.engine not in model.engines:
             raise CallsdError(
                 Reason.ENGINE_UNAVAILABLE,
@@ -123,16 +163,20 @@ class Intake:
                 f"{', '.join(model.engines)}",
                 metadata={"engine": spec.engine, "engines": ",".join(model.engines)},
             )
-        languages = {spec.language, *(track.language for track in spec.tracks)} - {"", "en"}
-        if not model.is_multilingual and (languages or spec.task is Task.TRANSLATE):
-            wanted = ", ".join(sorted(languages)) or "translation"
+        return media, model
+
+    def _model(self, name: str, languages: AbstractSet[str]) -> ModelStatus:
+        """The model, which must be able to do these languages, or whatever else is not English."""
+        model = self.models.require(name)
+        foreign = ", ".join(sorted(languages - {"", "en"}))
+        if foreign and not model.is_multilingual:
             raise CallsdError(
                 Reason.LANGUAGE_UNSUPPORTED,
-                f"the model {spec.model} only knows English, not {wanted}: take a multilingual "
-                "model, such as base",
-                metadata={"model": spec.model, "language": wanted},
+                f"the model {name} only knows English, not {foreign}: take a multilingual model, "
+                "such as base",
+                metadata={"model": name, "language": foreign},
             )
-        return media, model
+        return model
 
     def _media(self, spec: TranscriptionSpec) -> tuple[Path, ...]:
         return tuple(
@@ -141,3 +185,11 @@ class Intake:
             else self.roots.resolve(track.path)
             for track in spec.tracks
         )
+
+
+def _files(model: ModelStatus) -> tuple[ModelFile, ...]:
+    assert model.manifest is not None
+    return tuple(
+        ModelFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
+        for file in model.manifest.files
+    )

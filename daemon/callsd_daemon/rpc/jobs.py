@@ -26,7 +26,8 @@ from callsd_daemon.store.database import Database
 from callsd_daemon.store.transaction import Page, Transaction
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import ARTIFACTS
-from callsd_daemon.workers.supervisor import LOG_FILE, Grant, Supervisor
+from callsd_daemon.workers.process import JOB_LOG
+from callsd_daemon.workers.supervisor import Grant, Supervisor
 
 
 LOG_CHUNK_BYTES = 64 * 1024
@@ -179,7 +180,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
     ) -> AsyncIterator[job_pb2.ReadLogResponse]:
         """Return a job's log."""
         job_id, offset = validate.job_id(request.name), request.offset
-        path = self._directory / job_id / LOG_FILE
+        path = self._directory / job_id / JOB_LOG
         job = await self._database.read(lambda books: books.find(job_id))
         size = path.stat().st_size if path.exists() else 0
         if not 0 <= offset <= size:

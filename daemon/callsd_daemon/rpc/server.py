@@ -24,7 +24,7 @@ from callsd_daemon.workers.desk import Desk
 CAPACITY_SECONDS = 1.0
 """How often a watched capacity is looked at."""
 
-SERVED_KINDS = (Kind.TRANSCRIPTION,)
+SERVED_KINDS = (Kind.TRANSCRIPTION, Kind.CAPTIONS)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

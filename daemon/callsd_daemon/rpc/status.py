@@ -43,6 +43,7 @@ CODES: dict[Reason, int] = {
     Reason.ETAG_MISMATCH: code_pb2.ABORTED,
     Reason.SLOW_CONSUMER: code_pb2.ABORTED,
     Reason.UPLOAD_BUSY: code_pb2.ABORTED,
+    Reason.STREAM_REPLACED: code_pb2.ABORTED,
     Reason.OFFSET_INVALID: code_pb2.OUT_OF_RANGE,
     Reason.REVISION_COMPACTED: code_pb2.OUT_OF_RANGE,
     Reason.REVISION_UNKNOWN: code_pb2.OUT_OF_RANGE,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
-from callsd.v1 import job_pb2, transcription_pb2
+from callsd.v1 import caption_pb2, job_pb2, transcription_pb2
+from callsd_daemon.domain.captions import CaptionsSpec
 from callsd_daemon.domain.errors import invalid_fields
 from callsd_daemon.domain.jobs import Kind, State
 from callsd_daemon.domain.languages import LANGUAGES
@@ -16,6 +17,8 @@ from callsd_daemon.rpc.convert import ENGINES, FORMATS, KINDS, STATES, TASKS
 
 
 MAX_TRACKS = 256
+MAX_ACTIVE_SPEAKERS = 50
+DEFAULT_ACTIVE_SPEAKERS = 2
 MAX_LABELS = 32
 MAX_NAMES = 100
 MAX_SPEAKER_CHARACTERS = 200
@@ -70,6 +73,11 @@ class Problems:
             self.add(field, f'"{value[:20]}" is no language code we know, such as "en" or "de"')
         return value
 
+    def model(self, field: str, value: str) -> None:
+        """Check a model's name, if there is one."""
+        if value and not _MODEL.fullmatch(value):
+            self.add(field, "must be a model's name: see ListModels")
+
     def seconds(self, field: str, value: Duration, low: float, high: float) -> float:
         """Check a duration."""
         seconds = value.seconds + value.nanos / 1e9
@@ -88,6 +96,7 @@ class Defaults:
     """What a job gets that does not say."""
 
     model: str
+    caption_model: str
     engine: str
     max_duration_seconds: float
 
@@ -96,10 +105,10 @@ class Defaults:
 class Draft:
     """A request for a job that is in order as far as can be seen from itself."""
 
-    kind: Kind
     labels: dict[str, str]
     max_duration_seconds: float
     transcription: TranscriptionSpec | None
+    captions: CaptionsSpec | None
 
 
 def draft(request: job_pb2.CreateJobRequest, defaults: Defaults) -> Draft:
@@ -118,20 +127,20 @@ def draft(request: job_pb2.CreateJobRequest, defaults: Defaults) -> Draft:
         max_duration = problems.seconds(
             "job.max_duration", job.max_duration, 1, MAX_DURATION_SECONDS
         )
-    kind, spec = Kind.TRANSCRIPTION, None
+    transcription, captions = None, None
     match job.WhichOneof("spec"):
         case "transcription":
-            spec = _transcription(problems, job.transcription, defaults)
+            transcription = _transcription(problems, job.transcription, defaults)
         case "captions":
-            kind = Kind.CAPTIONS
+            captions = _captions(problems, job.captions, defaults)
         case _:
             problems.add("job.spec", "is missing: say what to do, such as `transcription`")
     problems.raise_any()
     return Draft(
-        kind=kind,
         labels=dict(job.labels),
         max_duration_seconds=max_duration,
-        transcription=spec,
+        transcription=transcription,
+        captions=captions,
     )
 
 
@@ -145,8 +154,7 @@ def _transcription(
         _track(problems, f"{at}.tracks[{index}]", track)
         for index, track in enumerate(spec.tracks[:MAX_TRACKS])
     )
-    if spec.model and not _MODEL.fullmatch(spec.model):
-        problems.add(f"{at}.model", "must be a model's name: see ListModels")
+    problems.model(f"{at}.model", spec.model)
     if len(spec.vocabulary) > MAX_VOCABULARY:
         problems.add(f"{at}.vocabulary", f"has {len(spec.vocabulary)} words, at most 100")
     for index, word in enumerate(spec.vocabulary[:MAX_VOCABULARY]):
@@ -179,6 +187,24 @@ def _transcription(
         vocabulary=tuple(spec.vocabulary),
         formats=tuple(formats) or tuple(Format),
         webvtt_omit_speaker=spec.webvtt_omit_speaker,
+    )
+
+
+def _captions(
+    problems: Problems, spec: caption_pb2.CaptionsSpec, defaults: Defaults
+) -> CaptionsSpec:
+    at = "job.captions"
+    problems.model(f"{at}.model", spec.model)
+    problems.language(f"{at}.language", spec.language)
+    speakers = spec.max_active_speakers or DEFAULT_ACTIVE_SPEAKERS
+    if not 1 <= speakers <= MAX_ACTIVE_SPEAKERS:
+        problems.add(
+            f"{at}.max_active_speakers", f"is {speakers}, must be 1 to {MAX_ACTIVE_SPEAKERS}"
+        )
+    return CaptionsSpec(
+        model=spec.model or defaults.caption_model,
+        language=spec.language,
+        max_active_speakers=speakers,
     )
 
 
@@ -254,9 +280,9 @@ def job_filter(message: job_pb2.JobFilter, *, states_allowed: bool) -> Filter:
     )
 
 
-def job_id(name: str) -> str:
+def job_id(name: str, *, field: str = "name") -> str:
     """The id in a job's name; raises FIELD_INVALID."""
-    return _groups(_JOB, "name", name, "jobs/JOB")[0]
+    return _groups(_JOB, field, name, "jobs/JOB")[0]
 
 
 def artifact(name: str) -> tuple[str, str]:

@@ -165,6 +165,15 @@ class Transaction:
         )
         return {Kind(kind): count for kind, count in rows}
 
+    def caption_models(self) -> frozenset[str]:
+        """Models of the captions jobs that hold a reservation."""
+        rows = self._connection.execute(
+            "SELECT body FROM jobs WHERE kind = ? AND state IN (?, ?, ?)",
+            (Kind.CAPTIONS, *ACTIVE_STATES),
+        )
+        jobs = map(_decode, _bodies(rows))
+        return frozenset(job.captions.model for job in jobs if job.captions is not None)
+
     def recent_usage(self, cost_key: str, limit: int) -> tuple[Usage, ...]:
         """What the latest finished jobs of one cost key used."""
         rows = self._connection.execute(

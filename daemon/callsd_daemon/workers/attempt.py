@@ -2,7 +2,6 @@
 """One attempt at a job: from a worker's start, or its adoption, to the end of its processes."""
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -13,8 +12,9 @@ import structlog
 
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Progress
-from callsd_daemon.workers.process import Process
+from callsd_daemon.workers.process import Process, bound_log
 from callsd_daemon.workers.seat import Seat
+from callsd_daemon.workers.waits import first_of, until
 
 
 log = structlog.get_logger(__name__)
@@ -26,8 +26,6 @@ TERM_SECONDS = 2.0
 DUMP_SECONDS = 0.5
 STACK_DUMP_SIGNAL = signal.SIGUSR1
 """On this a worker writes the stacks of all its threads into its log."""
-
-TRUNCATION_MARK = b"\n[callsd: the log was longer than allowed; what stood here is lost]\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +58,11 @@ class Attempt:
         self._bounds = bounds
         self._listener = listener
         self._stop = asyncio.Event()
+
+    @property
+    def sessions(self) -> tuple[int, ...]:
+        """Process sessions that this attempt has."""
+        return (self.process.pid,)
 
     def stop(self) -> None:
         """Have the worker put its work in order and end; harmless when it does already."""
@@ -108,11 +111,11 @@ class Attempt:
             if self._seat.progress is not None and self._seat.progress != reported:
                 reported = self._seat.progress
                 await self._listener.progress(reported)
-            self._bound_log()
+            bound_log(self._log_file, self._bounds.max_log_bytes)
             events = [self.process.exited, self._stop]
             if began is None:
                 events.append(self._seat.arrived)
-            await _first(events, TICK_SECONDS)
+            await first_of(events, TICK_SECONDS)
         return None
 
     async def _end(self, verdict: Failure | None) -> None:
@@ -120,44 +123,15 @@ class Attempt:
         hopeless = verdict is not None and verdict.reason is Reason.WORKER_UNRESPONSIVE
         grace = 0.0 if hopeless else self._bounds.stop_grace_seconds
         self._seat.request_stop(grace)
-        if await _wait(self.process.exited, grace):
+        if await until(self.process.exited, grace):
             return
         for number, patience in (
             (signal.SIGTERM, TERM_SECONDS),
             (STACK_DUMP_SIGNAL, DUMP_SECONDS),
         ):
             self.process.send(number)
-            if await _wait(self.process.exited, patience):
+            if await until(self.process.exited, patience):
                 return
         log.warning("worker_killed", pid=self.process.pid, mark=self.process.mark)
         self.process.send(signal.SIGKILL)
-        await _wait(self.process.exited, TERM_SECONDS)
-
-    def _bound_log(self) -> None:
-        # The worker appends, so that after a cut it goes on at the new end by itself.
-        try:
-            if self._log_file.stat().st_size > self._bounds.max_log_bytes:
-                os.truncate(self._log_file, 0)
-                with self._log_file.open("ab") as file:
-                    file.write(TRUNCATION_MARK)
-        except FileNotFoundError:
-            return
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return event.is_set()
-    return True
-
-
-async def _first(events: list[asyncio.Event], seconds: float) -> None:
-    tasks = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await until(self.process.exited, TERM_SECONDS)

@@ -19,7 +19,8 @@ from callsd_daemon.domain.admission import (
     accounts,
     decide,
 )
-from callsd_daemon.domain.jobs import Job
+from callsd_daemon.domain.costs import captioner_cost
+from callsd_daemon.domain.jobs import Job, Reservation
 from callsd_daemon.host.probe import Probe
 from callsd_daemon.metrics import DECISIONS
 from callsd_daemon.store.transaction import Transaction
@@ -50,7 +51,7 @@ class Desk:
             queued_ahead=books.queue_length(),
             queue_waiting_for=None if first is None else first.waiting_for,
         )
-        request = Request(kind=job.kind, reservation=job.reservation, may_queue=may_queue)
+        request = Request(kind=job.kind, reservation=_need(books, job), may_queue=may_queue)
         decision = decide(snapshot, request, self.policy)
         self._tell(job, decision, snapshot)
         return decision
@@ -60,7 +61,7 @@ class Desk:
         snapshot = self._snapshot(books)
         request = Request(
             kind=job.kind,
-            reservation=job.reservation,
+            reservation=_need(books, job),
             may_queue=True,
             waited_seconds=waited_seconds,
         )
@@ -74,9 +75,9 @@ class Desk:
         return accounts(self._snapshot(books), self.policy)
 
     def _snapshot(self, books: Transaction) -> Snapshot:
-        return Snapshot(
-            host=self.host, reserved=books.reserved(), running=books.running(), queued_ahead=0
-        )
+        # A captioner is charged once, however many calls it serves.
+        reserved = sum(map(captioner_cost, books.caption_models()), books.reserved())
+        return Snapshot(host=self.host, reserved=reserved, running=books.running(), queued_ahead=0)
 
     @staticmethod
     def _tell(job: Job, decision: Decision, snapshot: Snapshot) -> None:
@@ -93,3 +94,10 @@ class Desk:
             cores_reserved=snapshot.reserved.cores,
             cores_external=round(snapshot.host.cores_external, 2),
         )
+
+
+def _need(books: Transaction, job: Job) -> Reservation:
+    """What the job takes, with the captioner that it is the first one to need."""
+    if job.captions is None or job.captions.model in books.caption_models():
+        return job.reservation
+    return job.reservation + captioner_cost(job.captions.model)

@@ -19,6 +19,11 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CT2
 PROGRAM = os.environ.get("CALLSD_WORKER_PROGRAM", "")
 """A Python file to run as the worker; only for tests of what happens when workers misbehave."""
 
+JOB_LOG = "log.txt"
+"""Where in a job's directory its log lies."""
+
+TRUNCATION_MARK = b"\n[callsd: the log was longer than allowed; what stood here is lost]\n"
+
 SWEEP_TIMEOUT_SECONDS = 10.0
 SWEEP_INTERVAL_SECONDS = 0.05
 
@@ -117,3 +122,15 @@ def adopt(mark: str) -> Process | None:
         process.detach()
         return None
     return process
+
+
+def bound_log(log: Path, max_bytes: int) -> None:
+    """Cut a worker's log when it has grown too long."""
+    # The worker appends, so that after a cut it goes on at the new end by itself.
+    try:
+        if log.stat().st_size > max_bytes:
+            os.truncate(log, 0)
+            with log.open("ab") as file:
+                file.write(TRUNCATION_MARK)
+    except FileNotFoundError:
+        return

@@ -22,9 +22,11 @@ from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers import ending
 from callsd_daemon.workers.attempt import Attempt, Bounds, Listener
+from callsd_daemon.workers.captions.attempt import CallRules, CaptionsAttempt
+from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import ARTIFACTS, EndRules
-from callsd_daemon.workers.process import Process, adopt, launch, sweep
+from callsd_daemon.workers.process import JOB_LOG, Process, adopt, launch, sweep
 from callsd_daemon.workers.seat import Assignment, Seat
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.door import Door
@@ -33,8 +35,6 @@ from callsd_daemon.workers.session.door import Door
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-LOG_FILE = "log.txt"
 
 RETRY_SECONDS = 1.0
 """Pause before a result is stored again that could not be: the disk may be full for a while."""
@@ -48,6 +48,7 @@ class Rules:
 
     bounds: Bounds
     end: EndRules
+    calls: CallRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,7 @@ class Supervisor:
         door: Door,
         directory: Path,
         resolve: Callable[[Job], Assignment],
+        calls: Calls,
         now: Callable[[], datetime],
         rules: Rules,
     ) -> None:
@@ -78,11 +80,12 @@ class Supervisor:
         self._door = door
         self._directory = directory
         self._resolve = resolve
+        self._calls = calls
         self._now = now
         self._rules = rules
         self._boot_id = processes.boot_id()
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._attempts: dict[str, Attempt] = {}
+        self._attempts: dict[str, Attempt | CaptionsAttempt] = {}
         self._stopping: set[str] = set()
         self._dispatching = asyncio.Lock()
         self._uncut: set[asyncio.Task[Any]] = set()
@@ -198,12 +201,14 @@ class Supervisor:
         for job in await self._database.read(lambda books: books.active()):
             if job.state is State.STOPPING:
                 self._stopping.add(job.id)
-            self._door.expect(job.id)
+            if job.captions is None:
+                self._door.expect(job.id)
             self._watch_over(job, "")
 
     def sessions(self) -> list[int]:
         """Process sessions of the workers that run."""
-        return [attempt.process.pid for attempt in self._attempts.values()]
+        jobs = [pid for attempt in self._attempts.values() for pid in attempt.sessions]
+        return jobs + self._calls.sessions()
 
     async def close(self) -> None:
         """Let go of all workers; they go on, and the next daemon takes them up."""
@@ -212,6 +217,7 @@ class Supervisor:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._calls.end()
 
     # One attempt
 
@@ -250,35 +256,39 @@ class Supervisor:
         Returns what to make of that end, should the worker have left no outcome.
         """
         assert job.worker is not None
-        mark, directory = _mark(job, job.worker), self._directory / job.id
+        listener = Listener(
+            running=lambda: self._running(job.id),
+            progress=lambda progress: self._progress(job.id, progress),
+        )
+        directory = self._directory / job.id
+        if job.captions is not None:
+            # Its captioner ends with the daemon and is started again, on this boot or the next.
+            captions = CaptionsAttempt(job, self._calls, directory, self._rules.calls, listener)
+            verdict = await self._run(job, captions)
+            return verdict or ending.killed("the files were not written")
+        mark = _mark(job, job.worker)
         if not token and job.worker.boot_id != self._boot_id:
             return Failure(reason=Reason.HOST_REBOOT, message="the machine was restarted")
         assignment = await asyncio.to_thread(self._resolve, job)
         seat = Seat(assignment, generation=job.attempt, token_sha256=job.worker.token_sha256)
         self._door.keep(job.id, seat)
+        process = self._launch(job, mark, token) if token else adopt(mark)
+        if process is None:
+            return ending.killed("the worker died while callsd was not running")
+        bounds = self._rules.bounds
+        attempt = Attempt(seat, process, directory / JOB_LOG, bounds, listener)
+        return await self._run(job, attempt) or ending.death(process, seat.progress)
+
+    async def _run(self, job: Job, attempt: Attempt | CaptionsAttempt) -> Failure | None:
+        self._attempts[job.id] = attempt
+        if job.id in self._stopping:
+            attempt.stop()
         try:
-            process = self._launch(job, mark, token) if token else adopt(mark)
-            if process is None:
-                return ending.killed("the worker died while callsd was not running")
-            attempt = Attempt(
-                seat,
-                process,
-                directory / LOG_FILE,
-                self._rules.bounds,
-                Listener(
-                    running=lambda: self._running(job.id),
-                    progress=lambda progress: self._progress(job.id, progress),
-                ),
-            )
-            self._attempts[job.id] = attempt
-            if job.id in self._stopping:
-                attempt.stop()
-            verdict = await attempt.run(
+            return await attempt.run(
                 ran_seconds=self._ran_seconds(job), max_seconds=job.max_duration_seconds
             )
         finally:
-            self._attempts.pop(job.id, None)
-        return verdict or ending.death(process, seat.progress)
+            del self._attempts[job.id]
 
     def _launch(self, job: Job, mark: str, token: str) -> Process:
         directory = self._directory / job.id
@@ -292,7 +302,7 @@ class Supervisor:
         failpoint("worker.before_spawn")
         try:
             (directory / ARTIFACTS).mkdir(parents=True, exist_ok=True)
-            process = launch(mark, bootstrap, directory / LOG_FILE)
+            process = launch(mark, bootstrap, directory / JOB_LOG)
         except OSError as problem:
             raise CallsdError(
                 Reason.DISK_FULL if problem.errno in DISK_FULL_ERRNOS else Reason.WORKER_KILLED,

@@ -11,6 +11,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,6 +22,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _SpeechChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SpeechChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpeechChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPEECH_CHANGE_UNSPECIFIED: _SpeechChange.ValueType  # 0
+    """None."""
+    SPEECH_CHANGE_BEGIN: _SpeechChange.ValueType  # 1
+    """Speech began."""
+    SPEECH_CHANGE_END: _SpeechChange.ValueType  # 2
+    """Speech ended."""
+
+class SpeechChange(_SpeechChange, metaclass=_SpeechChangeEnumTypeWrapper):
+    """A change between speech and silence."""
+
+SPEECH_CHANGE_UNSPECIFIED: SpeechChange.ValueType  # 0
+"""None."""
+SPEECH_CHANGE_BEGIN: SpeechChange.ValueType  # 1
+"""Speech began."""
+SPEECH_CHANGE_END: SpeechChange.ValueType  # 2
+"""Speech ended."""
+Global___SpeechChange: _TypeAlias = SpeechChange  # noqa: Y015
 
 @_typing.final
 class Bootstrap(_message.Message):
@@ -426,6 +451,8 @@ class Outcome(_message.Message):
     TRANSCRIPTION_FIELD_NUMBER: _builtins.int
     CPU_SECONDS_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    CAPTIONS_FIELD_NUMBER: _builtins.int
+    WALL_SECONDS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """As in the bootstrap; one from an older worker does not count."""
     failure_reason: _builtins.str
@@ -436,6 +463,8 @@ class Outcome(_message.Message):
     """Processor time used, user and system. Unit: seconds."""
     peak_memory_bytes: _builtins.int
     """Largest resident set. Unit: bytes."""
+    wall_seconds: _builtins.float
+    """How long the work took, by the clock. Unit: seconds."""
     @_builtins.property
     def failure_metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The facts in the message."""
@@ -452,6 +481,10 @@ class Outcome(_message.Message):
     def transcription(self) -> Global___TranscriptionOutcome:
         """Result of a transcription."""
 
+    @_builtins.property
+    def captions(self) -> Global___CaptionsOutcome:
+        """Result of a captions job."""
+
     def __init__(
         self,
         *,
@@ -464,10 +497,12 @@ class Outcome(_message.Message):
         transcription: Global___TranscriptionOutcome | None = ...,
         cpu_seconds: _builtins.float = ...,
         peak_memory_bytes: _builtins.int = ...,
+        captions: Global___CaptionsOutcome | None = ...,
+        wall_seconds: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["transcription", b"transcription"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "transcription", b"transcription"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "cpu_seconds", b"cpu_seconds", "failure_message", b"failure_message", "failure_metadata", b"failure_metadata", "failure_reason", b"failure_reason", "generation", b"generation", "notices", b"notices", "peak_memory_bytes", b"peak_memory_bytes", "transcription", b"transcription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "captions", b"captions", "cpu_seconds", b"cpu_seconds", "failure_message", b"failure_message", "failure_metadata", b"failure_metadata", "failure_reason", b"failure_reason", "generation", b"generation", "notices", b"notices", "peak_memory_bytes", b"peak_memory_bytes", "transcription", b"transcription", "wall_seconds", b"wall_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -622,3 +657,673 @@ class TrackOutcome(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrackOutcome: _TypeAlias = TrackOutcome  # noqa: Y015
+
+@_typing.final
+class CaptionResponse(_message.Message):
+    """What the daemon orders from a captioner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORK_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    AUDIO_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    WRITE_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def work(self) -> Global___CaptionerWork:
+        """The first one: the model."""
+
+    @_builtins.property
+    def open(self) -> Global___OpenTrack:
+        """A speaker's sound will come."""
+
+    @_builtins.property
+    def audio(self) -> Global___AudioParcel:
+        """Sound."""
+
+    @_builtins.property
+    def end(self) -> Global___EndSpeech:
+        """A speaker says no more for now."""
+
+    @_builtins.property
+    def close(self) -> Global___CloseTrack:
+        """A speaker is forgotten."""
+
+    @_builtins.property
+    def write(self) -> Global___WriteCaptions:
+        """A call is over: write its files."""
+
+    @_builtins.property
+    def stop(self) -> Global___Stop:
+        """End."""
+
+    def __init__(
+        self,
+        *,
+        work: Global___CaptionerWork | None = ...,
+        open: Global___OpenTrack | None = ...,
+        audio: Global___AudioParcel | None = ...,
+        end: Global___EndSpeech | None = ...,
+        close: Global___CloseTrack | None = ...,
+        write: Global___WriteCaptions | None = ...,
+        stop: Global___Stop | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "close", b"close", "end", b"end", "open", b"open", "order", b"order", "stop", b"stop", "work", b"work", "write", b"write"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "close", b"close", "end", b"end", "open", b"open", "order", b"order", "stop", b"stop", "work", b"work", "write", b"write"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_order: _TypeAlias = _typing.Literal["work", "open", "audio", "end", "close", "write", "stop"]  # noqa: Y015
+    _WhichOneofArgType_order: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_order) -> _WhichOneofReturnType_order | None: ...
+
+Global___CaptionResponse: _TypeAlias = CaptionResponse  # noqa: Y015
+
+@_typing.final
+class CaptionerWork(_message.Message):
+    """The model a captioner serves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_DIRECTORY_FIELD_NUMBER: _builtins.int
+    MODEL_FILES_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    FALLBACK_DIRECTORY_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """Name of the model."""
+    model_directory: _builtins.str
+    """Directory of the model's files, absolute."""
+    workers: _builtins.int
+    """Windows recognised side by side, one processor thread each."""
+    fallback_directory: _builtins.str
+    """A smaller model for interim captions when this one falls behind; empty = none."""
+    engine: _builtins.str
+    """auto, ctranslate2 or whispercpp."""
+    @_builtins.property
+    def model_files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FilePin]:
+        """Files in it that must be whole."""
+
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        model_directory: _builtins.str = ...,
+        model_files: _abc.Iterable[Global___FilePin] | None = ...,
+        workers: _builtins.int = ...,
+        fallback_directory: _builtins.str = ...,
+        engine: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "fallback_directory", b"fallback_directory", "model_directory", b"model_directory", "model_files", b"model_files", "model_name", b"model_name", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptionerWork: _TypeAlias = CaptionerWork  # noqa: Y015
+
+@_typing.final
+class OpenTrack(_message.Message):
+    """One speaker of one call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACK_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    IS_OPUS_FIELD_NUMBER: _builtins.int
+    START_SAMPLE_FIELD_NUMBER: _builtins.int
+    track: _builtins.int
+    """Number of the track, unique within the session."""
+    job_id: _builtins.str
+    """The call's job."""
+    language: _builtins.str
+    """ISO 639-1 code; empty = detected."""
+    is_opus: _builtins.bool
+    """Opus packets; otherwise s16le at 16 kHz."""
+    start_sample: _builtins.int
+    """Sound before this is known already. Unit: samples at 16 kHz from the start of
+    the call, as for all positions.
+    """
+    def __init__(
+        self,
+        *,
+        track: _builtins.int = ...,
+        job_id: _builtins.str = ...,
+        language: _builtins.str = ...,
+        is_opus: _builtins.bool = ...,
+        start_sample: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_opus", b"is_opus", "job_id", b"job_id", "language", b"language", "start_sample", b"start_sample", "track", b"track"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenTrack: _TypeAlias = OpenTrack  # noqa: Y015
+
+@_typing.final
+class AudioParcel(_message.Message):
+    """Some sound of any tracks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIECES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrackAudio]:
+        """In the order they came."""
+
+    def __init__(
+        self,
+        *,
+        pieces: _abc.Iterable[Global___TrackAudio] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pieces", b"pieces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AudioParcel: _TypeAlias = AudioParcel  # noqa: Y015
+
+@_typing.final
+class TrackAudio(_message.Message):
+    """Some sound of one track."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACK_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    START_SAMPLE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    track: _builtins.int
+    """The track."""
+    sequence: _builtins.int
+    """Counts up by one; gaps and changed order tell what happened on the way."""
+    start_sample: _builtins.int
+    """Where it begins."""
+    data: _builtins.bytes
+    """How it was sent."""
+    def __init__(
+        self,
+        *,
+        track: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        start_sample: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "sequence", b"sequence", "start_sample", b"start_sample", "track", b"track"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrackAudio: _TypeAlias = TrackAudio  # noqa: Y015
+
+@_typing.final
+class EndSpeech(_message.Message):
+    """A speaker says no more for now: work off all that is there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACK_FIELD_NUMBER: _builtins.int
+    track: _builtins.int
+    """The track."""
+    def __init__(
+        self,
+        *,
+        track: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["track", b"track"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndSpeech: _TypeAlias = EndSpeech  # noqa: Y015
+
+@_typing.final
+class CloseTrack(_message.Message):
+    """A speaker is forgotten; nothing more is reported of the track."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACK_FIELD_NUMBER: _builtins.int
+    track: _builtins.int
+    """The track."""
+    def __init__(
+        self,
+        *,
+        track: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["track", b"track"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseTrack: _TypeAlias = CloseTrack  # noqa: Y015
+
+@_typing.final
+class WriteCaptions(_message.Message):
+    """A call is over. Its captions come in one or more of these; with the last one the
+    files and the outcome are written.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
+    CAPTIONS_FIELD_NUMBER: _builtins.int
+    IS_LAST_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    CPU_SECONDS_FIELD_NUMBER: _builtins.int
+    WALL_SECONDS_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The call's job."""
+    generation: _builtins.int
+    """The worker generation of the job, for its outcome."""
+    directory: _builtins.str
+    """The job's directory, absolute."""
+    is_last: _builtins.bool
+    """No more come."""
+    cpu_seconds: _builtins.float
+    """Processor time charged to the call, all captioners together. Unit: seconds."""
+    wall_seconds: _builtins.float
+    """How long the call was served. Unit: seconds."""
+    @_builtins.property
+    def captions(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaptionWords]:
+        """Captions in the order of their sequence."""
+
+    @_builtins.property
+    def outcome(self) -> Global___CaptionsOutcome:
+        """For the outcome; set in the last one."""
+
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeNotice]:
+        """What a person should know."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        directory: _builtins.str = ...,
+        captions: _abc.Iterable[Global___CaptionWords] | None = ...,
+        is_last: _builtins.bool = ...,
+        outcome: Global___CaptionsOutcome | None = ...,
+        cpu_seconds: _builtins.float = ...,
+        wall_seconds: _builtins.float = ...,
+        notices: _abc.Iterable[Global___OutcomeNotice] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "cpu_seconds", b"cpu_seconds", "directory", b"directory", "generation", b"generation", "is_last", b"is_last", "job_id", b"job_id", "notices", b"notices", "outcome", b"outcome", "wall_seconds", b"wall_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteCaptions: _TypeAlias = WriteCaptions  # noqa: Y015
+
+@_typing.final
+class CaptionRequest(_message.Message):
+    """What a captioner reports."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    NEWS_FIELD_NUMBER: _builtins.int
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hello(self) -> Global___Hello:
+        """The first one."""
+
+    @_builtins.property
+    def status(self) -> Global___CaptionerStatus:
+        """How things are; the first one says that the model is loaded."""
+
+    @_builtins.property
+    def news(self) -> Global___TrackNews:
+        """News of a track."""
+
+    @_builtins.property
+    def written(self) -> Global___CaptionsWritten:
+        """A call's files and outcome are written."""
+
+    @_builtins.property
+    def failure(self) -> Global___CaptionerFailure:
+        """It cannot go on."""
+
+    def __init__(
+        self,
+        *,
+        hello: Global___Hello | None = ...,
+        status: Global___CaptionerStatus | None = ...,
+        news: Global___TrackNews | None = ...,
+        written: Global___CaptionsWritten | None = ...,
+        failure: Global___CaptionerFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "news", b"news", "report", b"report", "status", b"status", "written", b"written"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "news", b"news", "report", b"report", "status", b"status", "written", b"written"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["hello", "status", "news", "written", "failure"]  # noqa: Y015
+    _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
+
+Global___CaptionRequest: _TypeAlias = CaptionRequest  # noqa: Y015
+
+@_typing.final
+class CaptionerStatus(_message.Message):
+    """How a captioner is. Sent once a second."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOAD_FIELD_NUMBER: _builtins.int
+    LAG_SECONDS_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    REAL_TIME_FACTOR_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    load: _builtins.float
+    """Share of the time in which the workers were busy. Range 0 to 1."""
+    lag_seconds: _builtins.float
+    """Age of the oldest speech that is not captioned. Unit: seconds."""
+    degraded: _builtins.str
+    """What is being done without, for a person; empty = nothing."""
+    real_time_factor: _builtins.float
+    """Speech worked off in one second of processor time."""
+    peak_memory_bytes: _builtins.int
+    """Largest resident set. Unit: bytes."""
+    @_builtins.property
+    def costs(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallCost]:
+        """Processor time by call since the captioner began."""
+
+    def __init__(
+        self,
+        *,
+        load: _builtins.float = ...,
+        lag_seconds: _builtins.float = ...,
+        degraded: _builtins.str = ...,
+        real_time_factor: _builtins.float = ...,
+        costs: _abc.Iterable[Global___CallCost] | None = ...,
+        peak_memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["costs", b"costs", "degraded", b"degraded", "lag_seconds", b"lag_seconds", "load", b"load", "peak_memory_bytes", b"peak_memory_bytes", "real_time_factor", b"real_time_factor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptionerStatus: _TypeAlias = CaptionerStatus  # noqa: Y015
+
+@_typing.final
+class CallCost(_message.Message):
+    """What one call has cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    CPU_SECONDS_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The call's job."""
+    cpu_seconds: _builtins.float
+    """Processor time. Unit: seconds."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        cpu_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallCost: _TypeAlias = CallCost  # noqa: Y015
+
+@_typing.final
+class TrackNews(_message.Message):
+    """News of one track."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACK_FIELD_NUMBER: _builtins.int
+    FINALS_FIELD_NUMBER: _builtins.int
+    INTERIM_FIELD_NUMBER: _builtins.int
+    PROCESSED_SAMPLE_FIELD_NUMBER: _builtins.int
+    HEARD_SAMPLE_FIELD_NUMBER: _builtins.int
+    SPEECH_FIELD_NUMBER: _builtins.int
+    IS_DRAINED_FIELD_NUMBER: _builtins.int
+    SKIPPED_SAMPLES_FIELD_NUMBER: _builtins.int
+    track: _builtins.int
+    """The track."""
+    processed_sample: _builtins.int
+    """Sound before this is in final words, or was silence: it is not needed again."""
+    heard_sample: _builtins.int
+    """Sound before this was in a pass, or was silence."""
+    speech: Global___SpeechChange.ValueType
+    """Speech began (1) or ended (2) with this."""
+    is_drained: _builtins.bool
+    """All sound before the last EndSpeech is worked off."""
+    skipped_samples: _builtins.int
+    """Sound that never came, or could not be decoded. Unit: samples."""
+    @_builtins.property
+    def finals(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaptionWords]:
+        """Final words, in order; they never change."""
+
+    @_builtins.property
+    def interim(self) -> Global___CaptionWords:
+        """What is being said now; replaces what was reported before. Unset = no change;
+        without text = there is nothing any more.
+        """
+
+    def __init__(
+        self,
+        *,
+        track: _builtins.int = ...,
+        finals: _abc.Iterable[Global___CaptionWords] | None = ...,
+        interim: Global___CaptionWords | None = ...,
+        processed_sample: _builtins.int = ...,
+        heard_sample: _builtins.int = ...,
+        speech: Global___SpeechChange.ValueType = ...,
+        is_drained: _builtins.bool = ...,
+        skipped_samples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interim", b"interim"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finals", b"finals", "heard_sample", b"heard_sample", "interim", b"interim", "is_drained", b"is_drained", "processed_sample", b"processed_sample", "skipped_samples", b"skipped_samples", "speech", b"speech", "track", b"track"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrackNews: _TypeAlias = TrackNews  # noqa: Y015
+
+@_typing.final
+class CaptionWords(_message.Message):
+    """Words of one speaker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    END_OF_UTTERANCE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    START_SAMPLE_FIELD_NUMBER: _builtins.int
+    END_SAMPLE_FIELD_NUMBER: _builtins.int
+    HEARD_SAMPLE_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    STABILITY_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    segment: _builtins.int
+    """First sample of the utterance: tells utterances of a track apart."""
+    revision: _builtins.int
+    """Counts what was reported of the utterance, from 1."""
+    end_of_utterance: _builtins.bool
+    """The speaker has come to the end of an utterance."""
+    text: _builtins.str
+    """The words."""
+    start_sample: _builtins.int
+    """Where the first word begins."""
+    end_sample: _builtins.int
+    """Where the last word ends."""
+    heard_sample: _builtins.int
+    """Sound before this is in the text."""
+    language: _builtins.str
+    """ISO 639-1 code."""
+    stability: _builtins.float
+    """How much of the text will stay. Range 0 to 1."""
+    display_name: _builtins.str
+    """Name to show; only in WriteCaptions."""
+    @_builtins.property
+    def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaptionWordTime]:
+        """The words with times, when known."""
+
+    def __init__(
+        self,
+        *,
+        segment: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        end_of_utterance: _builtins.bool = ...,
+        text: _builtins.str = ...,
+        words: _abc.Iterable[Global___CaptionWordTime] | None = ...,
+        start_sample: _builtins.int = ...,
+        end_sample: _builtins.int = ...,
+        heard_sample: _builtins.int = ...,
+        language: _builtins.str = ...,
+        stability: _builtins.float = ...,
+        display_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "end_of_utterance", b"end_of_utterance", "end_sample", b"end_sample", "heard_sample", b"heard_sample", "language", b"language", "revision", b"revision", "segment", b"segment", "stability", b"stability", "start_sample", b"start_sample", "text", b"text", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptionWords: _TypeAlias = CaptionWords  # noqa: Y015
+
+@_typing.final
+class CaptionWordTime(_message.Message):
+    """One word."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    START_SAMPLE_FIELD_NUMBER: _builtins.int
+    END_SAMPLE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The word."""
+    start_sample: _builtins.int
+    """Where it begins."""
+    end_sample: _builtins.int
+    """Where it ends."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        start_sample: _builtins.int = ...,
+        end_sample: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_sample", b"end_sample", "start_sample", b"start_sample", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptionWordTime: _TypeAlias = CaptionWordTime  # noqa: Y015
+
+@_typing.final
+class CaptionsWritten(_message.Message):
+    """A call's files and outcome are written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The call's job."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptionsWritten: _TypeAlias = CaptionsWritten  # noqa: Y015
+
+@_typing.final
+class CaptionerFailure(_message.Message):
+    """A captioner cannot go on; another one could not either."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Name from the closed list of reasons."""
+    message: _builtins.str
+    """The same, for a person."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptionerFailure: _TypeAlias = CaptionerFailure  # noqa: Y015
+
+@_typing.final
+class CaptionsOutcome(_message.Message):
+    """What a captions job came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPTION_COUNT_FIELD_NUMBER: _builtins.int
+    WORD_COUNT_FIELD_NUMBER: _builtins.int
+    SPEAKER_COUNT_FIELD_NUMBER: _builtins.int
+    AUDIO_SECONDS_FIELD_NUMBER: _builtins.int
+    SKIPPED_SECONDS_FIELD_NUMBER: _builtins.int
+    RESTART_COUNT_FIELD_NUMBER: _builtins.int
+    caption_count: _builtins.int
+    """Final captions."""
+    word_count: _builtins.int
+    """Words in them."""
+    speaker_count: _builtins.int
+    """Speakers that sent sound."""
+    audio_seconds: _builtins.float
+    """Sound received. Unit: seconds."""
+    skipped_seconds: _builtins.float
+    """Sound that never came. Unit: seconds."""
+    restart_count: _builtins.int
+    """How often the captioner had to be started again."""
+    def __init__(
+        self,
+        *,
+        caption_count: _builtins.int = ...,
+        word_count: _builtins.int = ...,
+        speaker_count: _builtins.int = ...,
+        audio_seconds: _builtins.float = ...,
+        skipped_seconds: _builtins.float = ...,
+        restart_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_seconds", b"audio_seconds", "caption_count", b"caption_count", "restart_count", b"restart_count", "skipped_seconds", b"skipped_seconds", "speaker_count", b"speaker_count", "word_count", b"word_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptionsOutcome: _TypeAlias = CaptionsOutcome  # noqa: Y015

@@ -40,6 +40,11 @@ class WorkerServiceStub(object):
                 request_serializer=callsd__ipc_dot_v1_dot_worker__pb2.SessionRequest.SerializeToString,
                 response_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.SessionResponse.FromString,
                 _registered_method=True)
+        self.Caption = channel.stream_stream(
+                '/callsd_ipc.v1.WorkerService/Caption',
+                request_serializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionRequest.SerializeToString,
+                response_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer(object):
@@ -54,6 +59,16 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Caption(self, request_iterator, context):
+        """The session of a captioner, which serves all calls that use one model. The
+        first report is `hello`, the first order is `work`. When this session breaks,
+        the captioner ends: sound comes through the daemon, and the daemon has all
+        that a new captioner needs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +76,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Session,
                     request_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.SessionRequest.FromString,
                     response_serializer=callsd__ipc_dot_v1_dot_worker__pb2.SessionResponse.SerializeToString,
+            ),
+            'Caption': grpc.stream_stream_rpc_method_handler(
+                    servicer.Caption,
+                    request_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionRequest.FromString,
+                    response_serializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +111,33 @@ class WorkerService(object):
             '/callsd_ipc.v1.WorkerService/Session',
             callsd__ipc_dot_v1_dot_worker__pb2.SessionRequest.SerializeToString,
             callsd__ipc_dot_v1_dot_worker__pb2.SessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Caption(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/callsd_ipc.v1.WorkerService/Caption',
+            callsd__ipc_dot_v1_dot_worker__pb2.CaptionRequest.SerializeToString,
+            callsd__ipc_dot_v1_dot_worker__pb2.CaptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

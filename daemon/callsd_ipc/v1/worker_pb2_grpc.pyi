@@ -41,6 +41,12 @@ class WorkerServiceStub:
     """One worker's session. The first report is `hello`, the first order is
     `assignment`. A session that breaks is dialled again with the same hello.
     """
+    Caption: _grpc.StreamStreamMultiCallable[_worker_pb2.CaptionRequest, _worker_pb2.CaptionResponse]
+    """The session of a captioner, which serves all calls that use one model. The
+    first report is `hello`, the first order is `work`. When this session breaks,
+    the captioner ends: sound comes through the daemon, and the daemon has all
+    that a new captioner needs.
+    """
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -50,6 +56,12 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     Session: _aio.StreamStreamMultiCallable[_worker_pb2.SessionRequest, _worker_pb2.SessionResponse]  # type: ignore[assignment]
     """One worker's session. The first report is `hello`, the first order is
     `assignment`. A session that breaks is dialled again with the same hello.
+    """
+    Caption: _aio.StreamStreamMultiCallable[_worker_pb2.CaptionRequest, _worker_pb2.CaptionResponse]  # type: ignore[assignment]
+    """The session of a captioner, which serves all calls that use one model. The
+    first report is `hello`, the first order is `work`. When this session breaks,
+    the captioner ends: sound comes through the daemon, and the daemon has all
+    that a new captioner needs.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -63,6 +75,18 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.SessionResponse], _abc.AsyncIterator[_worker_pb2.SessionResponse]]:
         """One worker's session. The first report is `hello`, the first order is
         `assignment`. A session that breaks is dialled again with the same hello.
+        """
+
+    @_abc_1.abstractmethod
+    def Caption(
+        self,
+        request_iterator: _MaybeAsyncIterator[_worker_pb2.CaptionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.CaptionResponse], _abc.AsyncIterator[_worker_pb2.CaptionResponse]]:
+        """The session of a captioner, which serves all calls that use one model. The
+        first report is `hello`, the first order is `work`. When this session breaks,
+        the captioner ends: sound comes through the daemon, and the daemon has all
+        that a new captioner needs.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

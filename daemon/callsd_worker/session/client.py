@@ -5,21 +5,19 @@ The daemon may go away and come back: the work goes on meanwhile, and the sessio
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
+from callsd_worker.session.bootstrap import hello
 
 
 log = logging.getLogger(__name__)
 
-PROTOCOL_VERSION = 1
 STATUS_SECONDS = 1.0
 """How often the daemon hears of us, even when nothing has changed."""
 
@@ -41,15 +39,6 @@ class Session:
         """The work, once the daemon has given it."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="session", daemon=True)
-
-    @classmethod
-    def from_bootstrap(cls, data: bytes) -> "Session | None":
-        """A session as the launcher's bootstrap describes it; None when it is no bootstrap."""
-        try:
-            bootstrap = worker_pb2.Bootstrap.FromString(data)
-        except DecodeError:
-            return None
-        return cls(bootstrap) if bootstrap.token else None
 
     def start(self, timeout_seconds: float) -> bool:
         """Dial the daemon; returns whether it has given work in time."""
@@ -98,16 +87,7 @@ class Session:
                 self.request_stop()
 
     def _reports(self) -> Iterator[worker_pb2.SessionRequest]:
-        bootstrap = self._bootstrap
-        yield worker_pb2.SessionRequest(
-            hello=worker_pb2.Hello(
-                job_id=bootstrap.job_id,
-                generation=bootstrap.generation,
-                token=bootstrap.token,
-                protocol_version=PROTOCOL_VERSION,
-                pid=os.getpid(),
-            )
-        )
+        yield worker_pb2.SessionRequest(hello=hello(self._bootstrap))
         while True:
             with self._changed:
                 status = self._status

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A transcription as the daemon assigns it, done by the transcriber."""
 
-import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from callsd_ipc.v1 import worker_pb2
 from callsd_worker.session.client import Session
+from callsd_worker.session.files import check_files
 from callsd_worker.session.outcome import write_artifact, write_outcome
-from callsd_worker.speech.errors import Reason, SpeechError
 
 
 def transcribe(session: Session) -> None:
@@ -23,7 +22,8 @@ def transcribe(session: Session) -> None:
     session.report(worker_pb2.Status(phase="loading"))
     check_files(Path(work.model_directory), list(work.model_files))
     # Imported late: the daemon shall see a worker that has begun before it loads its libraries.
-    from callsd_worker.transcriber import formats, pipeline
+    from callsd_worker.speech import formats
+    from callsd_worker.transcriber import pipeline
 
     began = time.monotonic()
     last = worker_pb2.Status()
@@ -109,21 +109,3 @@ def transcribe(session: Session) -> None:
             real_time_factor=last.real_time_factor or (last.total_seconds / elapsed),
         ),
     )
-
-
-def check_files(directory: Path, pins: list[worker_pb2.FilePin]) -> None:
-    """Refuse a model that is not what it was when it was verified: engines die of such files."""
-    for pin in pins:
-        path = directory / pin.path
-        try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as problem:
-            raise SpeechError(
-                Reason.MODEL_INVALID,
-                f"{path} cannot be read ({problem.strerror}): pull the model again",
-            ) from None
-        if found != pin.sha256:
-            raise SpeechError(
-                Reason.MODEL_INVALID, f"{path} has changed since it was verified: pull it again"
-            )

@@ -38,7 +38,11 @@ _MAX_NEW_TOKENS = 224
 
 
 class CTranslate2Engine:
-    """See `callsd_worker.speech.engine.Engine`."""
+    """See `callsd_worker.speech.engine.Engine`.
+
+    Any number of threads may use one engine: as many calls as it has workers run side by side
+    on one copy of the weights, more wait for their turn.
+    """
 
     name = "ctranslate2"
     # Three beams share the pass over the weights that one needs: a tenth more time, a tenth fewer
@@ -47,8 +51,12 @@ class CTranslate2Engine:
     # Eight would be 2 % faster and take 150 MB more for what the decoder keeps of each window.
     batch_windows = 4
 
-    def __init__(self, directory: Path, *, threads: int, compute_type: str) -> None:
+    def __init__(
+        self, directory: Path, *, threads: int, compute_type: str, workers: int = 1
+    ) -> None:
         """Load the model in `directory` (model.bin, config.json, tokenizer.json, vocabulary).
+
+        `workers` is how many calls run side by side, each with `threads` threads of its own.
 
         Raises SpeechError: MODEL_MISSING, MODEL_INVALID, ENGINE_UNAVAILABLE (type unsupported).
         """
@@ -68,7 +76,7 @@ class CTranslate2Engine:
                 str(directory),
                 device="cpu",
                 compute_type=compute_type,
-                inter_threads=1,
+                inter_threads=workers,
                 intra_threads=threads,
             )
         except (RuntimeError, ValueError) as error:
@@ -104,7 +112,8 @@ class CTranslate2Engine:
             is_multilingual=self.is_multilingual,
         )
         longest_seconds = max(item.seconds for item in encoded)
-        new_tokens = min(int(longest_seconds * TOKENS_PER_SECOND) + 16, _MAX_NEW_TOKENS)
+        new_tokens = options.max_tokens or int(longest_seconds * TOKENS_PER_SECOND) + 16
+        new_tokens = min(new_tokens, _MAX_NEW_TOKENS)
         is_sampling = options.temperature > 0.0
         results = self._model.generate(
             _together(encoded),

@@ -26,6 +26,8 @@ class DecodeOptions:
     temperature: float = 0.0
     """Above 0 the decoder samples, which takes it out of loops."""
     is_word_timed: bool = True
+    max_tokens: int = 0
+    """Where decoding stops at the latest, per window; 0 = the engine's own bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,7 @@ class Encoded:
 
 
 class Engine(Protocol):
-    """One loaded model. Not safe for use from several threads at a time."""
+    """One loaded model. Safe for one thread at a time, unless an engine promises more."""
 
     name: str
     is_multilingual: bool

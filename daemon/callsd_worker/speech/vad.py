@@ -6,6 +6,7 @@ packet) and gives back finished utterances. Silence costs an energy sum and is n
 """
 
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,17 +123,84 @@ class VoiceDetector:
         return np.concatenate(judged)
 
 
+class VoiceGate:
+    """One track's energy gate and level in front of the voice detector.
+
+    Silence costs an energy sum; quiet speech is raised before the network hears it.
+    """
+
+    def __init__(
+        self, detector: VoiceDetector, *, floor_dbfs: float, hangover_seconds: float
+    ) -> None:
+        self._detector = detector
+        self._floor_power = 10.0 ** (floor_dbfs / 10.0)
+        self._hangover_frames = round(hangover_seconds / FRAME_SECONDS)
+        self._level_power = 0.0
+        self._state = VoiceState()
+        self._quiet_frames = self._hangover_frames + 1
+
+    def restart(self) -> None:
+        """The next audio does not follow the last: only the speaker's level is still known."""
+        self._state = VoiceState()
+        self._quiet_frames = self._hangover_frames + 1
+
+    def judge(self, samples: Samples, before: Samples) -> NDArray[np.float32]:
+        """Probability of voice for each frame, 0 where the energy gate is shut.
+
+        `samples` are whole frames; `before` is what precedes them, of which up to
+        `CONTEXT_SAMPLES` are used.
+        """
+        power = frame_power(samples)
+        loud = power >= self._floor_power
+        self._follow_level(power[loud], power.size)
+        gain = _gain(self._level_power)
+        before = before[-CONTEXT_SAMPLES:]
+        before = np.pad(before, (CONTEXT_SAMPLES - before.size, 0))
+        probabilities = np.zeros(loud.size, dtype=np.float32)
+        for begin, end in self._open_stretches(loud):
+            if begin > 0:
+                before = samples[begin * FRAME_SAMPLES - CONTEXT_SAMPLES : begin * FRAME_SAMPLES]
+            piece = samples[begin * FRAME_SAMPLES : end * FRAME_SAMPLES]
+            probabilities[begin:end] = self._detector.probabilities(
+                piece * gain, before * gain, self._state
+            )
+        return probabilities
+
+    def _follow_level(self, loud_power: NDArray[np.float32], frames: int) -> None:
+        self._level_power *= _LEVEL_DECAY_PER_SECOND ** (frames * FRAME_SECONDS)
+        if loud_power.size:
+            self._level_power = max(self._level_power, float(np.percentile(loud_power, 90)))
+
+    def _open_stretches(self, loud: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+        """Runs of frames, as (first, after), in which the gate is open.
+
+        Where it opens anew the network's memory is fresh.
+        """
+        index = np.arange(loud.size)
+        last_loud = np.maximum.accumulate(np.where(loud, index, -1 - self._quiet_frames))
+        quiet = index - last_loud
+        is_open = quiet <= self._hangover_frames
+        was_open = self._quiet_frames <= self._hangover_frames
+        self._quiet_frames = min(int(quiet[-1]), self._hangover_frames + 1)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], is_open, [False]]).astype(np.int8)))
+        for begin, end in edges.reshape(-1, 2).tolist():
+            if begin > 0 or not was_open:
+                self._state = VoiceState()
+            yield begin, end
+
+
 class UtteranceFinder:
     """Cuts one track into utterances as its audio arrives."""
 
     def __init__(self, detector: VoiceDetector, rules: SpeechRules | None = None) -> None:
-        self._detector = detector
         self._rules = rules or SpeechRules()
-        self._hangover_frames = round(self._rules.hangover_seconds / FRAME_SECONDS)
+        self._gate = VoiceGate(
+            detector,
+            floor_dbfs=self._rules.floor_dbfs,
+            hangover_seconds=self._rules.hangover_seconds,
+        )
         self._end_frames = round(self._rules.min_silence_seconds / FRAME_SECONDS)
         self._padding_samples = int(self._rules.padding_seconds * SAMPLE_RATE_HZ)
-        self._floor_power = 10.0 ** (self._rules.floor_dbfs / 10.0)
-        self._level_power = 0.0
         self._audio: Samples = np.zeros(0, dtype=np.float32)
         self._audio_start = 0
         self._judged_end = 0
@@ -174,8 +242,7 @@ class UtteranceFinder:
         self._audio = np.zeros(0, dtype=np.float32)
         self._audio_start = at_sample
         self._judged_end = at_sample
-        self._state = VoiceState()
-        self._quiet_frames = self._hangover_frames + 1
+        self._gate.restart()
         self._last_end = at_sample
         self._idle()
 
@@ -186,45 +253,12 @@ class UtteranceFinder:
         self._trail = []
 
     def _judge(self, first: int, length: int) -> list[Utterance]:
-        fresh = self._audio[first : first + length]
-        frames = fresh.reshape(-1, FRAME_SAMPLES)
-        power = _frame_power(frames)
-        loud = power >= self._floor_power
-        self._follow_level(power[loud], frames.shape[0])
-        probabilities = self._listen(first, fresh, loud)
+        before = self._audio[max(0, first - CONTEXT_SAMPLES) : first]
+        probabilities = self._gate.judge(self._audio[first : first + length], before)
         found: list[Utterance] = []
         for probability in probabilities.tolist():
             found += self._step(probability)
         return found
-
-    def _follow_level(self, loud_power: NDArray[np.float32], frames: int) -> None:
-        self._level_power *= _LEVEL_DECAY_PER_SECOND ** (frames * FRAME_SECONDS)
-        if loud_power.size:
-            self._level_power = max(self._level_power, float(np.percentile(loud_power, 90)))
-
-    def _listen(self, first: int, fresh: Samples, loud: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Probabilities of all frames, 0 where the energy gate is shut."""
-        count = loud.size
-        index = np.arange(count)
-        last_loud = np.maximum.accumulate(np.where(loud, index, -1 - self._quiet_frames))
-        quiet = index - last_loud
-        is_open = quiet <= self._hangover_frames
-        was_open = self._quiet_frames <= self._hangover_frames
-        self._quiet_frames = min(int(quiet[-1]), self._hangover_frames + 1)
-        gain = _gain(self._level_power)
-        probabilities = np.zeros(count, dtype=np.float32)
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], is_open, [False]]).astype(np.int8)))
-        for begin, end in edges.reshape(-1, 2).tolist():
-            if begin > 0 or not was_open:
-                self._state = VoiceState()
-            at = first + begin * FRAME_SAMPLES
-            before = self._audio[max(0, at - CONTEXT_SAMPLES) : at]
-            before = np.pad(before, (CONTEXT_SAMPLES - before.size, 0))
-            piece = fresh[begin * FRAME_SAMPLES : end * FRAME_SAMPLES]
-            probabilities[begin:end] = self._detector.probabilities(
-                piece * gain, before * gain, self._state
-            )
-        return probabilities
 
     def _step(self, probability: float) -> list[Utterance]:
         rules = self._rules
@@ -281,7 +315,7 @@ class UtteranceFinder:
         start = max(start - self._padding_samples, self._last_end, self._audio_start)
         end = min(end + pad_end_samples, self._audio_start + self._audio.size)
         self._last_end = end
-        samples = _amplified(self._audio[start - self._audio_start : end - self._audio_start])
+        samples = amplified(self._audio[start - self._audio_start : end - self._audio_start])
         return [Utterance(start_sample=start, samples=samples, voiced_seconds=voiced_seconds)]
 
     def _forget(self) -> None:
@@ -292,16 +326,18 @@ class UtteranceFinder:
         self._audio_start = keep_from
 
 
-def _amplified(samples: Samples) -> Samples:
+def amplified(samples: Samples) -> Samples:
     """A copy at the level of ordinary speech; what is loud enough stays as it is."""
     whole = samples.size // FRAME_SAMPLES * FRAME_SAMPLES
-    power = _frame_power(samples[:whole].reshape(-1, FRAME_SAMPLES))
+    power = frame_power(samples[:whole])
     gain = _gain(float(np.percentile(power, 90))) if power.size else np.float32(1.0)
-    amplified: Samples = np.clip(samples * gain, -1.0, 1.0)
-    return amplified
+    raised: Samples = np.clip(samples * gain, -1.0, 1.0)
+    return raised
 
 
-def _frame_power(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+def frame_power(samples: Samples) -> NDArray[np.float32]:
+    """Mean power of each whole frame; 1.0 is a full-scale square wave."""
+    frames = samples.reshape(-1, FRAME_SAMPLES)
     power: NDArray[np.float32] = np.einsum("ij,ij->i", frames, frames) / np.float32(FRAME_SAMPLES)
     return power
 

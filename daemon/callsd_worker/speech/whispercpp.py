@@ -152,7 +152,8 @@ class WhisperCppEngine:
         parameters.audio_ctx = min(
             math.ceil(item.payload.size / SAMPLE_RATE_HZ * _POSITIONS_PER_SECOND), _MAX_POSITIONS
         )
-        parameters.max_tokens = min(int(item.seconds * TOKENS_PER_SECOND) + 16, _MAX_NEW_TOKENS)
+        max_tokens = options.max_tokens or int(item.seconds * TOKENS_PER_SECOND) + 16
+        parameters.max_tokens = min(max_tokens, _MAX_NEW_TOKENS)
         if options.hints:
             parameters.initial_prompt = options.hints
         return parameters

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from callsd_worker.speech.engine import DecodeOptions, Encoded
 from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.loading import ModelFiles, clamp_threads, load_engine
+from callsd_worker.speech.transcript import Segment, TrackResult, Transcript, Word
 from callsd_worker.transcriber.languages import Vote, check_language, choose_probes, decide
 from callsd_worker.transcriber.listening import listen
-from callsd_worker.transcriber.loading import clamp_threads, load_engine
 from callsd_worker.transcriber.progress import Meter
 from callsd_worker.transcriber.reading import (
     OwnedWindow,
@@ -22,16 +23,7 @@ from callsd_worker.transcriber.reading import (
     rounds,
 )
 from callsd_worker.transcriber.segments import place
-from callsd_worker.transcriber.types import (
-    ModelFiles,
-    Progress,
-    Segment,
-    Settings,
-    Track,
-    TrackResult,
-    Transcript,
-    Word,
-)
+from callsd_worker.transcriber.types import Progress, Settings, Track
 
 
 __all__ = [
@@ -85,7 +77,13 @@ class _Recogniser:
     def __init__(self, settings: Settings, *, threads: int, meter: Meter) -> None:
         self._settings = settings
         self._meter = meter
-        self._engine = load_engine(settings, threads=threads)
+        self._engine = load_engine(
+            settings.model,
+            engine=settings.engine,
+            threads=threads,
+            compute_type=settings.compute_type,
+            ggml_type=settings.ggml_type,
+        )
         self.engine_name = self._engine.name
 
     def given_language(self, track: Track) -> str:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 from callsd_worker.media.decode import AudioStream, MediaError
 from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.transcript import Segment
 from callsd_worker.speech.vad import UtteranceFinder, VoiceDetector
 from callsd_worker.speech.windows import Window, WindowPacker
 from callsd_worker.transcriber.progress import Meter
-from callsd_worker.transcriber.types import Segment, Track
+from callsd_worker.transcriber.types import Track
 
 
 WINDOW_SECONDS = 24.0

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from callsd_worker.speech.engine import Recognised
+from callsd_worker.speech.transcript import Segment, Word
 from callsd_worker.speech.windows import Window
-from callsd_worker.transcriber.types import Segment, Word
 
 
 MIN_SEGMENT_SECONDS = 1.0

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a transcription is given and what it gives back. All times in seconds of the call."""
+"""What a transcription is given. All times in seconds of the call."""
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from callsd_worker.speech.loading import COMPUTE_TYPE, GGML_TYPE, ModelFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,17 +20,6 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFiles:
-    """A model as the catalogue lays it out; any of the files may be absent.
-
-    `ctranslate2/{model.bin,config.json,tokenizer.json,vocabulary.*}`, `ggml/{f16,q8_0}.bin`.
-    """
-
-    name: str
-    directory: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How a call is to be transcribed."""
 
@@ -37,9 +28,9 @@ class Settings:
     """"ctranslate2", "whispercpp", or "auto": the faster one whose files are there."""
     threads: int = 1
     """Clamped to the processors at hand, with a notice."""
-    compute_type: str = "int8"
+    compute_type: str = COMPUTE_TYPE
     """For ctranslate2: "int8" or "float32"."""
-    ggml_type: str = "q8_0"
+    ggml_type: str = GGML_TYPE
     """For whispercpp: "q8_0" or "f16"."""
     language: str = ""
     """For all tracks that name none; empty: detected once per speaker."""
@@ -63,59 +54,3 @@ class Progress:
     """Length of the call: the end of its last track."""
     real_time_factor: float
     """Seconds of the call done per second of work so far."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
-    """A word with the punctuation that follows it."""
-
-    text: str
-    start_seconds: float
-    end_seconds: float
-    probability: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """A sentence or a part of one, by one speaker."""
-
-    speaker: str
-    start_seconds: float
-    end_seconds: float
-    text: str
-    words: tuple[Word, ...]
-    language: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrackResult:
-    """What became of one track."""
-
-    speaker: str
-    duration_seconds: float
-    speech_seconds: float
-    language: str
-    """Empty if the track has no speech."""
-    failure_reason: str = ""
-    """Empty: the track was transcribed."""
-    failure_message: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transcript:
-    """Who said what, when."""
-
-    segments: tuple[Segment, ...]
-    """Sorted by start."""
-    tracks: tuple[TrackResult, ...]
-    """In the order given."""
-    language: str
-    """The one most is spoken in; empty if nobody speaks."""
-    engine: str
-    """The one used."""
-    notices: tuple[tuple[str, str], ...]
-    """(code, message): what was amended or left out."""
-
-    @property
-    def duration_seconds(self) -> float:
-        return max((segment.end_seconds for segment in self.segments), default=0.0)

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63\x61llsd/v1/caption.proto\x12\tcallsd.v1\x1a\x1egoogle/protobuf/duration.proto\"L\n\x0c\x43\x61ptionsSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12\x1b\n\x13max_active_speakers\x18\x03 \x01(\x05\"\xa1\x01\n\x15StreamCaptionsRequest\x12+\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x19.callsd.v1.CaptionsConfigH\x00\x12&\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x15.callsd.v1.AudioChunkH\x00\x12(\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x17.callsd.v1.SpeakerEventH\x00\x42\t\n\x07message\"I\n\x0e\x43\x61ptionsConfig\x12\x0b\n\x03job\x18\x01 \x01(\t\x12*\n\x08\x65ncoding\x18\x02 \x01(\x0e\x32\x18.callsd.v1.AudioEncoding\"n\n\nAudioChunk\x12\x0f\n\x07speaker\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12/\n\x0cstart_offset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x8b\x01\n\x0cSpeakerEvent\x12\x0f\n\x07speaker\x18\x01 \x01(\t\x12)\n\x04type\x18\x02 \x01(\x0e\x32\x1b.callsd.v1.SpeakerEventType\x12)\n\x06offset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\";\n\x16StreamCaptionsResponse\x12!\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x13.callsd.v1.AudioAck\"\x9f\x01\n\x08\x41udioAck\x12\x0f\n\x07speaker\x18\x01 \x01(\t\x12\x19\n\x11received_sequence\x18\x02 \x01(\x03\x12\x32\n\x0freceived_offset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10processed_offset\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"j\n\x14WatchCaptionsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x1c\n\x0fresume_sequence\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0b\x66inals_only\x18\x03 \x01(\x08\x42\x12\n\x10_resume_sequence\"\xd0\x01\n\x15WatchCaptionsResponse\x12%\n\x07\x63\x61ption\x18\x01 \x01(\x0b\x32\x12.callsd.v1.CaptionH\x00\x12(\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x17.callsd.v1.CaptionEventH\x00\x12\x33\n\x10processed_offset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03lag\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07message\"\xbd\x02\n\x07\x43\x61ption\x12\x12\n\nsegment_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x05\x12\x10\n\x08is_final\x18\x03 \x01(\x08\x12\x10\n\x08sequence\x18\x04 \x01(\x03\x12\x11\n\tstability\x18\x05 \x01(\x01\x12\x18\n\x10\x65nd_of_utterance\x18\x06 \x01(\x08\x12\x0f\n\x07speaker\x18\x07 \x01(\t\x12\x0c\n\x04text\x18\x08 \x01(\t\x12%\n\x05words\x18\t \x03(\x0b\x32\x16.callsd.v1.CaptionWord\x12/\n\x0cstart_offset\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nend_offset\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rlanguage_code\x18\x0c \x01(\t\"{\n\x0b\x43\x61ptionWord\x12\x0c\n\x04text\x18\x01 \x01(\t\x12/\n\x0cstart_offset\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nend_offset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb1\x01\n\x0c\x43\x61ptionEvent\x12)\n\x04type\x18\x01 \x01(\x0e\x32\x1b.callsd.v1.CaptionEventType\x12\x0f\n\x07speaker\x18\x02 \x01(\t\x12)\n\x06offset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12*\n\x07skipped\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration*h\n\rAudioEncoding\x12\x1e\n\x1a\x41UDIO_ENCODING_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x41UDIO_ENCODING_S16LE_16KHZ\x10\x01\x12\x17\n\x13\x41UDIO_ENCODING_OPUS\x10\x02*\xb0\x01\n\x10SpeakerEventType\x12\"\n\x1eSPEAKER_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19SPEAKER_EVENT_TYPE_JOINED\x10\x01\x12\x1c\n\x18SPEAKER_EVENT_TYPE_MUTED\x10\x02\x12\x1e\n\x1aSPEAKER_EVENT_TYPE_UNMUTED\x10\x03\x12\x1b\n\x17SPEAKER_EVENT_TYPE_LEFT\x10\x04*\xe7\x01\n\x10\x43\x61ptionEventType\x12\"\n\x1e\x43\x41PTION_EVENT_TYPE_UNSPECIFIED\x10\x00\x12#\n\x1f\x43\x41PTION_EVENT_TYPE_SPEECH_BEGIN\x10\x01\x12!\n\x1d\x43\x41PTION_EVENT_TYPE_SPEECH_END\x10\x02\x12\x1f\n\x1b\x43\x41PTION_EVENT_TYPE_DEGRADED\x10\x03\x12 \n\x1c\x43\x41PTION_EVENT_TYPE_RECOVERED\x10\x04\x12$\n CAPTION_EVENT_TYPE_AUDIO_SKIPPED\x10\x05\x32\xc1\x01\n\x0e\x43\x61ptionService\x12Y\n\x0eStreamCaptions\x12 .callsd.v1.StreamCaptionsRequest\x1a!.callsd.v1.StreamCaptionsResponse(\x01\x30\x01\x12T\n\rWatchCaptions\x12\x1f.callsd.v1.WatchCaptionsRequest\x1a .callsd.v1.WatchCaptionsResponse0\x01\x42\x63\n\rdev.callsd.v1B\x0c\x43\x61ptionProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63\x61llsd/v1/caption.proto\x12\tcallsd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"L\n\x0c\x43\x61ptionsSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12\x1b\n\x13max_active_speakers\x18\x03 \x01(\x05\"\xd1\x01\n\x0e\x43\x61ptionsResult\x12\x15\n\rcaption_count\x18\x01 \x01(\x05\x12\x12\n\nword_count\x18\x02 \x01(\x05\x12\x15\n\rspeaker_count\x18\x03 \x01(\x05\x12\x31\n\x0e\x61udio_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10skipped_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rrestart_count\x18\x06 \x01(\x05\"\xc9\x01\n\x15StreamCaptionsRequest\x12+\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x19.callsd.v1.CaptionsConfigH\x00\x12&\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x15.callsd.v1.AudioChunkH\x00\x12(\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x17.callsd.v1.SpeakerEventH\x00\x12&\n\x05\x62\x61tch\x18\x04 \x01(\x0b\x32\x15.callsd.v1.AudioBatchH\x00\x42\t\n\x07message\"I\n\x0e\x43\x61ptionsConfig\x12\x0b\n\x03job\x18\x01 \x01(\t\x12*\n\x08\x65ncoding\x18\x02 \x01(\x0e\x32\x18.callsd.v1.AudioEncoding\"n\n\nAudioChunk\x12\x0f\n\x07speaker\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12/\n\x0cstart_offset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"3\n\nAudioBatch\x12%\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x15.callsd.v1.AudioChunk\"\x8b\x01\n\x0cSpeakerEvent\x12\x0f\n\x07speaker\x18\x01 \x01(\t\x12)\n\x04type\x18\x02 \x01(\x0e\x32\x1b.callsd.v1.SpeakerEventType\x12)\n\x06offset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\";\n\x16StreamCaptionsResponse\x12!\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x13.callsd.v1.AudioAck\"\x9f\x01\n\x08\x41udioAck\x12\x0f\n\x07speaker\x18\x01 \x01(\t\x12\x19\n\x11received_sequence\x18\x02 \x01(\x03\x12\x32\n\x0freceived_offset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10processed_offset\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"j\n\x14WatchCaptionsRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x1c\n\x0fresume_sequence\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0b\x66inals_only\x18\x03 \x01(\x08\x42\x12\n\x10_resume_sequence\"\x9c\x02\n\x15WatchCaptionsResponse\x12%\n\x07\x63\x61ption\x18\x01 \x01(\x0b\x32\x12.callsd.v1.CaptionH\x00\x12(\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x17.callsd.v1.CaptionEventH\x00\x12\x33\n\x10processed_offset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03lag\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10real_time_factor\x18\x05 \x01(\x01\x12\x30\n\x0cpublish_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message\"\x88\x03\n\x07\x43\x61ption\x12\x12\n\nsegment_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x05\x12\x10\n\x08is_final\x18\x03 \x01(\x08\x12\x10\n\x08sequence\x18\x04 \x01(\x03\x12\x11\n\tstability\x18\x05 \x01(\x01\x12\x18\n\x10\x65nd_of_utterance\x18\x06 \x01(\x08\x12\x0f\n\x07speaker\x18\x07 \x01(\t\x12\x0c\n\x04text\x18\x08 \x01(\t\x12%\n\x05words\x18\t \x03(\x0b\x32\x16.callsd.v1.CaptionWord\x12/\n\x0cstart_offset\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nend_offset\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rlanguage_code\x18\x0c \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\r \x01(\t\x12\x33\n\x10processed_offset\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\"{\n\x0b\x43\x61ptionWord\x12\x0c\n\x04text\x18\x01 \x01(\t\x12/\n\x0cstart_offset\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nend_offset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb1\x01\n\x0c\x43\x61ptionEvent\x12)\n\x04type\x18\x01 \x01(\x0e\x32\x1b.callsd.v1.CaptionEventType\x12\x0f\n\x07speaker\x18\x02 \x01(\t\x12)\n\x06offset\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12*\n\x07skipped\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration*h\n\rAudioEncoding\x12\x1e\n\x1a\x41UDIO_ENCODING_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x41UDIO_ENCODING_S16LE_16KHZ\x10\x01\x12\x17\n\x13\x41UDIO_ENCODING_OPUS\x10\x02*\xb0\x01\n\x10SpeakerEventType\x12\"\n\x1eSPEAKER_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19SPEAKER_EVENT_TYPE_JOINED\x10\x01\x12\x1c\n\x18SPEAKER_EVENT_TYPE_MUTED\x10\x02\x12\x1e\n\x1aSPEAKER_EVENT_TYPE_UNMUTED\x10\x03\x12\x1b\n\x17SPEAKER_EVENT_TYPE_LEFT\x10\x04*\xe7\x01\n\x10\x43\x61ptionEventType\x12\"\n\x1e\x43\x41PTION_EVENT_TYPE_UNSPECIFIED\x10\x00\x12#\n\x1f\x43\x41PTION_EVENT_TYPE_SPEECH_BEGIN\x10\x01\x12!\n\x1d\x43\x41PTION_EVENT_TYPE_SPEECH_END\x10\x02\x12\x1f\n\x1b\x43\x41PTION_EVENT_TYPE_DEGRADED\x10\x03\x12 \n\x1c\x43\x41PTION_EVENT_TYPE_RECOVERED\x10\x04\x12$\n CAPTION_EVENT_TYPE_AUDIO_SKIPPED\x10\x05\x32\xc1\x01\n\x0e\x43\x61ptionService\x12Y\n\x0eStreamCaptions\x12 .callsd.v1.StreamCaptionsRequest\x1a!.callsd.v1.StreamCaptionsResponse(\x01\x30\x01\x12T\n\rWatchCaptions\x12\x1f.callsd.v1.WatchCaptionsRequest\x1a .callsd.v1.WatchCaptionsResponse0\x01\x42\x63\n\rdev.callsd.v1B\x0c\x43\x61ptionProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,36 +34,40 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'callsd.v1.caption_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.callsd.v1B\014CaptionProtoP\001Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\252\002\tCallsd.V1'
-  _globals['_AUDIOENCODING']._serialized_start=1808
-  _globals['_AUDIOENCODING']._serialized_end=1912
-  _globals['_SPEAKEREVENTTYPE']._serialized_start=1915
-  _globals['_SPEAKEREVENTTYPE']._serialized_end=2091
-  _globals['_CAPTIONEVENTTYPE']._serialized_start=2094
-  _globals['_CAPTIONEVENTTYPE']._serialized_end=2325
-  _globals['_CAPTIONSSPEC']._serialized_start=70
-  _globals['_CAPTIONSSPEC']._serialized_end=146
-  _globals['_STREAMCAPTIONSREQUEST']._serialized_start=149
-  _globals['_STREAMCAPTIONSREQUEST']._serialized_end=310
-  _globals['_CAPTIONSCONFIG']._serialized_start=312
-  _globals['_CAPTIONSCONFIG']._serialized_end=385
-  _globals['_AUDIOCHUNK']._serialized_start=387
-  _globals['_AUDIOCHUNK']._serialized_end=497
-  _globals['_SPEAKEREVENT']._serialized_start=500
-  _globals['_SPEAKEREVENT']._serialized_end=639
-  _globals['_STREAMCAPTIONSRESPONSE']._serialized_start=641
-  _globals['_STREAMCAPTIONSRESPONSE']._serialized_end=700
-  _globals['_AUDIOACK']._serialized_start=703
-  _globals['_AUDIOACK']._serialized_end=862
-  _globals['_WATCHCAPTIONSREQUEST']._serialized_start=864
-  _globals['_WATCHCAPTIONSREQUEST']._serialized_end=970
-  _globals['_WATCHCAPTIONSRESPONSE']._serialized_start=973
-  _globals['_WATCHCAPTIONSRESPONSE']._serialized_end=1181
-  _globals['_CAPTION']._serialized_start=1184
-  _globals['_CAPTION']._serialized_end=1501
-  _globals['_CAPTIONWORD']._serialized_start=1503
-  _globals['_CAPTIONWORD']._serialized_end=1626
-  _globals['_CAPTIONEVENT']._serialized_start=1629
-  _globals['_CAPTIONEVENT']._serialized_end=1806
-  _globals['_CAPTIONSERVICE']._serialized_start=2328
-  _globals['_CAPTIONSERVICE']._serialized_end=2521
+  _globals['_AUDIOENCODING']._serialized_start=2297
+  _globals['_AUDIOENCODING']._serialized_end=2401
+  _globals['_SPEAKEREVENTTYPE']._serialized_start=2404
+  _globals['_SPEAKEREVENTTYPE']._serialized_end=2580
+  _globals['_CAPTIONEVENTTYPE']._serialized_start=2583
+  _globals['_CAPTIONEVENTTYPE']._serialized_end=2814
+  _globals['_CAPTIONSSPEC']._serialized_start=103
+  _globals['_CAPTIONSSPEC']._serialized_end=179
+  _globals['_CAPTIONSRESULT']._serialized_start=182
+  _globals['_CAPTIONSRESULT']._serialized_end=391
+  _globals['_STREAMCAPTIONSREQUEST']._serialized_start=394
+  _globals['_STREAMCAPTIONSREQUEST']._serialized_end=595
+  _globals['_CAPTIONSCONFIG']._serialized_start=597
+  _globals['_CAPTIONSCONFIG']._serialized_end=670
+  _globals['_AUDIOCHUNK']._serialized_start=672
+  _globals['_AUDIOCHUNK']._serialized_end=782
+  _globals['_AUDIOBATCH']._serialized_start=784
+  _globals['_AUDIOBATCH']._serialized_end=835
+  _globals['_SPEAKEREVENT']._serialized_start=838
+  _globals['_SPEAKEREVENT']._serialized_end=977
+  _globals['_STREAMCAPTIONSRESPONSE']._serialized_start=979
+  _globals['_STREAMCAPTIONSRESPONSE']._serialized_end=1038
+  _globals['_AUDIOACK']._serialized_start=1041
+  _globals['_AUDIOACK']._serialized_end=1200
+  _globals['_WATCHCAPTIONSREQUEST']._serialized_start=1202
+  _globals['_WATCHCAPTIONSREQUEST']._serialized_end=1308
+  _globals['_WATCHCAPTIONSRESPONSE']._serialized_start=1311
+  _globals['_WATCHCAPTIONSRESPONSE']._serialized_end=1595
+  _globals['_CAPTION']._serialized_start=1598
+  _globals['_CAPTION']._serialized_end=1990
+  _globals['_CAPTIONWORD']._serialized_start=1992
+  _globals['_CAPTIONWORD']._serialized_end=2115
+  _globals['_CAPTIONEVENT']._serialized_start=2118
+  _globals['_CAPTIONEVENT']._serialized_end=2295
+  _globals['_CAPTIONSERVICE']._serialized_start=2817
+  _globals['_CAPTIONSERVICE']._serialized_end=3010
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -150,6 +151,52 @@ class CaptionsSpec(_message.Message):
 Global___CaptionsSpec: _TypeAlias = CaptionsSpec  # noqa: Y015
 
 @_typing.final
+class CaptionsResult(_message.Message):
+    """What became of a call's captions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPTION_COUNT_FIELD_NUMBER: _builtins.int
+    WORD_COUNT_FIELD_NUMBER: _builtins.int
+    SPEAKER_COUNT_FIELD_NUMBER: _builtins.int
+    AUDIO_DURATION_FIELD_NUMBER: _builtins.int
+    SKIPPED_DURATION_FIELD_NUMBER: _builtins.int
+    RESTART_COUNT_FIELD_NUMBER: _builtins.int
+    caption_count: _builtins.int
+    """Final captions."""
+    word_count: _builtins.int
+    """Words in them."""
+    speaker_count: _builtins.int
+    """Speakers that sent sound."""
+    restart_count: _builtins.int
+    """How often the captioning process had to be started again."""
+    @_builtins.property
+    def audio_duration(self) -> _duration_pb2.Duration:
+        """Sound received, in all speakers."""
+
+    @_builtins.property
+    def skipped_duration(self) -> _duration_pb2.Duration:
+        """Sound that was left out because it never arrived."""
+
+    def __init__(
+        self,
+        *,
+        caption_count: _builtins.int = ...,
+        word_count: _builtins.int = ...,
+        speaker_count: _builtins.int = ...,
+        audio_duration: _duration_pb2.Duration | None = ...,
+        skipped_duration: _duration_pb2.Duration | None = ...,
+        restart_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio_duration", b"audio_duration", "skipped_duration", b"skipped_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_duration", b"audio_duration", "caption_count", b"caption_count", "restart_count", b"restart_count", "skipped_duration", b"skipped_duration", "speaker_count", b"speaker_count", "word_count", b"word_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptionsResult: _TypeAlias = CaptionsResult  # noqa: Y015
+
+@_typing.final
 class StreamCaptionsRequest(_message.Message):
     """One message of live audio."""
 
@@ -158,6 +205,7 @@ class StreamCaptionsRequest(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     AUDIO_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def config(self) -> Global___CaptionsConfig:
         """The first message: which call."""
@@ -170,18 +218,23 @@ class StreamCaptionsRequest(_message.Message):
     def event(self) -> Global___SpeakerEvent:
         """A speaker's change."""
 
+    @_builtins.property
+    def batch(self) -> Global___AudioBatch:
+        """Sound of several chunks: cheaper than one message for each of them."""
+
     def __init__(
         self,
         *,
         config: Global___CaptionsConfig | None = ...,
         audio: Global___AudioChunk | None = ...,
         event: Global___SpeakerEvent | None = ...,
+        batch: Global___AudioBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "config", b"config", "event", b"event", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "batch", b"batch", "config", b"config", "event", b"event", "message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "config", b"config", "event", b"event", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "batch", b"batch", "config", b"config", "event", b"event", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["config", "audio", "event"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["config", "audio", "event", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -224,7 +277,9 @@ class AudioChunk(_message.Message):
     START_OFFSET_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     speaker: _builtins.str
-    """The speaker, chosen by the client. At most 200 characters."""
+    """The speaker, chosen by the client. 1 to 200 characters; at most 250 speakers
+    in a call.
+    """
     sequence: _builtins.int
     """Number of this chunk for this speaker, from 1, without gap. What was seen
     before is ignored; a gap is counted as lost.
@@ -233,7 +288,9 @@ class AudioChunk(_message.Message):
     """s16le: whole samples, at most 32 KiB; Opus: one packet."""
     @_builtins.property
     def start_offset(self) -> _duration_pb2.Duration:
-        """When the sound was made, from the start of the call."""
+        """When the sound was made, from the start of the call. A pause between two
+        chunks, as of a muted microphone, is silence and costs nothing.
+        """
 
     def __init__(
         self,
@@ -250,6 +307,30 @@ class AudioChunk(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AudioChunk: _TypeAlias = AudioChunk  # noqa: Y015
+
+@_typing.final
+class AudioBatch(_message.Message):
+    """Several chunks, of any speakers of the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___AudioChunk]:
+        """1 to 1000 chunks, at most 512 KiB of sound in all."""
+
+    def __init__(
+        self,
+        *,
+        chunks: _abc.Iterable[Global___AudioChunk] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AudioBatch: _TypeAlias = AudioBatch  # noqa: Y015
 
 @_typing.final
 class SpeakerEvent(_message.Message):
@@ -324,14 +405,16 @@ class AudioAck(_message.Message):
     speaker: _builtins.str
     """The speaker."""
     received_sequence: _builtins.int
-    """Last sequence number received: send the next one after a cut."""
+    """Last sequence number received: send the next one after a cut. It can be lower
+    than before when the server was restarted in between.
+    """
     @_builtins.property
     def received_offset(self) -> _duration_pb2.Duration:
         """Sound received up to here."""
 
     @_builtins.property
     def processed_offset(self) -> _duration_pb2.Duration:
-        """Sound worked off up to here."""
+        """Sound worked off up to here: it will not be asked for again."""
 
     def __init__(
         self,
@@ -391,6 +474,12 @@ class WatchCaptionsResponse(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     PROCESSED_OFFSET_FIELD_NUMBER: _builtins.int
     LAG_FIELD_NUMBER: _builtins.int
+    REAL_TIME_FACTOR_FIELD_NUMBER: _builtins.int
+    PUBLISH_TIME_FIELD_NUMBER: _builtins.int
+    real_time_factor: _builtins.float
+    """Sound worked off in one second of processor time, over the last seconds and
+    all calls that share the model. 0 = not known.
+    """
     @_builtins.property
     def caption(self) -> Global___Caption:
         """Words."""
@@ -405,7 +494,11 @@ class WatchCaptionsResponse(_message.Message):
 
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
-        """Age of the oldest sound that is not captioned yet."""
+        """Age of the oldest sound of a speaker that is not captioned yet."""
+
+    @_builtins.property
+    def publish_time(self) -> _timestamp_pb2.Timestamp:
+        """When the server made this message."""
 
     def __init__(
         self,
@@ -414,10 +507,12 @@ class WatchCaptionsResponse(_message.Message):
         event: Global___CaptionEvent | None = ...,
         processed_offset: _duration_pb2.Duration | None = ...,
         lag: _duration_pb2.Duration | None = ...,
+        real_time_factor: _builtins.float = ...,
+        publish_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caption", b"caption", "event", b"event", "lag", b"lag", "message", b"message", "processed_offset", b"processed_offset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caption", b"caption", "event", b"event", "lag", b"lag", "message", b"message", "processed_offset", b"processed_offset", "publish_time", b"publish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption", b"caption", "event", b"event", "lag", b"lag", "message", b"message", "processed_offset", b"processed_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption", b"caption", "event", b"event", "lag", b"lag", "message", b"message", "processed_offset", b"processed_offset", "publish_time", b"publish_time", "real_time_factor", b"real_time_factor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["caption", "event"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
@@ -443,6 +538,8 @@ class Caption(_message.Message):
     START_OFFSET_FIELD_NUMBER: _builtins.int
     END_OFFSET_FIELD_NUMBER: _builtins.int
     LANGUAGE_CODE_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    PROCESSED_OFFSET_FIELD_NUMBER: _builtins.int
     segment_id: _builtins.str
     """Identity of the utterance; interims with the same id replace each other."""
     revision: _builtins.int
@@ -458,9 +555,11 @@ class Caption(_message.Message):
     speaker: _builtins.str
     """The speaker."""
     text: _builtins.str
-    """The words."""
+    """The words. Empty in an interim: what was shown of this utterance is withdrawn."""
     language_code: _builtins.str
     """Language, as an ISO 639-1 code."""
+    display_name: _builtins.str
+    """Name to show for the speaker."""
     @_builtins.property
     def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaptionWord]:
         """The words with times, when known."""
@@ -472,6 +571,10 @@ class Caption(_message.Message):
     @_builtins.property
     def end_offset(self) -> _duration_pb2.Duration:
         """When the last word ends."""
+
+    @_builtins.property
+    def processed_offset(self) -> _duration_pb2.Duration:
+        """The speaker's sound up to here is in the text."""
 
     def __init__(
         self,
@@ -488,10 +591,12 @@ class Caption(_message.Message):
         start_offset: _duration_pb2.Duration | None = ...,
         end_offset: _duration_pb2.Duration | None = ...,
         language_code: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        processed_offset: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_offset", b"end_offset", "start_offset", b"start_offset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_offset", b"end_offset", "processed_offset", b"processed_offset", "start_offset", b"start_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_of_utterance", b"end_of_utterance", "end_offset", b"end_offset", "is_final", b"is_final", "language_code", b"language_code", "revision", b"revision", "segment_id", b"segment_id", "sequence", b"sequence", "speaker", b"speaker", "stability", b"stability", "start_offset", b"start_offset", "text", b"text", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "end_of_utterance", b"end_of_utterance", "end_offset", b"end_offset", "is_final", b"is_final", "language_code", b"language_code", "processed_offset", b"processed_offset", "revision", b"revision", "segment_id", b"segment_id", "sequence", b"sequence", "speaker", b"speaker", "stability", b"stability", "start_offset", b"start_offset", "text", b"text", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

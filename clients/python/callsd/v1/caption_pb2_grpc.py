@@ -26,9 +26,8 @@ if _version_not_supported:
 
 
 class CaptionServiceStub(object):
-    """Takes live audio and hands out captions.
-
-    Not served yet: calls answer KIND_UNAVAILABLE.
+    """Takes live audio and hands out captions. The call is a job of kind CAPTIONS:
+    create it first, stop it when the call is over.
     """
 
     def __init__(self, channel):
@@ -50,25 +49,29 @@ class CaptionServiceStub(object):
 
 
 class CaptionServiceServicer(object):
-    """Takes live audio and hands out captions.
-
-    Not served yet: calls answer KIND_UNAVAILABLE.
+    """Takes live audio and hands out captions. The call is a job of kind CAPTIONS:
+    create it first, stop it when the call is over.
     """
 
     def StreamCaptions(self, request_iterator, context):
         """Sends one call's audio. The first message is `config`, all others are
-        `audio` or `event`. The server acknowledges what it has received and what it
-        has worked off, so that a client resumes after a cut without losing or
-        doubling audio. Scope: captions.ingest.
+        `audio`, `batch` or `event`. The server acknowledges what it has received and
+        what it has worked off, so that a client resumes after a cut without losing
+        or doubling audio: the first response names every speaker it knows, and the
+        client goes on behind `received_sequence`. A client keeps what is not yet
+        acknowledged as worked off. When sound comes faster than it can be worked
+        off, the server reads more slowly; it drops nothing. A second call for the
+        same job ends the first one with STREAM_REPLACED. Scope: captions.ingest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchCaptions(self, request, context):
-        """Follows one call's captions. Final captions are numbered without gap and can
-        be resumed; interim ones replace each other and may be left out. Scope:
-        jobs.read.
+        """Follows one call's captions, to the end of its job. Final captions are
+        numbered without gap and can be resumed, also after the end; interim ones
+        replace each other and may be left out. Something is sent every 5 s at
+        least. Scope: jobs.read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,9 +99,8 @@ def add_CaptionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CaptionService(object):
-    """Takes live audio and hands out captions.
-
-    Not served yet: calls answer KIND_UNAVAILABLE.
+    """Takes live audio and hands out captions. The call is a job of kind CAPTIONS:
+    create it first, stop it when the call is over.
     """
 
     @staticmethod

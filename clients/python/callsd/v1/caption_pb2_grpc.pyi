@@ -30,9 +30,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CaptionServiceStub:
-    """Takes live audio and hands out captions.
-
-    Not served yet: calls answer KIND_UNAVAILABLE.
+    """Takes live audio and hands out captions. The call is a job of kind CAPTIONS:
+    create it first, stop it when the call is over.
     """
 
     @_typing.overload
@@ -41,40 +40,48 @@ class CaptionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CaptionServiceAsyncStub: ...
     StreamCaptions: _grpc.StreamStreamMultiCallable[_caption_pb2.StreamCaptionsRequest, _caption_pb2.StreamCaptionsResponse]
     """Sends one call's audio. The first message is `config`, all others are
-    `audio` or `event`. The server acknowledges what it has received and what it
-    has worked off, so that a client resumes after a cut without losing or
-    doubling audio. Scope: captions.ingest.
+    `audio`, `batch` or `event`. The server acknowledges what it has received and
+    what it has worked off, so that a client resumes after a cut without losing
+    or doubling audio: the first response names every speaker it knows, and the
+    client goes on behind `received_sequence`. A client keeps what is not yet
+    acknowledged as worked off. When sound comes faster than it can be worked
+    off, the server reads more slowly; it drops nothing. A second call for the
+    same job ends the first one with STREAM_REPLACED. Scope: captions.ingest.
     """
     WatchCaptions: _grpc.UnaryStreamMultiCallable[_caption_pb2.WatchCaptionsRequest, _caption_pb2.WatchCaptionsResponse]
-    """Follows one call's captions. Final captions are numbered without gap and can
-    be resumed; interim ones replace each other and may be left out. Scope:
-    jobs.read.
+    """Follows one call's captions, to the end of its job. Final captions are
+    numbered without gap and can be resumed, also after the end; interim ones
+    replace each other and may be left out. Something is sent every 5 s at
+    least. Scope: jobs.read.
     """
 
 @_typing.type_check_only
 class CaptionServiceAsyncStub(CaptionServiceStub):
-    """Takes live audio and hands out captions.
-
-    Not served yet: calls answer KIND_UNAVAILABLE.
+    """Takes live audio and hands out captions. The call is a job of kind CAPTIONS:
+    create it first, stop it when the call is over.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StreamCaptions: _aio.StreamStreamMultiCallable[_caption_pb2.StreamCaptionsRequest, _caption_pb2.StreamCaptionsResponse]  # type: ignore[assignment]
     """Sends one call's audio. The first message is `config`, all others are
-    `audio` or `event`. The server acknowledges what it has received and what it
-    has worked off, so that a client resumes after a cut without losing or
-    doubling audio. Scope: captions.ingest.
+    `audio`, `batch` or `event`. The server acknowledges what it has received and
+    what it has worked off, so that a client resumes after a cut without losing
+    or doubling audio: the first response names every speaker it knows, and the
+    client goes on behind `received_sequence`. A client keeps what is not yet
+    acknowledged as worked off. When sound comes faster than it can be worked
+    off, the server reads more slowly; it drops nothing. A second call for the
+    same job ends the first one with STREAM_REPLACED. Scope: captions.ingest.
     """
     WatchCaptions: _aio.UnaryStreamMultiCallable[_caption_pb2.WatchCaptionsRequest, _caption_pb2.WatchCaptionsResponse]  # type: ignore[assignment]
-    """Follows one call's captions. Final captions are numbered without gap and can
-    be resumed; interim ones replace each other and may be left out. Scope:
-    jobs.read.
+    """Follows one call's captions, to the end of its job. Final captions are
+    numbered without gap and can be resumed, also after the end; interim ones
+    replace each other and may be left out. Something is sent every 5 s at
+    least. Scope: jobs.read.
     """
 
 class CaptionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Takes live audio and hands out captions.
-
-    Not served yet: calls answer KIND_UNAVAILABLE.
+    """Takes live audio and hands out captions. The call is a job of kind CAPTIONS:
+    create it first, stop it when the call is over.
     """
 
     @_abc_1.abstractmethod
@@ -84,9 +91,13 @@ class CaptionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_caption_pb2.StreamCaptionsResponse], _abc.AsyncIterator[_caption_pb2.StreamCaptionsResponse]]:
         """Sends one call's audio. The first message is `config`, all others are
-        `audio` or `event`. The server acknowledges what it has received and what it
-        has worked off, so that a client resumes after a cut without losing or
-        doubling audio. Scope: captions.ingest.
+        `audio`, `batch` or `event`. The server acknowledges what it has received and
+        what it has worked off, so that a client resumes after a cut without losing
+        or doubling audio: the first response names every speaker it knows, and the
+        client goes on behind `received_sequence`. A client keeps what is not yet
+        acknowledged as worked off. When sound comes faster than it can be worked
+        off, the server reads more slowly; it drops nothing. A second call for the
+        same job ends the first one with STREAM_REPLACED. Scope: captions.ingest.
         """
 
     @_abc_1.abstractmethod
@@ -95,9 +106,10 @@ class CaptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _caption_pb2.WatchCaptionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_caption_pb2.WatchCaptionsResponse], _abc.AsyncIterator[_caption_pb2.WatchCaptionsResponse]]:
-        """Follows one call's captions. Final captions are numbered without gap and can
-        be resumed; interim ones replace each other and may be left out. Scope:
-        jobs.read.
+        """Follows one call's captions, to the end of its job. Final captions are
+        numbered without gap and can be resumed, also after the end; interim ones
+        replace each other and may be left out. Something is sent every 5 s at
+        least. Scope: jobs.read.
         """
 
 def add_CaptionServiceServicer_to_server(servicer: CaptionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

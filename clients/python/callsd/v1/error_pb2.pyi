@@ -82,7 +82,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CANNOT_FIT: _ErrorReason.ValueType  # 26
     """The job needs more than this machine has, however idle."""
     ERROR_REASON_KIND_UNAVAILABLE: _ErrorReason.ValueType  # 27
-    """This server does not run jobs of this kind."""
+    """This server does not run jobs of this kind, or the job is not of the kind that
+    was asked for.
+    """
     ERROR_REASON_MODEL_UNKNOWN: _ErrorReason.ValueType  # 28
     """The model's name is not in the catalogue."""
     ERROR_REASON_MODEL_MISSING: _ErrorReason.ValueType  # 29
@@ -119,6 +121,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Another call is sending this upload right now."""
     ERROR_REASON_OFFSET_INVALID: _ErrorReason.ValueType  # 45
     """The offset does not lie within the log or artifact."""
+    ERROR_REASON_STREAM_REPLACED: _ErrorReason.ValueType  # 46
+    """Another call has taken over this stream."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a request was refused or a job failed.
@@ -186,7 +190,9 @@ ERROR_REASON_STREAMS_EXHAUSTED: ErrorReason.ValueType  # 25
 ERROR_REASON_CANNOT_FIT: ErrorReason.ValueType  # 26
 """The job needs more than this machine has, however idle."""
 ERROR_REASON_KIND_UNAVAILABLE: ErrorReason.ValueType  # 27
-"""This server does not run jobs of this kind."""
+"""This server does not run jobs of this kind, or the job is not of the kind that
+was asked for.
+"""
 ERROR_REASON_MODEL_UNKNOWN: ErrorReason.ValueType  # 28
 """The model's name is not in the catalogue."""
 ERROR_REASON_MODEL_MISSING: ErrorReason.ValueType  # 29
@@ -223,4 +229,6 @@ ERROR_REASON_UPLOAD_BUSY: ErrorReason.ValueType  # 44
 """Another call is sending this upload right now."""
 ERROR_REASON_OFFSET_INVALID: ErrorReason.ValueType  # 45
 """The offset does not lie within the log or artifact."""
+ERROR_REASON_STREAM_REPLACED: ErrorReason.ValueType  # 46
+"""Another call has taken over this stream."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

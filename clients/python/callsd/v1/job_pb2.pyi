@@ -124,6 +124,7 @@ class Job(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    CAPTIONS_RESULT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, "jobs/{job}". Set by the server."""
     etag: _builtins.str
@@ -215,6 +216,10 @@ class Job(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it will be removed with its files. Set by the server when it ends."""
 
+    @_builtins.property
+    def captions_result(self) -> _caption_pb2.CaptionsResult:
+        """What became of a captions job. Set by the server at the end."""
+
     def __init__(
         self,
         *,
@@ -243,10 +248,11 @@ class Job(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        captions_result: _caption_pb2.CaptionsResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "max_duration", b"max_duration", "progress", b"progress", "reservation", b"reservation", "spec", b"spec", "start_time", b"start_time", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "captions_result", b"captions_result", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "max_duration", b"max_duration", "progress", b"progress", "reservation", b"reservation", "spec", b"spec", "start_time", b"start_time", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "captions", b"captions", "create_time", b"create_time", "creator", b"creator", "end_time", b"end_time", "etag", b"etag", "expire_time", b"expire_time", "failure", b"failure", "kind", b"kind", "labels", b"labels", "max_duration", b"max_duration", "name", b"name", "notices", b"notices", "progress", b"progress", "queue_position", b"queue_position", "reservation", b"reservation", "revision", b"revision", "spec", b"spec", "start_time", b"start_time", "state", b"state", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "captions", b"captions", "captions_result", b"captions_result", "create_time", b"create_time", "creator", b"creator", "end_time", b"end_time", "etag", b"etag", "expire_time", b"expire_time", "failure", b"failure", "kind", b"kind", "labels", b"labels", "max_duration", b"max_duration", "name", b"name", "notices", b"notices", "progress", b"progress", "queue_position", b"queue_position", "reservation", b"reservation", "revision", b"revision", "spec", b"spec", "start_time", b"start_time", "state", b"state", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["transcription", "captions"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015

@@ -7,13 +7,15 @@ import hmac
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import structlog
 
 from callsd_daemon.tokens import digest
+from callsd_daemon.workers.captions.link import Link
 from callsd_daemon.workers.seat import Seat
-from callsd_daemon.workers.session import messages
+from callsd_daemon.workers.session import captioning, messages
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 
 
@@ -23,7 +25,7 @@ HELLO_TIMEOUT_SECONDS = 10.0
 MAX_MESSAGE_BYTES = 1024 * 1024
 CLOSE_GRACE_SECONDS = 0.5
 
-Context = grpc.aio.ServicerContext[worker_pb2.SessionRequest, worker_pb2.SessionResponse]
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Door(worker_pb2_grpc.WorkerServiceServicer):
@@ -33,6 +35,7 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
         self.socket = socket
         self._seats: dict[str, Seat] = {}
         self._expected: set[str] = set()
+        self._links: dict[str, Link] = {}
         self._server = grpc.aio.server(
             options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
         )
@@ -64,21 +67,24 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
         self._seats.pop(job_id, None)
         self._expected.discard(job_id)
 
+    def keep_captioner(self, name: str, link: Link) -> None:
+        """Let in the captioner that holds the token of this link."""
+        self._links[name] = link
+
+    def clear_captioner(self, name: str) -> None:
+        """Let this captioner in no more."""
+        self._links.pop(name, None)
+
     async def Session(
         self, request_iterator: AsyncIterator[worker_pb2.SessionRequest], context: Context
     ) -> AsyncIterator[worker_pb2.SessionResponse]:
         """One worker's session; ends when either side goes away."""
-        try:
-            async with asyncio.timeout(HELLO_TIMEOUT_SECONDS):
-                first = await anext(request_iterator)
-        except (TimeoutError, StopAsyncIteration):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "say hello first")
-        seat = self._seat_for(first.hello)
-        if seat is None and first.hello.job_id in self._expected:
+        hello = await _hello(request_iterator, context)
+        seat = _proved(self._seats.get(hello.job_id), hello)
+        if seat is None and hello.job_id in self._expected:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not ready for this worker yet")
         if seat is None:
-            log.warning("worker_refused", job_id=first.hello.job_id, pid=first.hello.pid)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no seat for this worker")
+            await _refuse(hello, context)
         seat.greet()
         yield worker_pb2.SessionResponse(assignment=messages.assignment(seat.assignment))
         reading = asyncio.create_task(_listen(request_iterator, seat))
@@ -94,11 +100,58 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
                 task.cancel()
             await asyncio.gather(reading, stopping, return_exceptions=True)
 
-    def _seat_for(self, hello: worker_pb2.Hello) -> Seat | None:
-        seat = self._seats.get(hello.job_id)
-        if seat is None or seat.generation != hello.generation:
-            return None
-        return seat if hmac.compare_digest(seat.token_sha256, digest(hello.token)) else None
+    async def Caption(
+        self, request_iterator: AsyncIterator[worker_pb2.CaptionRequest], context: Context
+    ) -> AsyncIterator[worker_pb2.CaptionResponse]:
+        """One captioner's session; the captioner ends with it."""
+        hello = await _hello(request_iterator, context)
+        link = _proved(self._links.get(hello.job_id), hello)
+        if link is None:
+            await _refuse(hello, context)
+        yield captioning.work(link.work)
+        reading = asyncio.create_task(_follow(request_iterator, link))
+        try:
+            async for batch in link.batches():
+                for order in captioning.orders(batch):
+                    yield order
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+
+S = TypeVar("S", Seat, Link)
+
+
+def _proved(place: S | None, hello: worker_pb2.Hello) -> S | None:
+    """The place kept for this worker, if it is the one that holds the token."""
+    if place is None or place.generation != hello.generation:
+        return None
+    return place if hmac.compare_digest(place.token_sha256, digest(hello.token)) else None
+
+
+async def _hello(requests: AsyncIterator[Any], context: Context) -> worker_pb2.Hello:
+    try:
+        async with asyncio.timeout(HELLO_TIMEOUT_SECONDS):
+            first = await anext(requests)
+    except (TimeoutError, StopAsyncIteration):
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "say hello first")
+    return first.hello  # type: ignore[no-any-return]
+
+
+async def _refuse(hello: worker_pb2.Hello, context: Context) -> NoReturn:
+    log.warning("worker_refused", job_id=hello.job_id, pid=hello.pid)
+    await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no seat for this worker")
+
+
+async def _follow(requests: AsyncIterator[worker_pb2.CaptionRequest], link: Link) -> None:
+    try:
+        async for request in requests:
+            captioning.report(request, link)
+    except Exception:
+        # The captioner is ended with its session, and another one begins anew.
+        log.exception("captioner_report_failed")
+    finally:
+        link.close()
 
 
 async def _listen(requests: AsyncIterator[worker_pb2.SessionRequest], seat: Seat) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from callsd_daemon.domain.captions import CaptionsResult
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Artifact, Failure, Notice, Outcome, Progress, Usage
 from callsd_daemon.domain.transcription import Engine, TrackResult, TranscriptionResult
@@ -71,10 +72,10 @@ def progress(status: worker_pb2.Status) -> Progress:
     """How far the worker says it is."""
     return Progress(
         phase=status.phase[:64],
-        fraction=min(max(_finite(status.fraction), 0.0), 1.0),
-        processed_seconds=_finite(status.processed_seconds),
-        total_seconds=_finite(status.total_seconds),
-        real_time_factor=_finite(status.real_time_factor),
+        fraction=min(max(finite(status.fraction), 0.0), 1.0),
+        processed_seconds=finite(status.processed_seconds),
+        total_seconds=finite(status.total_seconds),
+        real_time_factor=finite(status.real_time_factor),
     )
 
 
@@ -116,8 +117,11 @@ def _outcome(message: worker_pb2.Outcome) -> Outcome:
         transcription=(
             _transcription(message.transcription) if message.HasField("transcription") else None
         ),
+        captions=_captions(message.captions) if message.HasField("captions") else None,
         usage=Usage(
-            cpu_seconds=_finite(message.cpu_seconds), peak_memory_bytes=message.peak_memory_bytes
+            cpu_seconds=finite(message.cpu_seconds),
+            peak_memory_bytes=message.peak_memory_bytes,
+            wall_seconds=finite(message.wall_seconds),
         ),
     )
 
@@ -127,8 +131,8 @@ def _transcription(message: worker_pb2.TranscriptionOutcome) -> TranscriptionRes
         tracks=tuple(
             TrackResult(
                 speaker=track.speaker,
-                duration_seconds=_finite(track.duration_seconds),
-                speech_seconds=_finite(track.speech_seconds),
+                duration_seconds=finite(track.duration_seconds),
+                speech_seconds=finite(track.speech_seconds),
                 language=track.language,
                 failure_reason=_reason(track.failure_reason) if track.failure_reason else None,
                 failure_message=track.failure_message,
@@ -139,12 +143,23 @@ def _transcription(message: worker_pb2.TranscriptionOutcome) -> TranscriptionRes
         engine=Engine(message.engine) if message.engine in set(Engine) else Engine.AUTO,
         segment_count=message.segment_count,
         word_count=message.word_count,
-        audio_seconds=_finite(message.audio_seconds),
-        real_time_factor=_finite(message.real_time_factor),
+        audio_seconds=finite(message.audio_seconds),
+        real_time_factor=finite(message.real_time_factor),
     )
 
 
-def _finite(value: float) -> float:
+def _captions(message: worker_pb2.CaptionsOutcome) -> CaptionsResult:
+    return CaptionsResult(
+        caption_count=message.caption_count,
+        word_count=message.word_count,
+        speaker_count=message.speaker_count,
+        audio_seconds=finite(message.audio_seconds),
+        skipped_seconds=finite(message.skipped_seconds),
+        restart_count=message.restart_count,
+    )
+
+
+def finite(value: float) -> float:
     """What a worker sends may be nonsense, but must not spoil what is stored of the job."""
     return value if math.isfinite(value) else 0.0
 

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from callsd_worker.transcriber.types import Segment, Transcript
+from callsd_worker.speech.transcript import Segment, Transcript, Word
 
 
 COMPACTION_SILENCE_SECONDS = 2.0
@@ -109,21 +109,24 @@ def to_json(transcript: Transcript) -> str:
                 "end_seconds": round(segment.end_seconds, 3),
                 "language": segment.language,
                 "text": clean_text(segment.text),
-                "words": [
-                    {
-                        "text": word.text,
-                        "start_seconds": round(word.start_seconds, 3),
-                        "end_seconds": round(word.end_seconds, 3),
-                        "probability": round(word.probability, 3),
-                    }
-                    for word in segment.words
-                ],
+                "words": [_word(word) for word in segment.words],
             }
             for segment in transcript.segments
         ],
         "notices": [{"code": code, "message": text} for code, text in transcript.notices],
     }
     return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+
+
+def _word(word: Word) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "text": word.text,
+        "start_seconds": round(word.start_seconds, 3),
+        "end_seconds": round(word.end_seconds, 3),
+    }
+    if word.probability is not None:
+        entry["probability"] = round(word.probability, 3)
+    return entry
 
 
 @dataclass(slots=True)

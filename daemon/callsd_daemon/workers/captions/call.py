@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call that is being captioned: its sound on the way in, its captions on the way out."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from callsd_daemon.domain.captions import (
+    SAMPLE_RATE_HZ,
+    CaptionsResult,
+    CaptionsSpec,
+    Encoding,
+    News,
+    SpeechChange,
+    Words,
+)
+from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
+from callsd_daemon.workers.captions.board import Board, Caption, Event, EventType, Pulse
+from callsd_daemon.workers.captions.journal import Final, Journal, Position
+from callsd_daemon.workers.captions.speaker import Chunk, Speaker
+from callsd_daemon.workers.process import JOB_LOG
+
+
+log = structlog.get_logger(__name__)
+
+MAX_SPEAKERS = 250
+MAX_UNHEARD_SECONDS = 20.0
+"""Sound of one speaker that may wait for its first recognition before the client must wait."""
+
+MAX_RING_BYTES = 64 * 1024**2
+"""The same for all speakers of a call, with what is heard but not final yet: room for 200 that talk
+at once for ten seconds."""
+
+STALL_SECONDS = 1.0
+"""When nothing comes for so long, a speaker has ended to talk: muted, or gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """The way from a call to its captioner; what is sent while there is none is sent again."""
+
+    hear: "Callable[[Call, Speaker, Chunk], None]"
+    end_speech: Callable[[Speaker], None]
+
+
+class Call:
+    """Belongs to one event loop."""
+
+    def __init__(self, job_id: str, spec: CaptionsSpec, directory: Path, line: Line) -> None:
+        """Open what is kept of the call; blocks on the disk."""
+        self.job_id = job_id
+        self.spec = spec
+        self.directory = directory
+        self.encoding: Encoding | None = None
+        self.speakers: dict[str, Speaker] = {}
+        self.cpu_seconds = 0.0
+        self.real_time_factor = 0.0
+        self.restart_count = 0
+        self.acks = asyncio.Event()
+        """Set when there is something new to acknowledge."""
+        self.room = asyncio.Event()
+        self.room.set()
+        """Clear while the client must wait with more sound."""
+        self.last_attached = time.monotonic()
+        self.is_over = False
+        """No more sound is taken."""
+        self._line = line
+        self._journal = Journal(directory)
+        self.board = Board(self.pulse, last_sequence=self._journal.last_sequence)
+        """What viewers are shown."""
+        self._stream = 0
+        self._is_attached = False
+        self._degraded = ""
+        self._told: dict[str, tuple[int, int]] = {}
+        self._is_disk_full = False
+        for position in self._journal.positions.values():
+            speaker = self._speaker(position.speaker)
+            speaker.display_name = position.display_name
+            speaker.received_samples = position.received_samples
+            speaker.resume(
+                processed_sample=position.processed_sample,
+                processed_sequence=position.processed_sequence,
+            )
+            speaker.skipped_samples = position.skipped_samples
+
+    # The client that sends
+
+    def attach(self, encoding: Encoding) -> int:
+        """Begin to receive; returns the number of the stream, which replaces any older one."""
+        if self.encoding not in (None, encoding) and any(s.ring for s in self.speakers.values()):
+            raise invalid_fields(
+                [("config.encoding", f"is {encoding}, but what came before was {self.encoding}")]
+            )
+        self.encoding = encoding
+        self._stream += 1
+        self._is_attached = True
+        self.note(f"stream {self._stream} begins, {encoding}")
+        self._told.clear()
+        # Wakes the stream before this one, so that it sees that it is replaced.
+        self.acks.set()
+        return self._stream
+
+    def check_stream(self, stream: int) -> None:
+        """Raise STREAM_REPLACED when a newer stream has taken over."""
+        if stream != self._stream:
+            raise CallsdError(
+                Reason.STREAM_REPLACED,
+                "another call sends this call's sound now: two clients stream to one job, or this "
+                "one has come back on a new connection",
+            )
+
+    def detach(self, stream: int) -> None:
+        """The stream is over; another one may follow."""
+        if stream == self._stream:
+            self._is_attached = False
+            self.last_attached = time.monotonic()
+            self.note(f"stream {stream} has ended")
+
+    @property
+    def abandoned_seconds(self) -> float:
+        """How long nobody has been connected to send sound."""
+        return 0.0 if self._is_attached else time.monotonic() - self.last_attached
+
+    def refuse_sound(self) -> None:
+        """The call is over: what has come is worked off, and no more is taken."""
+        self.is_over = True
+        self.room.set()
+        self.acks.set()
+
+    def hear(self, name: str, sequence: int, start: int, length: int, data: bytes) -> None:
+        """Take a chunk of sound. Raises FIELD_INVALID."""
+        if self.is_over:
+            return
+        speaker = self._speaker(name)
+        chunk = speaker.receive(sequence, start, length, data, time.monotonic())
+        self.acks.set()
+        if chunk is not None:
+            self._line.hear(self, speaker, chunk)
+            self._look_for_room()
+
+    def name(self, name: str, display_name: str) -> None:
+        """A speaker has joined, or is called otherwise now."""
+        self._speaker(name).display_name = display_name
+
+    def pause(self, name: str) -> None:
+        """A speaker says no more for now."""
+        self._end_speech(self._speaker(name))
+
+    def _speaker(self, name: str) -> Speaker:
+        if name not in self.speakers:
+            if len(self.speakers) == MAX_SPEAKERS:
+                raise invalid_fields(
+                    [("audio.speaker", f"is one too many: a call has at most {MAX_SPEAKERS}")]
+                )
+            self.speakers[name] = Speaker(name)
+            self.note(f"speaker {name}")
+        return self.speakers[name]
+
+    def _end_speech(self, speaker: Speaker) -> None:
+        if not speaker.is_drained and not speaker.is_asked_to_end:
+            speaker.is_asked_to_end = True
+            self._line.end_speech(speaker)
+
+    def _look_for_room(self) -> None:
+        speakers = self.speakers.values()
+        if (
+            any(s.unheard_samples > MAX_UNHEARD_SECONDS * SAMPLE_RATE_HZ for s in speakers)
+            or sum(speaker.ring_bytes for speaker in speakers) > MAX_RING_BYTES
+        ):
+            self.room.clear()
+        else:
+            self.room.set()
+
+    def new_acks(self) -> list[Speaker]:
+        """Speakers of which there is something to acknowledge since the last time."""
+        self.acks.clear()
+        found = []
+        for speaker in self.speakers.values():
+            now = speaker.received_sequence, speaker.processed_sample
+            if self._told.get(speaker.name) != now:
+                self._told[speaker.name] = now
+                found.append(speaker)
+        return found
+
+    # The captioner
+
+    def apply(self, speaker: Speaker, news: News) -> None:
+        """Take news of a speaker: write down what is final, then tell the viewers."""
+        speaker.is_drained = news.is_drained and speaker.is_asked_to_end
+        if news.skipped_samples:
+            speaker.skipped_samples += news.skipped_samples
+            self.board.tell(
+                Event(
+                    type=EventType.AUDIO_SKIPPED,
+                    speaker=speaker.name,
+                    sample=news.processed_sample,
+                    skipped_samples=news.skipped_samples,
+                )
+            )
+        if news.speech is SpeechChange.BEGIN:
+            self._tell_speech(speaker, EventType.SPEECH_BEGIN, news.heard_sample)
+        for words in news.finals:
+            # All the sound that is in the text: a word may last longer than where it seems to end.
+            speaker.advance(processed_sample=words.heard_sample, heard_sample=words.heard_sample)
+            self._settle(speaker, words)
+        speaker.advance(processed_sample=news.processed_sample, heard_sample=news.heard_sample)
+        if speaker.is_drained:
+            # What could not be decoded is in no news.
+            speaker.advance(
+                processed_sample=speaker.received_sample, heard_sample=speaker.received_sample
+            )
+        if news.interim is not None:
+            caption = Caption(
+                sequence=0,
+                speaker=speaker.name,
+                display_name=speaker.display_name,
+                words=news.interim,
+            )
+            self.board.show(caption)
+        if news.speech is SpeechChange.END:
+            self._tell_speech(speaker, EventType.SPEECH_END, news.heard_sample)
+        self.acks.set()
+        self._look_for_room()
+        self.board.wake()
+
+    def _settle(self, speaker: Speaker, words: Words) -> None:
+        caption = Caption(
+            sequence=self.board.last_sequence + 1,
+            speaker=speaker.name,
+            display_name=speaker.display_name,
+            words=words,
+        )
+        position = self._position(speaker)
+        self._journal.append(Final(sequence=caption.sequence, position=position, words=words))
+        self.board.show(caption)
+
+    def _tell_speech(self, speaker: Speaker, change: EventType, sample: int) -> None:
+        speaker.is_speaking = change is EventType.SPEECH_BEGIN
+        self.board.tell(Event(type=change, speaker=speaker.name, sample=sample))
+
+    def interrupted(self, reason: str) -> None:
+        """The captioner is gone; another one will go on with what is in the rings."""
+        self.restart_count += 1
+        self.degrade(f"the captioner was lost ({reason}) and is started again")
+        # The next captioner hears other utterances: what is shown now will never become final.
+        self.board.withdraw()
+        for speaker in self.speakers.values():
+            speaker.heard_sample = speaker.processed_sample
+            speaker.is_asked_to_end = False
+        self.board.wake()
+
+    def degrade(self, detail: str) -> None:
+        """Say what is being done without; "" = nothing any more."""
+        if detail != self._degraded:
+            self._degraded = detail
+            change = EventType.DEGRADED if detail else EventType.RECOVERED
+            self.note(f"{change} {detail}".rstrip())
+            self.board.tell(Event(type=change, sample=self.heard_sample, detail=detail))
+            self.board.wake()
+
+    # How it is
+
+    @property
+    def heard_sample(self) -> int:
+        """Sound before this was recognised at least once, in all speakers that talk."""
+        waiting = [s.heard_sample for s in self.speakers.values() if s.unheard_samples]
+        return min(waiting) if waiting else self.received_sample
+
+    @property
+    def received_sample(self) -> int:
+        """The end of the sound that has come, of the speaker who is furthest."""
+        return max((speaker.received_sample for speaker in self.speakers.values()), default=0)
+
+    def pulse(self) -> Pulse:
+        """How the call is now."""
+        return Pulse(
+            processed_sample=self.heard_sample,
+            lag_seconds=self.lag_seconds(),
+            real_time_factor=self.real_time_factor,
+        )
+
+    def lag_seconds(self) -> float:
+        """Age of the oldest sound that waits for its first recognition."""
+        now = time.monotonic()
+        return max((s.lag_seconds(now) for s in self.speakers.values()), default=0.0)
+
+    @property
+    def received_samples(self) -> int:
+        """How much sound has come, in all speakers."""
+        return sum(speaker.received_samples for speaker in self.speakers.values())
+
+    @property
+    def processed_samples(self) -> int:
+        """How much of it is worked off."""
+        return self.received_samples - sum(s.ring_samples for s in self.speakers.values())
+
+    @property
+    def degraded(self) -> str:
+        """What is being done without; "" = nothing."""
+        return self._degraded
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all sound that has come is worked off."""
+        return all(speaker.is_drained for speaker in self.speakers.values())
+
+    def finals(self, after_sequence: int, limit: int) -> list[Final]:
+        """Final captions behind `after_sequence`, in order, from the disk; blocks."""
+        return self._journal.finals(after_sequence, limit)
+
+    def result(self) -> CaptionsResult:
+        """What it has come to so far; reads the journal, and so blocks."""
+        finals = self._journal.finals(0, self._journal.last_sequence)
+        sound = [s.received_samples for s in self.speakers.values() if s.received_samples]
+        skipped = sum(speaker.skipped_samples for speaker in self.speakers.values())
+        return CaptionsResult(
+            caption_count=len(finals),
+            word_count=sum(len(final.words.text.split()) for final in finals),
+            speaker_count=len(sound),
+            audio_seconds=sum(sound) / SAMPLE_RATE_HZ,
+            skipped_seconds=skipped / SAMPLE_RATE_HZ,
+            restart_count=self.restart_count,
+        )
+
+    # Again and again
+
+    def tick(self) -> None:
+        """End the speech of those from whom nothing comes any more."""
+        now = time.monotonic()
+        for speaker in self.speakers.values():
+            if speaker.silence_seconds(now) > STALL_SECONDS:
+                self._end_speech(speaker)
+
+    def pause_all(self) -> None:
+        """Nobody says any more."""
+        for speaker in self.speakers.values():
+            self._end_speech(speaker)
+
+    def keep(self) -> bool:
+        """Write down all positions that have changed; False when the disk has no room."""
+        known = self._journal.positions
+        for speaker in self.speakers.values():
+            position = self._position(speaker)
+            if known.get(speaker.name) != position and speaker.received_sequence:
+                self._journal.append(position)
+        is_full = not self._journal.flush()
+        if is_full != self._is_disk_full:
+            self._is_disk_full = is_full
+            log.error("captions_not_kept" if is_full else "captions_kept_again", job_id=self.job_id)
+        return not is_full
+
+    def sync(self) -> None:
+        """Have the disk keep what is written; blocks."""
+        self._journal.sync()
+
+    def close(self) -> None:
+        """Nothing more is published."""
+        self.keep()
+        self._journal.close()
+        self.board.close()
+        self.acks.set()
+
+    def note(self, text: str) -> None:
+        """Write a line into the job's log."""
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+        with contextlib.suppress(OSError), (self.directory / JOB_LOG).open("a") as file:
+            file.write(f"{stamp} {text}\n")
+
+    def _position(self, speaker: Speaker) -> Position:
+        return Position(
+            speaker=speaker.name,
+            display_name=speaker.display_name,
+            processed_sample=speaker.processed_sample,
+            processed_sequence=speaker.processed_sequence,
+            received_samples=speaker.received_samples,
+            skipped_samples=speaker.skipped_samples,
+        )

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All calls that are being captioned, and the captioners that serve them."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from callsd_daemon.domain.captions import CaptionsSpec
+from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.workers.captions.call import Call, Line
+from callsd_daemon.workers.captions.captioner import Captioner
+from callsd_daemon.workers.captions.link import CaptionerWork
+from callsd_daemon.workers.session.door import Door
+
+
+ARRIVAL_SECONDS = 10.0
+"""How long one who is early waits for a call that is about to be opened."""
+
+
+@dataclass(slots=True)
+class _Service:
+    captioner: Captioner
+    life: "asyncio.Task[None]"
+    calls: int = 0
+
+
+class Calls:
+    """Belongs to one event loop. A captioner runs for as long as a call needs it."""
+
+    def __init__(
+        self,
+        *,
+        door: Door,
+        directory: Path,
+        resolve: Callable[[str], CaptionerWork],
+        owner: str,
+        max_log_bytes: int,
+    ) -> None:
+        """`directory` holds the captioners' logs; `owner` tells this daemon's processes apart."""
+        self._door = door
+        self._directory = directory
+        self._resolve = resolve
+        self._owner = owner
+        self._max_log_bytes = max_log_bytes
+        self._calls: dict[str, Call] = {}
+        self._services: dict[str, _Service] = {}
+        self._opened = asyncio.Event()
+
+    async def open(
+        self, job_id: str, spec: CaptionsSpec, directory: Path
+    ) -> tuple[Call, Captioner]:
+        """Take a call up, or up again. Raises CallsdError when the model is not there any more."""
+        work = await asyncio.to_thread(self._resolve, spec.model)
+        service = self._services.get(spec.model)
+        if service is None or service.captioner.failed.is_set():
+            captioner = Captioner(
+                work,
+                door=self._door,
+                directory=self._directory / spec.model,
+                mark=f"captioner.{spec.model}:{self._owner}",
+                max_log_bytes=self._max_log_bytes,
+            )
+            life = asyncio.create_task(captioner.run(), name=f"captioner {spec.model}")
+            service = self._services[spec.model] = _Service(captioner, life)
+        captioner = service.captioner
+        service.calls += 1
+        line = Line(hear=captioner.hear, end_speech=captioner.end_speech)
+        try:
+            call = await asyncio.to_thread(Call, job_id, spec, directory, line)
+        except BaseException:
+            self._release(spec.model, captioner)
+            raise
+        captioner.add(call)
+        self._calls[job_id] = call
+        opened, self._opened = self._opened, asyncio.Event()
+        opened.set()
+        return call, captioner
+
+    def close(self, call: Call, captioner: Captioner) -> None:
+        """Let go of a call."""
+        del self._calls[call.job_id]
+        captioner.remove(call)
+        call.close()
+        self._release(call.spec.model, captioner)
+
+    def _release(self, model: str, captioner: Captioner) -> None:
+        service = self._services.get(model)
+        if service is None or service.captioner is not captioner:
+            return
+        service.calls -= 1
+        if service.calls == 0:
+            captioner.close()
+            del self._services[model]
+
+    def get(self, job_id: str) -> Call | None:
+        """The call, if it is open."""
+        return self._calls.get(job_id)
+
+    async def find(self, job_id: str) -> Call:
+        """The call; one that is about to be opened is waited for."""
+        try:
+            async with asyncio.timeout(ARRIVAL_SECONDS):
+                while job_id not in self._calls:
+                    await self._opened.wait()
+        except TimeoutError:
+            raise CallsdError(
+                Reason.JOB_STATE_CONFLICT,
+                f"the captions job {job_id} is not open yet: try again",
+                retry_after_seconds=1.0,
+            ) from None
+        return self._calls[job_id]
+
+    def wake(self) -> None:
+        """Have all streams look at how things are: they may have to end."""
+        for call in self._calls.values():
+            call.acks.set()
+            call.board.wake()
+
+    def sessions(self) -> list[int]:
+        """Process sessions of the captioners that run."""
+        processes = [service.captioner.process for service in self._services.values()]
+        return [process.pid for process in processes if process is not None]
+
+    async def end(self) -> None:
+        """End all captioners; what they had not worked off is sent again to the next daemon."""
+        lives = [service.life for service in self._services.values()]
+        for life in lives:
+            life.cancel()
+        await asyncio.gather(*lives, return_exceptions=True)

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps one captioner running for all calls that use its model.
+
+A captioner has no memory worth keeping: sound that it had not worked off lies in the calls' rings,
+and the next one is given it again.
+"""
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from pathlib import Path
+
+import structlog
+
+from callsd_daemon import tokens
+from callsd_daemon.domain.captions import Encoding, News
+from callsd_daemon.domain.errors import Reason
+from callsd_daemon.domain.jobs import Failure
+from callsd_daemon.metrics import CAPTION_LAG, CAPTIONER_LOAD, CAPTIONERS_LOST
+from callsd_daemon.workers.captions.call import Call
+from callsd_daemon.workers.captions.link import (
+    CaptionerStatus,
+    CaptionerWork,
+    CloseTrack,
+    EndSpeech,
+    Link,
+    OpenTrack,
+    Sound,
+    WriteFiles,
+)
+from callsd_daemon.workers.captions.speaker import Chunk, Speaker
+from callsd_daemon.workers.process import Process, bound_log, launch, sweep
+from callsd_daemon.workers.session import messages
+from callsd_daemon.workers.session.door import Door
+from callsd_daemon.workers.waits import first_of, until
+
+
+log = structlog.get_logger(__name__)
+
+LOG_FILE = "log.txt"
+
+LOAD_TIMEOUT_SECONDS = 60.0
+"""A model is read in a second or two; from a slow disk in some more."""
+
+SILENCE_TIMEOUT_SECONDS = 15.0
+"""A captioner reports once a second; one that says nothing for so long hangs."""
+
+MAX_DEATHS = 5
+DEATHS_SECONDS = 60.0
+"""A captioner that dies so often in so short a time will go on to do so."""
+
+RESTART_PAUSES_SECONDS = (0.0, 0.0, 0.5, 1.0, 2.0)
+"""Before the first, second … restart within that time."""
+
+TICK_SECONDS = 1.0
+
+
+class Captioner:
+    """Belongs to one event loop; `run` is its life."""
+
+    def __init__(
+        self, work: CaptionerWork, *, door: Door, directory: Path, mark: str, max_log_bytes: int
+    ) -> None:
+        """`mark` is by what its processes are known, to the next daemon too."""
+        self.ready = asyncio.Event()
+        """Set while its model is loaded."""
+        self.failure: Failure | None = None
+        """Why no captioner can serve this model."""
+        self.failed = asyncio.Event()
+        self.process: Process | None = None
+        self._work = work
+        self._door = door
+        self._directory = directory
+        self._mark = mark
+        self._max_log_bytes = max_log_bytes
+        self._name = f"captioner.{work.model}"
+        self._link: Link | None = None
+        self._generation = 0
+        self._last_heard = 0.0
+        self._calls: dict[str, Call] = {}
+        self._tracks: dict[int, tuple[Call, Speaker]] = {}
+        self._numbers: dict[Speaker, int] = {}
+        self._next_track = 1
+        self._costs: dict[str, float] = {}
+        self._written: dict[str, asyncio.Event] = {}
+        self._closing = asyncio.Event()
+
+    # Calls
+
+    def add(self, call: Call) -> None:
+        """Serve a call."""
+        self._calls[call.job_id] = call
+
+    def remove(self, call: Call) -> None:
+        """Serve a call no more."""
+        self._calls.pop(call.job_id, None)
+        for speaker in call.speakers.values():
+            track = self._numbers.pop(speaker, None)
+            if track is not None:
+                del self._tracks[track]
+                self._send(CloseTrack(track=track))
+
+    def hear(self, call: Call, speaker: Speaker, chunk: Chunk) -> None:
+        """Hand on a chunk of sound."""
+        track = self._numbers.get(speaker)
+        if track is None:
+            track = self._open(call, speaker)
+        self._send(Sound(track=track, chunk=chunk))
+
+    def end_speech(self, speaker: Speaker) -> None:
+        """Say that a speaker has ended for now."""
+        if speaker in self._numbers:
+            self._send(EndSpeech(track=self._numbers[speaker]))
+
+    async def write(self, order: WriteFiles, patience_seconds: float) -> bool:
+        """Have a call's files written; False when that took too long."""
+        event = self._written[order.job_id] = asyncio.Event()
+        deadline = time.monotonic() + patience_seconds
+        try:
+            # A captioner that dies over it is followed by one that knows nothing of the order.
+            while not event.is_set() and time.monotonic() < deadline and not self.failed.is_set():
+                link = self._link
+                self._send(order)
+                while link is self._link and not event.is_set() and time.monotonic() < deadline:
+                    await until(event, TICK_SECONDS)
+            return event.is_set()
+        finally:
+            del self._written[order.job_id]
+
+    def _open(self, call: Call, speaker: Speaker) -> int:
+        track = self._next_track
+        self._next_track += 1
+        self._numbers[speaker] = track
+        self._tracks[track] = (call, speaker)
+        self._send(
+            OpenTrack(
+                track=track,
+                job_id=call.job_id,
+                language=call.spec.language,
+                encoding=call.encoding or Encoding.S16LE,
+                start_sample=speaker.processed_sample,
+            )
+        )
+        return track
+
+    def _send(self, order: OpenTrack | Sound | EndSpeech | CloseTrack | WriteFiles) -> None:
+        # Without a link nothing is lost: when there is one again, it is given the rings.
+        if self._link is not None:
+            self._link.send(order)
+
+    # Reports
+
+    def on_status(self, status: CaptionerStatus) -> None:
+        """It is alive, and its model is loaded."""
+        self._last_heard = time.monotonic()
+        CAPTIONER_LOAD.labels(model=self._work.model).set(status.load)
+        CAPTION_LAG.labels(model=self._work.model).set(status.lag_seconds)
+        if not self.ready.is_set():
+            log.info("captioner_ready", model=self._work.model)
+            self.ready.set()
+        for call in self._calls.values():
+            cost = status.cpu_seconds.get(call.job_id, 0.0)
+            call.cpu_seconds += max(0.0, cost - self._costs.get(call.job_id, 0.0))
+            call.real_time_factor = status.real_time_factor
+            call.degrade(status.degraded)
+        self._costs = status.cpu_seconds
+
+    def on_news(self, track: int, news: News) -> None:
+        """It has heard something."""
+        self._last_heard = time.monotonic()
+        if track in self._tracks:
+            call, speaker = self._tracks[track]
+            call.apply(speaker, news)
+
+    def on_written(self, job_id: str) -> None:
+        """A call's files are written."""
+        if job_id in self._written:
+            self._written[job_id].set()
+
+    def on_failure(self, failure: Failure) -> None:
+        """It cannot go on, and another one could not either."""
+        self.failure = failure
+
+    # Life
+
+    async def run(self) -> None:
+        """Until `close`, or until it is clear that no captioner can serve this model."""
+        deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        # One that an earlier daemon has left has lost its session, and is of no use.
+        await sweep(self._mark)
+        while not self._closing.is_set() and self.failure is None:
+            try:
+                reason = await self._one_life()
+            except OSError as problem:
+                reason = f"it could not be started: {problem}"
+            if self._closing.is_set() or self.failure is not None:
+                break
+            now = time.monotonic()
+            recent = sum(now - died < DEATHS_SECONDS for died in deaths)
+            deaths.append(now)
+            CAPTIONERS_LOST.labels(model=self._work.model).inc()
+            log.warning("captioner_lost", model=self._work.model, reason=reason, recent=recent)
+            for call in self._calls.values():
+                call.interrupted(reason)
+            if recent + 1 >= MAX_DEATHS:
+                self.failure = Failure(
+                    reason=Reason.CRASH_LOOP,
+                    message=f"{MAX_DEATHS} captioners were lost within {DEATHS_SECONDS:g} s, the "
+                    f"last one so: {reason}; look at {self._directory / LOG_FILE}",
+                )
+                break
+            await until(self._closing, RESTART_PAUSES_SECONDS[recent])
+        if self.failure is not None:
+            log.error("captioner_failed", model=self._work.model, reason=self.failure.reason)
+        self.failed.set()
+
+    def close(self) -> None:
+        """End; whoever wants captions of this model again needs another one."""
+        self._closing.set()
+
+    async def _one_life(self) -> str:
+        """From start to end of one process; returns what it ended of."""
+        self._generation += 1
+        token = secrets.token_urlsafe(32)
+        link = Link(
+            self._work,
+            self,
+            generation=self._generation,
+            token_sha256=tokens.digest(token),
+        )
+        self._directory.mkdir(parents=True, exist_ok=True)
+        log_file = self._directory / LOG_FILE
+        bound_log(log_file, self._max_log_bytes)
+        self._door.keep_captioner(self._name, link)
+        process = launch(
+            self._mark,
+            messages.bootstrap(
+                job_id=self._name,
+                generation=self._generation,
+                token=token,
+                socket=self._door.socket,
+                directory=self._directory,
+            ),
+            log_file,
+        )
+        self.process, self._link, self._costs = process, link, {}
+        try:
+            self._hand_over_rings()
+            return await self._watch(process, log_file)
+        finally:
+            self.ready.clear()
+            self.process, self._link = None, None
+            self._door.clear_captioner(self._name)
+            link.close()
+            process.detach()
+            await asyncio.shield(sweep(self._mark))
+
+    def _hand_over_rings(self) -> None:
+        self._tracks.clear()
+        self._numbers.clear()
+        for call in self._calls.values():
+            for speaker in call.speakers.values():
+                for chunk in speaker.ring:
+                    self.hear(call, speaker, chunk)
+
+    async def _watch(self, process: Process, log_file: Path) -> str:
+        started = self._last_heard = time.monotonic()
+        while not process.exited.is_set():
+            if self._closing.is_set():
+                return "it was closed"
+            now = time.monotonic()
+            if not self.ready.is_set() and now - started > LOAD_TIMEOUT_SECONDS:
+                return f"its model was not loaded within {LOAD_TIMEOUT_SECONDS:g} s"
+            if self.ready.is_set() and now - self._last_heard > SILENCE_TIMEOUT_SECONDS:
+                return f"it said nothing for {SILENCE_TIMEOUT_SECONDS:g} s"
+            bound_log(log_file, self._max_log_bytes)
+            await first_of((process.exited, self._closing), TICK_SECONDS)
+        if process.death_signal:
+            return f"it was killed by {process.death_signal}"
+        return f"it ended with exit code {process.exit_code}"

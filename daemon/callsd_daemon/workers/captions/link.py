@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a captioner's session and its supervisor meet: orders one way, reports the other."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from callsd_daemon.domain.captions import CaptionsResult, Encoding, News
+from callsd_daemon.domain.jobs import Failure
+from callsd_daemon.workers.captions.journal import Final
+from callsd_daemon.workers.captions.speaker import Chunk
+from callsd_daemon.workers.seat import ModelFile
+
+
+GATHER_SECONDS = 0.02
+"""Sound is handed on in parcels: each message costs both processes more than what is in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionerWork:
+    """The model that a captioner serves, and with how many threads."""
+
+    model: str
+    directory: Path
+    files: tuple[ModelFile, ...]
+    workers: int
+    fallback_directory: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTrack:
+    """A speaker's sound will come, from `start_sample` on."""
+
+    track: int
+    job_id: str
+    language: str
+    encoding: Encoding
+    start_sample: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """Some sound of a track."""
+
+    track: int
+    chunk: Chunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndSpeech:
+    """A speaker says no more for now: work off all that is there."""
+
+    track: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseTrack:
+    """A speaker is forgotten."""
+
+    track: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteFiles:
+    """A call is over: write its files and its outcome."""
+
+    job_id: str
+    generation: int
+    directory: Path
+    finals: tuple[Final, ...]
+    result: CaptionsResult
+    cpu_seconds: float
+    wall_seconds: float
+
+
+Order = OpenTrack | Sound | EndSpeech | CloseTrack | WriteFiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionerStatus:
+    """How a captioner is."""
+
+    load: float
+    lag_seconds: float
+    degraded: str
+    real_time_factor: float
+    cpu_seconds: dict[str, float]
+    """Processor time by job, since this captioner began."""
+
+
+class Listener(Protocol):
+    """Who is told what a captioner reports."""
+
+    def on_status(self, status: CaptionerStatus) -> None:
+        """It is alive, and its model is loaded."""
+
+    def on_news(self, track: int, news: News) -> None:
+        """It has heard something."""
+
+    def on_written(self, job_id: str) -> None:
+        """A call's files are written."""
+
+    def on_failure(self, failure: Failure) -> None:
+        """It cannot go on, and another one could not either."""
+
+
+class Link:
+    """One captioner process, kept for the one that holds its token."""
+
+    def __init__(
+        self, work: CaptionerWork, listener: Listener, *, generation: int, token_sha256: str
+    ) -> None:
+        self.work = work
+        self.listener = listener
+        self.generation = generation
+        self.token_sha256 = token_sha256
+        self._orders: deque[Order] = deque()
+        self._news = asyncio.Event()
+        self._is_closed = False
+
+    def send(self, order: Order) -> None:
+        """Have an order carried out; bounded by what calls let in."""
+        self._orders.append(order)
+        self._news.set()
+
+    def close(self) -> None:
+        """No more orders."""
+        self._is_closed = True
+        self._news.set()
+
+    async def batches(self) -> AsyncIterator[list[Order]]:
+        """Orders in the order they were given, some at a time, until the link is closed."""
+        while True:
+            await self._news.wait()
+            if self._is_closed:
+                return
+            if all(isinstance(order, Sound) for order in self._orders):
+                await asyncio.sleep(GATHER_SECONDS)
+            self._news.clear()
+            batch = list(self._orders)
+            self._orders.clear()
+            yield batch

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between a captioner's messages and the domain's words."""
+
+from collections.abc import Iterable, Iterator
+
+from callsd_daemon.domain.captions import CaptionsResult, Encoding, News, SpeechChange, Word, Words
+from callsd_daemon.domain.errors import Reason
+from callsd_daemon.domain.jobs import Failure
+from callsd_daemon.workers.captions.journal import Final
+from callsd_daemon.workers.captions.link import (
+    CaptionerStatus,
+    CaptionerWork,
+    CloseTrack,
+    EndSpeech,
+    Link,
+    OpenTrack,
+    Order,
+    Sound,
+    WriteFiles,
+)
+from callsd_daemon.workers.session.messages import finite
+from callsd_ipc.v1 import worker_pb2
+
+
+PARCEL_BYTES = 256 * 1024
+"""Sound in one message: far below the limit of a message, far above what comes in 20 ms."""
+
+FINALS_PER_MESSAGE = 200
+"""Final captions in one message: some 200 KiB with the times of all words."""
+
+_SPEECH = {
+    worker_pb2.SPEECH_CHANGE_BEGIN: SpeechChange.BEGIN,
+    worker_pb2.SPEECH_CHANGE_END: SpeechChange.END,
+}
+
+
+def work(order: CaptionerWork) -> worker_pb2.CaptionResponse:
+    """The first order."""
+    return worker_pb2.CaptionResponse(
+        work=worker_pb2.CaptionerWork(
+            model_name=order.model,
+            model_directory=str(order.directory),
+            model_files=[
+                worker_pb2.FilePin(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
+                for file in order.files
+            ],
+            workers=order.workers,
+            fallback_directory=str(order.fallback_directory or ""),
+            engine="auto",
+        )
+    )
+
+
+def orders(batch: Iterable[Order]) -> Iterator[worker_pb2.CaptionResponse]:
+    """Orders as messages, neighbouring pieces of sound in one."""
+    pieces: list[worker_pb2.TrackAudio] = []
+    size_bytes = 0
+    for order in batch:
+        if isinstance(order, Sound):
+            chunk = order.chunk
+            pieces.append(
+                worker_pb2.TrackAudio(
+                    track=order.track,
+                    sequence=chunk.sequence,
+                    start_sample=chunk.start_sample,
+                    data=chunk.data,
+                )
+            )
+            size_bytes += len(chunk.data)
+        if pieces and (not isinstance(order, Sound) or size_bytes > PARCEL_BYTES):
+            yield worker_pb2.CaptionResponse(audio=worker_pb2.AudioParcel(pieces=pieces))
+            pieces, size_bytes = [], 0
+        match order:
+            case OpenTrack():
+                yield worker_pb2.CaptionResponse(
+                    open=worker_pb2.OpenTrack(
+                        track=order.track,
+                        job_id=order.job_id,
+                        language=order.language,
+                        is_opus=order.encoding is Encoding.OPUS,
+                        start_sample=order.start_sample,
+                    )
+                )
+            case EndSpeech():
+                yield worker_pb2.CaptionResponse(end=worker_pb2.EndSpeech(track=order.track))
+            case CloseTrack():
+                yield worker_pb2.CaptionResponse(close=worker_pb2.CloseTrack(track=order.track))
+            case WriteFiles():
+                yield from _write(order)
+            case Sound():
+                pass
+    if pieces:
+        yield worker_pb2.CaptionResponse(audio=worker_pb2.AudioParcel(pieces=pieces))
+
+
+def _write(order: WriteFiles) -> Iterator[worker_pb2.CaptionResponse]:
+    finals = order.finals
+    for first in range(0, max(1, len(finals)), FINALS_PER_MESSAGE):
+        message = worker_pb2.WriteCaptions(
+            job_id=order.job_id,
+            generation=order.generation,
+            directory=str(order.directory),
+            captions=[_final(final) for final in finals[first : first + FINALS_PER_MESSAGE]],
+            is_last=first + FINALS_PER_MESSAGE >= len(finals),
+        )
+        if message.is_last:
+            message.outcome.CopyFrom(_outcome(order.result))
+            message.cpu_seconds = order.cpu_seconds
+            message.wall_seconds = order.wall_seconds
+        yield worker_pb2.CaptionResponse(write=message)
+
+
+def _outcome(result: CaptionsResult) -> worker_pb2.CaptionsOutcome:
+    return worker_pb2.CaptionsOutcome(
+        caption_count=result.caption_count,
+        word_count=result.word_count,
+        speaker_count=result.speaker_count,
+        audio_seconds=result.audio_seconds,
+        skipped_seconds=result.skipped_seconds,
+        restart_count=result.restart_count,
+    )
+
+
+def _final(final: Final) -> worker_pb2.CaptionWords:
+    words = final.words
+    return worker_pb2.CaptionWords(
+        segment=words.segment,
+        revision=words.revision,
+        end_of_utterance=words.is_end_of_utterance,
+        text=words.text,
+        words=[
+            worker_pb2.CaptionWordTime(
+                text=word.text, start_sample=word.start_sample, end_sample=word.end_sample
+            )
+            for word in words.words
+        ],
+        start_sample=words.start_sample,
+        end_sample=words.end_sample,
+        heard_sample=words.heard_sample,
+        language=words.language,
+        display_name=final.position.display_name or final.position.speaker,
+    )
+
+
+def report(message: worker_pb2.CaptionRequest, link: Link) -> None:
+    """Tell the link's listener what a captioner reports."""
+    match message.WhichOneof("report"):
+        case "status":
+            status = message.status
+            link.listener.on_status(
+                CaptionerStatus(
+                    load=finite(status.load),
+                    lag_seconds=finite(status.lag_seconds),
+                    degraded=status.degraded[:200],
+                    real_time_factor=finite(status.real_time_factor),
+                    cpu_seconds={cost.job_id: finite(cost.cpu_seconds) for cost in status.costs},
+                )
+            )
+        case "news":
+            link.listener.on_news(message.news.track, _news(message.news))
+        case "written":
+            link.listener.on_written(message.written.job_id)
+        case "failure":
+            name = message.failure.reason
+            link.listener.on_failure(
+                Failure(
+                    reason=Reason(name) if name in set(Reason) else Reason.INTERNAL,
+                    message=message.failure.message,
+                )
+            )
+        case _:
+            # Who has said hello does not say it again, and a newer one may know more words.
+            pass
+
+
+def _news(message: worker_pb2.TrackNews) -> News:
+    return News(
+        finals=tuple(_words(words) for words in message.finals),
+        interim=_words(message.interim) if message.HasField("interim") else None,
+        processed_sample=message.processed_sample,
+        heard_sample=message.heard_sample,
+        speech=_SPEECH.get(message.speech),
+        is_drained=message.is_drained,
+        skipped_samples=message.skipped_samples,
+    )
+
+
+def _words(message: worker_pb2.CaptionWords) -> Words:
+    return Words(
+        segment=message.segment,
+        revision=message.revision,
+        text=message.text,
+        words=tuple(
+            Word(text=word.text, start_sample=word.start_sample, end_sample=word.end_sample)
+            for word in message.words
+        ),
+        start_sample=message.start_sample,
+        end_sample=message.end_sample,
+        heard_sample=message.heard_sample,
+        language=message.language,
+        stability=finite(message.stability),
+        is_end_of_utterance=message.end_of_utterance,
+    )

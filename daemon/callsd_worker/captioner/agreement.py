@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Local agreement: words on which two successive passes agree stay; the rest may be replaced."""
+
+from collections.abc import Sequence
+
+
+class Agreement:
+    """What is shown of one segment: words that stay, then the newest guess at the rest."""
+
+    def __init__(self, words: Sequence[str] = (), *, stable_count: int = 0) -> None:
+        self.words: tuple[str, ...] = tuple(words)
+        """As shown."""
+        self.stable_count = stable_count
+        """How many of the first `words` will not change."""
+        self._last: tuple[str, ...] = self.words
+
+    @property
+    def stability(self) -> float:
+        return self.stable_count / len(self.words) if self.words else 0.0
+
+    def joined(self, words: Sequence[str]) -> tuple[str, ...]:
+        """What a pass heard in the whole segment, with the words that stay as they were."""
+        stable = self.words[: self.stable_count]
+        return (*stable, *words[matching_prefix(stable, words) :])
+
+    def hear(self, words: Sequence[str]) -> None:
+        """Take what the newest pass heard."""
+        shown = self.joined(words)
+        self.stable_count = max(self.stable_count, common_prefix(self._last, shown))
+        self.words = self._last = shown
+
+    def split(self, count: int) -> tuple["Agreement", "Agreement"]:
+        """The first words, and the rest."""
+        stable = min(self.stable_count, count)
+        return (
+            Agreement(self.words[:count], stable_count=stable),
+            Agreement(self.words[count:], stable_count=self.stable_count - stable),
+        )
+
+
+def common_prefix(left: Sequence[str], right: Sequence[str]) -> int:
+    """How many first words are the same, whatever their punctuation and case."""
+    count = 0
+    for one, other in zip(left, right, strict=False):
+        if bare(one) != bare(other):
+            break
+        count += 1
+    return count
+
+
+def matching_prefix(prefix: Sequence[str], words: Sequence[str]) -> int:
+    """How many first `words` say what `prefix` says: the least edits, word by word."""
+    if not prefix:
+        return 0
+    wanted = [bare(word) for word in prefix]
+    costs = list(range(len(wanted) + 1))
+    best = (costs[-1], 0)
+    for count, word in enumerate(words, start=1):
+        diagonal, costs[0] = costs[0], count
+        heard = bare(word)
+        for at, other in enumerate(wanted, start=1):
+            substituted = diagonal + (heard != other)
+            diagonal = costs[at]
+            costs[at] = min(substituted, costs[at] + 1, costs[at - 1] + 1)
+        # Of equally good ends the one that leaves the fewest words to be said twice.
+        best = min(best, (costs[-1], count), key=lambda end: (end[0], abs(end[1] - len(wanted))))
+    return best[1]
+
+
+def bare(word: str) -> str:
+    """A word without case and punctuation; a mark alone stays itself."""
+    return "".join(letter for letter in word.casefold() if letter.isalnum()) or word.strip()

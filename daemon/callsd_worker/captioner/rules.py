@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a track is listened to, and where its speech is cut."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Times of the captioner's policy, in seconds."""
+
+    cadence_seconds: float = 0.7
+    """Age at which voice that no pass has heard makes the next pass due."""
+    soft_end_seconds: float = 0.25
+    """How much of the newest sound an interim pass may leave for the next one, in order to end
+    between words."""
+    draft_silence_seconds: float = 0.2
+    """A pause this long makes a pass of final quality due: most likely it is the last one."""
+    end_silence_seconds: float = 0.4
+    """A pause this long ends an utterance. Shorter ones are taken inside sentences."""
+    cut_after_seconds: float = 5.0
+    """From this length on a segment is cut between two words that are certain."""
+    cut_softer_than: float = 0.003
+    """How soft a pause must be for such a cut, as a part of the power of the speech (25 dB)."""
+    max_segment_seconds: float = 9.0
+    """A segment that grows to this is cut at its softest moment; a bit below what the encoder's
+    usual padding (10.24 s) holds."""
+    begin_probability: float = 0.35
+    end_probability: float = 0.15
+    """Of voice, for the beginning and the end of speech."""
+    padding_seconds: float = 0.35
+    """Sound kept on either side: soft first and last consonants are below any threshold."""
+    min_voiced_seconds: float = 0.09
+    """Less than three frames of voice is a click."""
+    floor_dbfs: float = -66.0
+    """Frames below this level are silence without asking the network."""
+    hangover_seconds: float = 1.0
+    """After the last loud frame the network listens on for so long."""
+    position_step_seconds: float = 1.0
+    """Silence is told in steps of this: positions alone are no news."""

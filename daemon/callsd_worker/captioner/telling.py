@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What has been told of a track, and what has changed since."""
+
+from collections.abc import Sequence
+
+from callsd_worker.captioner.segment import Segment
+from callsd_worker.captioner.words import News, SpeechChange, Words
+from callsd_worker.speech.tokens import UNSPACED_LANGUAGES
+
+
+class Telling:
+    """Collects changes until they are asked for."""
+
+    def __init__(self, start_sample: int) -> None:
+        self.language = ""
+        """Of the words that are told."""
+        self._finals: list[Words] = []
+        self._interim: Words | None = None
+        self._is_speaking = False
+        self._told_speaking = False
+        self._processed_sample = start_sample
+        self._heard_sample = start_sample
+        self._told_sample = start_sample
+
+    def speech_begins(self) -> None:
+        self._is_speaking = True
+
+    def speech_ends(self) -> None:
+        self._is_speaking = False
+
+    def show(self, segment: Segment) -> None:
+        """The segment's words as they are now."""
+        self._interim = self._words(
+            segment,
+            segment.agreement.words,
+            heard_sample=segment.heard_sample,
+            stability=segment.agreement.stability,
+        )
+
+    def withdraw(self, segment: Segment) -> None:
+        """There are no words in the segment after all."""
+        if segment.revision:
+            self._interim = self._words(segment, (), heard_sample=segment.heard_sample, stability=0)
+
+    def finish(self, segment: Segment, words: Sequence[str]) -> None:
+        """The segment's last words."""
+        assert segment.end_sample is not None
+        if not words:
+            self.withdraw(segment)
+            return
+        if self._interim is not None and self._interim.segment == segment.start_sample:
+            self._interim = None
+        self._finals.append(
+            self._words(segment, words, heard_sample=segment.end_sample, stability=1.0)
+        )
+
+    def news(
+        self,
+        *,
+        processed_sample: int,
+        heard_sample: int,
+        is_drained: bool,
+        position_step_samples: int,
+    ) -> News | None:
+        """All that changed, or None; positions never go back."""
+        self._processed_sample = max(self._processed_sample, processed_sample)
+        self._heard_sample = max(self._heard_sample, heard_sample, self._processed_sample)
+        is_changed = self._is_speaking != self._told_speaking
+        moved = self._processed_sample - self._told_sample
+        if not (
+            self._finals
+            or self._interim is not None
+            or is_changed
+            or is_drained
+            or moved >= position_step_samples
+        ):
+            return None
+        change = SpeechChange.BEGIN if self._is_speaking else SpeechChange.END
+        news = News(
+            finals=tuple(self._finals),
+            interim=self._interim,
+            processed_sample=self._processed_sample,
+            heard_sample=self._heard_sample,
+            speech=change if is_changed else None,
+            is_drained=is_drained,
+        )
+        self._finals = []
+        self._interim = None
+        self._told_speaking = self._is_speaking
+        self._told_sample = self._processed_sample
+        return news
+
+    def _words(
+        self, segment: Segment, words: Sequence[str], *, heard_sample: int, stability: float
+    ) -> Words:
+        segment.revision += 1
+        end_sample = segment.judged_sample if segment.end_sample is None else segment.end_sample
+        if segment.silence_start_sample is not None:
+            end_sample = min(end_sample, segment.silence_start_sample)
+        return Words(
+            segment=segment.start_sample,
+            revision=segment.revision,
+            is_end_of_utterance=segment.is_end_of_utterance,
+            text=("" if self.language in UNSPACED_LANGUAGES else " ").join(words),
+            words=(),
+            start_sample=segment.voice_start_sample,
+            end_sample=min(end_sample, max(heard_sample, segment.voice_start_sample)),
+            heard_sample=heard_sample,
+            language=self.language,
+            stability=stability,
+        )

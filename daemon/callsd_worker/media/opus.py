@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opus packets as they come off a network → 16 kHz mono blocks on the call's clock.
+
+Packets may be lost, late, doubled, damaged, or not sent while nobody speaks (RFC 7587).
+"""
+
+from collections.abc import Sequence
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+from av.error import FFmpegError
+
+from callsd_worker.media.decode import SAMPLE_RATE_HZ, Block
+from callsd_worker.media.live import TOLERANCE_SAMPLES, Piece, TimeLine, joined
+
+
+MAX_HELD_PACKETS = 3
+"""Packets that wait for one before them: 60 ms of the usual 20 ms. Later it counts as lost."""
+
+MAX_CONCEALED_SAMPLES = SAMPLE_RATE_HZ // 10
+"""The codec fills 100 ms of lost sound from what was before; beyond that it would invent."""
+
+MAX_PACKET_SAMPLES = SAMPLE_RATE_HZ * 120 // 1000
+"""RFC 6716: no packet is longer than 120 ms."""
+
+_OPUS_RATE_HZ = 48_000
+
+# Length of a frame for each of the 32 configurations (RFC 6716, table 2), at 16 kHz.
+_SILK, _HYBRID, _CELT = (160, 320, 640, 960), (160, 320), (40, 80, 160, 320)
+_FRAME_SAMPLES = _SILK * 3 + _HYBRID * 2 + _CELT * 4
+
+_CODE_MASK = 0b11
+_CODE_COUNTED = 3
+"""Any number of frames, told by the second byte; code 0 is one frame, 1 and 2 are two."""
+_COUNT_MASK = 0b11_1111
+
+
+def frame_samples(first_byte: int) -> int:
+    """Length of each frame of a packet, in samples at 16 kHz."""
+    return _FRAME_SAMPLES[first_byte >> 3]
+
+
+def packet_samples(packet: bytes) -> int:
+    """Length of a packet's sound in samples at 16 kHz, from its first bytes; 0 = not a packet."""
+    if not packet:
+        return 0
+    code = packet[0] & _CODE_MASK
+    if code == _CODE_COUNTED:
+        frames = packet[1] & _COUNT_MASK if len(packet) > 1 else 0
+    else:
+        frames = 1 if code == 0 else 2
+    length = frames * frame_samples(packet[0])
+    return length if length <= MAX_PACKET_SAMPLES else 0
+
+
+class OpusDecoder:
+    """Packets of any mode and length, one or two channels. See `LiveDecoder`."""
+
+    def __init__(self, *, start_sample: int) -> None:
+        self.skipped_samples = 0
+        self._codec = av.AudioCodecContext.create("libopus", "r")
+        # Two channels become one inside the codec, which is cheaper than behind it.
+        self._codec.layout = "mono"
+        self._codec.sample_rate = _OPUS_RATE_HZ
+        self._codec.thread_count = 1
+        self._resampler: AudioResampler | None = None
+        self._line = TimeLine(start_sample)
+        self._end_sample: int | None = None
+        """Of the sound that was decoded; the resampler holds the last of it."""
+        self._sequence: int | None = None
+        """Of the last packet that was decoded or given up."""
+        self._held: dict[int, Piece] = {}
+        self._lost_packets = 0
+        """Given up since the last packet that was decoded."""
+        self._last_packet = b""
+
+    def feed(self, pieces: Sequence[Piece]) -> list[Block]:
+        blocks: list[Block] = []
+        for piece in pieces:
+            if self._sequence is None:
+                self._sequence = piece.sequence - 1
+            if piece.sequence > self._sequence:
+                self._held[piece.sequence] = piece
+                self._release(blocks, keep=MAX_HELD_PACKETS - 1)
+        return joined(blocks)
+
+    def finish(self) -> list[Block]:
+        blocks: list[Block] = []
+        self._release(blocks, keep=0)
+        self._drain(blocks)
+        return joined(blocks)
+
+    def _release(self, blocks: list[Block], *, keep: int) -> None:
+        """Decode what is next; give up what more than `keep` packets wait for."""
+        while self._held:
+            assert self._sequence is not None
+            first = min(self._held)
+            missing = first - self._sequence - 1
+            if missing and len(self._held) <= keep:
+                return
+            self._lost_packets += missing
+            self._sequence = first
+            self._hear(self._held.pop(first), blocks)
+
+    def _hear(self, piece: Piece, blocks: list[Block]) -> None:
+        if packet_samples(piece.data):
+            self._go_to(piece.start_sample, blocks)
+            if self._decode(piece.data, blocks):
+                self._last_packet = piece.data
+                self._lost_packets = 0
+                return
+        self._lost_packets += 1
+
+    def _go_to(self, start_sample: int, blocks: list[Block]) -> None:
+        """Come to where a packet begins, over lost packets and pauses."""
+        if self._end_sample is None:
+            self._end_sample = start_sample
+            self._line.jump(start_sample)
+            return
+        lost_samples = self._lost_packets * packet_samples(self._last_packet)
+        expected = self._end_sample + lost_samples
+        if abs(start_sample - expected) <= TOLERANCE_SAMPLES:
+            start_sample = expected
+        lost_samples = min(max(start_sample - self._end_sample, 0), lost_samples)
+        self.skipped_samples += lost_samples
+        self._lost_packets = 0
+        self._conceal(min(lost_samples, MAX_CONCEALED_SAMPLES), blocks)
+        if self._end_sample != start_sample:
+            self._drain(blocks)
+            self._end_sample = start_sample
+            self._line.jump(start_sample)
+
+    def _conceal(self, length: int, blocks: list[Block]) -> None:
+        # A packet of one empty frame is how the format itself says that a frame is lost.
+        lost_frame = bytes([self._last_packet[0] & ~_CODE_MASK]) if length else b""
+        while length and length >= frame_samples(lost_frame[0]):
+            length -= frame_samples(lost_frame[0])
+            if not self._decode(lost_frame, blocks):
+                return
+
+    def _decode(self, packet: bytes, blocks: list[Block]) -> bool:
+        """Whether it could be decoded."""
+        assert self._end_sample is not None
+        try:
+            frames = self._codec.decode(av.Packet(packet))
+        except FFmpegError:
+            return False
+        if self._resampler is None:
+            self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
+        for frame in frames:
+            # Positions are counted in samples; stamps would make the filter fill holes itself.
+            frame.pts = None
+            self._end_sample += frame.samples * SAMPLE_RATE_HZ // _OPUS_RATE_HZ
+            self._place(self._resampler.resample(frame), blocks)
+        return True
+
+    def _drain(self, blocks: list[Block]) -> None:
+        """What the resampler holds until it sees what follows; it starts afresh then."""
+        if self._resampler is not None:
+            self._place(self._resampler.resample(None), blocks)
+            self._resampler = None
+
+    def _place(self, frames: list[av.AudioFrame], blocks: list[Block]) -> None:
+        for frame in frames:
+            if frame.samples:
+                samples = np.clip(frame.to_ndarray()[0], np.float32(-1.0), np.float32(1.0))
+                block = self._line.place(samples)
+                if block is not None:
+                    blocks.append(block)

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A captioner's session: orders and sound in, captions out, until one side ends it.
+
+A captioner keeps nothing: when the session breaks it ends, and the daemon starts another one.
+"""
+
+import logging
+import os
+import resource
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import grpc
+
+from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
+from callsd_worker.captioner.outbox import Outbox, TrackNews, Written
+from callsd_worker.captioner.service import CaptionService, Close, End, Open, Order, Sound, Status
+from callsd_worker.captioner.words import SpeechChange, Words
+from callsd_worker.media.live import Piece
+from callsd_worker.session.bootstrap import hello
+from callsd_worker.session.captions_files import CaptionsFiles
+from callsd_worker.session.client import STATUS_SECONDS
+from callsd_worker.session.failures import failure_of
+from callsd_worker.session.files import check_files
+from callsd_worker.session.outcome import KIB
+from callsd_worker.speech.engine import Engine
+from callsd_worker.speech.errors import SpeechError
+from callsd_worker.speech.loading import ModelFiles, load_engines
+
+
+log = logging.getLogger(__name__)
+
+NICENESS = 2
+"""Captions are live work; but the daemon, which feeds them, comes first."""
+
+FAREWELL_SECONDS = 2.0
+"""How long the daemon has to read why a captioner cannot go on."""
+
+EXIT_CRASHED = 1
+
+_SPEECH = {
+    None: worker_pb2.SPEECH_CHANGE_UNSPECIFIED,
+    SpeechChange.BEGIN: worker_pb2.SPEECH_CHANGE_BEGIN,
+    SpeechChange.END: worker_pb2.SPEECH_CHANGE_END,
+}
+
+
+def serve(bootstrap: worker_pb2.Bootstrap) -> int:
+    """Caption what the daemon sends for as long as it is there; returns the exit code."""
+    os.nice(NICENESS)
+    with grpc.insecure_channel(f"unix:{bootstrap.socket_path}") as channel:
+        return _Session(bootstrap, worker_pb2_grpc.WorkerServiceStub(channel)).run()
+
+
+class _Session:
+    """From the first report to the last."""
+
+    def __init__(
+        self, bootstrap: worker_pb2.Bootstrap, stub: worker_pb2_grpc.WorkerServiceStub
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._outbox = Outbox()
+        self._files: CaptionsFiles | None = None
+        self._service: CaptionService | None = None
+        self._failure: worker_pb2.CaptionerFailure | None = None
+        self._is_begun = threading.Event()
+        """Set when it is known whether there is a service or a failure."""
+        self._has_crashed = False
+        self._call = stub.Caption(self._reports())
+
+    def run(self) -> int:
+        try:
+            self._follow()
+        except grpc.RpcError as error:
+            log.info("the session is over: %s", error.code().name)
+        finally:
+            self._outbox.close()
+            self._is_begun.set()
+            self._call.cancel()
+        if self._files is not None:
+            self._files.close()
+        code = EXIT_CRASHED if self._has_crashed else 0
+        if self._service is not None and not self._service.stop():
+            # A thread inside an engine cannot be ended, and Python could not end around it.
+            logging.shutdown()
+            os._exit(code)
+        return code
+
+    def _follow(self) -> None:
+        for order in self._call:
+            match order.WhichOneof("order"):
+                case "work":
+                    self._begin(order.work)
+                case "write" if self._files is not None:
+                    self._files.take(order.write)
+                case "stop":
+                    log.info("asked to stop")
+                    return
+                case _:
+                    given = _order(order)
+                    if given is not None and self._service is not None:
+                        self._service.give(given)
+
+    def _begin(self, work: worker_pb2.CaptionerWork) -> None:
+        if self._is_begun.is_set():
+            return
+        try:
+            self._load(work)
+        except (SpeechError, MemoryError) as error:
+            reason, message = failure_of(error)
+            self._failure = worker_pb2.CaptionerFailure(reason=reason, message=message)
+        if self._failure is not None:
+            log.error("%s: %s", self._failure.reason, self._failure.message)
+            farewell = threading.Timer(FAREWELL_SECONDS, self._call.cancel)
+            farewell.daemon = True
+            farewell.start()
+        self._is_begun.set()
+
+    def _load(self, work: worker_pb2.CaptionerWork) -> None:
+        """Raises SpeechError as `load_engines` and `check_files`."""
+        directory = Path(work.model_directory)
+        check_files(directory, work.model_files)
+        model = ModelFiles(name=work.model_name, directory=directory)
+        engines = load_engines(model, engine=work.engine, workers=work.workers)
+
+        def load_fallback() -> Sequence[Engine]:
+            smaller = ModelFiles(name="", directory=Path(work.fallback_directory))
+            return load_engines(smaller, engine=work.engine, workers=work.workers)
+
+        self._files = CaptionsFiles(engine=engines[0].name, on_written=self._outbox.put_written)
+        self._service = CaptionService(
+            engines,
+            self._outbox,
+            load_fallback=load_fallback if work.fallback_directory else None,
+            on_crash=self._crash,
+        )
+        self._service.start()
+        log.info("%s is loaded for %d recognisers", work.model_name, work.workers)
+
+    def _crash(self) -> None:
+        self._has_crashed = True
+        self._call.cancel()
+
+    def _reports(self) -> Iterator[worker_pb2.CaptionRequest]:
+        """Runs on a thread of gRPC's, which takes the next one when the last is on its way."""
+        yield worker_pb2.CaptionRequest(hello=hello(self._bootstrap))
+        self._is_begun.wait()
+        if self._failure is not None:
+            yield worker_pb2.CaptionRequest(failure=self._failure)
+        if self._service is None:
+            return
+        status_seconds = time.monotonic()
+        while not self._outbox.is_closed:
+            if time.monotonic() >= status_seconds:
+                status_seconds = time.monotonic() + STATUS_SECONDS
+                yield worker_pb2.CaptionRequest(status=_status(self._service.status()))
+            report = self._outbox.take(status_seconds)
+            match report:
+                case TrackNews():
+                    yield worker_pb2.CaptionRequest(news=_news(report))
+                case Written():
+                    yield worker_pb2.CaptionRequest(
+                        written=worker_pb2.CaptionsWritten(job_id=report.call)
+                    )
+                case None:
+                    pass
+
+
+def _order(order: worker_pb2.CaptionResponse) -> Order | None:
+    match order.WhichOneof("order"):
+        case "audio":
+            return Sound(
+                pieces=[
+                    (
+                        piece.track,
+                        Piece(
+                            sequence=piece.sequence,
+                            start_sample=piece.start_sample,
+                            data=piece.data,
+                        ),
+                    )
+                    for piece in order.audio.pieces
+                ]
+            )
+        case "open":
+            return Open(
+                track=order.open.track,
+                call=order.open.job_id,
+                language=order.open.language,
+                is_opus=order.open.is_opus,
+                start_sample=order.open.start_sample,
+            )
+        case "end":
+            return End(track=order.end.track)
+        case "close":
+            return Close(track=order.close.track)
+        case _:
+            # From a newer daemon.
+            return None
+
+
+def _status(status: Status) -> worker_pb2.CaptionerStatus:
+    return worker_pb2.CaptionerStatus(
+        load=status.load,
+        lag_seconds=status.lag_seconds,
+        degraded=status.degraded,
+        real_time_factor=status.real_time_factor,
+        costs=[
+            worker_pb2.CallCost(job_id=call, cpu_seconds=seconds)
+            for call, seconds in status.cpu_seconds.items()
+        ],
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
+    )
+
+
+def _news(told: TrackNews) -> worker_pb2.TrackNews:
+    news = told.news
+    return worker_pb2.TrackNews(
+        track=told.track,
+        finals=[_words(words) for words in news.finals],
+        interim=_words(news.interim) if news.interim is not None else None,
+        processed_sample=news.processed_sample,
+        heard_sample=news.heard_sample,
+        speech=_SPEECH[news.speech],
+        is_drained=news.is_drained,
+        skipped_samples=told.skipped_samples,
+    )
+
+
+def _words(words: Words) -> worker_pb2.CaptionWords:
+    return worker_pb2.CaptionWords(
+        segment=words.segment,
+        revision=words.revision,
+        end_of_utterance=words.is_end_of_utterance,
+        text=words.text,
+        words=[
+            worker_pb2.CaptionWordTime(
+                text=word.text, start_sample=word.start_sample, end_sample=word.end_sample
+            )
+            for word in words.words
+        ],
+        start_sample=words.start_sample,
+        end_sample=words.end_sample,
+        heard_sample=words.heard_sample,
+        language=words.language,
+        stability=words.stability,
+    )

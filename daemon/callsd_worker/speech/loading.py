@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choosing and loading the engine that the work asks for."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from callsd_worker.speech.engine import Engine
+from callsd_worker.speech.errors import Reason, SpeechError
+
+
+ENGINES = ("auto", "ctranslate2", "whispercpp")
+
+COMPUTE_TYPE = "int8"
+GGML_TYPE = "q8_0"
+"""The quantisation with each engine that costs no accuracy worth its time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A model as the catalogue lays it out; any of the files may be absent.
+
+    `ctranslate2/{model.bin,config.json,tokenizer.json,vocabulary.*}`, `ggml/{f16,q8_0}.bin`.
+    """
+
+    name: str
+    directory: Path
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def clamp_threads(threads: int) -> tuple[int, list[tuple[str, str]]]:
+    """The nearest possible number of threads, and a notice if it is another one."""
+    possible = min(max(threads, 1), processors())
+    if possible == threads:
+        return threads, []
+    message = f"{threads} threads asked for, {possible} used: 1 to {processors()} are possible here"
+    return possible, [("THREADS_CLAMPED", message)]
+
+
+def load_engine(
+    model: ModelFiles,
+    *,
+    engine: str,
+    threads: int,
+    compute_type: str = COMPUTE_TYPE,
+    ggml_type: str = GGML_TYPE,
+) -> Engine:
+    """One engine, for one thread at a time.
+
+    Raises SpeechError: ENGINE_UNAVAILABLE, MODEL_MISSING, MODEL_INVALID.
+    """
+    match _choose(model, engine, ggml_type):
+        case "ctranslate2":
+            return _load_ctranslate2(model, threads=threads, compute_type=compute_type, workers=1)
+        case _:
+            return _load_whispercpp(model, threads=threads, ggml_type=ggml_type)
+
+
+def load_engines(model: ModelFiles, *, engine: str, workers: int) -> tuple[Engine, ...]:
+    """An engine for each of several threads, with as few copies of the weights as can be.
+
+    Raises SpeechError as `load_engine`.
+    """
+    match _choose(model, engine, GGML_TYPE):
+        case "ctranslate2":
+            shared = _load_ctranslate2(model, threads=1, compute_type=COMPUTE_TYPE, workers=workers)
+            return (shared,) * workers
+        case _:
+            return tuple(
+                _load_whispercpp(model, threads=1, ggml_type=GGML_TYPE) for _ in range(workers)
+            )
+
+
+# The libraries are imported late: an engine costs memory, and only one of them is used.
+
+
+def _load_ctranslate2(
+    model: ModelFiles, *, threads: int, compute_type: str, workers: int
+) -> Engine:
+    from callsd_worker.speech.ct2 import CTranslate2Engine
+
+    return CTranslate2Engine(
+        model.directory / "ctranslate2",
+        threads=threads,
+        compute_type=compute_type,
+        workers=workers,
+    )
+
+
+def _load_whispercpp(model: ModelFiles, *, threads: int, ggml_type: str) -> Engine:
+    from callsd_worker.speech.whispercpp import WhisperCppEngine
+
+    return WhisperCppEngine(model.directory / "ggml" / f"{ggml_type}.bin", threads=threads)
+
+
+def _choose(model: ModelFiles, engine: str, ggml_type: str) -> str:
+    if engine not in ENGINES:
+        raise SpeechError(
+            Reason.ENGINE_UNAVAILABLE,
+            f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}",
+        )
+    has_whispercpp = importlib.util.find_spec("_pywhispercpp") is not None
+    if engine == "whispercpp" and not has_whispercpp:
+        raise SpeechError(
+            Reason.ENGINE_UNAVAILABLE,
+            "pywhispercpp is not installed; install callsd[whispercpp] or use engine ctranslate2",
+        )
+    if engine != "auto":
+        return engine
+    directory = model.directory
+    if (directory / "ctranslate2" / "model.bin").is_file():
+        return "ctranslate2"
+    if (directory / "ggml" / f"{ggml_type}.bin").is_file():
+        if has_whispercpp:
+            return "whispercpp"
+        raise SpeechError(
+            Reason.ENGINE_UNAVAILABLE,
+            f"model {model.name} is there for whispercpp only, which is not installed; "
+            "install callsd[whispercpp] or pull the model for ctranslate2",
+        )
+    raise SpeechError(
+        Reason.MODEL_MISSING,
+        f"{directory}: no files of model {model.name}; pull it first",
+    )

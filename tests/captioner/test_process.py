@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The captioner as the daemon meets it: a process, orders, reports."""
+
+import itertools
+import json
+import random
+from pathlib import Path
+
+import jiwer
+import pytest
+from whisper_normalizer.english import EnglishTextNormalizer
+
+from callsd_ipc.v1 import worker_pb2
+from callsd_worker.media.decode import SAMPLE_RATE_HZ, Samples
+from tests.helpers.waiting import eventually
+
+from .conftest import TOKEN, WORK_SECONDS, StartCaptioner
+from .sound import MAYA_SECONDS, MAYA_TEXT, cut, decoded, opus_pieces, pcm_pieces
+
+
+EXIT_SECONDS = 5.0
+
+normalise = EnglishTextNormalizer()
+
+
+def errors(said: str, heard: str) -> int:
+    """Words that are wrong, missing or too many."""
+    outcome = jiwer.process_words(normalise(said), normalise(heard) or "-")
+    return outcome.substitutions + outcome.deletions + outcome.insertions
+
+
+@pytest.fixture(scope="module")
+def maya() -> Samples:
+    """Maya's first turn."""
+    return cut(decoded("maya"), MAYA_SECONDS)
+
+
+class TestWords:
+    """Sound in, words out."""
+
+    def test_finals_say_what_was_said(self, captioner: StartCaptioner, maya: Samples) -> None:
+        """Final words are right, in order, apart from each other, and positions only grow."""
+        one = captioner().loaded()
+        start = 100 * SAMPLE_RATE_HZ
+        one.open(start_sample=0)
+        one.hear(pcm_pieces(maya, start_sample=start))
+        one.end_speech()
+
+        finals = one.finals()
+        assert errors(MAYA_TEXT, one.text()) <= 1
+        assert all(start <= w.start_sample < w.end_sample for w in finals)
+        assert all(a.end_sample <= b.start_sample for a, b in itertools.pairwise(finals))
+        processed = [news.processed_sample for news in one.news()]
+        assert processed == sorted(processed)
+        assert processed[-1] >= finals[-1].end_sample
+        assert one.hellos[0].token == TOKEN
+        assert one.statuses[0].peak_memory_bytes > 0
+
+    def test_speech_begins_and_ends(self, captioner: StartCaptioner, maya: Samples) -> None:
+        """Viewers are told of speech as it begins and ends, by turns."""
+        one = captioner().loaded()
+        one.open()
+        one.hear(pcm_pieces(maya))
+        one.end_speech()
+
+        changes = [news.speech for news in one.news() if news.speech]
+        assert changes[0] == worker_pb2.SPEECH_CHANGE_BEGIN
+        assert changes[-1] == worker_pb2.SPEECH_CHANGE_END
+        assert all(a != b for a, b in itertools.pairwise(changes))
+
+    def test_opus_that_is_lost_and_late(self, captioner: StartCaptioner) -> None:
+        """With 5 % of the packets lost and others in changed order the words still come."""
+        chance = random.Random(7)  # noqa: S311 - the same losses each time
+        whole = opus_pieces("maya", MAYA_SECONDS)
+        pieces = [whole[0], *(p for p in whole[1:-1] if chance.random() >= 0.05), whole[-1]]
+        for index in range(0, len(pieces) - 2, 9):
+            pieces[index], pieces[index + 1] = pieces[index + 1], pieces[index]
+        one = captioner().loaded()
+        one.open(is_opus=True)
+        one.hear(pieces)
+        one.end_speech()
+
+        assert errors(MAYA_TEXT, one.text()) <= 3
+        assert one.skipped_samples() == (len(whole) - len(pieces)) * 320
+        assert len(pieces) < len(whole)
+
+    def test_damaged_packets(self, captioner: StartCaptioner) -> None:
+        """Empty, cut and random packets are heard over; the words after them are right."""
+        pieces = opus_pieces("maya", MAYA_SECONDS)
+        chance = random.Random(3)  # noqa: S311 - the same damage each time
+        for index in (3, 4, 5, 6, 7):
+            pieces[index].data = chance.randbytes(index * index)
+        pieces[8].data = b""
+        pieces[9].data = b"\x03"
+        one = captioner().loaded()
+        one.open(is_opus=True)
+        one.hear(pieces)
+        one.end_speech()
+
+        assert errors(MAYA_TEXT, one.text()) <= 2
+        assert one.skipped_samples() >= 640
+
+    def test_replay_doubles_nothing(self, captioner: StartCaptioner) -> None:
+        """What lies before the track's start is known: only what follows becomes words."""
+        first = captioner().loaded()
+        first.open(is_opus=True)
+        first.hear(opus_pieces("maya", MAYA_SECONDS))
+        first.end_speech()
+        sentence = first.finals()[0]
+
+        second = captioner().loaded()
+        second.open(is_opus=True, start_sample=sentence.end_sample)
+        second.hear(opus_pieces("maya", MAYA_SECONDS))
+        second.end_speech()
+
+        assert len(first.finals()) >= 2
+        assert second.finals()[0].start_sample >= sentence.end_sample
+        assert errors(MAYA_TEXT, f"{sentence.text} {second.text()}") <= 2
+
+    def test_two_calls_share_the_costs(self, captioner: StartCaptioner, maya: Samples) -> None:
+        """Each call is charged for its own speech, and a silent one for next to nothing."""
+        one = captioner(workers=2).loaded()
+        one.open(track=1, job_id="talks")
+        one.open(track=2, job_id="is-silent")
+        one.hear(pcm_pieces(maya, track=1))
+        one.hear(pcm_pieces(maya * 0, track=2))
+        one.end_speech(1)
+        one.end_speech(2)
+
+        def costs() -> dict[str, float]:
+            return {cost.job_id: cost.cpu_seconds for cost in one.statuses[-1].costs}
+
+        found = eventually(lambda: costs() if len(costs()) == 2 else None, "both are charged")
+        assert found["talks"] > 0.05
+        assert found["is-silent"] < 0.2 * found["talks"]
+        assert not one.finals(2)
+
+    def test_what_is_closed_is_silent(self, captioner: StartCaptioner, maya: Samples) -> None:
+        """A track that is closed is not heard of again, and its number may not harm others."""
+        one = captioner().loaded()
+        one.open(track=1)
+        one.open(track=2)
+        one.send(close=worker_pb2.CloseTrack(track=1))
+        one.hear(pcm_pieces(maya, track=1) + pcm_pieces(maya, track=2))
+        one.end_speech(2)
+
+        assert not one.news(1)
+        assert errors(MAYA_TEXT, one.text(2)) <= 1
+
+
+class TestEnd:
+    """A captioner that is not needed goes."""
+
+    def test_end_of_the_session(self, captioner: StartCaptioner, maya: Samples) -> None:
+        """When the daemon ends the session in the middle of speech, the process ends at once."""
+        one = captioner().loaded()
+        one.open()
+        one.hear(pcm_pieces(maya))
+        one.hang_up()
+
+        assert one.process.wait(EXIT_SECONDS) == 0
+
+    def test_death_of_the_daemon(self, captioner: StartCaptioner) -> None:
+        """When the door is gone, the process ends."""
+        one = captioner().loaded()
+        one.stop_server()
+
+        assert one.process.wait(EXIT_SECONDS) == 0
+
+    def test_stop(self, captioner: StartCaptioner) -> None:
+        """It ends when it is told to."""
+        one = captioner().loaded()
+        one.send(stop=worker_pb2.Stop())
+
+        assert one.process.wait(EXIT_SECONDS) == 0
+
+    def test_no_model(self, captioner: StartCaptioner, tmp_path: Path) -> None:
+        """What no other captioner could do better is reported, then the process ends."""
+        one = captioner(model_directory=str(tmp_path))
+
+        failures = eventually(
+            lambda: [r.failure for r in one.reports if r.HasField("failure")], "it says why"
+        )
+        assert failures[0].reason == "MODEL_MISSING"
+        assert "pull" in failures[0].message
+        assert one.process.wait(EXIT_SECONDS) == 0
+
+    def test_changed_model(self, captioner: StartCaptioner) -> None:
+        """Files that are not what they were when they were verified are not opened."""
+        pin = worker_pb2.FilePin(path="ctranslate2/config.json", sha256="0" * 64)
+        one = captioner(model_files=[pin])
+
+        failures = eventually(
+            lambda: [r.failure for r in one.reports if r.HasField("failure")], "it says why"
+        )
+        assert failures[0].reason == "MODEL_INVALID"
+
+
+class TestFiles:
+    """What stays of a call."""
+
+    def test_files_and_outcome(self, captioner: StartCaptioner, tmp_path: Path) -> None:
+        """Captions that came in parts are one file of each kind, and the outcome vouches for it."""
+        directory = tmp_path / "job"
+        directory.mkdir()
+        one = captioner().loaded()
+        later, earlier = (
+            worker_pb2.CaptionWords(
+                text=text,
+                display_name=name,
+                start_sample=start * SAMPLE_RATE_HZ,
+                end_sample=(start + 2) * SAMPLE_RATE_HZ,
+                language="en",
+            )
+            for name, text, start in (("Bo", "Hello!", 5), ("Ann", "Hi <there>", 1))
+        )
+        one.send(
+            write=worker_pb2.WriteCaptions(
+                job_id="a", generation=3, directory=str(directory), captions=[later]
+            )
+        )
+        one.send(
+            write=worker_pb2.WriteCaptions(
+                job_id="a",
+                generation=3,
+                directory=str(directory),
+                captions=[earlier],
+                is_last=True,
+                outcome=worker_pb2.CaptionsOutcome(caption_count=2, restart_count=1),
+                cpu_seconds=4.5,
+                wall_seconds=60,
+                notices=[worker_pb2.OutcomeNotice(code="SKIPPED", message="2 s")],
+            )
+        )
+        eventually(
+            lambda: [r for r in one.reports if r.HasField("written") and r.written.job_id == "a"],
+            "the files are written",
+            seconds=WORK_SECONDS,
+        )
+
+        outcome = worker_pb2.Outcome.FromString((directory / "outcome.binpb").read_bytes())
+        assert (outcome.generation, outcome.cpu_seconds, outcome.wall_seconds) == (3, 4.5, 60)
+        assert (outcome.captions.caption_count, outcome.captions.restart_count) == (2, 1)
+        assert [notice.code for notice in outcome.notices] == ["SKIPPED"]
+        assert [artifact.file_name for artifact in outcome.artifacts] == [
+            "captions.vtt",
+            "captions.txt",
+            "captions.json",
+        ]
+        assert (directory / "artifacts/captions.vtt").read_text() == (
+            "WEBVTT\n"
+            "\n00:00:01.000 --> 00:00:03.000\n<v Ann>(Ann) Hi &lt;there&gt;\n"
+            "\n00:00:05.000 --> 00:00:07.000\n<v Bo>(Bo) Hello!\n"
+        )
+        document = json.loads((directory / "artifacts/captions.json").read_text())
+        assert [segment["speaker"] for segment in document["segments"]] == ["Ann", "Bo"]
+        assert document["language"] == "en"
