@@ -33,7 +33,7 @@ ENCODER_POSITIONS = 512
 
 # Speakers stay for two more ticks, so that their last words get their caption.
 TAIL_SECONDS = 2 * TICK_SECONDS
-# No window takes a hundredth of it, unless the machine has stopped.
+# Minutes for a window are seen where jobs have more threads than there are cores; not more.
 _RECOGNITION_TIMEOUT_SECONDS = 300.0
 _CHECK_SECONDS = 1.0
 

@@ -307,6 +307,7 @@ def _shown(arrival: Arrival) -> Shown:
         speaker=caption.speaker,
         segment=caption.segment_id,
         text=caption.text,
+        is_final=caption.is_final,
         text_start_seconds=caption.start_offset.ToNanoseconds() / 1e9,
         heard_to_seconds=caption.processed_offset.ToNanoseconds() / 1e9,
         arrival_seconds=arrival.seconds,

@@ -7,8 +7,9 @@ All times are in seconds from the start of the call that they belong to.
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ SAME_UTTERANCE_SECONDS = 1.0
 FIRST_WORD_SECONDS = 0.7
 """A caption belongs to a turn when its text begins at most so long before it: voice detectors and
 recognisers place the first word a little early."""
+
+SAME_MOMENT_SECONDS = 0.1
+"""What arrives so close together a reader sees as one change."""
 
 # Times travel as nanoseconds and as samples: what is equal differs in the last digits.
 _TOLERANCE_SECONDS = 1e-4
@@ -47,6 +51,7 @@ class Shown:
     """A caption takes the place of an earlier one with the same segment."""
     text: str
     """Empty: what was shown of this segment is withdrawn."""
+    is_final: bool = False
     text_start_seconds: float
     """Where the first word begins, as far as the caption tells."""
     heard_from_seconds: float = -math.inf
@@ -142,19 +147,41 @@ def first_word_delays(
 def erased_ratio(captions: Sequence[Shown]) -> float:
     """Words that were taken off the screen again over words that were put on it.
 
-    A caption is compared with the one whose place it takes: what lies behind their common
-    beginning is taken off and put on. Case and punctuation do not count.
+    What a speaker's captions show together is compared with what they showed before: all behind
+    the common beginning is taken off and put on. Case and punctuation do not count, nor does it
+    that words move to another segment, as long as they arrive there at the same moment.
     """
-    on_screen: dict[tuple[int, str, str], list[str]] = {}
     erased = shown = 0
-    for caption in sorted(captions, key=lambda caption: caption.arrival_seconds):
-        key = (caption.call, caption.speaker, caption.segment)
-        before, now = on_screen.get(key, []), words(caption.text)
-        same = _common_prefix(before, now)
-        erased += len(before) - same
-        shown += len(now) - same
-        on_screen[key] = now
+    for track in _by_track(captions).values():
+        # Segments that may still change, in the order in which they were begun.
+        open_segments: dict[str, list[str]] = {}
+        for change in _changes(track):
+            before = list(chain.from_iterable(open_segments.values()))
+            for caption in change:
+                open_segments[caption.segment] = words(caption.text)
+            now = list(chain.from_iterable(open_segments.values()))
+            same = _common_prefix(before, now)
+            erased += len(before) - same
+            shown += len(now) - same
+            for caption in change:
+                if caption.is_final:
+                    del open_segments[caption.segment]
     return erased / shown if shown else 0.0
+
+
+def _changes(track: Sequence[Shown]) -> Iterator[list[Shown]]:
+    """One speaker's captions, those of one moment together, but a segment's final is its last."""
+    change: list[Shown] = []
+    for caption in track:
+        if change and (
+            caption.arrival_seconds > change[0].arrival_seconds + SAME_MOMENT_SECONDS
+            or any(other.is_final and other.segment == caption.segment for other in change)
+        ):
+            yield change
+            change = []
+        change.append(caption)
+    if change:
+        yield change
 
 
 def new_audio_seconds(captions: Sequence[Shown]) -> list[float]:

@@ -339,6 +339,7 @@ def _policy(config: Config) -> Policy:
         },
         max_queued_jobs=jobs.max_queued_jobs,
         patience_seconds=jobs.queue_patience_seconds,
+        is_enforced=admission.enforced,
     )
 
 

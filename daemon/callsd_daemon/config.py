@@ -81,6 +81,7 @@ class Admission(Section, frozen=True):
     headroom_cores: float = -1.0
     headroom_memory_bytes: int = 512 * 1024**2
     headroom_disk_bytes: int = 1024**3
+    enforced: bool = True
 
 
 class Models(Section, frozen=True):
@@ -169,6 +170,8 @@ SETTINGS: dict[str, str] = {
     "on a single core.",
     "admission.headroom_memory_bytes": "Memory kept free.",
     "admission.headroom_disk_bytes": "Disk space kept free; below it nothing is accepted.",
+    "admission.enforced": "false = only the ceilings in [jobs] hold, whatever the machine can carry. "
+    "For measuring that.",
     "models.directory": "Where models lie. Default: models in the state directory.",
     "transcription.model": "Model of jobs that name none.",
     "transcription.threads": "Threads of jobs that do not say.",

@@ -34,6 +34,7 @@ def shown(
     segment: str = "1",
     speaker: str = "maya",
     call: int = 0,
+    is_final: bool = False,
 ) -> Shown:
     """A caption."""
     return Shown(
@@ -41,6 +42,7 @@ def shown(
         speaker=speaker,
         segment=segment,
         text=text,
+        is_final=is_final,
         text_start_seconds=text_start,
         heard_from_seconds=heard_from,
         heard_to_seconds=heard_to,
@@ -169,14 +171,46 @@ class TestErased:
         assert erased_ratio(captions) == 2 / 6
 
     def test_withdrawn(self) -> None:
-        """An empty caption takes off everything of its segment, and of no other."""
+        """An empty caption takes off everything of its segment, and of nobody else's."""
         captions = [
             shown("one two", heard_to=1, arrival=1),
-            shown("three", heard_to=2, arrival=2, segment="2"),
+            shown("three", heard_to=2, arrival=2, speaker="joe"),
             shown("", heard_to=3, arrival=3),
         ]
 
         assert erased_ratio(captions) == 2 / 3
+
+    def test_moved(self) -> None:
+        """Words that move behind a final into the next segment at once were never away."""
+        captions = [
+            shown("one two three", heard_to=1, arrival=1),
+            shown("one two", heard_to=2, arrival=2, is_final=True),
+            shown("three four", heard_to=2, arrival=2.01, segment="2"),
+        ]
+
+        assert erased_ratio(captions) == 0.0
+
+    def test_away_for_a_while(self) -> None:
+        """Words that come back later have been away."""
+        captions = [
+            shown("one two three", heard_to=1, arrival=1),
+            shown("one two", heard_to=2, arrival=2, is_final=True),
+            shown("three four", heard_to=2, arrival=2.5, segment="2"),
+        ]
+
+        assert erased_ratio(captions) == 1 / 5
+
+    def test_final(self) -> None:
+        """A final stays, whatever comes next; each speaker and call has a screen of its own."""
+        captions = [
+            shown("one", heard_to=1, arrival=1, is_final=True),
+            shown("two", heard_to=2, arrival=2, segment="2"),
+            shown("three", heard_to=2, arrival=2, speaker="joe"),
+            shown("four", heard_to=2, arrival=2, call=1),
+            shown("two", heard_to=2, arrival=3, segment="2", is_final=True),
+        ]
+
+        assert erased_ratio(captions) == 0.0
 
     def test_nothing_shown(self) -> None:
         """Nothing is erased where nothing is shown."""

@@ -321,3 +321,19 @@ class TestRefusals:
 
         assert error.metadata["unit"] == "places in the queue"
         assert "jobs.max_queued_jobs" in error.message
+
+
+class TestNotEnforced:
+    """Whoever measures what a machine can carry must be able to go beyond it."""
+
+    def test_resources(self) -> None:
+        """When admission is not enforced, no lack of resources refuses a job."""
+        policy = replace(POLICY, is_enforced=False)
+
+        assert decide(FULL, asks(cores=99.0), policy) == Admit()
+
+    def test_ceilings(self) -> None:
+        """Ceilings hold all the same."""
+        policy = replace(POLICY, is_enforced=False, max_concurrent_jobs=2)
+
+        assert refused(TWO_RUN, LIVE, policy).reason is Reason.SLOTS_EXHAUSTED

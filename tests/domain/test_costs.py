@@ -6,10 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callsd_daemon.domain.captions import CaptionsSpec
 from callsd_daemon.domain.costs import (
+    CALL_MEMORY_BYTES,
+    CAPTIONER_MEMORY_BYTES,
     DISK_FLOOR_BYTES,
     MEMORY_FLOOR_UNKNOWN_BYTES,
     MEMORY_FLOORS_BYTES,
+    SPEAKER_CORES,
+    SPEAKER_CORES_UNKNOWN,
+    captioner_cost,
+    captions_cost,
+    captions_cost_key,
     transcription_cost,
     transcription_cost_key,
 )
@@ -75,3 +83,44 @@ def test_key_tells_apart_what_costs_differ_by() -> None:
     assert transcription_cost_key(replace(SPEC, model="tiny"), 1) != base
     assert transcription_cost_key(replace(SPEC, engine=Engine.WHISPERCPP), 1) != base
     assert transcription_cost_key(replace(SPEC, language="de", tracks=()), 1) == base
+
+
+class TestCaptions:
+    """A call is charged for those who talk at once; its captioner is charged apart, and once."""
+
+    @pytest.mark.parametrize(
+        ("model", "cores"),
+        [
+            ("tiny.en", SPEAKER_CORES["tiny"]),
+            ("base", SPEAKER_CORES["base"]),
+            ("our-own", SPEAKER_CORES_UNKNOWN),
+        ],
+    )
+    def test_first_call(self, model: str, cores: float) -> None:
+        """A call that none was like before is charged the floor of its model for each speaker."""
+        cost = captions_cost(CaptionsSpec(model=model, max_active_speakers=3), [])
+
+        assert cost == Reservation(
+            cores=cores * 3, memory_bytes=CALL_MEMORY_BYTES, disk_bytes=DISK_FLOOR_BYTES
+        )
+
+    def test_observed(self) -> None:
+        """Calls that took more than the floor raise the charge, by what they took per second."""
+        spec = CaptionsSpec(model="base", max_active_speakers=1)
+        greedy = Usage(cpu_seconds=60, wall_seconds=100)
+
+        assert captions_cost(spec, [greedy]).cores == 0.6
+        assert captions_cost(spec, [Usage(cpu_seconds=60)]).cores == SPEAKER_CORES["base"]
+
+    def test_key(self) -> None:
+        """What was observed counts for calls with the same model and as many speakers."""
+        two = captions_cost_key(CaptionsSpec(model="base", max_active_speakers=2))
+
+        assert two == captions_cost_key(CaptionsSpec(model="base", language="de"))
+        assert two != captions_cost_key(CaptionsSpec(model="base", max_active_speakers=3))
+        assert two != captions_cost_key(CaptionsSpec(model="tiny"))
+
+    def test_captioner(self) -> None:
+        """A captioner holds memory, before it serves anybody."""
+        assert captioner_cost("base") == Reservation(memory_bytes=CAPTIONER_MEMORY_BYTES["base"])
+        assert captioner_cost("our-own") == Reservation(memory_bytes=MEMORY_FLOOR_UNKNOWN_BYTES)

@@ -20,6 +20,8 @@ from callsd_daemon.host.probe import Probe
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.transaction import Change, Transaction
 from callsd_daemon.workers.attempt import Bounds
+from callsd_daemon.workers.captions.attempt import CallRules
+from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import EndRules, settle
 from callsd_daemon.workers.session.door import Door
@@ -54,6 +56,7 @@ RULES = Rules(
         stop_grace_seconds=1.0,
         max_log_bytes=1,
     ),
+    calls=CallRules(abandoned_seconds=1.0),
 )
 KILLED = Failure(reason=Reason.WORKER_KILLED, message="killed by SIGKILL")
 REFUSALS = {
@@ -99,6 +102,7 @@ class Office:
             door=cast(Door, None),  # no worker is ever started
             directory=self.directory,
             resolve=lambda job: (_ for _ in ()).throw(AssertionError("no worker is started")),
+            calls=cast(Calls, None),
             now=lambda: self.clock,
             rules=RULES,
         )

@@ -41,6 +41,8 @@ class Policy:
     max_queued_jobs: int = 1000
     patience_seconds: float = 30.0
     """How long the processor load of others may hold a waiting job back."""
+    is_enforced: bool = True
+    """False: only the ceilings hold, whatever the machine can carry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +177,7 @@ def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
     """
     books = accounts(snapshot, policy)
     for need, account in zip(_needs(request.reservation), books, strict=True):
-        if need > account.budget:
+        if need > account.budget and policy.is_enforced:
             return Refuse(
                 reason=Reason.CANNOT_FIT,
                 message=(
@@ -240,6 +242,8 @@ def _shortage(
                 unit="jobs",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
+    if not policy.is_enforced:
+        return None
     is_patient = request.kind not in BATCH_KINDS or request.waited_seconds < policy.patience_seconds
     for need, account in zip(_needs(request.reservation), books, strict=True):
         available = account.available

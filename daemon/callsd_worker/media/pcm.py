@@ -8,6 +8,7 @@ was worked around, and `{"error": TEXT}` with exit code 1 if there is nothing to
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -50,13 +51,14 @@ def main() -> int:
         _say(error=str(error))
         return 1
     except BrokenPipeError:
-        # Whoever reads has enough. Nothing may be flushed at the end: there is nobody.
-        sys.stdout = None  # type: ignore[assignment]
+        # Whoever reads has enough. What is left in the buffer goes nowhere, without a complaint.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _s16le(samples: Samples) -> bytes:
-    return np.rint(samples * 32767.0).astype("<i2").tobytes()
+    data: bytes = np.rint(samples * 32767.0).astype("<i2").tobytes()
+    return data
 
 
 def _say(**facts: float | str) -> None:
