@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import json
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from callsd.v1 import caption_pb2_grpc
 from callsd.v1.caption_pb2 import (
@@ -263,7 +265,72 @@ def _final(sequence: int) -> bytes:
     return WatchCaptionsResponse(caption=caption).SerializeToString()
 
 
+KEYS = {
+    *("call", "calls", "seconds", "stagger_seconds", "model", "encoding"),
+    *("lt_2s", "lt_4s", "lt_6s", "lt_8s", "latency", "first_word_delay", "published"),
+    *("skipped_seconds", "windows_dropped", "buffer_full"),
+    *("wer", "erased_ratio", "captions", "finals", "lost_finals"),
+    *("pss_mb", "cores", "cpu_percent", "degraded", "restarts"),
+    *("player_late_messages", "player_late_seconds", "viewers", "baseline"),
+}
+OURS_ALONE = {
+    *("call", "calls", "seconds", "stagger_seconds", "model", "encoding"),
+    *("finals", "lost_finals", "degraded", "restarts"),
+    *("player_late_messages", "player_late_seconds", "viewers", "baseline"),
+}
+
+
 class TestCommand:
+    """`callsd bench captions`, with the real daemon and captioner on the sample call."""
+
+    @pytest.fixture
+    def scratch(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+        """Where the command makes its temporary directory; short, for the sockets' sake."""
+        with tempfile.TemporaryDirectory(prefix="cb-") as directory:
+            monkeypatch.setattr(tempfile, "tempdir", directory)
+            yield Path(directory)
+
+    def test_json(self, scratch: Path, models_directory: Path) -> None:
+        """A short run has every figure of both sides, and leaves nothing behind."""
+        result = _run(models_directory, "--calls", "2", "--encoding", "opus", "--json")
+
+        assert result.exit_code == 0, result.output
+        report = json.loads(result.stdout)
+        assert set(report) == KEYS
+        assert set(report["baseline"]) == (KEYS - OURS_ALONE) | {"packets_dropped"}
+        assert set(report["latency"]) == {"p50", "p95", "p99"}
+        assert (report["calls"], report["seconds"], report["encoding"]) == (2, 7, "opus")
+        assert report["finals"] >= 2
+        assert report["lost_finals"] == 0
+        assert report["wer"] < 0.5
+        assert 0 < report["first_word_delay"]["p50"] < 7
+        assert 50 < report["pss_mb"] < 700
+        assert "ours, tiny.en, 2 call(s)" in result.stderr
+        assert "baseline, tiny.en, 2 call(s)" in result.stderr
+        assert list(scratch.iterdir()) == []
+
+    def test_table_with_viewers(self, scratch: Path, models_directory: Path) -> None:
+        """Viewers are served beside the call, and the table tells how."""
+        result = _run(models_directory, "--baseline", "none", "--viewers", "3")
+
+        assert result.exit_code == 0, result.output
+        assert "first word" in result.stdout
+        assert "3 viewers, 0 more frozen" in result.stdout
+        assert "finals lost 0, repeated 0" in result.stdout
+        assert "baseline" not in result.stdout
+
+
+def _run(models: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(
+        bench,
+        [
+            *("captions", "--models-dir", str(models), "--model", "tiny.en"),
+            *("--seconds", "7", "--stagger", "1", *arguments),
+        ],
+    )
+
+
+class TestRefusals:
     """What `callsd bench captions` refuses before it starts anything."""
 
     def test_no_model(self, tmp_path: Path) -> None:

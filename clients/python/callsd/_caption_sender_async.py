@@ -13,7 +13,7 @@ import grpc.aio
 from callsd._caption_sender import CLOSE_SECONDS
 from callsd._errors import CallsdError, SettingsError, typed_error
 from callsd._resume import Backoff
-from callsd._sent_audio import SentAudio, ended_early, not_worked_off
+from callsd._sent_audio import SentAudio, ended_early, is_passing, not_worked_off
 from callsd._sound import Sound, pieces
 from callsd.v1.caption_pb2 import (
     SPEAKER_EVENT_TYPE_JOINED,
@@ -187,11 +187,8 @@ class AsyncCaptionSender:
                 self._error = error
             except (grpc.RpcError, CallsdError) as error:
                 typed = typed_error(error)
-                # When the server ends a call while a message is written, grpc.aio may put a status
-                # of its own in the place of the server's. The next try tells what it was.
-                is_passing = typed.code is grpc.StatusCode.INTERNAL and not typed.reason
                 try:
-                    delay_seconds = self._backoff.failed(typed, is_passing=is_passing)
+                    delay_seconds = self._backoff.failed(typed, is_passing=is_passing(typed))
                 except CallsdError as last:
                     self._error = last
                 else:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Following a call's captions: each final one once, over any number of connections."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import grpc
 
-from callsd._errors import IntegrityError
+from callsd._errors import CallsdError, IntegrityError
 from callsd._resume import Backoff, Resumable
+from callsd._sent_audio import is_passing
 from callsd.v1.caption_pb2 import WatchCaptionsRequest, WatchCaptionsResponse
 
 
@@ -44,6 +45,10 @@ class CaptionWatch(Resumable[WatchCaptionsRequest, WatchCaptionsResponse, WatchC
                 )
             self._last = caption.sequence
         yield response
+
+    def failed(self, error: CallsdError) -> tuple[float, Iterable[WatchCaptionsResponse]]:
+        """As the base class; a job that is not open yet after a restart will be."""
+        return self.backoff.failed(error, is_passing=is_passing(error)), ()
 
     def ended(self) -> None:
         """The call is over."""

@@ -13,7 +13,7 @@ from itertools import islice
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from callsd._errors import ConflictError, DeadlineError, UnavailableError
+from callsd._errors import CallsdError, ConflictError, DeadlineError, UnavailableError
 from callsd._sound import SAMPLE_RATE_HZ, Piece
 from callsd.v1.caption_pb2 import (
     SPEAKER_EVENT_TYPE_JOINED,
@@ -282,6 +282,16 @@ def _offset(sample: int) -> Duration:
 
 def _sample(offset: Duration) -> int:
     return round(offset.ToNanoseconds() / _NANOSECONDS_PER_SAMPLE)
+
+
+def is_passing(error: CallsdError) -> bool:
+    """Whether another try may help although the error does not look like it."""
+    if error.reason == "JOB_STATE_CONFLICT":
+        # After a restart of the daemon the job is not open yet; one that is over says no time.
+        return error.retry_after_seconds is not None
+    # When the server ends a call while a message is written, grpc.aio may put a status of its own
+    # in the place of the server's. The next try tells what it was.
+    return error.code is grpc.StatusCode.INTERNAL and not error.reason
 
 
 def ended_early() -> UnavailableError:

@@ -3,6 +3,8 @@
 
 from dataclasses import dataclass, field
 
+from google.protobuf.duration_pb2 import Duration
+
 from callsd.v1.caption_pb2 import (
     CAPTION_EVENT_TYPE_AUDIO_SKIPPED,
     CAPTION_EVENT_TYPE_DEGRADED,
@@ -13,7 +15,6 @@ from callsd.v1.caption_pb2 import (
     CaptionEvent,
     WatchCaptionsResponse,
 )
-from google.protobuf.duration_pb2 import Duration
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,21 +72,17 @@ class CaptionState:
             del self.interims[caption.speaker]
 
     def _event(self, event: CaptionEvent) -> None:
-        match event.type:
-            case _ if event.type == CAPTION_EVENT_TYPE_SPEECH_BEGIN:
-                self.index(event.speaker)
-                self.interims.setdefault(
-                    event.speaker, Caption(speaker=event.speaker, start_offset=event.offset)
-                )
-            case _ if event.type == CAPTION_EVENT_TYPE_SPEECH_END:
-                if event.speaker in self.interims and not self.interims[event.speaker].text:
-                    del self.interims[event.speaker]
-            case _ if event.type == CAPTION_EVENT_TYPE_DEGRADED:
-                self.degraded = printable(event.detail) or "captions are slower or simpler"
-            case _ if event.type == CAPTION_EVENT_TYPE_RECOVERED:
-                self.degraded = ""
-            case _:
-                pass
+        speaker = event.speaker
+        if event.type == CAPTION_EVENT_TYPE_SPEECH_BEGIN:
+            self.index(speaker)
+            self.interims.setdefault(speaker, Caption(speaker=speaker, start_offset=event.offset))
+        elif event.type == CAPTION_EVENT_TYPE_SPEECH_END:
+            if speaker in self.interims and not self.interims[speaker].text:
+                del self.interims[speaker]
+        elif event.type == CAPTION_EVENT_TYPE_DEGRADED:
+            self.degraded = printable(event.detail) or "captions are slower or simpler"
+        elif event.type == CAPTION_EVENT_TYPE_RECOVERED:
+            self.degraded = ""
 
 
 def notice(event: CaptionEvent, state: CaptionState) -> str:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captions as they come: a picture on a terminal, lines elsewhere, JSON lines for programs."""
 
-import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -121,7 +120,7 @@ class CaptionView:
             return
         # Two columns, so that long captions do not run under the names.
         row = Table.grid(padding=(0, 1, 0, 0))
-        row.add_column(no_wrap=True)
+        row.add_column(no_wrap=True, max_width=self._console.width // 3)
         row.add_column(overflow="fold")
         row.add_row(
             Text(prefix(caption, self.state), style=f"bold {self._colour(caption.speaker)}"),
@@ -177,8 +176,3 @@ def tail(text: str, width: int) -> str:
     while len(words) > 1 and cell_len(" ".join(words)) + 1 > width:
         words.pop(0)
     return "…" + " ".join(words)
-
-
-def is_terminal() -> bool:
-    """Whether captions are shown to a person."""
-    return sys.stdout.isatty()

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 
+from callsd.v1.caption_pb2 import CaptionsResult
 from callsd.v1.error_pb2 import ErrorReason
 from callsd.v1.job_pb2 import Job, JobState
 from callsd.v1.kind_pb2 import JobKind
@@ -37,6 +38,16 @@ def waiting(job: Job) -> str:
     return f"{place}waits for {reason(job.waiting_for)}"
 
 
+def progress(job: Job) -> str:
+    """How far a job is: a part of what there is to do, or, live, how much sound has come."""
+    if not job.HasField("start_time"):
+        return ""
+    if not job.HasField("captions"):
+        return f"{job.progress.fraction:.0%}"
+    heard = job.captions_result.audio_duration if job.HasField("captions_result") else None
+    return span((heard or job.progress.processed).ToNanoseconds() / 1e9)
+
+
 def job_row(job: Job) -> tuple[str, ...]:
     """A job in one line."""
     note = " ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))
@@ -50,7 +61,7 @@ def job_row(job: Job) -> tuple[str, ...]:
         state(job),
         word(JobKind.Name(job.kind), prefix="JOB_KIND_"),
         ago(job.create_time),
-        f"{job.progress.fraction:.0%}" if job.HasField("start_time") else "",
+        progress(job),
         times(speed) if speed else "",
         note,
     )
@@ -58,20 +69,20 @@ def job_row(job: Job) -> tuple[str, ...]:
 
 def describe(job: Job) -> Iterator[str]:
     """Everything worth knowing about a job, one fact a line."""
-    spec = job.transcription
     facts = {
         "job": job.name,
         "state": state(job),
         "kind": word(JobKind.Name(job.kind), prefix="JOB_KIND_"),
         "created": f"{ago(job.create_time)} by {job.creator}",
-        "model": spec.model,
-        "tracks": ", ".join(track.speaker for track in spec.tracks),
+        "model": job.captions.model or job.transcription.model,
+        "language": job.captions.language,
+        "tracks": ", ".join(track.speaker for track in job.transcription.tracks),
         "labels": " ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
     }
     if waits := waiting(job):
         facts["queue"] = waits
     if job.HasField("start_time"):
-        facts["progress"] = f"{job.progress.fraction:.0%} {job.progress.phase}".rstrip()
+        facts["progress"] = f"{progress(job)} {job.progress.phase}".rstrip()
     if job.HasField("start_time") and job.HasField("end_time"):
         seconds = (job.end_time.ToNanoseconds() - job.start_time.ToNanoseconds()) / 1e9
         facts["ran for"] = span(seconds)
@@ -101,9 +112,26 @@ def outcome(job: Job) -> Iterator[str]:
             if track.failure_reason:
                 lost = f"{reason(track.failure_reason)}: {track.failure_message}"
                 yield f"{'missing:':<12}track of {track.speaker}: {lost}"
+    if job.HasField("captions_result"):
+        yield from _captioned(job.captions_result)
     if job.HasField("failure"):
         yield f"{'failure:':<12}{reason(job.failure.reason)}: {job.failure.message}"
     for notice in job.notices:
         yield f"{'notice:':<12}{notice.message} [{notice.code}]"
     for artifact in job.artifacts:
         yield f"{'file:':<12}{artifact.name.rpartition('/')[2]}  {size(artifact.size_bytes)}"
+
+
+def _captioned(result: CaptionsResult) -> Iterator[str]:
+    """What became of a call's captions."""
+    heard = span(result.audio_duration.ToNanoseconds() / 1e9)
+    speakers = "speaker" if result.speaker_count == 1 else "speakers"
+    yield (
+        f"{'result:':<12}{heard} of sound from {result.speaker_count} {speakers},"
+        f" {result.caption_count} captions, {result.word_count} words"
+    )
+    if lost := result.skipped_duration.ToNanoseconds():
+        yield f"{'missing:':<12}{span(lost / 1e9)} of sound that never arrived"
+    if result.restart_count:
+        times_ = "once" if result.restart_count == 1 else f"{result.restart_count} times"
+        yield f"{'notice:':<12}the captioning process was started again {times_}"

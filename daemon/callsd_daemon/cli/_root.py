@@ -18,6 +18,11 @@ from callsd_daemon.cli._exit import MEANINGS, Exit, Problem
 COMMANDS = {
     "serve": ("callsd_daemon.cli.serve", "serve", "Run the daemon."),
     "jobs": ("callsd_daemon.cli.jobs", "jobs", "Create, follow and stop jobs, fetch results."),
+    "captions": (
+        "callsd_daemon.cli.captions",
+        "captions",
+        "Caption calls while they go on, and read along.",
+    ),
     "models": ("callsd_daemon.cli.models", "models", "List, fetch and check speech models."),
     "capacity": ("callsd_daemon.cli.capacity", "capacity", "Show what the machine can carry."),
     "config": ("callsd_daemon.cli.config", "config", "Show and check the configuration."),

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from callsd import CallsdError, Client, duration
-from callsd.v1.capacity_pb2 import ADMISSION_DECISION_QUEUE
 from callsd.v1.job_pb2 import CreateJobResponse
 from callsd.v1.transcription_pb2 import (
     SpeechEngine,
@@ -18,10 +17,11 @@ from callsd.v1.transcription_pb2 import (
     TranscriptionTask,
 )
 from callsd_daemon.cli._context import Cli, json_option, pass_cli
+from callsd_daemon.cli._created import show_created
 from callsd_daemon.cli._fetch import fetch_all
 from callsd_daemon.cli._follow import exit_code, follow, wait_for
-from callsd_daemon.cli._job_text import outcome, reason, short
-from callsd_daemon.cli._output import print_json, size
+from callsd_daemon.cli._job_text import outcome, short
+from callsd_daemon.cli._output import print_json
 from callsd_daemon.cli._params import TrackFile, call_tracks, parse_labels, parse_span, parse_track
 from callsd_daemon.cli._progress import TransferDisplay
 
@@ -137,7 +137,7 @@ def create(
         )
         created = _create(client, spec, files, make, may_upload=not validate_only)
         if validate_only or not (wait or is_followed or directory):
-            _show(created, as_json=cli.json)
+            show_created(created, as_json=cli.json)
             return 0
         if is_followed:
             ended = follow(client, created.job, as_json=cli.json)
@@ -194,26 +194,3 @@ def _track(file: TrackFile, *, path: str = "", upload: str = "") -> Track:
     if upload:
         return Track(upload=upload, speaker=file.speaker, start_offset=start_offset)
     return Track(path=path, speaker=file.speaker, start_offset=start_offset)
-
-
-def _show(created: CreateJobResponse, *, as_json: bool) -> None:
-    """What was decided; the job's name stands alone on stdout, for scripts."""
-    if as_json:
-        print_json(created)
-        return
-    job, admission = created.job, created.admission
-    for notice in job.notices:
-        click.echo(f"notice: {notice.message} [{notice.code}]", err=True)
-    needs = f"{admission.reservation.cores:g} cores, {size(admission.reservation.memory_bytes)}"
-    if not job.name:
-        verdict = "it would start now"
-        if admission.decision == ADMISSION_DECISION_QUEUE:
-            place = admission.queue_position
-            verdict = f"it would wait at place {place} for {reason(admission.waiting_for)}"
-        click.echo(f"valid: {verdict} ({needs})")
-        return
-    click.echo(job.name)
-    if admission.decision == ADMISSION_DECISION_QUEUE:
-        waiting = reason(admission.waiting_for)
-        click.echo(f"waits at place {admission.queue_position} for {waiting} ({needs})", err=True)
-    click.echo(f"follow it: callsd jobs watch {short(job)}", err=True)

@@ -1,61 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where running speech can be cut with the least harm."""
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from callsd_worker.speech.engine import TimedWord
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.vad import FRAME_SAMPLES, frame_power
 
 
-_DIP_FRAMES = 3
-"""About 0.1 s: the length of a small pause between words."""
+_HOP_SAMPLES = 160
+"""Pauses are looked for in steps of 10 ms: those between words are short."""
 
-_WORD_EDGE_SECONDS = 0.12
-"""How far the recogniser's word times may be wrong."""
+_PAUSE_POWER = 0.002
+"""A pause is 27 dB below the louder parts of the speech around it."""
+
+_WORD_EDGE_SECONDS = 0.04
+"""A word after a pause is said to begin at its end or before it, and this much later at most."""
 
 _MIN_LEFT_SECONDS = 1.5
 _MIN_RIGHT_SECONDS = 0.8
 """Shorter pieces are not recognised well."""
 
+_DIP_FRAMES = 3
+"""About 0.1 s: the length of a small pause between words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """A place between two words."""
+
+    sample: int
+    """From the beginning of the window."""
+    word_count: int
+    """How many words are before it."""
+    pause_seconds: float
+
+
+def cuts_between_words(samples: Samples, words: Sequence[TimedWord]) -> list[Cut]:
+    """All good cuts, in order, with at least one of `words` on either side.
+
+    `samples` begin where the word times begin.
+    """
+    seconds = samples.size / SAMPLE_RATE_HZ
+    cuts = []
+    for begin, end in _pauses(samples):
+        # The recogniser gives the pause to the word before it or to the one after it, but
+        # the word that begins last before the pause is over is the one after it.
+        after = sum(word.start_seconds <= end + _WORD_EDGE_SECONDS for word in words) - 1
+        middle = (begin + end) / 2
+        if (
+            0 < after < len(words) - 1
+            and middle >= _MIN_LEFT_SECONDS
+            and seconds - middle >= _MIN_RIGHT_SECONDS
+        ):
+            cuts.append(
+                Cut(
+                    sample=int(middle * SAMPLE_RATE_HZ),
+                    word_count=after,
+                    pause_seconds=end - begin,
+                )
+            )
+    return cuts
+
 
 def softest_frame(samples: Samples, *, first: int, after: int) -> int:
     """The frame, of those from `first` to before `after`, in the middle of the softest moment."""
-    return first + int(np.argmin(_softness(samples)[first:after]))
-
-
-def cut_between_words(
-    samples: Samples, words: Sequence[TimedWord], *, softer_than: float
-) -> tuple[int, int] | None:
-    """A cut between two of `words`: (sample, how many words are left of it), or None.
-
-    The last pause that is `softer_than` a part of the power of the speech; with `math.inf` the
-    softest. `samples` begin where the word times begin; the last word stays right of the cut.
-    """
-    power = _softness(samples)
-    level = float(np.percentile(power, 75))
-    choices = []
-    for count in range(1, len(words)):
-        left, right = words[count - 1], words[count]
-        first = _frame(min(left.end_seconds, right.start_seconds) - _WORD_EDGE_SECONDS)
-        after = _frame(max(left.end_seconds, right.start_seconds) + _WORD_EDGE_SECONDS) + 1
-        first, after = max(first, 0), min(after, power.size)
-        if first >= after:
-            continue
-        frame = first + int(np.argmin(power[first:after]))
-        seconds = frame * FRAME_SAMPLES / SAMPLE_RATE_HZ
-        rest_seconds = samples.size / SAMPLE_RATE_HZ - seconds
-        if seconds >= _MIN_LEFT_SECONDS and rest_seconds >= _MIN_RIGHT_SECONDS:
-            choices.append((float(power[frame]), frame, count))
-    if not math.isinf(softer_than):
-        choices = [choice for choice in choices if choice[0] < softer_than * level][-1:]
-    if not choices:
-        return None
-    _, frame, count = min(choices)
-    return frame * FRAME_SAMPLES + FRAME_SAMPLES // 2, count
+    power = frame_power(samples[: samples.size // FRAME_SAMPLES * FRAME_SAMPLES])
+    smooth = np.convolve(power, np.full(_DIP_FRAMES, 1 / _DIP_FRAMES), mode="same")
+    return first + int(np.argmin(smooth[first:after]))
 
 
 def ends_softly(samples: Samples, *, last_seconds: float) -> int:
@@ -71,12 +87,12 @@ def ends_softly(samples: Samples, *, last_seconds: float) -> int:
     return (first + int(np.argmin(power)) + 1) * FRAME_SAMPLES if power.size else samples.size
 
 
-def _softness(samples: Samples) -> Samples:
-    """Power of each frame, averaged over a small pause around it."""
-    whole = samples.size // FRAME_SAMPLES * FRAME_SAMPLES
-    power = frame_power(samples[:whole])
-    return np.convolve(power, np.full(_DIP_FRAMES, 1 / _DIP_FRAMES), mode="same").astype(np.float32)
-
-
-def _frame(seconds: float) -> int:
-    return int(seconds * SAMPLE_RATE_HZ / FRAME_SAMPLES)
+def _pauses(samples: Samples) -> NDArray[np.float64]:
+    """Beginning and end of all soft stretches, in seconds; shape (pauses, 2)."""
+    hops = samples[: samples.size // _HOP_SAMPLES * _HOP_SAMPLES].reshape(-1, _HOP_SAMPLES)
+    if not hops.size:
+        return np.zeros((0, 2))
+    power = np.einsum("ij,ij->i", hops, hops)
+    is_soft = power < _PAUSE_POWER * np.percentile(power, 75)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_soft, [False]]).astype(np.int8)))
+    return edges.reshape(-1, 2) * (_HOP_SAMPLES / SAMPLE_RATE_HZ)

@@ -19,8 +19,8 @@ class Rules:
     """A pause this long ends an utterance. Shorter ones are taken inside sentences."""
     cut_after_seconds: float = 5.0
     """From this length on a segment is cut between two words that are certain."""
-    cut_softer_than: float = 0.003
-    """How soft a pause must be for such a cut, as a part of the power of the speech (25 dB)."""
+    cut_pause_seconds: float = 0.12
+    """How long a pause must be for such a cut; shorter ones are within words."""
     max_segment_seconds: float = 9.0
     """A segment that grows to this is cut at its softest moment; a bit below what the encoder's
     usual padding (10.24 s) holds."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from callsd_worker.captioner.agreement import Agreement, common_prefix
-from callsd_worker.captioner.cuts import cut_between_words, ends_softly, softest_frame
+from callsd_worker.captioner.cuts import Cut, cuts_between_words, ends_softly, softest_frame
 from callsd_worker.captioner.language import SpeakerLanguage
 from callsd_worker.captioner.passes import Due, Pass, Result
 from callsd_worker.captioner.rules import Rules
@@ -198,7 +198,9 @@ class Track:
 
     def _cut_at_limit(self, segment: Segment, now_seconds: float) -> None:
         """Too long: end it at its softest moment and go on from there."""
-        if self._cut_between_words(segment, len(segment.word_times), math.inf, now_seconds):
+        cuts = self._cuts(segment, len(segment.word_times))
+        if cuts:
+            self._cut(segment, max(cuts, key=lambda cut: cut.pause_seconds), now_seconds)
             return
         count = len(segment.trail)
         samples = self._tape.read(segment.voice_start_sample, segment.judged_sample)
@@ -207,24 +209,17 @@ class Track:
         # Which of the words are left of the cut nobody knows.
         segment.agreement = Agreement()
 
-    def _cut_between_words(
-        self, segment: Segment, word_count: int, softer_than: float, now_seconds: float
-    ) -> bool:
-        """Cut between two of the first words, if there is a pause; whether it was done.
-
-        `softer_than` is the power of the pause as a part of that of the speech.
-        """
+    def _cuts(self, segment: Segment, word_count: int) -> list[Cut]:
         samples = self._tape.read(segment.start_sample, segment.judged_sample)
-        cut = cut_between_words(samples, segment.word_times[:word_count], softer_than=softer_than)
-        if cut is None:
-            return False
-        cut_sample, count = segment.start_sample + cut[0], cut[1]
+        return cuts_between_words(samples, segment.word_times[:word_count])
+
+    def _cut(self, segment: Segment, cut: Cut, now_seconds: float) -> None:
+        """The words behind the cut move into a new segment."""
+        cut_sample = segment.start_sample + cut.sample
         frame = round((cut_sample - segment.voice_start_sample) / FRAME_SAMPLES)
         rest = self._split(segment, frame, now_seconds)
-        segment.agreement, rest.agreement = segment.agreement.split(count)
-        if rest.agreement.words:
-            self._telling.show(rest)
-        return True
+        segment.agreement, rest.agreement = segment.agreement.split(cut.word_count)
+        self._telling.show(rest)
 
     def _split(self, segment: Segment, frame: int, now_seconds: float) -> Segment:
         """The open segment ends before a frame, and the rest of it goes on."""
@@ -345,9 +340,14 @@ class Track:
 
     def _cut_if_certain(self, segment: Segment, now_seconds: float) -> None:
         """Make the certain beginning of a long segment final, if it ends in a pause."""
-        if self._cut_between_words(
-            segment, segment.agreement.stable_count, self._rules.cut_softer_than, now_seconds
-        ):
+        cuts = [
+            cut
+            for cut in self._cuts(segment, segment.agreement.stable_count)
+            if cut.pause_seconds >= self._rules.cut_pause_seconds
+        ]
+        if cuts:
+            # The last one: few words move on.
+            self._cut(segment, cuts[-1], now_seconds)
             self._finish(segment, segment.agreement.words)
 
     def _settle_unheard(self, outstanding: _Outstanding, now_seconds: float) -> None:
