@@ -46,6 +46,8 @@ class Request:
     """Only the beginning of each call; None: all of it."""
     num_transcribers: int = 1
     num_threads: int = 2
+    """Per recogniser. The original's default, and good while all threads of all calls have a core
+    each; with fewer cores one thread is far quicker, since several would wait for each other."""
     language: str = "en"
     """Forced, as in the original: nothing is detected."""
     mute_after_seconds: float | None = 1.0

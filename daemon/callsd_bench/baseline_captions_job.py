@@ -21,7 +21,7 @@ from typing import Any
 
 import _pywhispercpp as native
 
-from callsd_bench.baseline_packets import PacketQueue
+from callsd_bench.baseline_packets import PACKET_SECONDS, PacketQueue
 from callsd_bench.baseline_reader import Caption
 from callsd_bench.baseline_upstream import SileroVad
 from callsd_bench.baseline_window import Offer, Samples, TrackWindow
@@ -106,8 +106,9 @@ class Track:
         """Live through the call, which began at this time of the monotonic clock."""
         if self.packets.first_seconds is None:
             return
-        # The track, and with it the ticker, comes into being with the first packet.
-        due_seconds = self.packets.first_seconds + TICK_SECONDS
+        # The ticker begins when the first packet makes the track, before it is queued: so a tick
+        # in time brings 2 s of audio, even if it comes some milliseconds late.
+        due_seconds = self.packets.first_seconds - PACKET_SECONDS / 2 + TICK_SECONDS
         while due_seconds < end_seconds:
             time.sleep(max(0.0, started_at + due_seconds - time.monotonic()))
             now_seconds = time.monotonic() - started_at

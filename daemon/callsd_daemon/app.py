@@ -261,6 +261,7 @@ class _Daemon:
                     start_time=self._start_time,
                     engines=_engines(),
                     default_model=config.transcription.model,
+                    default_caption_model=config.captions.model,
                     max_message_bytes=MAX_MESSAGE_BYTES,
                     max_upload_bytes=config.media.max_upload_bytes,
                     max_threads=self._intake.max_threads,

@@ -11,9 +11,8 @@ from typing import Self
 from callsd import CallsdError, CaptionSender, Client, Sound
 from callsd.v1.job_pb2 import Job
 from callsd_daemon.cli._call_sound import BYTES_PER_SECOND, Source
-from callsd_daemon.cli._caption_state import seconds
+from callsd_daemon.cli._caption_state import seconds, stamp
 from callsd_daemon.cli._caption_view import CaptionView
-from callsd_daemon.cli._output import span
 
 
 PACED_STEP_SECONDS = 0.1
@@ -37,8 +36,8 @@ class Sending:
 
     def status(self) -> str:
         """How much of the call is sent."""
-        whole = f" of {span(self._total_seconds)}" if self._total_seconds else ""
-        return f"sent {span(self._sent_seconds)}{whole}"
+        whole = f" of {stamp(self._total_seconds)}" if self._total_seconds else ""
+        return f"sent {stamp(self._sent_seconds)}{whole}"
 
     def run(self, sender: CaptionSender, view: CaptionView) -> None:
         """Send to the end; in a call that has sound already, behind that."""

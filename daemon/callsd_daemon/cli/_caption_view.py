@@ -61,6 +61,7 @@ class CaptionView:
         self._status = status
         self._console = Console(highlight=False, stderr=is_quiet)
         self._is_live = self._console.is_terminal and not as_json
+        self._heard_at = self._told_at = time.monotonic()
         self._live = Live(
             console=self._console,
             get_renderable=self._picture,
@@ -69,7 +70,6 @@ class CaptionView:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._heard_at = self._told_at = time.monotonic()
 
     def __enter__(self) -> Self:
         if self._is_live:

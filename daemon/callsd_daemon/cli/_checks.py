@@ -179,28 +179,30 @@ def check_state(directory: Path) -> Iterator[Finding]:
 
 
 def check_models(config: Config) -> Iterator[Finding]:
-    """Which models are here, above all the default one."""
+    """Which models are here, above all those that jobs get which name none."""
     directory = Path(config.models.directory)
     statuses = {status.name: status for status in ModelStore(directory).list()}
     present = [name for name, one in statuses.items() if one.state is ModelState.PRESENT]
-    wanted = config.transcription.model
+    captions = config.captions
+    wanted = {config.transcription.model, captions.model, captions.fallback_model} - {""}
     for name, one in statuses.items():
         if one.state is ModelState.INVALID:
             yield Finding(
                 name="models",
-                status=Status.PROBLEM if name == wanted else Status.ADVICE,
+                status=Status.PROBLEM if name in wanted else Status.ADVICE,
                 found=f"{name}: {one.problem}",
                 fix=f"callsd models pull {name}",
             )
-    has_wanted = wanted in present
+    missing = sorted(wanted - set(present))
     here = ", ".join(present) or "none"
     yield Finding(
         name="models",
-        status=Status.OK if has_wanted else Status.PROBLEM,
-        found=f"{here} in {directory}" + ("" if has_wanted else f"; not {wanted}, the default"),
-        fix=""
-        if has_wanted
-        else f"callsd models pull {wanted} --models-dir {quote(str(directory))}",
+        status=Status.PROBLEM if missing else Status.OK,
+        found=f"{here} in {directory}"
+        + (f"; not {', '.join(missing)}, the default" if missing else ""),
+        fix=" && ".join(
+            f"callsd models pull {name} --models-dir {quote(str(directory))}" for name in missing
+        ),
     )
 
 

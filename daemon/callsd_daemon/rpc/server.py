@@ -18,6 +18,7 @@ from callsd_daemon.rpc import convert, validate
 from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.store.database import HISTORY_REVISIONS, Database
 from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.workers.captions.call import MAX_SPEAKERS
 from callsd_daemon.workers.desk import Desk
 
 
@@ -36,6 +37,7 @@ class Facts:
     start_time: datetime
     engines: tuple[Engine, ...]
     default_model: str
+    default_caption_model: str
     max_message_bytes: int
     max_upload_bytes: int
     max_threads: int
@@ -64,6 +66,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             kinds=[convert.KINDS[kind] for kind in SERVED_KINDS],
             engines=[convert.ENGINES[engine] for engine in facts.engines],
             default_model=facts.default_model,
+            default_caption_model=facts.default_caption_model,
             limits=server_pb2.Limits(
                 max_message_bytes=facts.max_message_bytes,
                 max_upload_bytes=facts.max_upload_bytes,
@@ -71,6 +74,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
                 max_threads=facts.max_threads,
                 history_revisions=HISTORY_REVISIONS,
                 max_watches=facts.max_watches,
+                max_call_speakers=MAX_SPEAKERS,
                 job_retention=convert.duration(facts.retention_seconds),
             ),
             draining=self._hub.draining,

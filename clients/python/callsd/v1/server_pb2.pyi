@@ -40,6 +40,7 @@ class ServerInfo(_message.Message):
     DEFAULT_MODEL_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    DEFAULT_CAPTION_MODEL_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of callsd, such as "0.1.0"."""
     database_id: _builtins.str
@@ -48,6 +49,8 @@ class ServerInfo(_message.Message):
     """Model used when a job names none."""
     draining: _builtins.bool
     """True while the server shuts down and takes no new jobs."""
+    default_caption_model: _builtins.str
+    """Model used when a captions job names none."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the server started."""
@@ -75,10 +78,11 @@ class ServerInfo(_message.Message):
         default_model: _builtins.str = ...,
         limits: Global___Limits | None = ...,
         draining: _builtins.bool = ...,
+        default_caption_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database_id", b"database_id", "default_model", b"default_model", "draining", b"draining", "engines", b"engines", "kinds", b"kinds", "limits", b"limits", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database_id", b"database_id", "default_caption_model", b"default_caption_model", "default_model", b"default_model", "draining", b"draining", "engines", b"engines", "kinds", b"kinds", "limits", b"limits", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -97,6 +101,7 @@ class Limits(_message.Message):
     HISTORY_REVISIONS_FIELD_NUMBER: _builtins.int
     MAX_WATCHES_FIELD_NUMBER: _builtins.int
     JOB_RETENTION_FIELD_NUMBER: _builtins.int
+    MAX_CALL_SPEAKERS_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """Largest message the server reads. Unit: bytes."""
     max_upload_bytes: _builtins.int
@@ -109,6 +114,8 @@ class Limits(_message.Message):
     """Revisions kept for resuming a watch."""
     max_watches: _builtins.int
     """Most watches open at once."""
+    max_call_speakers: _builtins.int
+    """Most speakers in a call that is captioned."""
     @_builtins.property
     def job_retention(self) -> _duration_pb2.Duration:
         """How long a finished job is kept. Zero = until deleted."""
@@ -123,10 +130,11 @@ class Limits(_message.Message):
         history_revisions: _builtins.int = ...,
         max_watches: _builtins.int = ...,
         job_retention: _duration_pb2.Duration | None = ...,
+        max_call_speakers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job_retention", b"job_retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_revisions", b"history_revisions", "job_retention", b"job_retention", "max_message_bytes", b"max_message_bytes", "max_threads", b"max_threads", "max_tracks", b"max_tracks", "max_upload_bytes", b"max_upload_bytes", "max_watches", b"max_watches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_revisions", b"history_revisions", "job_retention", b"job_retention", "max_call_speakers", b"max_call_speakers", "max_message_bytes", b"max_message_bytes", "max_threads", b"max_threads", "max_tracks", b"max_tracks", "max_upload_bytes", b"max_upload_bytes", "max_watches", b"max_watches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
