@@ -12,6 +12,7 @@ MODELS := .cache/models
 CALL ?= daemon/callsd_bench/sample_call
 MODEL ?= base
 THREADS ?= 1
+CALLS ?= 1
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -39,9 +40,18 @@ $(SETUP): pyproject.toml
 demo: $(SETUP) ## transcribe the sample call with a daemon of its own, then clean up
 	@$(BIN)/python tools/demo.py
 
+.PHONY: demo-captions
+demo-captions: $(SETUP) ## caption the sample call in real time, with a daemon of its own
+	@$(BIN)/python tools/demo.py captions
+
 .PHONY: bench
 bench: $(SETUP) .cache/$(MODEL).model ## measure transcription beside its baseline (CALL=, MODEL=, THREADS=)
 	$(BIN)/callsd bench transcription --call '$(CALL)' --model $(MODEL) --threads $(THREADS) \
+	    --models-dir $(MODELS) --baseline upstream
+
+.PHONY: bench-captions
+bench-captions: $(SETUP) .cache/$(MODEL).model ## measure live captions beside their baseline (CALL=, MODEL=, CALLS=)
+	$(BIN)/callsd bench captions --call '$(CALL)' --model $(MODEL) --calls $(CALLS) \
 	    --models-dir $(MODELS) --baseline upstream
 
 ## Testing

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make demo`: a daemon of its own, a call with four speakers, its transcript, how good it is.
 
+`make demo-captions`: the same call, captioned while it goes on.
+
 Everything lies in a temporary directory, except the weights, which are kept in `.cache/models`.
 """
 
@@ -41,20 +43,34 @@ def main() -> int:
         step("a daemon of its own")
         with daemon(place) as address:
             print(f"    listening on {address}")
-            step("a call of 74 s with 4 speakers: upload, transcribe, fetch")
-            out = place / "out"
-            run(
-                *("--address", address, "jobs", "create", "--call", str(CALL)),
-                *("--model", MODEL, "--follow", "--output", str(out)),
-                timeout_seconds=JOB_TIMEOUT_SECONDS,
-            )
-            step("the transcript")
-            print((out / "transcript.txt").read_text(encoding="utf-8"))
-            step("how good, how fast")
-            print(verdict(out, address))
+            caption(address) if sys.argv[1:] == ["captions"] else transcribe(address, place / "out")
             step("stopping the daemon")
     print("    stopped cleanly, nothing left behind")
     return 0
+
+
+def transcribe(address: str, out: Path) -> None:
+    """A call that is over."""
+    step("a call of 74 s with 4 speakers: upload, transcribe, fetch")
+    run(
+        *("--address", address, "jobs", "create", "--call", str(CALL)),
+        *("--model", MODEL, "--follow", "--output", str(out)),
+        timeout_seconds=JOB_TIMEOUT_SECONDS,
+    )
+    step("the transcript")
+    print((out / "transcript.txt").read_text(encoding="utf-8"))
+    step("how good, how fast")
+    print(verdict(out, address))
+
+
+def caption(address: str) -> None:
+    """A call that goes on."""
+    step("a call of 74 s with 4 speakers, in real time: what they say, as they say it")
+    run(
+        *("--address", address, "captions", "stream", "--call", str(CALL)),
+        *("--model", MODEL, "--realtime"),
+        timeout_seconds=JOB_TIMEOUT_SECONDS,
+    )
 
 
 def verdict(out: Path, address: str) -> str:

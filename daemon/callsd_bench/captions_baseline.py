@@ -10,6 +10,7 @@ from typing import Any
 from callsd_bench.accuracy import HeardSegment
 from callsd_bench.call import Call
 from callsd_bench.captions_figures import Shown
+from callsd_bench.captions_player import TICK_SECONDS
 from callsd_bench.captions_report import Counts, Measured
 from callsd_bench.child import read_progress
 from callsd_bench.errors import BenchError
@@ -57,6 +58,7 @@ def run_baseline(
             on_sample=lambda elapsed_seconds, peak_bytes: line.show(
                 read_progress(progress_path), elapsed_seconds, peak_bytes
             ),
+            sample_seconds=TICK_SECONDS,
         )
     result = json.loads(result_path.read_bytes())
     return measured_baseline(

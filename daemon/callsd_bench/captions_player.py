@@ -47,7 +47,8 @@ BLOCKED_SECONDS = 0.1
 TICK_SECONDS = 1.0
 
 END_TIMEOUT_SECONDS = 60.0
-"""How long the daemon may take to work off the rest of a call, and again to end its job."""
+"""How long the daemon may be behind with taking a call's sound, then with working off the rest of
+it, and then with ending its job."""
 
 ENCODINGS = {"s16le": AUDIO_ENCODING_S16LE_16KHZ, "opus": AUDIO_ENCODING_OPUS}
 
@@ -117,7 +118,9 @@ class _Player:
             await _sleep_until(start)
             await self._play(channel, job, start)
             await JobServiceStub(channel).StopJob(
-                StopJobRequest(name=job), metadata=self._endpoint.metadata()
+                StopJobRequest(name=job),
+                metadata=self._endpoint.metadata(),
+                timeout=END_TIMEOUT_SECONDS,
             )
             async with asyncio.timeout(END_TIMEOUT_SECONDS):
                 await watching
@@ -132,8 +135,10 @@ class _Player:
         await stream.write(StreamCaptionsRequest(config=config).SerializeToString())
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(_read_to_end(stream))
-            await self._send(stream, start)
-            await stream.done_writing()
+            last_due = start + self._order.timed_messages * self._order.send_seconds
+            async with asyncio.timeout(last_due + END_TIMEOUT_SECONDS - time.monotonic()):
+                await self._send(stream, start)
+                await stream.done_writing()
             async with asyncio.timeout(END_TIMEOUT_SECONDS):
                 await reading
 
@@ -209,7 +214,7 @@ def _cause(error: BaseException | None) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {error.details()}"
     if isinstance(error, TimeoutError):
-        return f"the daemon did not end a call within {END_TIMEOUT_SECONDS:g} s"
+        return f"the daemon did not take a call to its end within {END_TIMEOUT_SECONDS:g} s"
     return "" if error is None else repr(error)
 
 

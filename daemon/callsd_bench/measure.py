@@ -38,9 +38,16 @@ OnSample = Callable[[float, int], None]
 
 
 def run_measured(
-    command: Sequence[str], request: bytes, *, on_sample: OnSample = lambda _, __: None
+    command: Sequence[str],
+    request: bytes,
+    *,
+    on_sample: OnSample = lambda _, __: None,
+    sample_seconds: float = _SAMPLE_SECONDS,
 ) -> Cost:
-    """Run a command with `request` on its stdin until it ends. BenchError: it failed."""
+    """Run a command with `request` on its stdin until it ends. BenchError: it failed.
+
+    Each `sample_seconds` its memory is looked at, which takes milliseconds of its machine.
+    """
     with (
         tempfile.TemporaryFile() as stdin,
         tempfile.TemporaryFile("w+", errors="replace") as stderr,
@@ -54,7 +61,7 @@ def run_measured(
         waiter.start()
         peak_bytes = 0
         try:
-            while not ended.wait(_SAMPLE_SECONDS):
+            while not ended.wait(sample_seconds):
                 peak_bytes = max(peak_bytes, memory_bytes(process.pid))
                 elapsed_seconds = time.monotonic() - started
                 on_sample(elapsed_seconds, peak_bytes)

@@ -28,10 +28,12 @@ from callsd.v1.caption_pb2 import (
 )
 from callsd.v1.job_pb2 import StopJobRequest, StopJobResponse
 from callsd_bench import captions_viewers
+from callsd_bench.captions_baseline import check_baseline
 from callsd_bench.captions_player import Order, Tick
 from callsd_bench.captions_records import read_arrivals
 from callsd_bench.captions_sound import Encoding, write_score
 from callsd_bench.cli import bench
+from callsd_bench.errors import BenchError
 from callsd_bench.helper_process import HelperProcess
 
 
@@ -319,6 +321,15 @@ class TestCommand:
         assert "finals lost 0, repeated 0" in result.stdout
         assert "baseline" not in result.stdout
 
+    def test_refused(self, scratch: Path, models_directory: Path) -> None:
+        """What the daemon says against a job is told, and nothing is left behind."""
+        result = _run(models_directory, "--baseline", "none", "--language", "klingon")
+
+        assert result.exit_code == 1
+        assert "the daemon refused" in result.output
+        assert "klingon" in result.output
+        assert list(scratch.iterdir()) == []
+
 
 def _run(models: Path, *arguments: str) -> Result:
     return CliRunner().invoke(
@@ -332,6 +343,14 @@ def _run(models: Path, *arguments: str) -> Result:
 
 class TestRefusals:
     """What `callsd bench captions` refuses before it starts anything."""
+
+    def test_no_weights_for_the_baseline(self, tmp_path: Path) -> None:
+        """A model that only we can use is named, with what to do."""
+        model = tmp_path / "tiny.en"
+        model.mkdir()
+
+        with pytest.raises(BenchError, match=r"tiny\.en/ggml/f16\.bin: .*--baseline none"):
+            check_baseline(model)
 
     def test_no_model(self, tmp_path: Path) -> None:
         """A model that is nowhere to be had is named."""

@@ -1,20 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stretch of one speaker's speech on its way to final words."""
 
-from dataclasses import dataclass
-
 from callsd_worker.captioner.agreement import Agreement
 from callsd_worker.speech.engine import TimedWord
 from callsd_worker.speech.mel import Samples
 from callsd_worker.speech.vad import FRAME_SAMPLES, FRAME_SECONDS, SAMPLE_RATE_HZ
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """Words of final quality, heard before it was known that the speaker had come to an end."""
-
-    words: tuple[str, ...]
-    end_sample: int
 
 
 class Segment:
@@ -26,7 +16,6 @@ class Segment:
         start_sample: int,
         voice_start_sample: int,
         begin_probability: float,
-        is_continued: bool = False,
     ) -> None:
         """`start_sample` is where the window begins; voice, and frames, begin a little later.
 
@@ -34,8 +23,6 @@ class Segment:
         """
         self.start_sample = start_sample
         self.voice_start_sample = voice_start_sample
-        self.is_continued = is_continued
-        """The speaker was speaking before it already."""
         self.end_sample: int | None = None
         """Where the window ends; None while it grows."""
         self.samples: Samples | None = None
@@ -58,7 +45,8 @@ class Segment:
         self.revision = 0
         self.heard_sample = start_sample
         """Sound before this has been recognised."""
-        self.draft: Draft | None = None
+        self.drafted_sample = start_sample
+        """Sound before this has been recognised as carefully as final words are."""
 
     @property
     def judged_sample(self) -> int:
@@ -66,9 +54,13 @@ class Segment:
         return self.voice_start_sample + len(self.trail) * FRAME_SAMPLES
 
     @property
+    def window_end_sample(self) -> int:
+        """Where the window ends, for now or for good."""
+        return self.judged_sample if self.end_sample is None else self.end_sample
+
+    @property
     def seconds(self) -> float:
-        end = self.judged_sample if self.end_sample is None else self.end_sample
-        return (end - self.start_sample) / SAMPLE_RATE_HZ
+        return (self.window_end_sample - self.start_sample) / SAMPLE_RATE_HZ
 
     @property
     def voiced_seconds(self) -> float:
@@ -85,12 +77,17 @@ class Segment:
         """What a pass must reach to have heard all."""
         if self.silence_start_sample is not None:
             return self.silence_start_sample
-        return self.judged_sample if self.end_sample is None else self.end_sample
+        return self.window_end_sample
 
     @property
     def is_drafted(self) -> bool:
-        """Whether there are words of final quality for all that was said."""
-        return self.draft is not None and self.draft.end_sample >= self.voice_end_sample
+        """Whether the words are of final quality for all that was said."""
+        return self.voiced_frames > 0 and self.drafted_sample >= self.voice_end_sample
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the words will not change any more."""
+        return self.end_sample is not None and self.is_drafted
 
     @property
     def unheard_since_seconds(self) -> float | None:
@@ -130,7 +127,6 @@ class Segment:
             start_sample=cut_sample,
             voice_start_sample=cut_sample,
             begin_probability=self._begin_probability,
-            is_continued=True,
         )
         rest.trail = self.trail[frame:]
         rest._arrivals = self._arrivals[frame:]

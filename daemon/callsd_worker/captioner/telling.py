@@ -42,16 +42,16 @@ class Telling:
         if segment.revision:
             self._interim = self._words(segment, (), heard_sample=segment.heard_sample, stability=0)
 
-    def finish(self, segment: Segment, words: Sequence[str]) -> None:
-        """The segment's last words."""
-        assert segment.end_sample is not None
+    def finish(self, segment: Segment) -> None:
+        """The segment's words are final."""
+        words = segment.agreement.words
         if not words:
             self.withdraw(segment)
             return
         if self._interim is not None and self._interim.segment == segment.start_sample:
             self._interim = None
         self._finals.append(
-            self._words(segment, words, heard_sample=segment.end_sample, stability=1.0)
+            self._words(segment, words, heard_sample=segment.window_end_sample, stability=1.0)
         )
 
     def news(
@@ -94,7 +94,7 @@ class Telling:
         self, segment: Segment, words: Sequence[str], *, heard_sample: int, stability: float
     ) -> Words:
         segment.revision += 1
-        end_sample = segment.judged_sample if segment.end_sample is None else segment.end_sample
+        end_sample = segment.window_end_sample
         if segment.silence_start_sample is not None:
             end_sample = min(end_sample, segment.silence_start_sample)
         return Words(

@@ -6,8 +6,6 @@ is. All times are seconds of one clock that never goes back; all positions are s
 from the start of the call.
 """
 
-import math
-import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from callsd_worker.captioner.cuts import Cut, cuts_between_words, ends_softly, s
 from callsd_worker.captioner.language import SpeakerLanguage
 from callsd_worker.captioner.passes import Due, Pass, Result
 from callsd_worker.captioner.rules import Rules
-from callsd_worker.captioner.segment import Draft, Segment
+from callsd_worker.captioner.segment import Segment
 from callsd_worker.captioner.tape import Tape
 from callsd_worker.captioner.telling import Telling
 from callsd_worker.captioner.words import News
@@ -33,13 +31,6 @@ from callsd_worker.speech.vad import (
     VoiceGate,
     amplified,
 )
-
-
-def FINAL(segment, words):
-    m = os.environ.get("FM", "0")
-    if m == "1" or (m == "2" and segment.is_continued):
-        return segment.agreement.joined(words)
-    return words
 
 
 STALL_SECONDS = 1.5
@@ -190,11 +181,12 @@ class Track:
         self._last_end_sample = end_sample
         self._close(segment, end_sample, is_end_of_utterance=True, now_seconds=now_seconds)
         self._telling.speech_ends()
-        if segment.voiced_seconds < self._rules.min_voiced_seconds and not segment.is_continued:
+        is_click = segment.voiced_seconds < self._rules.min_voiced_seconds
+        if is_click and not segment.agreement.words:
             self._segments.remove(segment)
             self._telling.withdraw(segment)
-        else:
-            self._finish_drafted()
+        elif self._outstanding is None and segment.is_complete:
+            self._finish(segment)
 
     def _cut_at_limit(self, segment: Segment, now_seconds: float) -> None:
         """Too long: end it at its softest moment and go on from there."""
@@ -324,19 +316,21 @@ class Track:
         if result.heard is None:
             self._settle_unheard(outstanding, now_seconds)
             return
+        if not segment.is_end_of_utterance and window.end_sample > segment.window_end_sample:
+            return  # It was cut meanwhile: these are words of two segments.
         words = tuple(_split_words(result.heard.text, result.language))
         self._telling.language = result.language
-        if _is_last_pass(window, segment):
-            self._finish(segment, words)
-        elif segment.end_sample is None or window.end_sample <= segment.end_sample:
-            segment.agreement.hear(words)
-            segment.heard_sample = window.end_sample
-            if window.is_final:
-                segment.draft = Draft(words=words, end_sample=window.end_sample)
+        segment.agreement.hear(words)
+        segment.heard_sample = window.end_sample
+        if window.is_final:
+            segment.drafted_sample = window.end_sample
+        if segment.is_complete:
+            self._finish(segment)
+            return
+        self._telling.show(segment)
+        if segment is self._open and window.needs_word_times:
             segment.word_times = _times_of(segment.agreement.words, words, result.heard.words)
-            self._telling.show(segment)
-            if segment is self._open and window.needs_word_times:
-                self._cut_if_certain(segment, now_seconds)
+            self._cut_if_certain(segment, now_seconds)
 
     def _cut_if_certain(self, segment: Segment, now_seconds: float) -> None:
         """Make the certain beginning of a long segment final, if it ends in a pause."""
@@ -348,29 +342,22 @@ class Track:
         if cuts:
             # The last one: few words move on.
             self._cut(segment, cuts[-1], now_seconds)
-            self._finish(segment, segment.agreement.words)
+            self._finish(segment)
 
     def _settle_unheard(self, outstanding: _Outstanding, now_seconds: float) -> None:
-        segment = outstanding.segment
-        if _is_last_pass(outstanding.window, segment):
+        window, segment = outstanding.window, outstanding.segment
+        if window.is_final and window.end_sample == segment.end_sample:
             # What was shown is more than nothing.
-            self._finish(segment, segment.agreement.words)
+            self._finish(segment)
             return
         # Heard next time, with what has come since.
         segment.taken_sample = outstanding.taken_sample
         self._retry_seconds = now_seconds + self._rules.cadence_seconds
 
-    def _finish_drafted(self) -> None:
-        """Make a draft final that turned out to be the end."""
-        segment = self._segments[0]
-        if self._outstanding is None and segment.samples is not None and segment.is_drafted:
-            assert segment.draft is not None
-            self._finish(segment, segment.draft.words)
-
-    def _finish(self, segment: Segment, words: Sequence[str]) -> None:
+    def _finish(self, segment: Segment) -> None:
         assert self._segments[0] is segment
         self._segments.popleft()
-        self._telling.finish(segment, FINAL(segment, words))
+        self._telling.finish(segment)
 
     # --- news ---
 
@@ -393,16 +380,6 @@ class Track:
             is_drained=is_drained,
             position_step_samples=int(self._rules.position_step_seconds * SAMPLE_RATE_HZ),
         )
-
-
-def _is_last_pass(window: Pass, segment: Segment) -> bool:
-    """Whether a pass has heard all of a segment that has ended, with the care of a final one."""
-    return (
-        window.is_final
-        and segment.end_sample is not None
-        and segment.voice_end_sample <= window.end_sample
-        and (segment.is_end_of_utterance or window.end_sample <= segment.end_sample)
-    )
 
 
 def _times_of(

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live captions through the bare API: one who sends a call's sound, and one who watches it."""
+
+import functools
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import jiwer
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.duration_pb2 import Duration
+from whisper_normalizer.english import EnglishTextNormalizer
+
+from callsd.v1.caption_pb2 import (
+    AUDIO_ENCODING_S16LE_16KHZ,
+    AudioAck,
+    AudioBatch,
+    AudioChunk,
+    AudioEncoding,
+    Caption,
+    CaptionEvent,
+    CaptionEventType,
+    CaptionsConfig,
+    CaptionsSpec,
+    StreamCaptionsRequest,
+    WatchCaptionsRequest,
+    WatchCaptionsResponse,
+)
+from callsd.v1.job_pb2 import JOB_STATE_RUNNING, CreateJobRequest, Job, StopJobRequest
+from callsd_worker.media.decode import SAMPLE_RATE_HZ
+from tests.captioner.sound import decoded
+from tests.helpers.api import Api
+from tests.helpers.daemon import Daemon
+from tests.helpers.waiting import eventually
+
+
+MODEL = "tiny.en"
+CAPTIONER = f"captioner.{MODEL}"
+"""As whose worker the captioner is known."""
+
+CHUNK_SAMPLES = SAMPLE_RATE_HZ // 10
+MAX_BATCH_BYTES = 500 * 1024
+MAX_BATCH_CHUNKS = 1000
+READY_SECONDS = 60.0
+WORK_SECONDS = 60.0
+"""How long things may take on a machine that is busy otherwise."""
+
+Pcm = npt.NDArray[np.int16]
+
+_normalise = EnglishTextNormalizer()
+
+
+@functools.cache
+def track(speaker: str) -> Pcm:
+    """A speaker of the sample call as s16le, holes filled with silence."""
+    return (np.clip(decoded(speaker), -1, 1) * 32767).astype("<i2")
+
+
+def speech(speaker: str, begin_seconds: float, end_seconds: float) -> Pcm:
+    """A stretch of what a speaker of the sample call says."""
+    return track(speaker)[round(begin_seconds * 16_000) : round(end_seconds * 16_000)]
+
+
+def errors(said: str, heard: str) -> int:
+    """Words that are wrong, missing or too many."""
+    outcome = jiwer.process_words(_normalise(said), _normalise(heard) or "-")
+    return outcome.substitutions + outcome.deletions + outcome.insertions
+
+
+def offset(samples: int) -> Duration:
+    """A position in the call."""
+    found = Duration()
+    found.FromNanoseconds(samples * 62_500)
+    return found
+
+
+def seconds(duration: Duration) -> float:
+    """A position or length in the API."""
+    return duration.ToTimedelta() / timedelta(seconds=1)
+
+
+def chunks(
+    speaker: str,
+    samples: Pcm,
+    *,
+    start_sample: int = 0,
+    first_sequence: int = 1,
+    chunk_samples: int = CHUNK_SAMPLES,
+) -> list[AudioChunk]:
+    """Sound in numbered pieces."""
+    return [
+        AudioChunk(
+            speaker=speaker,
+            sequence=first_sequence + index,
+            start_offset=offset(start_sample + first),
+            data=samples[first : first + chunk_samples].tobytes(),
+        )
+        for index, first in enumerate(range(0, samples.size, chunk_samples))
+    ]
+
+
+def batches(pieces: Iterable[AudioChunk]) -> Iterator[AudioBatch]:
+    """As many pieces in each message as it may have."""
+    batch, size = AudioBatch(), 0
+    for piece in pieces:
+        if size + len(piece.data) > MAX_BATCH_BYTES or len(batch.chunks) == MAX_BATCH_CHUNKS:
+            yield batch
+            batch, size = AudioBatch(), 0
+        batch.chunks.append(piece)
+        size += len(piece.data)
+    yield batch
+
+
+def begin_call(server: Daemon, api: Api, **spec: Any) -> str:
+    """A captions job that runs; returns its name."""
+    name = ask_for_call(server, api, **spec)
+    server.wait(api, name, JOB_STATE_RUNNING, seconds=READY_SECONDS)
+    return name
+
+
+def ask_for_call(server: Daemon, api: Api, **spec: Any) -> str:
+    """A captions job that has just been made."""
+    request = CreateJobRequest(job=Job(captions=CaptionsSpec(**spec)))
+    name = api(api.jobs.CreateJob, request).job.name
+    server.acknowledged.add(name)
+    return name
+
+
+def end_call(server: Daemon, api: Api, name: str) -> Job:
+    """Stop a captions job, and wait for its end."""
+    api(api.jobs.StopJob, StopJobRequest(name=name))
+    return server.wait(api, name, seconds=WORK_SECONDS)
+
+
+def talk(
+    api: Api, job: str, *messages: StreamCaptionsRequest, encoding: AudioEncoding.ValueType = 1
+) -> None:
+    """Send some messages, and nothing more: to the end of the call or to its refusal."""
+    config = CaptionsConfig(job=job, encoding=encoding)
+    say(api, StreamCaptionsRequest(config=config), *messages)
+
+
+def say(api: Api, *messages: StreamCaptionsRequest) -> None:
+    """As `talk`, from the first message on."""
+    stream = api.captions.StreamCaptions(iter(messages), timeout=20, metadata=api.metadata)
+    for _ in stream:
+        pass
+
+
+class Sender:
+    """Sends one call's sound, and notes what is acknowledged. Dies with its block, not earlier."""
+
+    def __init__(
+        self,
+        api: Api,
+        job: str,
+        *,
+        encoding: "AudioEncoding.ValueType" = AUDIO_ENCODING_S16LE_16KHZ,
+    ) -> None:
+        self.acks: dict[str, AudioAck] = {}
+        self.first: dict[str, AudioAck] | None = None
+        """What the server knew when this began."""
+        self.processed: list[float] = []
+        """Positions in the order in which they were acknowledged, of all speakers."""
+        self.error: grpc.RpcError | None = None
+        self._messages: queue.Queue[StreamCaptionsRequest | None] = queue.Queue()
+        self.send(config=CaptionsConfig(job=job, encoding=encoding))
+        self._call = api.captions.StreamCaptions(
+            iter(self._messages.get, None), metadata=api.metadata
+        )
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        eventually(lambda: self.first is not None or self.is_over, "the server has answered")
+
+    def _read(self) -> None:
+        try:
+            for response in self._call:
+                for ack in response.acks:
+                    self.acks[ack.speaker] = ack
+                    self.processed.append(seconds(ack.processed_offset))
+                if self.first is None:
+                    self.first = dict(self.acks)
+        except grpc.RpcError as error:
+            self.error = error
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server has ended the call."""
+        return not self._thread.is_alive()
+
+    def send(self, **message: Any) -> None:
+        """Send a message."""
+        self._messages.put(StreamCaptionsRequest(**message))
+
+    def push(self, pieces: Iterable[AudioChunk]) -> None:
+        """Send sound as fast as it is taken."""
+        for batch in batches(pieces):
+            self.send(batch=batch)
+
+    def play(self, pieces: Sequence[AudioChunk], *, speed: float = 1.0) -> None:
+        """Send sound as a live source does, in order of time; returns when it has been said."""
+        begin, origin = time.monotonic(), seconds(pieces[0].start_offset)
+        for piece in sorted(pieces, key=lambda piece: seconds(piece.start_offset)):
+            due = begin + (seconds(piece.start_offset) - origin) / speed
+            time.sleep(max(0.0, due - time.monotonic()))
+            self.send(audio=piece)
+
+    def wait_received(self, speaker: str, sequence: int) -> None:
+        """Wait until a chunk has been received."""
+        eventually(
+            lambda: speaker in self.acks and self.acks[speaker].received_sequence >= sequence,
+            f"chunk {sequence} of {speaker} is received",
+            seconds=WORK_SECONDS,
+        )
+
+    def wait_worked_off(self) -> None:
+        """Wait until all that was received is worked off."""
+
+        def is_worked_off() -> bool:
+            acks = self.acks.values()
+            return all(ack.processed_offset == ack.received_offset for ack in acks)
+
+        eventually(is_worked_off, "everything is worked off", seconds=WORK_SECONDS)
+
+    def finish(self) -> None:
+        """Say that nothing more comes, and wait for the end; raises what it ended with."""
+        self._messages.put(None)
+        self.join()
+
+    def join(self) -> None:
+        """Wait until the server ends the call; raises what it ended with."""
+        self._thread.join(WORK_SECONDS)
+        assert self.is_over
+        if self.error is not None:
+            raise self.error
+
+    def vanish(self) -> None:
+        """Hang up without a word."""
+        self._call.cancel()
+        self._messages.put(None)
+        self._thread.join(WORK_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.vanish()
+
+
+class Viewer:
+    """Watches one call in a thread, and keeps everything that it is told."""
+
+    def __init__(self, api: Api, job: str, **request: Any) -> None:
+        self.messages: list[tuple[float, WatchCaptionsResponse]] = []
+        """With the monotonic clock's time of their arrival."""
+        self.error: grpc.RpcError | None = None
+        self._call = api.stream(
+            api.captions.WatchCaptions, WatchCaptionsRequest(job=job, **request), seconds=600
+        )
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            for message in self._call:
+                self.messages.append((time.monotonic(), message))
+        except grpc.RpcError as error:
+            self.error = error
+
+    @property
+    def captions(self) -> list[Caption]:
+        """All captions so far, in order."""
+        return [m.caption for _, m in list(self.messages) if m.HasField("caption")]
+
+    @property
+    def finals(self) -> list[Caption]:
+        """Those that are final."""
+        return [caption for caption in self.captions if caption.is_final]
+
+    @property
+    def sequences(self) -> list[int]:
+        """Numbers of the final captions."""
+        return [caption.sequence for caption in self.finals]
+
+    @property
+    def events(self) -> list[CaptionEvent]:
+        """All events so far, in order."""
+        return [m.event for _, m in list(self.messages) if m.HasField("event")]
+
+    def event_types(self) -> list[str]:
+        """What has happened."""
+        return [CaptionEventType.Name(event.type)[len("CAPTION_EVENT_TYPE_") :] for event in self.events]
+
+    def text(self, speaker: str) -> str:
+        """A speaker's final words."""
+        return " ".join(caption.text for caption in self.finals if caption.speaker == speaker)
+
+    def wait_event(self, name: str, count: int = 1) -> None:
+        """Wait until something has happened."""
+        eventually(
+            lambda: self.event_types().count(name) >= count,
+            f"viewers are told of {name}, {count} times",
+            seconds=WORK_SECONDS,
+        )
+
+    def wait_final(self, count: int = 1) -> None:
+        """Wait for so many final captions."""
+        eventually(
+            lambda: len(self.finals) >= count, f"{count} final captions", seconds=WORK_SECONDS
+        )
+
+    def wait_shown(self, speaker: str) -> None:
+        """Wait until words of a speaker are on the screen."""
+        eventually(
+            lambda: any(c.text for c in self.captions if c.speaker == speaker),
+            f"words of {speaker} are shown",
+            seconds=WORK_SECONDS,
+        )
+
+    def join(self) -> None:
+        """Wait until the server ends the watch; raises what it ended with."""
+        self._thread.join(WORK_SECONDS)
+        assert not self._thread.is_alive()
+        if self.error is not None:
+            raise self.error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._call.cancel()
+        self._thread.join(WORK_SECONDS)
