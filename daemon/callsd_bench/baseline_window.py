@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from callsd_bench.baseline_vad import WINDOW_SAMPLES, SpeechRules, speech_parts
+
 
 Samples = NDArray[np.float32]
 
@@ -27,11 +29,7 @@ STALE_SECONDS = 3.0
 FINISHED_SAMPLES = 3 * SAMPLE_RATE_HZ
 MIN_SPEECH_SAMPLES = 330 * SAMPLES_PER_MS
 
-VAD_WINDOW_SAMPLES = 512
-SPEECH_PROBABILITY = 0.5
-SILENCE_PROBABILITY = 0.35
-MIN_SILENCE_SAMPLES = 150 * SAMPLES_PER_MS
-PAD_SAMPLES = 60 * SAMPLES_PER_MS
+RULES = SpeechRules(min_silence_samples=150 * SAMPLES_PER_MS, pad_samples=60 * SAMPLES_PER_MS)
 
 VoiceProbabilities = Callable[[Samples], Iterable[float]]
 """The probability of speech in each 512-sample window, from a fresh state."""
@@ -64,32 +62,6 @@ class Offer:
     end_seconds: float
     new_audio_ms: int
     """Audio that came since the last tick at which the window was looked at."""
-
-
-def speech_parts(probabilities: Iterable[float], *, sample_count: int) -> list[tuple[int, int]]:
-    """Where speech begins and ends, in samples.
-
-    It begins 60 ms before the network window that reaches 0.5, and ends when less than 0.35 has
-    lasted for 150 ms without another 0.5: 60 ms after that began. Speech that is still on ends
-    with the audio.
-    """
-    parts: list[tuple[int, int]] = []
-    start: int | None = None
-    drop = 0
-    for index, probability in enumerate(probabilities):
-        window_end = (index + 1) * VAD_WINDOW_SAMPLES
-        if probability >= SPEECH_PROBABILITY:
-            drop = 0
-            if start is None:
-                start = max(0, window_end - VAD_WINDOW_SAMPLES - PAD_SAMPLES)
-        elif probability < SILENCE_PROBABILITY and start is not None:
-            drop = drop or window_end
-            if window_end - drop >= MIN_SILENCE_SAMPLES:
-                parts.append((start, drop + PAD_SAMPLES))
-                start, drop = None, 0
-    if start is not None:
-        parts.append((start, sample_count))
-    return parts
 
 
 def split(parts: Iterable[tuple[int, int]], *, sample_count: int) -> list[Segment]:
@@ -143,7 +115,7 @@ class TrackWindow:
         """
         self._append(arrived)
         new_audio_ms = (len(self) - self._length_before) // SAMPLES_PER_MS
-        if len(self) < VAD_WINDOW_SAMPLES:
+        if len(self) < WINDOW_SAMPLES:
             return None
         if len(self) == self._length_before:
             if now_seconds - self._audio_at_seconds > STALE_SECONDS:
@@ -155,7 +127,8 @@ class TrackWindow:
             return None
         self._audio_at_seconds = now_seconds
         self._length_before = len(self)
-        parts = speech_parts(self._probabilities(self._samples), sample_count=len(self))
+        probabilities = self._probabilities(self._samples)
+        parts = speech_parts(probabilities, RULES, sample_count=len(self))
         if not parts:
             return None
         segments = split(parts, sample_count=len(self))

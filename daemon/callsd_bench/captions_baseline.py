@@ -2,6 +2,7 @@
 """Runs the captions baseline and puts what it showed in the form of our own captions."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from callsd_bench.progress import ProgressLine
 
 
 NUM_TRANSCRIBERS = 1
-NUM_THREADS = 2
-"""Recognisers of each call and threads of each: what the original has by default."""
+MAX_THREADS = 2
+"""Recognisers of each call and threads of each: what the original has by default. Its threads wait
+for one another, and make no headway at all when there are more of them than cores."""
 
 _WEIGHTS = Path("ggml") / "f16.bin"
 
@@ -46,7 +48,7 @@ def run_baseline(
         "stagger_seconds": stagger_seconds,
         "seconds": call.duration_seconds,
         "num_transcribers": NUM_TRANSCRIBERS,
-        "num_threads": NUM_THREADS,
+        "num_threads": max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)) // calls)),
         "result_path": str(result_path),
         "progress_path": str(progress_path),
         "language": language,

@@ -63,7 +63,10 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """Share of something that took less than 2, 4, 6, 8 seconds; 0 to 1."""
+    """Share of something that took no more than 2, 4, 6, 8 seconds; 0 to 1.
+
+    The limit itself counts, as in the histogram from which the published shares are.
+    """
 
     lt_2s: float
     lt_4s: float
@@ -74,7 +77,7 @@ class Shares:
 def shares(seconds: Iterable[float]) -> Shares:
     """How many of some durations are short; of none at all, none is."""
     values = np.fromiter(seconds, np.float64)
-    below = [float(np.mean(values < limit)) if len(values) else 0.0 for limit in (2, 4, 6, 8)]
+    below = [float(np.mean(values <= limit)) if len(values) else 0.0 for limit in (2, 4, 6, 8)]
     return Shares(lt_2s=below[0], lt_4s=below[1], lt_6s=below[2], lt_8s=below[3])
 
 

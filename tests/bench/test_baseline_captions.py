@@ -17,14 +17,15 @@ import pytest
 from callsd_bench.baseline_captions_job import QUEUE_WINDOWS, Track, next_tick
 from callsd_bench.baseline_packets import PacketQueue, packets_sent, write_packets
 from callsd_bench.baseline_reader import Caption, FinalText, final_texts, seam
+from callsd_bench.baseline_vad import speech_parts
 from callsd_bench.baseline_window import (
+    RULES,
     Offer,
     Run,
     Samples,
     Segment,
     TrackWindow,
     silence_zeroed,
-    speech_parts,
     split,
 )
 from callsd_worker.media.decode import AudioStream
@@ -163,7 +164,7 @@ class TestSpeechParts:
     def test_pads_both_ends(self) -> None:
         """Speech begins 60 ms before its first window and ends 60 ms after its last."""
         parts = speech_parts(
-            [SILENCE] * 10 + [SPEECH] * 20 + [SILENCE] * 20, sample_count=50 * NETWORK_WINDOW
+            [SILENCE] * 10 + [SPEECH] * 20 + [SILENCE] * 20, RULES, sample_count=50 * NETWORK_WINDOW
         )
 
         assert parts == [(10 * NETWORK_WINDOW - PAD, 31 * NETWORK_WINDOW + PAD)]
@@ -173,20 +174,20 @@ class TestSpeechParts:
         """A pause ends speech when it has lasted for 150 ms after its first window."""
         probabilities = [SPEECH] * 20 + [SILENCE] * silent_windows + [SPEECH] * 20
 
-        parts = speech_parts(probabilities, sample_count=60 * NETWORK_WINDOW)
+        parts = speech_parts(probabilities, RULES, sample_count=60 * NETWORK_WINDOW)
 
         assert len(parts) == part_count
 
     def test_doubt_neither_begins_nor_ends(self) -> None:
         """Between 0.35 and 0.5 nothing changes."""
-        assert speech_parts([DOUBT] * 50, sample_count=50 * NETWORK_WINDOW) == []
-        assert speech_parts([SPEECH] + [DOUBT] * 49, sample_count=25_600) == [(0, 25_600)]
+        assert speech_parts([DOUBT] * 50, RULES, sample_count=50 * NETWORK_WINDOW) == []
+        assert speech_parts([SPEECH] + [DOUBT] * 49, RULES, sample_count=25_600) == [(0, 25_600)]
 
     def test_speech_cancels_a_drop(self) -> None:
         """One window of speech within the 150 ms starts the count anew."""
         probabilities = [SPEECH, *[SILENCE] * 4, SPEECH, *[SILENCE] * 4]
 
-        assert speech_parts(probabilities, sample_count=5_120) == [(0, 5_120)]
+        assert speech_parts(probabilities, RULES, sample_count=5_120) == [(0, 5_120)]
 
 
 class TestSegments:

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from callsd_bench.baseline_upstream import SileroVad, chunks, speech_parts
+from callsd_bench.baseline_upstream import RULES, chunks
+from callsd_bench.baseline_vad import SileroVad, speech_parts
 from callsd_worker.media.decode import AudioStream
 
 
@@ -22,19 +23,19 @@ class TestSpeechParts:
 
     def test_silence(self) -> None:
         """Without speech there are no parts."""
-        assert speech_parts([SILENCE] * 500, sample_count=500 * WINDOW) == []
+        assert speech_parts([SILENCE] * 500, RULES, sample_count=500 * WINDOW) == []
 
     def test_pads_both_ends(self) -> None:
         """A part begins 100 ms before its first window and ends 100 ms after its last."""
         probabilities = [SILENCE] * 10 + [SPEECH] * 5 + [SILENCE] * 100
 
-        parts = speech_parts(probabilities, sample_count=115 * WINDOW)
+        parts = speech_parts(probabilities, RULES, sample_count=115 * WINDOW)
 
         assert parts == [(10 * WINDOW - PAD, 16 * WINDOW + PAD)]
 
     def test_begins_no_earlier_than_the_audio(self) -> None:
         """The pad before speech at the very beginning is cut off."""
-        parts = speech_parts([SPEECH] + [SILENCE] * 100, sample_count=101 * WINDOW)
+        parts = speech_parts([SPEECH] + [SILENCE] * 100, RULES, sample_count=101 * WINDOW)
 
         assert parts[0][0] == 0
 
@@ -42,7 +43,9 @@ class TestSpeechParts:
         """Speech that is still on ends with the audio, silence of less than 2 s included."""
         probabilities = [SPEECH] * 3 + [SILENCE] * 20
 
-        assert speech_parts(probabilities, sample_count=23 * WINDOW + 7) == [(0, 23 * WINDOW + 7)]
+        assert speech_parts(probabilities, RULES, sample_count=23 * WINDOW + 7) == [
+            (0, 23 * WINDOW + 7)
+        ]
 
     @pytest.mark.parametrize(
         ("silent_windows", "part_count"), [(SPLIT_WINDOWS - 1, 1), (SPLIT_WINDOWS, 2)]
@@ -51,23 +54,23 @@ class TestSpeechParts:
         """A pause splits once it has lasted 2 s after its first window, not before."""
         probabilities = [SPEECH] * 3 + [SILENCE] * silent_windows + [SPEECH] * 3
 
-        parts = speech_parts(probabilities, sample_count=len(probabilities) * WINDOW)
+        parts = speech_parts(probabilities, RULES, sample_count=len(probabilities) * WINDOW)
 
         assert len(parts) == part_count
 
     def test_doubt_neither_begins_nor_ends(self) -> None:
         """Between 0.35 and 0.5 nothing changes: no beginning, no drop, no end of a drop."""
-        assert speech_parts([DOUBT] * 200, sample_count=200 * WINDOW) == []
+        assert speech_parts([DOUBT] * 200, RULES, sample_count=200 * WINDOW) == []
         lasting = [SPEECH, *[DOUBT] * 200]
-        assert speech_parts(lasting, sample_count=201 * WINDOW) == [(0, 201 * WINDOW)]
+        assert speech_parts(lasting, RULES, sample_count=201 * WINDOW) == [(0, 201 * WINDOW)]
         dropping = [SPEECH, SILENCE, *[DOUBT] * 70, SILENCE]
-        assert speech_parts(dropping, sample_count=73 * WINDOW) == [(0, 2 * WINDOW + PAD)]
+        assert speech_parts(dropping, RULES, sample_count=73 * WINDOW) == [(0, 2 * WINDOW + PAD)]
 
     def test_speech_cancels_a_drop(self) -> None:
         """One window of speech within the 2 s starts the count anew."""
         probabilities = [SPEECH, *[SILENCE] * 50, SPEECH, *[SILENCE] * 50]
 
-        assert len(speech_parts(probabilities, sample_count=102 * WINDOW)) == 1
+        assert len(speech_parts(probabilities, RULES, sample_count=102 * WINDOW)) == 1
 
 
 class TestChunks:
@@ -103,7 +106,7 @@ class TestSileroVad:
         with AudioStream(SAMPLE_CALL / "nina.ogg") as stream:
             track = np.concatenate([block.samples for block in stream.blocks()])[: 16 * 16_000]
 
-        parts = speech_parts(SileroVad().probabilities(track), sample_count=len(track))
+        parts = speech_parts(SileroVad().probabilities(track), RULES, sample_count=len(track))
 
         assert len(parts) == 1
         start, end = (value / 16_000 for value in parts[0])

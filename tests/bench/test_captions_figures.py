@@ -221,9 +221,9 @@ class TestDistributions:
     """Shares and percentiles."""
 
     def test_shares(self) -> None:
-        """What never came is in no share; the limit itself is not below it."""
-        assert shares([1.0, 2.0, 5.0, math.inf]) == Shares(
-            lt_2s=0.25, lt_4s=0.5, lt_6s=0.75, lt_8s=0.75
+        """What never came is in no share; the limit itself is within it."""
+        assert shares([1.0, 2.0, 2.01, 5.0, math.inf]) == Shares(
+            lt_2s=0.4, lt_4s=0.6, lt_6s=0.8, lt_8s=0.8
         )
 
     def test_no_shares(self) -> None:
