@@ -88,7 +88,10 @@ class Plan:
 
 
 def bench_captions(plan: Plan) -> CaptionsReport:
-    """Measure; takes as long as the calls do, twice with the baseline. BenchError: what failed."""
+    """Measure; takes as long as the calls do, twice with the baseline.
+
+    BenchError: what failed of ours; what failed of the baseline is in the report.
+    """
     if plan.baseline:
         check_baseline(plan.models / plan.model)
     with tempfile.TemporaryDirectory(prefix="callsd-bench-") as directory:
@@ -104,6 +107,13 @@ def bench_captions(plan: Plan) -> CaptionsReport:
             ours = bench.ours(timed_messages)
         except CallsdError as error:
             raise BenchError(f"the daemon refused: {error}") from error
+        baseline, baseline_error = None, ""
+        try:
+            if plan.baseline:
+                baseline = bench.baseline()
+        except BenchError as error:
+            # Ours took minutes, and holds without it.
+            baseline_error = str(error)
         return CaptionsReport(
             call=call.name,
             calls=plan.calls,
@@ -112,7 +122,8 @@ def bench_captions(plan: Plan) -> CaptionsReport:
             model=plan.model,
             encoding=plan.encoding.value,
             ours=ours,
-            baseline=bench.baseline() if plan.baseline else None,
+            baseline=baseline,
+            baseline_error=baseline_error,
         )
 
 

@@ -107,7 +107,8 @@ def captions(
     """Caption calls live and tell delay, accuracy and cost.
 
     Plays in real time: it takes as long as the calls, and as long again for the baseline. All
-    speakers send all the time, whether they speak or not, as if nobody ever muted a microphone.
+    speakers send all the time, whether they speak or not, as if nobody ever muted a microphone;
+    only the baseline, which cannot do with silence, is spared the pauses.
     """
     if frozen_viewers and not viewers:
         raise click.UsageError("--frozen-viewers are there to disturb --viewers: give both")
@@ -136,6 +137,8 @@ def captions(
         click.echo(json.dumps(report.as_json()))
     else:
         Console(width=max(Console().width, _TABLE_WIDTH)).print(_tables(report))
+    if report.baseline_error:
+        raise click.ClickException(f"the baseline failed: {report.baseline_error}")
 
 
 def _tables(report: CaptionsReport) -> Group:

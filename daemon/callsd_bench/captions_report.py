@@ -160,6 +160,8 @@ class CaptionsReport:
     encoding: str
     ours: Ours
     baseline: Baseline | None
+    baseline_error: str = ""
+    """Why there is no baseline although one was wanted."""
 
     def as_json(self) -> dict[str, Any]:
         """For machines; `baseline` and `viewers` are null when there were none."""

@@ -27,7 +27,7 @@ from callsd.v1.caption_pb2 import (
     WatchCaptionsResponse,
 )
 from callsd.v1.job_pb2 import StopJobRequest, StopJobResponse
-from callsd_bench import captions_viewers
+from callsd_bench import captions, captions_viewers
 from callsd_bench.captions_baseline import check_baseline
 from callsd_bench.captions_player import Order, Tick
 from callsd_bench.captions_records import read_arrivals
@@ -320,6 +320,23 @@ class TestCommand:
         assert "3 viewers, 0 more frozen" in result.stdout
         assert "finals lost 0, repeated 0" in result.stdout
         assert "baseline" not in result.stdout
+
+    def test_broken_baseline(
+        self, scratch: Path, models_directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A baseline that fails is an error, but our own figures are not lost with it."""
+
+        def fail(*_: object, **__: object) -> None:
+            raise BenchError("it fell over")
+
+        monkeypatch.setattr(captions, "run_baseline", fail)
+        result = _run(models_directory, "--json")
+
+        assert result.exit_code == 1
+        assert "the baseline failed: it fell over" in result.stderr
+        report = json.loads(result.stdout)
+        assert report["finals"] >= 1
+        assert report["baseline"] is None
 
     def test_refused(self, scratch: Path, models_directory: Path) -> None:
         """What the daemon says against a job is told, and nothing is left behind."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from callsd import (
     Bookmark,
+    CallsdError,
     ConflictError,
     Interrupted,
     JobChanged,
@@ -272,6 +273,17 @@ class TestBackoff:
         assert backoff.failed(slow) > 0
         with pytest.raises(ConflictError):
             backoff.failed(etag)
+
+    def test_a_status_of_grpc_s_own(self) -> None:
+        """An INTERNAL that is not the daemon's hides what it was: it is asked again."""
+        backoff = Backoff()
+        backoff.answered()
+        masked = CallsdError("Internal error from Core", code=grpc.StatusCode.INTERNAL)
+        bug = CallsdError("a bug", code=grpc.StatusCode.INTERNAL, reason="INTERNAL")
+
+        assert backoff.failed(masked) > 0
+        with pytest.raises(CallsdError, match="a bug"):
+            backoff.failed(bug)
 
 
 class TestJobEnding:

@@ -6,7 +6,9 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,7 +36,7 @@ from callsd.v1.caption_pb2 import (
 )
 from callsd.v1.job_pb2 import JOB_STATE_RUNNING, CreateJobRequest, Job, StopJobRequest
 from callsd_worker.media.decode import SAMPLE_RATE_HZ
-from tests.captioner.sound import decoded
+from tests.captioner.sound import decoded, opus_pieces
 from tests.helpers.api import Api
 from tests.helpers.daemon import Daemon
 from tests.helpers.waiting import eventually
@@ -105,6 +107,20 @@ def chunks(
     ]
 
 
+def opus_chunks(speaker: str, stretch_seconds: tuple[float, float]) -> list[AudioChunk]:
+    """A speaker's own packets in numbered pieces, from the start of the call on."""
+    pieces = opus_pieces(speaker, stretch_seconds)
+    return [
+        AudioChunk(
+            speaker=speaker,
+            sequence=number,
+            start_offset=offset(piece.start_sample - pieces[0].start_sample),
+            data=piece.data,
+        )
+        for number, piece in enumerate(pieces, start=1)
+    ]
+
+
 def batches(pieces: Iterable[AudioChunk]) -> Iterator[AudioBatch]:
     """As many pieces in each message as it may have."""
     batch, size = AudioBatch(), 0
@@ -138,8 +154,16 @@ def end_call(server: Daemon, api: Api, name: str) -> Job:
     return server.wait(api, name, seconds=WORK_SECONDS)
 
 
+def artifact(server: Daemon, name: str, file_name: str) -> Path:
+    """A file that a job has made."""
+    return server.state / "jobs" / name.removeprefix("jobs/") / "artifacts" / file_name
+
+
 def talk(
-    api: Api, job: str, *messages: StreamCaptionsRequest, encoding: AudioEncoding.ValueType = 1
+    api: Api,
+    job: str,
+    *messages: StreamCaptionsRequest,
+    encoding: AudioEncoding.ValueType = AUDIO_ENCODING_S16LE_16KHZ,
 ) -> None:
     """Send some messages, and nothing more: to the end of the call or to its refusal."""
     config = CaptionsConfig(job=job, encoding=encoding)
@@ -210,6 +234,16 @@ class Sender:
             due = begin + (seconds(piece.start_offset) - origin) / speed
             time.sleep(max(0.0, due - time.monotonic()))
             self.send(audio=piece)
+
+    @contextmanager
+    def playing(self, pieces: Sequence[AudioChunk], *, speed: float = 1.0) -> Iterator[None]:
+        """Send sound as a live source does, beside what the block does."""
+        player = threading.Thread(target=self.play, args=(pieces,), kwargs={"speed": speed})
+        player.start()
+        try:
+            yield
+        finally:
+            player.join()
 
     def wait_received(self, speaker: str, sequence: int) -> None:
         """Wait until a chunk has been received."""
@@ -300,7 +334,9 @@ class Viewer:
 
     def event_types(self) -> list[str]:
         """What has happened."""
-        return [CaptionEventType.Name(event.type)[len("CAPTION_EVENT_TYPE_") :] for event in self.events]
+        return [
+            CaptionEventType.Name(event.type)[len("CAPTION_EVENT_TYPE_") :] for event in self.events
+        ]
 
     def text(self, speaker: str) -> str:
         """A speaker's final words."""

@@ -96,6 +96,7 @@ class Daemon:
             "models": {"directory": str(self.models)},
             "media": {"roots": [str(self.media), str(SAMPLE_CALL)]},
             "transcription": {"model": "tiny.en" if is_real else models.NAME},
+            "captions": {"model": "tiny.en" if is_real else models.NAME},
             "jobs": {"stop_grace_seconds": 5.0 if is_real else 1.0},
             "log": {"level": "debug", "format": "json"},
         }

@@ -16,7 +16,6 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from callsd import Client
-from callsd.v1.caption_pb2 import StreamCaptionsRequest, WatchCaptionsRequest
 from callsd.v1.job_pb2 import GetJobRequest, ListJobsRequest, WatchJobsRequest
 from callsd.v1.model_pb2 import ListModelsRequest, PullModelRequest, VerifyModelRequest
 from callsd.v1.server_pb2 import GetCapacityRequest, GetServerInfoRequest
@@ -193,18 +192,6 @@ class TestOpen:
         code = status(lambda: list(call(iter([b""]), timeout=5, metadata=api.metadata)))
 
         assert code is grpc.StatusCode.UNIMPLEMENTED
-
-    @pytest.mark.reason("KIND_UNAVAILABLE")
-    def test_captions(self, api: Api) -> None:
-        """The captions' service is designed, and says that it is not served."""
-        with refused("KIND_UNAVAILABLE", grpc.StatusCode.FAILED_PRECONDITION):
-            next(api.stream(api.captions.WatchCaptions, WatchCaptionsRequest()))
-        with refused("KIND_UNAVAILABLE"):
-            next(
-                api.captions.StreamCaptions(
-                    iter([StreamCaptionsRequest()]), timeout=5, metadata=api.metadata
-                )
-            )
 
 
 class TestModels:

@@ -144,11 +144,31 @@ class TestFields:
         assert [notice.code for notice in answer.job.notices] == ["THREADS_CLAMPED"]
         assert answer.admission.reservation.cores == most
 
-    @pytest.mark.reason("KIND_UNAVAILABLE")
-    def test_kind(self, api: Api) -> None:
-        """A kind that is designed but not served says so."""
-        with refused("KIND_UNAVAILABLE", grpc.StatusCode.FAILED_PRECONDITION):
-            api(api.jobs.CreateJob, CreateJobRequest(job=Job(captions=CaptionsSpec())))
+    @pytest.mark.reason("FIELD_INVALID")
+    @pytest.mark.parametrize("speakers", [-1, 51])
+    def test_captions(self, api: Api, speakers: int) -> None:
+        """Everything that is wrong with a call is said at once too."""
+        spec = CaptionsSpec(model="../x", language="klingon", max_active_speakers=speakers)
+        with refused("FIELD_INVALID") as refusal:
+            api(api.jobs.CreateJob, CreateJobRequest(job=Job(captions=spec)))
+
+        assert {violation.field for violation in refusal.error.field_violations} == {
+            "job.captions.model",
+            "job.captions.language",
+            "job.captions.max_active_speakers",
+        }
+
+    def test_captions_are_charged_by_speakers(self, live: Daemon) -> None:
+        """A call says what it takes: cores for those who talk, and the default for two."""
+        api = live.api()
+
+        def cores(**spec: int) -> float:
+            job = Job(captions=CaptionsSpec(**spec))  # type: ignore[arg-type]
+            request = CreateJobRequest(job=job, validate_only=True)
+            return api(api.jobs.CreateJob, request).admission.reservation.cores
+
+        assert cores(max_active_speakers=10) == pytest.approx(5 * cores())
+        assert cores() > 0
 
 
 class TestIdempotency:

@@ -13,7 +13,7 @@ import grpc.aio
 from callsd._caption_sender import CLOSE_SECONDS
 from callsd._errors import CallsdError, SettingsError, typed_error
 from callsd._resume import Backoff
-from callsd._sent_audio import SentAudio, ended_early, is_passing, not_worked_off
+from callsd._sent_audio import SentAudio, ended_early, is_early, not_worked_off
 from callsd._sound import Sound, pieces
 from callsd.v1.caption_pb2 import (
     SPEAKER_EVENT_TYPE_JOINED,
@@ -188,7 +188,7 @@ class AsyncCaptionSender:
             except (grpc.RpcError, CallsdError) as error:
                 typed = typed_error(error)
                 try:
-                    delay_seconds = self._backoff.failed(typed, is_passing=is_passing(typed))
+                    delay_seconds = self._backoff.failed(typed, is_passing=is_early(typed))
                 except CallsdError as last:
                     self._error = last
                 else:

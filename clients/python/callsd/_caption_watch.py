@@ -7,7 +7,7 @@ import grpc
 
 from callsd._errors import CallsdError, IntegrityError
 from callsd._resume import Backoff, Resumable
-from callsd._sent_audio import is_passing
+from callsd._sent_audio import is_early
 from callsd.v1.caption_pb2 import WatchCaptionsRequest, WatchCaptionsResponse
 
 
@@ -48,7 +48,7 @@ class CaptionWatch(Resumable[WatchCaptionsRequest, WatchCaptionsResponse, WatchC
 
     def failed(self, error: CallsdError) -> tuple[float, Iterable[WatchCaptionsResponse]]:
         """As the base class; a job that is not open yet after a restart will be."""
-        return self.backoff.failed(error, is_passing=is_passing(error)), ()
+        return self.backoff.failed(error, is_passing=is_early(error)), ()
 
     def ended(self) -> None:
         """The call is over."""

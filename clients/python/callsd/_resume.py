@@ -74,8 +74,11 @@ class Backoff:
         Raises:
             CallsdError: `error` itself, when another try is of no use or patience is at its end.
         """
-        is_passing = is_passing or error.code in _RETRIED_CODES or error.reason in _RETRIED_REASONS
-        if not is_passing:
+        # When the server ends a call while a message is written, grpc.aio may put a status of its
+        # own in the place of the server's. The next try tells what it was.
+        is_masked = error.code is grpc.StatusCode.INTERNAL and not error.reason
+        is_over = error.code in _RETRIED_CODES or error.reason in _RETRIED_REASONS
+        if not (is_passing or is_masked or is_over):
             raise error from None
         now = self._clock()
         if self._last_answer is None or now - self._last_answer > self._patience_seconds:

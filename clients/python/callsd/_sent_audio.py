@@ -284,14 +284,9 @@ def _sample(offset: Duration) -> int:
     return round(offset.ToNanoseconds() / _NANOSECONDS_PER_SAMPLE)
 
 
-def is_passing(error: CallsdError) -> bool:
-    """Whether another try may help although the error does not look like it."""
-    if error.reason == "JOB_STATE_CONFLICT":
-        # After a restart of the daemon the job is not open yet; one that is over says no time.
-        return error.retry_after_seconds is not None
-    # When the server ends a call while a message is written, grpc.aio may put a status of its own
-    # in the place of the server's. The next try tells what it was.
-    return error.code is grpc.StatusCode.INTERNAL and not error.reason
+def is_early(error: CallsdError) -> bool:
+    """Whether the job is not open yet after a restart; one that is over gives no time to wait."""
+    return error.reason == "JOB_STATE_CONFLICT" and error.retry_after_seconds is not None
 
 
 def ended_early() -> UnavailableError:

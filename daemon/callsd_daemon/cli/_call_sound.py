@@ -39,6 +39,8 @@ class Source(Protocol):
     speaker: str
     seconds: float
     """How long it claims to be; 0 if nobody knows."""
+    is_live: bool
+    """Whether it may come as slowly as it is spoken."""
 
     def read(self, size_bytes: int) -> bytes:
         """So many bytes of s16le; fewer at the end, none behind it."""
@@ -46,6 +48,8 @@ class Source(Protocol):
 
 class FileSource:
     """A file, decoded by another process as it is read."""
+
+    is_live = False
 
     def __init__(self, track: TrackFile) -> None:
         self.speaker = track.speaker
@@ -58,7 +62,11 @@ class FileSource:
             # Ctrl-C is ours to handle: what was sent is ended in order.
             start_new_session=True,
         )
-        self.seconds = float(self._told().get("seconds", 0.0))
+        try:
+            self.seconds = float(self._told().get("seconds", 0.0))
+        except BaseException:
+            self.close()
+            raise
 
     def read(self, size_bytes: int) -> bytes:
         """As `Source`; raises `Problem` when the file cannot be decoded."""
@@ -102,6 +110,7 @@ class PipeSource:
     speaker: str
     pipe: IO[bytes]
     seconds: float = 0.0
+    is_live: bool = True
 
     def read(self, size_bytes: int) -> bytes:
         """As `Source`."""

@@ -15,7 +15,7 @@ from callsd_daemon.cli._caption_state import seconds, stamp
 from callsd_daemon.cli._caption_view import CaptionView
 
 
-PACED_STEP_SECONDS = 0.1
+LIVE_STEP_SECONDS = 0.1
 """Sound of one message at the speed of speech, as a live client sends it."""
 
 STEP_SECONDS = 1.0
@@ -41,7 +41,8 @@ class Sending:
 
     def run(self, sender: CaptionSender, view: CaptionView) -> None:
         """Send to the end; in a call that has sound already, behind that."""
-        step_seconds = PACED_STEP_SECONDS if self._is_paced else STEP_SECONDS
+        is_live = self._is_paced or any(source.is_live for source in self._open)
+        step_seconds = LIVE_STEP_SECONDS if is_live else STEP_SECONDS
         size_bytes = int(step_seconds * BYTES_PER_SECOND)
         base_seconds = max(
             (seconds(ack.received_offset) for ack in sender.acks.values()), default=0

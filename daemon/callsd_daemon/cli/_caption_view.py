@@ -151,7 +151,7 @@ class CaptionView:
             (self._status(), "dim"),
             (f"captioned to {stamp(state.processed_seconds)}", "dim"),
             (f"lag {lag:.1f} s", colour),
-            (times(state.real_time_factor) if state.real_time_factor else "", "dim"),
+            (f"{times(state.real_time_factor)} real time" if state.real_time_factor else "", "dim"),
             (state.degraded, "yellow"),
         ]
         if (silent := time.monotonic() - self._heard_at) > QUIET_SECONDS:

@@ -125,13 +125,16 @@ def outcome(job: Job) -> Iterator[str]:
 def _captioned(result: CaptionsResult) -> Iterator[str]:
     """What became of a call's captions."""
     heard = span(result.audio_duration.ToNanoseconds() / 1e9)
-    speakers = "speaker" if result.speaker_count == 1 else "speakers"
     yield (
-        f"{'result:':<12}{heard} of sound from {result.speaker_count} {speakers},"
-        f" {result.caption_count} captions, {result.word_count} words"
+        f"{'result:':<12}{heard} of sound from {_counted(result.speaker_count, 'speaker')},"
+        f" {_counted(result.caption_count, 'caption')}, {_counted(result.word_count, 'word')}"
     )
     if lost := result.skipped_duration.ToNanoseconds():
         yield f"{'missing:':<12}{span(lost / 1e9)} of sound that never arrived"
     if result.restart_count:
-        times_ = "once" if result.restart_count == 1 else f"{result.restart_count} times"
-        yield f"{'notice:':<12}the captioning process was started again {times_}"
+        again = _counted(result.restart_count, "time")
+        yield f"{'notice:':<12}the captioning process was started again {again}"
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from callsd.v1.job_pb2 import Job, JobState
 from callsd.v1.model_pb2 import PullModelResponse
-from callsd_daemon.cli._job_text import reason, waiting
+from callsd_daemon.cli._job_text import progress, reason, waiting
 from callsd_daemon.cli._output import STATE_STYLES, as_dict, json_line, size, span, times, word
 
 
@@ -119,7 +119,7 @@ class JobDisplay(_Display):
         super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=32),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[part]:>5}"),
             TextColumn("{task.fields[detail]}", style="dim"),
         )
         self._as_json = as_json
@@ -141,7 +141,7 @@ class JobDisplay(_Display):
             self.say(f"{label}  {state}{_why(job)}", style=STATE_STYLES.get(state, ""))
         elif not self.is_live and now - self._said_at[job.name] > LINE_INTERVAL_SECONDS:
             self._said_at[job.name] = now
-            self.say(f"{label}  {job.progress.fraction:.0%} {_detail(job)}")
+            self.say(f"{label}  {progress(job)} {_detail(job)}")
         if self.is_live:
             self._show_bar(job, label, is_running=state in {"starting", "running", "stopping"})
 
@@ -163,9 +163,14 @@ class JobDisplay(_Display):
             self._drop_bar(job.name)
             return
         if job.name not in self._tasks:
-            self._tasks[job.name] = self.bars.add_task(label, total=1.0, detail="")
+            # Live work has no end that is known: its bar only moves.
+            total = None if job.HasField("captions") else 1.0
+            self._tasks[job.name] = self.bars.add_task(label, total=total, part="", detail="")
         self.bars.update(
-            self._tasks[job.name], completed=job.progress.fraction, detail=_detail(job)
+            self._tasks[job.name],
+            completed=job.progress.fraction,
+            part=progress(job),
+            detail=_detail(job),
         )
 
     def _drop_bar(self, name: str) -> None:
@@ -175,13 +180,13 @@ class JobDisplay(_Display):
 
 def _detail(job: Job) -> str:
     """What a running job does, how far and how fast it is."""
-    progress = job.progress
-    parts = [progress.phase]
-    if progress.total.ToNanoseconds():
-        done = span(progress.processed.ToNanoseconds() / 1e9)
-        parts.append(f"{done} of {span(progress.total.ToNanoseconds() / 1e9)}")
-    if progress.real_time_factor:
-        parts.append(times(progress.real_time_factor))
+    now = job.progress
+    parts = [now.phase]
+    if now.total.ToNanoseconds():
+        done = span(now.processed.ToNanoseconds() / 1e9)
+        parts.append(f"{done} of {span(now.total.ToNanoseconds() / 1e9)}")
+    if now.real_time_factor:
+        parts.append(times(now.real_time_factor))
     return ", ".join(part for part in parts if part)
 
 

@@ -21,6 +21,7 @@ MAX_CHUNK_BYTES = 32 * 1024
 MAX_BATCH_CHUNKS = 1000
 MAX_BATCH_BYTES = 512 * 1024
 SAMPLE_BYTES = 2
+NANOSECONDS_PER_SECOND = 1_000_000_000
 
 SERIALISED_MESSAGES = 1024
 """Messages kept as bytes: what is sent to many viewers is serialised once."""
@@ -104,7 +105,11 @@ def _problem(chunk: caption_pb2.AudioChunk) -> tuple[str, str] | None:
         return "audio.speaker", "holds control characters"
     if not 1 <= chunk.sequence < 1 << 53:
         return "audio.sequence", "must count from 1"
-    if not 0 <= chunk.start_offset.seconds <= validate.MAX_OFFSET_SECONDS:
+    start = chunk.start_offset
+    if not (
+        0 <= start.seconds <= validate.MAX_OFFSET_SECONDS
+        and 0 <= start.nanos < NANOSECONDS_PER_SECOND
+    ):
         return "audio.start_offset", "must be from the start of the call, at most 30 days"
     return None
 

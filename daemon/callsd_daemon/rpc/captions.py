@@ -67,6 +67,8 @@ class CaptionService(caption_pb2_grpc.CaptionServiceServicer):
             call = await self._calls.find(job_id)
             stream = call.attach(encoding)
             receiving = asyncio.create_task(_receive(request_iterator, call, stream, encoding))
+            # What was wrong with the sound is told at once, not with the next acknowledgement.
+            receiving.add_done_callback(lambda _: call.acks.set())
             try:
                 async for response in self._acknowledge(call, stream, receiving):
                     yield response

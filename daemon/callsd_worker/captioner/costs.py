@@ -55,5 +55,6 @@ class Costs:
     @property
     def real_time_factor(self) -> float:
         """Speech in one second of processor time, lately; 0 = there was none."""
-        speech, spent = (sum(column) for column in zip(*self._rates, strict=True))
-        return speech / spent if spent else 0.0
+        speech_seconds = sum(speech for speech, _ in self._rates)
+        cpu_seconds = sum(cpu for _, cpu in self._rates)
+        return speech_seconds / cpu_seconds if cpu_seconds else 0.0

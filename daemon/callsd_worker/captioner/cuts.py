@@ -95,4 +95,5 @@ def _pauses(samples: Samples) -> NDArray[np.float64]:
     power = np.einsum("ij,ij->i", hops, hops)
     is_soft = power < _PAUSE_POWER * np.percentile(power, 75)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_soft, [False]]).astype(np.int8)))
-    return edges.reshape(-1, 2) * (_HOP_SAMPLES / SAMPLE_RATE_HZ)
+    pauses: NDArray[np.float64] = edges.reshape(-1, 2) * _HOP_SAMPLES / SAMPLE_RATE_HZ
+    return pauses

@@ -3,15 +3,18 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from callsd_worker.captioner.passes import Pass, Result
 from callsd_worker.speech.engine import DecodeOptions, Engine, Recognised
-from callsd_worker.speech.loops import find_flaw
+from callsd_worker.speech.loops import Flaw, find_flaw
 
 
-PADDED_SECONDS = (10.24, 30.0)
+PADDED_SECONDS = (7.68, 10.24, 30.0)
 """Lengths that windows are filled up to with silence. The encoder's cost grows with them, but
-below the first the decoder tends to loop."""
+below the first the decoder tends to loop …"""
+FINAL_PADDED_SECONDS = (10.24, 30.0)
+"""… and below this one it makes a few more errors, which the next interim pass corrects."""
 
 TAIL_SECONDS = 0.5
 """Silence after the last word: without it the decoder is unsure that speech has ended."""
@@ -22,8 +25,15 @@ SPARE_TOKENS = 8
 
 FINAL_BEAM_SIZE = 3
 
-RETRY_TEMPERATURE = 0.4
-"""A little randomness leaves a loop that every greedy path runs into."""
+RETRY_PADDED_SECONDS = 30.0
+"""Windows were always this long in training: the safest padding, and the dearest."""
+
+DOUBTFUL_TOKENS = 4
+"""The first word or two of an utterance are always uncertain: the next pass will tell."""
+
+CLIPPED_SECONDS = 0.6
+"""A short window has little silence around its words: this much less than rates of words are
+made for."""
 
 UNKNOWN_LANGUAGE = "en"
 
@@ -32,9 +42,9 @@ def recognise(engine: Engine, passes: Sequence[Pass]) -> list[Result]:
     """Recognise windows, in one call as far as they are of one kind.
 
     A result that looks wrong is tried once more, more carefully; what still looks wrong then is
-    believed only if it must be: in a final pass.
+    not believed. Words where nobody speaks become no words.
     """
-    padded_seconds = _padded_seconds(max(window.seconds for window in passes))
+    padded_seconds = _padded_seconds(passes)
     encoded = [engine.encode(window.samples, padded_seconds=padded_seconds) for window in passes]
     probabilities = [
         engine.detect_language([item])[0]
@@ -64,29 +74,41 @@ def recognise(engine: Engine, passes: Sequence[Pass]) -> list[Result]:
     ]
 
 
-def _options(group: Sequence[Pass], language: str, temperature: float = 0.0) -> DecodeOptions:
+def _options(group: Sequence[Pass], language: str) -> DecodeOptions:
     return DecodeOptions(
         language=language,
         beam_size=FINAL_BEAM_SIZE if group[0].is_final else 1,
-        temperature=temperature,
         is_word_timed=any(window.needs_word_times for window in group),
         max_tokens=int(max(window.seconds for window in group) * TOKENS_PER_SECOND) + SPARE_TOKENS,
     )
 
 
 def _believed(engine: Engine, window: Pass, language: str, first: Recognised) -> Recognised | None:
-    if _is_sound(window, first):
+    if _flaw(window, first) is None:
         return first
-    encoded = engine.encode(window.samples, padded_seconds=PADDED_SECONDS[-1])
+    encoded = engine.encode(window.samples, padded_seconds=RETRY_PADDED_SECONDS)
     again = engine.recognise([encoded], _options([window], language))[0]
-    return again if _is_sound(window, again) else None
+    match _flaw(window, again):
+        case None:
+            return again
+        case Flaw.NO_SPEECH:
+            return replace(again, text="", words=(), token_count=0)
+        case _:
+            return None
 
 
-def _is_sound(window: Pass, heard: Recognised) -> bool:
-    flaw = find_flaw(heard, seconds=window.seconds, voiced_seconds=window.voiced_seconds)
-    return flaw is None
+def _flaw(window: Pass, heard: Recognised) -> Flaw | None:
+    if not window.is_final and heard.token_count <= DOUBTFUL_TOKENS:
+        return None
+    return find_flaw(
+        heard,
+        seconds=window.seconds + CLIPPED_SECONDS,
+        voiced_seconds=window.voiced_seconds,
+    )
 
 
-def _padded_seconds(seconds: float) -> float:
-    wanted = seconds + TAIL_SECONDS
-    return next((padded for padded in PADDED_SECONDS if padded >= wanted), PADDED_SECONDS[-1])
+def _padded_seconds(passes: Sequence[Pass]) -> float:
+    wanted = max(window.seconds for window in passes) + TAIL_SECONDS
+    is_final = any(window.is_final for window in passes)
+    lengths = FINAL_PADDED_SECONDS if is_final else PADDED_SECONDS
+    return next((length for length in lengths if length >= wanted), lengths[-1])

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 class Rules:
     """Times of the captioner's policy, in seconds."""
 
-    cadence_seconds: float = 0.7
-    """Age at which voice that no pass has heard makes the next pass due."""
+    min_cadence_seconds: float = 0.4
+    max_cadence_seconds: float = 0.7
+    """Age at which voice that no pass has heard makes the next pass due …"""
+    pass_share: float = 0.2
+    """… within these limits so that passes take this part of the time: quick ones come often,
+    and on a busy server, where they take longer, they come less often."""
     soft_end_seconds: float = 0.25
     """How much of the newest sound an interim pass may leave for the next one, in order to end
     between words."""
@@ -17,7 +21,7 @@ class Rules:
     """A pause this long makes a pass of final quality due: most likely it is the last one."""
     end_silence_seconds: float = 0.4
     """A pause this long ends an utterance. Shorter ones are taken inside sentences."""
-    cut_after_seconds: float = 5.0
+    cut_after_seconds: float = 6.0
     """From this length on a segment is cut between two words that are certain."""
     cut_pause_seconds: float = 0.12
     """How long a pause must be for such a cut; shorter ones are within words."""

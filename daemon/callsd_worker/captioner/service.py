@@ -35,6 +35,10 @@ MAX_ORDERS = 64
 """Orders that wait for the listening thread: each is a parcel of sound of 20 ms or more. Whoever
 brings more waits, and with it the daemon."""
 
+ROUND_SECONDS = 0.04
+"""Sound that comes within this is listened to together: of two packets of a track in one piece
+each costs a third less than alone."""
+
 SLICE_SAMPLES = SAMPLE_RATE_HZ
 """Sound that is listened to at once, some 2 ms of work: recognisers wait for no more."""
 
@@ -197,17 +201,21 @@ class CaptionService:
             work(*args)
         except Exception:
             log.exception("a bug")
+            # Whoever waits to give an order would wait for ever.
+            self._stopping.set()
             self._on_crash()
 
     # --- listening ---
 
     def _listen(self) -> None:
+        round_seconds = 0.0
         while not self._stopping.is_set():
             try:
                 orders = [self._orders.get(timeout=TICK_SECONDS)]
             except queue.Empty:
                 continue
-            # What has come meanwhile is taken together: sound of one track costs less in one piece.
+            self._stopping.wait(max(0.0, round_seconds + ROUND_SECONDS - time.monotonic()))
+            round_seconds = time.monotonic()
             while not self._orders.empty():
                 orders.append(self._orders.get_nowait())
             self._carry_out(orders)
@@ -326,7 +334,7 @@ class CaptionService:
                 if ready:
                     # More may be due: another recogniser shall see to it.
                     self._changed.notify()
-                    return [(self._voices[number], track.take()) for number, track in ready]
+                    return [(self._voices[number], track.take(now)) for number, track in ready]
                 wait_seconds = self._schedule.wait_seconds(now)
                 self._wake_seconds = now + wait_seconds
                 self._changed.wait(wait_seconds)

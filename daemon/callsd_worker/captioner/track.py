@@ -42,6 +42,10 @@ _LONGEST_FILLED_SECONDS = 1.5
 anew behind it. Any utterance has ended in it."""
 
 
+_NEW_PASS_WEIGHT = 0.2
+"""Of the newest pass in what is known of how long they take."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outstanding:
     """A pass that is being made."""
@@ -51,6 +55,7 @@ class _Outstanding:
     taken_sample: int
     """What the segment's was before."""
     unheard_since_seconds: float | None
+    taken_seconds: float
 
 
 class Track:
@@ -81,6 +86,8 @@ class Track:
         self._outstanding: _Outstanding | None = None
         self._last_sound_seconds = 0.0
         self._retry_seconds = 0.0
+        self._pass_seconds = 0.0
+        """How long passes take of late."""
         self._is_draining = False
         self._telling = Telling(start_sample)
 
@@ -93,6 +100,12 @@ class Track:
             if segment.unheard_since_seconds is not None:
                 return segment.unheard_since_seconds
         return None
+
+    @property
+    def _cadence_seconds(self) -> float:
+        rules = self._rules
+        wanted = self._pass_seconds / rules.pass_share
+        return min(max(wanted, rules.min_cadence_seconds), rules.max_cadence_seconds)
 
     # --- sound ---
 
@@ -263,14 +276,14 @@ class Track:
         elif since is None:
             return None
         else:
-            at = since + self._rules.cadence_seconds
+            at = since + self._cadence_seconds
             if segment.silence_start_sample is not None:
                 # Sound decides in a moment whether this is the end; one pass serves both.
                 at = max(at, self._last_sound_seconds + self._rules.draft_silence_seconds)
         at = max(at, self._retry_seconds)
         return Due(ready_seconds=at, deadline_seconds=at, is_final=False)
 
-    def take(self) -> Pass:
+    def take(self, now_seconds: float) -> Pass:
         """The window to recognise now. Until it is settled no other pass is due."""
         segment = self._segments[0]
         assert self._outstanding is None
@@ -300,6 +313,7 @@ class Track:
             segment=segment,
             taken_sample=segment.taken_sample,
             unheard_since_seconds=segment.unheard_since_seconds,
+            taken_seconds=now_seconds,
         )
         segment.taken_sample = window.end_sample
         return window
@@ -309,6 +323,9 @@ class Track:
         outstanding = self._outstanding
         assert outstanding is not None
         self._outstanding = None
+        self._pass_seconds += _NEW_PASS_WEIGHT * (
+            now_seconds - outstanding.taken_seconds - self._pass_seconds
+        )
         window, segment = outstanding.window, outstanding.segment
         if segment not in self._segments:
             return  # It was no speech after all.
@@ -320,6 +337,8 @@ class Track:
             return  # It was cut meanwhile: these are words of two segments.
         words = tuple(_split_words(result.heard.text, result.language))
         self._telling.language = result.language
+        if window.is_final and not words:
+            segment.agreement = Agreement()
         segment.agreement.hear(words)
         segment.heard_sample = window.end_sample
         if window.is_final:
@@ -352,7 +371,7 @@ class Track:
             return
         # Heard next time, with what has come since.
         segment.taken_sample = outstanding.taken_sample
-        self._retry_seconds = now_seconds + self._rules.cadence_seconds
+        self._retry_seconds = now_seconds + self._cadence_seconds
 
     def _finish(self, segment: Segment) -> None:
         assert self._segments[0] is segment

@@ -93,10 +93,9 @@ class Call:
 
     def attach(self, encoding: Encoding) -> int:
         """Begin to receive; returns the number of the stream, which replaces any older one."""
-        if self.encoding not in (None, encoding) and any(s.ring for s in self.speakers.values()):
-            raise invalid_fields(
-                [("config.encoding", f"is {encoding}, but what came before was {self.encoding}")]
-            )
+        if self.encoding not in (None, encoding) and self.received_samples:
+            problem = f"is {encoding}, but what came before was {self.encoding}: a call keeps to it"
+            raise invalid_fields([("config.encoding", problem)])
         self.encoding = encoding
         self._stream += 1
         self._is_attached = True
@@ -378,6 +377,7 @@ class Call:
             display_name=speaker.display_name,
             processed_sample=speaker.processed_sample,
             processed_sequence=speaker.processed_sequence,
-            received_samples=speaker.received_samples,
+            # What is not worked off is sent again to the next daemon, and counted then.
+            received_samples=speaker.received_samples - speaker.ring_samples,
             skipped_samples=speaker.skipped_samples,
         )

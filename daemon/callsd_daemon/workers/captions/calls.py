@@ -21,7 +21,6 @@ ARRIVAL_SECONDS = 10.0
 @dataclass(slots=True)
 class _Service:
     captioner: Captioner
-    life: "asyncio.Task[None]"
     calls: int = 0
 
 
@@ -45,6 +44,8 @@ class Calls:
         self._max_log_bytes = max_log_bytes
         self._calls: dict[str, Call] = {}
         self._services: dict[str, _Service] = {}
+        self._lives: dict[str, asyncio.Task[None]] = {}
+        """The life of each model's latest captioner, which may be over."""
         self._opened = asyncio.Event()
 
     async def open(
@@ -61,8 +62,10 @@ class Calls:
                 mark=f"captioner.{spec.model}:{self._owner}",
                 max_log_bytes=self._max_log_bytes,
             )
-            life = asyncio.create_task(captioner.run(), name=f"captioner {spec.model}")
-            service = self._services[spec.model] = _Service(captioner, life)
+            self._lives[spec.model] = asyncio.create_task(
+                _live(captioner, self._lives.get(spec.model)), name=f"captioner {spec.model}"
+            )
+            service = self._services[spec.model] = _Service(captioner)
         captioner = service.captioner
         service.calls += 1
         line = Line(hear=captioner.hear, end_speech=captioner.end_speech)
@@ -124,7 +127,16 @@ class Calls:
 
     async def end(self) -> None:
         """End all captioners; what they had not worked off is sent again to the next daemon."""
-        lives = [service.life for service in self._services.values()]
-        for life in lives:
+        for life in self._lives.values():
             life.cancel()
-        await asyncio.gather(*lives, return_exceptions=True)
+        await asyncio.gather(*self._lives.values(), return_exceptions=True)
+
+
+async def _live(captioner: Captioner, previous: "asyncio.Task[None] | None") -> None:
+    """The life of a captioner, once the previous one of its model is over.
+
+    They have one name, and the one that ends clears away everything that bears it.
+    """
+    if previous is not None:
+        await asyncio.gather(previous, return_exceptions=True)
+    await captioner.run()

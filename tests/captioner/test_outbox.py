@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""News that waits for a slow reader."""
+
+import time
+
+from callsd_worker.captioner.outbox import Outbox, TrackNews, Written
+from callsd_worker.captioner.words import News, SpeechChange, Words
+
+
+def words(text: str, *, segment: int = 0) -> Words:
+    """Some words."""
+    return Words(
+        segment=segment,
+        revision=1,
+        is_end_of_utterance=False,
+        text=text,
+        words=(),
+        start_sample=segment,
+        end_sample=segment + 100,
+        heard_sample=segment + 100,
+        language="en",
+        stability=0.5,
+    )
+
+
+def news(
+    track: int = 1,
+    *,
+    finals: tuple[Words, ...] = (),
+    interim: Words | None = None,
+    speech: SpeechChange | None = None,
+    is_drained: bool = False,
+    at_sample: int = 0,
+    skipped_samples: int = 0,
+) -> TrackNews:
+    """News of a track."""
+    return TrackNews(
+        track=track,
+        news=News(
+            finals=finals,
+            interim=interim,
+            processed_sample=at_sample,
+            heard_sample=at_sample,
+            speech=speech,
+            is_drained=is_drained,
+        ),
+        skipped_samples=skipped_samples,
+    )
+
+
+def emptied(outbox: Outbox) -> list[TrackNews | Written]:
+    """All that waits."""
+    taken = []
+    while (report := outbox.take(time.monotonic())) is not None:
+        taken.append(report)
+    return taken
+
+
+def test_what_waits_is_brought_together() -> None:
+    """All finals in order, the newest interim and positions, the sum of what was skipped."""
+    outbox = Outbox()
+    outbox.put(news(interim=words("a"), at_sample=1, skipped_samples=5))
+    outbox.put(news(finals=(words("A."),), at_sample=2))
+    outbox.put(news(finals=(words("B.", segment=200),), interim=words("c", segment=400)))
+    outbox.put(news(interim=words("c d", segment=400), at_sample=3, skipped_samples=2))
+
+    finals = (words("A."), words("B.", segment=200))
+    assert emptied(outbox) == [
+        news(finals=finals, interim=words("c d", segment=400), at_sample=3, skipped_samples=7)
+    ]
+
+
+def test_an_interim_does_not_outlive_its_final() -> None:
+    """What became final before it was told as interim is told as final only."""
+    outbox = Outbox()
+    outbox.put(news(interim=words("hell")))
+    outbox.put(news(finals=(words("Hello."),)))
+
+    assert emptied(outbox) == [news(finals=(words("Hello."),))]
+
+
+def test_changes_of_speech_are_all_told() -> None:
+    """Beginning and end do not cancel each other, and being drained is not lost in later news."""
+    outbox = Outbox()
+    reports = [
+        news(speech=SpeechChange.BEGIN),
+        news(speech=SpeechChange.END, is_drained=True),
+        news(speech=SpeechChange.BEGIN),
+    ]
+    for report in reports:
+        outbox.put(report)
+
+    assert emptied(outbox) == reports
+
+
+def test_each_track_has_its_turn() -> None:
+    """A track with much to tell does not hold up the others; files that are written go first."""
+    outbox = Outbox()
+    outbox.put(news(1, is_drained=True))
+    outbox.put(news(1, is_drained=True))
+    outbox.put(news(2))
+    outbox.put_written("a")
+
+    taken = emptied(outbox)
+    assert taken[0] == Written(call="a")
+    assert [report.track for report in taken[1:] if isinstance(report, TrackNews)] == [1, 2, 1]
+
+
+def test_a_forgotten_track_is_silent() -> None:
+    """Nothing of it is told any more."""
+    outbox = Outbox()
+    outbox.put(news(1))
+    outbox.forget(1)
+
+    assert emptied(outbox) == []
+
+
+def test_closing_wakes_the_reader() -> None:
+    """Nobody waits at an outbox that is closed."""
+    outbox = Outbox()
+    outbox.close()
+    began = time.monotonic()
+
+    assert outbox.take(began + 60) is None
+    assert time.monotonic() - began < 1
