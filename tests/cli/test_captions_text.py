@@ -178,11 +178,11 @@ class TestView:
         view.show(event(CAPTION_EVENT_TYPE_DEGRADED, detail="slower"))
         view.show(caption("word " * 20 + "and the end"))
         view.show(caption("Hi.", speaker="u2", name="Bob"))
-        long, short, figures = picture(view, width=70)
+        long, short, figures = picture(view, width=80)
 
         assert long.startswith("Ada: …")
         assert long.endswith("and the end")
-        assert len(long) <= 70
+        assert len(long) <= 80
         assert short == "Bob: Hi."
         assert figures == "  sent 01:06 · captioned to 01:06 · lag 0.5 s · 12 × real time · slower"
 

@@ -49,6 +49,7 @@ CAPTIONER = f"captioner.{MODEL}"
 CHUNK_SAMPLES = SAMPLE_RATE_HZ // 10
 MAX_BATCH_BYTES = 500 * 1024
 MAX_BATCH_CHUNKS = 1000
+OPEN_WORDS = 4
 READY_SECONDS = 60.0
 WORK_SECONDS = 60.0
 """How long things may take on a machine that is busy otherwise."""
@@ -363,6 +364,19 @@ class Viewer:
             f"words of {speaker} are shown",
             seconds=WORK_SECONDS,
         )
+
+    def wait_mid_sentence(self) -> Caption:
+        """Wait until somebody has said something, and is about to say more."""
+
+        def look() -> Caption | None:
+            captions = self.captions
+            if not any(caption.is_final for caption in captions) or captions[-1].is_final:
+                return None
+            return captions[-1] if len(captions[-1].text.split()) >= OPEN_WORDS else None
+
+        found = eventually(look, "open words follow final ones", seconds=WORK_SECONDS)
+        assert found is not None
+        return found
 
     def join(self) -> None:
         """Wait until the server ends the watch; raises what it ended with."""

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from callsd_worker.captioner.agreement import Agreement, common_prefix, matching_prefix
+
+
+class TestAgreement:
+    """Words that two passes agree on stay."""
+
+    def test_one_pass_settles_nothing(self) -> None:
+        """What only one pass has heard is shown and may go."""
+        agreement = Agreement()
+
+        agreement.hear(["We", "can", "summon"])
+
+        assert agreement.words == ("We", "can", "summon")
+        assert agreement.stable_count == 0
+        assert agreement.stability == 0.0
+
+    def test_two_passes_settle_their_common_beginning(self) -> None:
+        """The words before the first difference are stable, and the newest tail is shown."""
+        agreement = Agreement()
+
+        agreement.hear(["We", "can", "summon"])
+        agreement.hear(["We", "can", "somebody", "take"])
+
+        assert agreement.words == ("We", "can", "somebody", "take")
+        assert agreement.stable_count == 2
+        assert agreement.stability == 0.5
+
+    def test_case_and_punctuation_are_no_difference(self) -> None:
+        """ "fine." and "Fine" agree; what was shown first stays as it was shown."""
+        agreement = Agreement()
+
+        agreement.hear(["Fine.", "Then"])
+        agreement.hear(["fine", "then", "it"])
+        agreement.hear(["FINE", "THEN", "it"])
+
+        assert agreement.words == ("fine", "then", "it")
+        assert agreement.stable_count == 3
+
+    def test_stable_words_outlive_a_pass_that_hears_otherwise(self) -> None:
+        """A later pass changes only what follows the stable words."""
+        agreement = Agreement()
+        agreement.hear(["the", "queue", "was"])
+        agreement.hear(["the", "queue", "was"])
+
+        agreement.hear(["The", "Q", "was", "long"])
+
+        assert agreement.words == ("the", "queue", "was", "long")
+        assert agreement.stable_count == 3
+
+    def test_a_word_in_front_of_stable_words_is_left_out(self) -> None:
+        """A scrap of the word before a cut does not come twice."""
+        agreement = Agreement(["the", "queue", "started"], stable_count=2)
+
+        assert agreement.joined(["Then", "the", "queue", "started", "to"]) == (
+            "the",
+            "queue",
+            "started",
+            "to",
+        )
+
+    def test_is_split_with_what_is_stable(self) -> None:
+        """Both parts keep their words, and of these the stable ones."""
+        left, right = Agreement(["a", "b", "c", "d"], stable_count=3).split(2)
+
+        assert (left.words, left.stable_count) == (("a", "b"), 2)
+        assert (right.words, right.stable_count) == (("c", "d"), 1)
+
+
+class TestPrefixes:
+    """Where two texts part."""
+
+    def test_common_prefix_ends_at_the_first_difference(self) -> None:
+        """Equal words behind a difference do not count."""
+        assert common_prefix(["One,", "two", "three"], ["one", "too", "three"]) == 1
+
+    def test_matching_prefix_allows_other_words(self) -> None:
+        """The beginning that says the same is found although a word is split or missing."""
+        assert matching_prefix(["maybe", "two"], ["may", "be", "two", "minutes"]) == 3
+        assert matching_prefix(["so", "let", "us"], ["let", "us", "go"]) == 2
+
+    def test_nothing_matches_nothing(self) -> None:
+        """Without stable words all words are new."""
+        assert matching_prefix([], ["all", "new"]) == 0
