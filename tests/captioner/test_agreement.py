@@ -6,15 +6,25 @@ from callsd_worker.captioner.agreement import Agreement, common_prefix, matching
 class TestAgreement:
     """Words that two passes agree on stay."""
 
-    def test_one_pass_settles_nothing(self) -> None:
-        """What only one pass has heard is shown and may go."""
+    def test_one_pass_does_not_settle_the_newest_words(self) -> None:
+        """The last words of what only one pass has heard are shown and may go."""
         agreement = Agreement()
 
-        agreement.hear(["We", "can", "summon"])
+        agreement.hear(["can", "summon"])
 
-        assert agreement.words == ("We", "can", "summon")
+        assert agreement.words == ("can", "summon")
         assert agreement.stable_count == 0
         assert agreement.stability == 0.0
+
+    def test_a_word_with_others_behind_it_is_settled(self) -> None:
+        """What would take several words off the screen with it stays."""
+        agreement = Agreement()
+
+        agreement.hear(["we", "can", "take", "notes", "today"])
+        agreement.hear(["he", "can", "take", "notes", "now"])
+
+        assert agreement.words == ("we", "can", "take", "notes", "now")
+        assert agreement.stable_count == 4
 
     def test_two_passes_settle_their_common_beginning(self) -> None:
         """The words before the first difference are stable, and the newest tail is shown."""
@@ -28,7 +38,7 @@ class TestAgreement:
         assert agreement.stability == 0.5
 
     def test_case_and_punctuation_are_no_difference(self) -> None:
-        """ "fine." and "Fine" agree; what was shown first stays as it was shown."""
+        """Words "fine." and "Fine" agree; what was shown first stays as it was shown."""
         agreement = Agreement()
 
         agreement.hear(["Fine.", "Then"])

@@ -20,7 +20,7 @@ class TestSpeakerLanguage:
         assert not language.wants_vote(voiced_seconds=60.0, is_final=True)
 
     def test_a_short_word_settles_nothing(self) -> None:
-        """ "Ja" and "yes" are words of many languages."""
+        """Both "ja" and "yes" are words of many languages."""
         language = SpeakerLanguage("")
 
         for _ in range(20):

@@ -16,8 +16,8 @@ from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED
 from callsd_daemon.cli._exit import Exit
 from callsd_daemon.cli._root import root
 from tests.cli.conftest import Command
-from tests.helpers.captions import speech
 from tests.helpers.daemon import SAMPLE_CALL, Daemon
+from tests.helpers.speech import speech
 from tests.helpers.waiting import eventually
 
 

@@ -360,6 +360,43 @@ class TestCaptionSender:
             sender.muted("Ada")
 
 
+class TestClosedClient:
+    """Streams whose client is closed under them."""
+
+    def test_watch_ends(self, scripted: Scripted) -> None:
+        """A watch does not try again for ever."""
+        client = Client(scripted.address)
+        scripted.captions.captions = [final(1), final(2)]
+        watch = client.watch_captions("a")
+        next(watch)
+        client.close()
+
+        with pytest.raises(ConflictError, match="closed"):
+            list(watch)
+
+    def test_sender_ends(self, scripted: Scripted) -> None:
+        """A sender that is still open says so."""
+        scripted.captions.hearing.keeps_back = 9
+        client = Client(scripted.address)
+        sender = client.stream_captions("a")
+        sender.send("Ada", said(0), 0.0)
+        client.close()
+
+        with pytest.raises(ConflictError, match="closed"):
+            sender.close()
+
+    async def test_asyncio_sender_ends(self, scripted: Scripted) -> None:
+        """The same from asyncio."""
+        scripted.captions.hearing.keeps_back = 9
+        client = AsyncClient(scripted.address)
+        sender = await client.stream_captions("a")
+        await sender.send("Ada", said(0), 0.0)
+        await client.close()
+
+        with pytest.raises(ConflictError, match="closed"):
+            await sender.close()
+
+
 def _watch(resume_sequence: int | None = None) -> CaptionWatch:
     return CaptionWatch(
         "jobs/a", resume_sequence=resume_sequence, finals_only=False, backoff=Backoff()

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from callsd import AsyncClient, CaptionSender, Client, ConflictError, NotFoundError, Sound
-from callsd.v1.caption_pb2 import Caption, CaptionsSpec
+from callsd.v1.caption_pb2 import AUDIO_ENCODING_OPUS, Caption, CaptionsSpec
 from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED
-from tests.helpers.captions import errors, speech
+from callsd_worker.media.decode import SAMPLE_RATE_HZ
+from tests.captioner.sound import MAYA_SECONDS, MAYA_TEXT, opus_pieces
 from tests.helpers.daemon import Daemon
+from tests.helpers.speech import errors, speech
 from tests.helpers.waiting import eventually
 
 
@@ -179,3 +181,20 @@ class TestSender:
             ]
 
         assert errors(WORDS, " ".join(finals)) <= 3
+
+    def test_opus(self, client: Client) -> None:
+        """Packets as a call's client has them are captioned as well."""
+        job = client.create_job(SPEC).job.name
+        watching = Watching(client, job)
+        with client.stream_captions(job, AUDIO_ENCODING_OPUS) as sender:
+            sender.send_batch(
+                Sound(
+                    speaker="m",
+                    data=packet.data,
+                    start_offset_seconds=packet.start_sample / SAMPLE_RATE_HZ,
+                )
+                for packet in opus_pieces("maya", MAYA_SECONDS)
+            )
+        client.stop_job(job)
+
+        assert errors(MAYA_TEXT, watching.text()) <= 3

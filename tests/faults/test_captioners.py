@@ -19,14 +19,16 @@ from tests.helpers.captions import (
     artifact,
     ask_for_call,
     begin_call,
-    chunks,
     end_call,
-    errors,
-    speech,
 )
 from tests.helpers.daemon import CALM, GIB, Daemon
 from tests.helpers.invariants import assert_invariants
 from tests.helpers.reasons import failure
+from tests.helpers.speech import (
+    chunks,
+    errors,
+    speech,
+)
 from tests.helpers.waiting import eventually
 
 

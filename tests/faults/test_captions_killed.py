@@ -23,20 +23,22 @@ from tests.helpers.captions import (
     CAPTIONER,
     MODEL,
     READY_SECONDS,
-    Pcm,
     Sender,
     Viewer,
     artifact,
     begin_call,
-    chunks,
     end_call,
-    errors,
-    seconds,
-    speech,
 )
 from tests.helpers.daemon import CALM, Daemon
 from tests.helpers.invariants import assert_invariants
 from tests.helpers.reasons import refused
+from tests.helpers.speech import (
+    Pcm,
+    chunks,
+    errors,
+    seconds,
+    speech,
+)
 from tests.helpers.waiting import eventually
 
 
@@ -162,6 +164,21 @@ class TestCaptioner:
         assert job.captions_result.restart_count == 1
         assert seconds(job.captions_result.skipped_duration) == 0
         assert "SIGKILL" in next(event.detail for event in viewer.events if event.detail)
+
+    def test_what_is_missing_counts_once(self, one: Daemon) -> None:
+        """Sound that never came is no longer for being missed by two captioners."""
+        api = one.api()
+        name = begin_call(one, api)
+        pieces = chunks("nina", speech("nina", 0.7, 4.0))
+        with Viewer(api, name) as viewer, Sender(api, name) as sender:
+            sender.push(pieces[:12] + pieces[15:])
+            viewer.wait_event("AUDIO_SKIPPED")
+            kill_captioner(one)
+            sender.wait_received("nina", len(pieces))
+            result = end_call(one, api, name).captions_result
+
+        assert result.restart_count == 1
+        assert seconds(result.skipped_duration) == pytest.approx(0.3)
 
     def test_undisturbed(self, one: Daemon, said: Pcm) -> None:
         """What the others are compared with: the same sound while nobody dies."""

@@ -22,13 +22,15 @@ from tests.helpers.captions import (
     Sender,
     Viewer,
     begin_call,
-    chunks,
     end_call,
-    seconds,
-    speech,
 )
 from tests.helpers.daemon import Daemon
 from tests.helpers.reasons import refused
+from tests.helpers.speech import (
+    chunks,
+    seconds,
+    speech,
+)
 from tests.helpers.waiting import eventually
 
 

@@ -134,6 +134,16 @@ class TestAdvance:
 
         assert speaker.unheard_samples == LENGTH
 
+    def test_missing_in_what_is_kept(self, speaker: Speaker) -> None:
+        """What is missing in sound that will be heard again is not counted before that."""
+        for sequence in (1, 2, 5, 6):
+            hear(speaker, sequence)
+        speaker.skipped_samples = 3 * LENGTH
+        assert speaker.settled_skipped_samples == LENGTH
+        speaker.advance(processed_sample=5 * LENGTH, heard_sample=5 * LENGTH)
+
+        assert speaker.settled_skipped_samples == 3 * LENGTH
+
 
 class TestResume:
     """After a restart of the daemon."""

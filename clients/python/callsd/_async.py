@@ -11,7 +11,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from callsd._channel import channel_options, tls_credentials
 from callsd._endpoint import Endpoint
-from callsd._errors import CallsdError, NotFoundError, error_from_rpc, typed_error
+from callsd._errors import CallsdError, ConflictError, NotFoundError, error_from_rpc, typed_error
 from callsd._resume import Resumable
 from callsd._transfer import Uploading
 from callsd.v1.caption_pb2 import StreamCaptionsRequest, StreamCaptionsResponse
@@ -34,6 +34,7 @@ class AsyncCalls:
     def __init__(self, endpoint: Endpoint, *, timeout_seconds: float) -> None:
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
+        self._is_closed = False
         self._channel = _open(endpoint, watching=False)
         self._watch_channel = _open(endpoint, watching=True)
         self.jobs = JobServiceStub(self._channel)
@@ -53,6 +54,7 @@ class AsyncCalls:
 
     async def close(self) -> None:
         """End all calls and disconnect."""
+        self._is_closed = True
         await self._channel.close()
         await self._watch_channel.close()
 
@@ -76,6 +78,7 @@ class AsyncCalls:
     ) -> AsyncGenerator[Item]:
         """Drive a resumable stream to its end."""
         while True:
+            self._check_open()
             timeout = stream.backoff.remaining_seconds()
             call = method(stream.request(), timeout=timeout, metadata=self._endpoint.metadata())
             try:
@@ -98,6 +101,7 @@ class AsyncCalls:
         self, requests: AsyncIterator[StreamCaptionsRequest]
     ) -> "grpc.aio.StreamStreamCall[StreamCaptionsRequest, StreamCaptionsResponse]":
         """Begin to send a call's audio; the caller reads the answers and handles errors."""
+        self._check_open()
         return self.captions.StreamCaptions(requests, metadata=self._endpoint.metadata())
 
     async def upload(self, uploading: Uploading) -> Upload:
@@ -113,6 +117,13 @@ class AsyncCalls:
             else:
                 return answer.upload
             await asyncio.sleep(delay_seconds)
+
+    def _check_open(self) -> None:
+        """Streams that outlive a connection do not outlive their client."""
+        if self._is_closed:
+            raise ConflictError(
+                "the client is closed", code=grpc.StatusCode.FAILED_PRECONDITION
+            ) from None
 
     async def _existing(self, name: str) -> Upload | None:
         request = GetUploadRequest(name=name)

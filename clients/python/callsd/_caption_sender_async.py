@@ -213,6 +213,12 @@ class AsyncCaptionSender:
         except grpc.RpcError:
             if not self._is_finished:
                 raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not this task, but its call was cancelled: the client was closed.
+            raise ended_early() from None
         finally:
             self._connection = None
             call.cancel()

@@ -10,7 +10,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from callsd._channel import channel_options, tls_credentials
 from callsd._endpoint import Endpoint
-from callsd._errors import CallsdError, NotFoundError, error_from_rpc, typed_error
+from callsd._errors import CallsdError, ConflictError, NotFoundError, error_from_rpc, typed_error
 from callsd._resume import Resumable
 from callsd._transfer import Uploading
 from callsd.v1.caption_pb2 import StreamCaptionsRequest, StreamCaptionsResponse
@@ -33,6 +33,7 @@ class Calls:
     def __init__(self, endpoint: Endpoint, *, timeout_seconds: float) -> None:
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
+        self._is_closed = False
         self._channel = _open(endpoint, watching=False)
         self._watch_channel = _open(endpoint, watching=True)
         self.jobs = JobServiceStub(self._channel)
@@ -52,6 +53,7 @@ class Calls:
 
     def close(self) -> None:
         """End all calls and disconnect."""
+        self._is_closed = True
         self._channel.close()
         self._watch_channel.close()
 
@@ -75,6 +77,7 @@ class Calls:
     ) -> Generator[Item]:
         """Drive a resumable stream to its end."""
         while True:
+            self._check_open()
             timeout = stream.backoff.remaining_seconds()
             call = method(stream.request(), timeout=timeout, metadata=self._endpoint.metadata())
             try:
@@ -95,6 +98,7 @@ class Calls:
         self, requests: Iterator[StreamCaptionsRequest]
     ) -> "grpc._CallIterator[StreamCaptionsResponse]":
         """Begin to send a call's audio; the caller reads the answers and handles errors."""
+        self._check_open()
         return self.captions.StreamCaptions(requests, metadata=self._endpoint.metadata())
 
     def upload(self, uploading: Uploading) -> Upload:
@@ -108,6 +112,13 @@ class Calls:
             except (grpc.RpcError, CallsdError) as error:
                 delay_seconds = uploading.failed(typed_error(error))
             time.sleep(delay_seconds)
+
+    def _check_open(self) -> None:
+        """Streams that outlive a connection do not outlive their client."""
+        if self._is_closed:
+            raise ConflictError(
+                "the client is closed", code=grpc.StatusCode.FAILED_PRECONDITION
+            ) from None
 
     def _existing(self, name: str) -> Upload | None:
         try:

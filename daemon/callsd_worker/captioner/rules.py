@@ -8,10 +8,10 @@ from dataclasses import dataclass
 class Rules:
     """Times of the captioner's policy, in seconds."""
 
-    min_cadence_seconds: float = 0.45
-    max_cadence_seconds: float = 0.7
+    min_cadence_seconds: float = 0.35
+    max_cadence_seconds: float = 0.72
     """Age at which voice that no pass has heard makes the next pass due …"""
-    pass_share: float = 0.17
+    pass_share: float = 0.14
     """… within these limits so that passes take this part of the time: quick ones come often,
     and on a busy server, where they take longer, they come less often."""
     soft_end_seconds: float = 0.25
@@ -19,6 +19,8 @@ class Rules:
     between words."""
     draft_silence_seconds: float = 0.2
     """A pause this long makes a pass of final quality due: most likely it is the last one."""
+    pause_patience_seconds: float = 0.1
+    """How long a pass that is due at the beginning of a pause waits to see whether it is one."""
     end_silence_seconds: float = 0.4
     """A pause this long ends an utterance. Shorter ones are taken inside sentences."""
     cut_after_seconds: float = 6.0

@@ -16,10 +16,12 @@ class Segment:
         start_sample: int,
         voice_start_sample: int,
         begin_probability: float,
+        min_voiced_seconds: float,
     ) -> None:
         """`start_sample` is where the window begins; voice, and frames, begin a little later.
 
-        Frames of at least `begin_probability` are voice.
+        Frames of at least `begin_probability` are voice; less than `min_voiced_seconds` of them are
+        a click.
         """
         self.start_sample = start_sample
         self.voice_start_sample = voice_start_sample
@@ -37,6 +39,7 @@ class Segment:
         self._arrivals: list[float] = []
         """When each frame came."""
         self._begin_probability = begin_probability
+        self._min_voiced_seconds = min_voiced_seconds
         self.taken_sample = start_sample
         """Sound before this is in a pass that was or is being made."""
         self.agreement = Agreement()
@@ -78,6 +81,11 @@ class Segment:
         if self.silence_start_sample is not None:
             return self.silence_start_sample
         return self.window_end_sample
+
+    @property
+    def is_click(self) -> bool:
+        """Whether it is too short for speech, so far."""
+        return self.voiced_seconds < self._min_voiced_seconds and not self.agreement.words
 
     @property
     def is_drafted(self) -> bool:
@@ -127,6 +135,7 @@ class Segment:
             start_sample=cut_sample,
             voice_start_sample=cut_sample,
             begin_probability=self._begin_probability,
+            min_voiced_seconds=self._min_voiced_seconds,
         )
         rest.trail = self.trail[frame:]
         rest._arrivals = self._arrivals[frame:]

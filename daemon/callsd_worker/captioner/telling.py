@@ -16,17 +16,11 @@ class Telling:
         """Of the words that are told."""
         self._finals: list[Words] = []
         self._interim: Words | None = None
-        self._is_speaking = False
+        self.is_speaking = False
         self._told_speaking = False
         self._processed_sample = start_sample
         self._heard_sample = start_sample
         self._told_sample = start_sample
-
-    def speech_begins(self) -> None:
-        self._is_speaking = True
-
-    def speech_ends(self) -> None:
-        self._is_speaking = False
 
     def show(self, segment: Segment) -> None:
         """The segment's words as they are now."""
@@ -65,7 +59,7 @@ class Telling:
         """All that changed, or None; positions never go back."""
         self._processed_sample = max(self._processed_sample, processed_sample)
         self._heard_sample = max(self._heard_sample, heard_sample, self._processed_sample)
-        is_changed = self._is_speaking != self._told_speaking
+        is_changed = self.is_speaking != self._told_speaking
         moved = self._processed_sample - self._told_sample
         if not (
             self._finals
@@ -75,7 +69,7 @@ class Telling:
             or moved >= position_step_samples
         ):
             return None
-        change = SpeechChange.BEGIN if self._is_speaking else SpeechChange.END
+        change = SpeechChange.BEGIN if self.is_speaking else SpeechChange.END
         news = News(
             finals=tuple(self._finals),
             interim=self._interim,
@@ -86,7 +80,7 @@ class Telling:
         )
         self._finals = []
         self._interim = None
-        self._told_speaking = self._is_speaking
+        self._told_speaking = self.is_speaking
         self._told_sample = self._processed_sample
         return news
 

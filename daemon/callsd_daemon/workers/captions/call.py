@@ -251,6 +251,7 @@ class Call:
         self.board.withdraw()
         for speaker in self.speakers.values():
             speaker.heard_sample = speaker.processed_sample
+            speaker.skipped_samples = speaker.settled_skipped_samples
             speaker.is_asked_to_end = False
         self.board.wake()
 
@@ -379,5 +380,5 @@ class Call:
             processed_sequence=speaker.processed_sequence,
             # What is not worked off is sent again to the next daemon, and counted then.
             received_samples=speaker.received_samples - speaker.ring_samples,
-            skipped_samples=speaker.skipped_samples,
+            skipped_samples=speaker.settled_skipped_samples,
         )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One speaker's sound: what has come, what is worked off, and all in between."""
 
+import itertools
 from collections import deque
 from dataclasses import dataclass
 
@@ -127,6 +128,18 @@ class Speaker:
             self.ring_bytes -= len(done.data)
             self.ring_samples -= done.end_sample - done.start_sample
             self.processed_sequence = max(self.processed_sequence, done.sequence)
+
+    @property
+    def settled_skipped_samples(self) -> int:
+        """Sound that never came before what is kept; what is missing in between is told again."""
+        if not self.skipped_samples:
+            return 0
+        missing = sum(
+            max(0, after.start_sample - before.end_sample)
+            for before, after in itertools.pairwise(self.ring)
+            if after.sequence > before.sequence + 1
+        )
+        return max(0, self.skipped_samples - missing)
 
     @property
     def unheard_samples(self) -> int:

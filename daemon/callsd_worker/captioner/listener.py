@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the sound of one track to segments of speech, while it comes."""
+
+from collections import deque
+
+import numpy as np
+
+from callsd_worker.captioner.agreement import Agreement
+from callsd_worker.captioner.cuts import Cut, cuts_between_words, softest_frame
+from callsd_worker.captioner.rules import Rules
+from callsd_worker.captioner.segment import Segment
+from callsd_worker.captioner.tape import Tape
+from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.vad import CONTEXT_SAMPLES, FRAME_SAMPLES, VoiceDetector, VoiceGate
+
+
+STALL_SECONDS = 1.5
+"""Sound that stays away for so long in the middle of speech will not come: a client is gone, or
+sends nothing while its speaker is silent."""
+
+_LONGEST_FILLED_SECONDS = 1.5
+"""A hole in the sound up to this is heard as silence, frame by frame; beyond it listening starts
+anew behind it. Any utterance has ended in it."""
+
+
+class Listener:
+    """Keeps the sound that may still be needed, and begins, cuts and ends segments in it."""
+
+    def __init__(self, detector: VoiceDetector, *, start_sample: int, rules: Rules) -> None:
+        self._rules = rules
+        self._gate = VoiceGate(
+            detector, floor_dbfs=rules.floor_dbfs, hangover_seconds=rules.hangover_seconds
+        )
+        self._tape = Tape(start_sample)
+        self._last_end_sample = start_sample
+        self.judged_sample = start_sample
+        """Sound before this is known to be speech or silence."""
+        self.last_sound_seconds = 0.0
+        """When the newest sound came."""
+        self.segments: deque[Segment] = deque()
+        """In order, until they are taken away."""
+        self.open: Segment | None = None
+        """The last of them, while the speaker speaks."""
+
+    @property
+    def is_speaking(self) -> bool:
+        return self.open is not None and not self.open.is_click
+
+    def hear(self, start_sample: int, samples: Samples, now_seconds: float) -> None:
+        """Take the next sound, float32 at 16 kHz, in pieces of any length.
+
+        What was heard before is left out; a hole is silence.
+        """
+        hole = start_sample - self._tape.end_sample
+        if hole < 0:
+            samples = samples[-hole:]
+        elif hole > _LONGEST_FILLED_SECONDS * SAMPLE_RATE_HZ:
+            self.break_off(now_seconds)
+            self._restart(start_sample)
+        elif hole > 0:
+            self._tape.append(np.zeros(hole, dtype=np.float32))
+        if not samples.size:
+            return
+        self.last_sound_seconds = now_seconds
+        self._tape.append(samples)
+        self._judge(now_seconds)
+        self._forget()
+
+    def end(self, now_seconds: float) -> None:
+        """No more sound comes for now: what is open ends here."""
+        self.break_off(now_seconds)
+        self._restart(self._tape.end_sample)
+
+    def notice_stall(self, now_seconds: float) -> None:
+        """End speech whose sound has stopped coming."""
+        if self.open is not None and now_seconds - self.last_sound_seconds >= STALL_SECONDS:
+            self.break_off(now_seconds)
+
+    def break_off(self, now_seconds: float) -> None:
+        """The open segment ends with the sound there is."""
+        if self.open is not None:
+            self._end_utterance(self._tape.end_sample, now_seconds)
+
+    def sound_of(self, segment: Segment) -> Samples:
+        """A segment's window as far as it is there; to be copied if it is kept."""
+        if segment.samples is not None:
+            return segment.samples
+        return self._tape.read(segment.start_sample, segment.judged_sample)
+
+    def cuts(self, segment: Segment, *, word_count: int) -> list[Cut]:
+        """Good places to cut an open segment between its first words, if their times are known."""
+        return cuts_between_words(self.sound_of(segment), segment.word_times[:word_count])
+
+    def cut(self, segment: Segment, cut: Cut, now_seconds: float) -> None:
+        """End the open segment there; the words behind the cut go on in a new one."""
+        cut_sample = segment.start_sample + cut.sample
+        frame = round((cut_sample - segment.voice_start_sample) / FRAME_SAMPLES)
+        rest = self._split(segment, frame, now_seconds)
+        segment.agreement, rest.agreement = segment.agreement.split(cut.word_count)
+
+    def _judge(self, now_seconds: float) -> None:
+        whole = (self._tape.end_sample - self.judged_sample) // FRAME_SAMPLES * FRAME_SAMPLES
+        if not whole:
+            return
+        first = self.judged_sample
+        probabilities = self._gate.judge(
+            self._tape.read(first, first + whole),
+            self._tape.read(first - CONTEXT_SAMPLES, first),
+        )
+        for probability in probabilities.tolist():
+            self._step(probability, now_seconds)
+
+    def _step(self, probability: float, now_seconds: float) -> None:
+        rules = self._rules
+        if self.open is None:
+            if probability >= rules.begin_probability:
+                self._begin()
+            else:
+                self.judged_sample += FRAME_SAMPLES
+                return
+        segment = self.open
+        assert segment is not None
+        segment.add_frame(probability, rules.end_probability, now_seconds)
+        self.judged_sample += FRAME_SAMPLES
+        if segment.silence_seconds >= rules.end_silence_seconds:
+            padded = segment.voice_end_sample + int(rules.padding_seconds * SAMPLE_RATE_HZ)
+            self._end_utterance(min(padded, self.judged_sample), now_seconds)
+        elif segment.seconds >= rules.max_segment_seconds:
+            self._cut_at_limit(segment, now_seconds)
+
+    def _begin(self) -> None:
+        padded = self.judged_sample - int(self._rules.padding_seconds * SAMPLE_RATE_HZ)
+        self.open = Segment(
+            start_sample=max(padded, self._last_end_sample, self._tape.start_sample),
+            voice_start_sample=self.judged_sample,
+            begin_probability=self._rules.begin_probability,
+            min_voiced_seconds=self._rules.min_voiced_seconds,
+        )
+        self.segments.append(self.open)
+
+    def _end_utterance(self, end_sample: int, now_seconds: float) -> None:
+        segment = self.open
+        assert segment is not None
+        self.open = None
+        self._last_end_sample = end_sample
+        self._close(segment, end_sample, is_end_of_utterance=True, now_seconds=now_seconds)
+
+    def _cut_at_limit(self, segment: Segment, now_seconds: float) -> None:
+        """Too long: end it at its softest moment and go on from there."""
+        cuts = self.cuts(segment, word_count=len(segment.word_times))
+        if cuts:
+            self.cut(segment, max(cuts, key=lambda cut: cut.pause_seconds), now_seconds)
+            return
+        count = len(segment.trail)
+        samples = self._tape.read(segment.voice_start_sample, segment.judged_sample)
+        frame = softest_frame(samples, first=count // 2, after=count - 2)
+        self._split(segment, frame, now_seconds)
+        # Which of the words are left of the cut nobody knows.
+        segment.agreement = Agreement()
+
+    def _split(self, segment: Segment, frame: int, now_seconds: float) -> Segment:
+        """The open segment ends before a frame, and the rest of it goes on."""
+        rest = segment.split(frame)
+        end_sample = rest.start_sample
+        self._close(segment, end_sample, is_end_of_utterance=False, now_seconds=now_seconds)
+        self._last_end_sample = end_sample
+        self.open = rest
+        self.segments.append(rest)
+        return rest
+
+    def _close(
+        self, segment: Segment, end_sample: int, *, is_end_of_utterance: bool, now_seconds: float
+    ) -> None:
+        segment.close(
+            samples=self._tape.read(segment.start_sample, end_sample).copy(),
+            is_end_of_utterance=is_end_of_utterance,
+            now_seconds=now_seconds,
+        )
+
+    def _restart(self, at_sample: int) -> None:
+        """What comes next does not follow what came."""
+        self._gate.restart()
+        self._tape.restart(at_sample)
+        self.judged_sample = at_sample
+
+    def _forget(self) -> None:
+        padding = int(self._rules.padding_seconds * SAMPLE_RATE_HZ) + FRAME_SAMPLES
+        needed = self.judged_sample if self.open is None else self.open.start_sample
+        self._tape.forget(needed - padding)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from callsd_worker.captioner.passes import Pass
+from callsd_worker.captioner.recognise import RETRY_PADDED_SECONDS, recognise
+from callsd_worker.speech.ct2 import CTranslate2Engine
+from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised
+from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
+from tests.captioner.sound import MAYA_SECONDS, MAYA_TEXT, cut, decoded
+from tests.weights import MODELS_DIRECTORY
+
+
+@pytest.fixture(scope="module")
+def engine() -> CTranslate2Engine:
+    """The smallest real one, for two threads."""
+    return CTranslate2Engine(
+        MODELS_DIRECTORY / "tiny.en" / "ctranslate2", threads=1, compute_type="int8", workers=2
+    )
+
+
+@pytest.fixture(scope="module")
+def speech() -> Samples:
+    """Seven seconds of Maya."""
+    return cut(decoded("maya"), MAYA_SECONDS)
+
+
+def window(
+    samples: Samples, *, is_final: bool = False, language: str = "en", is_timed: bool = False
+) -> Pass:
+    """A pass over all of the samples."""
+    return Pass(
+        samples=samples,
+        start_sample=0,
+        end_sample=samples.size,
+        voiced_seconds=0.8 * samples.size / SAMPLE_RATE_HZ,
+        is_final=is_final,
+        needs_word_times=is_timed,
+        language=language,
+        is_language_asked=not language,
+    )
+
+
+class ScriptedEngine:
+    """Says what it is told to, however it is asked; keeps how it was asked."""
+
+    name = "scripted"
+    is_multilingual = True
+    languages = frozenset({"en", "de"})
+    usual_beam_size = 1
+    batch_windows = 4
+
+    def __init__(self, *texts: str, log_probability: float = -0.1) -> None:
+        self._texts = list(texts)
+        self._log_probability = log_probability
+        self.paddings: list[float] = []
+        self.asked: list[DecodeOptions] = []
+
+    def padded_seconds(self, window_seconds: float) -> float:
+        return window_seconds
+
+    def encode(self, window: Samples, *, padded_seconds: float) -> Encoded:
+        self.paddings.append(padded_seconds)
+        return Encoded(payload=None, seconds=window.size / SAMPLE_RATE_HZ)
+
+    def detect_language(self, encoded: Sequence[Encoded]) -> list[dict[str, float]]:
+        return [{"de": 0.9, "en": 0.1} for _ in encoded]
+
+    def recognise(self, encoded: Sequence[Encoded], options: DecodeOptions) -> list[Recognised]:
+        self.asked.append(options)
+        return [self._said(self._texts.pop(0)) for _ in encoded]
+
+    def _said(self, text: str) -> Recognised:
+        return Recognised(
+            text=text,
+            words=(),
+            token_count=len(text.split()) + 1,
+            average_log_probability=self._log_probability,
+            no_speech_probability=0.1,
+        )
+
+
+class TestRealEngine:
+    """With weights and speech."""
+
+    def test_hears_what_is_said(self, engine: CTranslate2Engine, speech: Samples) -> None:
+        """A final pass gives the sentence, word by word."""
+        (result,) = recognise(engine, [window(speech, is_final=True)])
+
+        assert result.heard is not None
+        assert result.heard.text == MAYA_TEXT
+
+    def test_two_windows_in_one_call_are_heard_as_alone(
+        self, engine: CTranslate2Engine, speech: Samples
+    ) -> None:
+        """Sharing a call changes no words and mixes nothing up."""
+        passes = [window(speech[:48_000]), window(speech[48_000:])]
+
+        together = [result.heard for result in recognise(engine, passes)]
+        alone = [recognise(engine, [one])[0].heard for one in passes]
+
+        assert [heard.text for heard in together if heard] == [
+            heard.text for heard in alone if heard
+        ]
+        assert None not in together
+
+    def test_threads_do_not_disturb_each_other(
+        self, engine: CTranslate2Engine, speech: Samples
+    ) -> None:
+        """Two threads on one model get what one thread gets."""
+        passes = [window(speech[: 16_000 * seconds], is_timed=True) for seconds in (2, 3, 4, 5, 6)]
+        expected = [recognise(engine, [one])[0].heard for one in passes]
+
+        with ThreadPoolExecutor(2) as threads:
+            results = list(threads.map(lambda one: recognise(engine, [one])[0].heard, passes * 4))
+
+        assert results == expected * 4
+
+
+class TestBelief:
+    """What looks wrong is not shown."""
+
+    def test_a_loop_is_tried_again_with_the_safest_padding(self, speech: Samples) -> None:
+        """The second result is taken when it is sound."""
+        loop = "and so my fellow Americans " * 3
+        engine = ScriptedEngine(loop, "and so my fellow Americans")
+
+        (result,) = recognise(engine, [window(speech)])
+
+        assert result.heard is not None
+        assert result.heard.text == "and so my fellow Americans"
+        assert engine.paddings[-1] == RETRY_PADDED_SECONDS
+
+    def test_a_loop_that_stays_is_not_believed(self, speech: Samples) -> None:
+        """After one retry there is no result; there is no ladder of further ones."""
+        loop = "and so my fellow Americans " * 3
+        engine = ScriptedEngine(loop, loop)
+
+        (result,) = recognise(engine, [window(speech)])
+
+        assert result.heard is None
+        assert len(engine.asked) == 2
+
+    def test_words_in_noise_become_no_words(self, speech: Samples) -> None:
+        """Final words that the model itself does not believe are none."""
+        engine = ScriptedEngine("Thank you all", "Thank you all", log_probability=-3.0)
+
+        (result,) = recognise(engine, [window(speech[:16_000], is_final=True)])
+
+        assert result.heard is not None
+        assert result.heard.text == ""
+
+    def test_decoding_is_bounded_by_the_window(self, speech: Samples) -> None:
+        """A second of sound has few tokens: a loop ends there."""
+        engine = ScriptedEngine("Yes.")
+
+        recognise(engine, [window(speech[:16_000])])
+
+        assert 0 < engine.asked[0].max_tokens <= 16
+
+
+class TestLanguage:
+    """Each window is recognised in its speaker's language."""
+
+    def test_unknown_language_is_detected(self, speech: Samples) -> None:
+        """The window's own leader is used, and told to the track."""
+        engine = ScriptedEngine("Ja, das ist alles gut so.")
+
+        (result,) = recognise(engine, [window(speech, language="")])
+
+        assert result.language == "de"
+        assert result.languages["de"] == 0.9
+        assert engine.asked[0].language == "de"
+
+    def test_windows_of_two_languages_keep_their_own(self, speech: Samples) -> None:
+        """Due at the same moment, each is asked for in its language, and answers stay in order."""
+        engine = ScriptedEngine("Good morning all.", "Guten Morgen alle.")
+
+        results = recognise(engine, [window(speech, language="en"), window(speech, language="de")])
+
+        assert [options.language for options in engine.asked] == ["en", "de"]
+        assert [result.heard.text for result in results if result.heard] == [
+            "Good morning all.",
+            "Guten Morgen alle.",
+        ]
