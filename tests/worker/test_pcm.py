@@ -22,7 +22,7 @@ class TestPcm:
     """`python -m callsd_worker.media.pcm FILE`."""
 
     def test_samples_and_length(self) -> None:
-        """stdout has the whole track as s16le, stderr tells its length first."""
+        """Stdout has the whole track as s16le, stderr tells its length first."""
         done = decode(SAMPLE_CALL / "nina.ogg")
         expected = decoded("nina")
 

@@ -17,27 +17,27 @@ class Agreement:
         self.words: tuple[str, ...] = tuple(words)
         """As shown."""
         self.stable_count = stable_count
-        """How many of the first `words` will not change."""
-        self._last: tuple[str, ...] = self.words
+        """How many of the first `words` no interim pass will change."""
+        self._agreed_count = stable_count
+        """How many of them no pass will change."""
+        self._last_heard: Sequence[str] = self.words
 
     @property
     def stability(self) -> float:
         return self.stable_count / len(self.words) if self.words else 0.0
 
-    def joined(self, words: Sequence[str]) -> tuple[str, ...]:
-        """What a pass heard in the whole segment, with the words that stay as they were."""
-        stable = self.words[: self.stable_count]
-        return (*stable, *words[matching_prefix(stable, words) :])
-
-    def hear(self, words: Sequence[str]) -> None:
-        """Take what the newest pass heard."""
-        shown = self.joined(words)
-        self.stable_count = max(
-            self.stable_count,
-            common_prefix(self._last, shown),
-            len(shown) - SETTLED_BEHIND_WORDS,
-        )
-        self.words = self._last = shown
+    def hear(self, words: Sequence[str], *, is_careful: bool) -> None:
+        """Take what the newest pass heard in the whole segment; a careful one may correct words
+        that have settled, though not those that two passes have agreed on.
+        """
+        kept = self.words[: self._agreed_count if is_careful else self.stable_count]
+        shown = (*kept, *words[matching_prefix(kept, words) :])
+        # Words that were kept agree with themselves: what was heard counts.
+        agreed = words[: common_prefix(self._last_heard, words)]
+        self._agreed_count = max(self._agreed_count, common_prefix(agreed, shown))
+        settled = len(shown) - SETTLED_BEHIND_WORDS
+        self.stable_count = max(len(kept), self._agreed_count, settled)
+        self.words, self._last_heard = shown, words
 
     def split(self, count: int) -> tuple["Agreement", "Agreement"]:
         """The first words, and the rest."""

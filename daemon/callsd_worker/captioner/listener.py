@@ -155,8 +155,9 @@ class Listener:
         samples = self._tape.read(segment.voice_start_sample, segment.judged_sample)
         frame = softest_frame(samples, first=count // 2, after=count - 2)
         self._split(segment, frame, now_seconds)
-        # Which of the words are left of the cut nobody knows.
+        # Which of the words are left of the cut nobody knows: it must be recognised once more.
         segment.agreement = Agreement()
+        segment.drafted_sample = segment.start_sample
 
     def _split(self, segment: Segment, frame: int, now_seconds: float) -> Segment:
         """The open segment ends before a frame, and the rest of it goes on."""

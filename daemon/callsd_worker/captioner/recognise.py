@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from callsd_worker.captioner.passes import Pass, Result
 from callsd_worker.speech.engine import DecodeOptions, Engine, Recognised
-from callsd_worker.speech.loops import Flaw, find_flaw
+from callsd_worker.speech.loops import Flaw, find_flaw, without_repeats
 
 
 PADDED_SECONDS = (7.68, 10.24, 30.0)
@@ -42,7 +42,7 @@ def recognise(engine: Engine, passes: Sequence[Pass]) -> list[Result]:
     """Recognise windows, in one call as far as they are of one kind.
 
     A result that looks wrong is tried once more, more carefully; what still looks wrong then is
-    not believed. Words where nobody speaks become no words.
+    not believed, or at the end of a segment only once. Words where nobody speaks become no words.
     """
     padded_seconds = _padded_seconds(passes)
     encoded = [engine.encode(window.samples, padded_seconds=padded_seconds) for window in passes]
@@ -94,7 +94,14 @@ def _believed(engine: Engine, window: Pass, language: str, first: Recognised) ->
         case Flaw.NO_SPEECH:
             return replace(again, text="", words=(), token_count=0)
         case _:
-            return None
+            # Of an interim the last one is better. After a final nothing comes any more.
+            return _said_once(again) if window.is_final else None
+
+
+def _said_once(heard: Recognised) -> Recognised:
+    """Without the repetitions of a loop."""
+    words = heard.text.split()
+    return replace(heard, text=" ".join(without_repeats(words, words)), words=())
 
 
 def _flaw(window: Pass, heard: Recognised) -> Flaw | None:

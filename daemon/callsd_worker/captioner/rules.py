@@ -8,10 +8,10 @@ from dataclasses import dataclass
 class Rules:
     """Times of the captioner's policy, in seconds."""
 
-    min_cadence_seconds: float = 0.35
+    min_cadence_seconds: float = 0.3
     max_cadence_seconds: float = 0.72
     """Age at which voice that no pass has heard makes the next pass due …"""
-    pass_share: float = 0.14
+    pass_share: float = 0.16
     """… within these limits so that passes take this part of the time: quick ones come often,
     and on a busy server, where they take longer, they come less often."""
     soft_end_seconds: float = 0.25

@@ -143,7 +143,11 @@ class Track:
         )
         samples = self._listener.sound_of(segment)
         if segment.samples is None and segment.silence_start_sample is None:
-            samples = samples[: ends_softly(samples, last_seconds=rules.soft_end_seconds)]
+            samples = samples[
+                : ends_softly(
+                    samples, last_seconds=min(rules.soft_end_seconds, self._cadence_seconds / 3)
+                )
+            ]
         window = Pass(
             samples=amplified(samples),
             start_sample=segment.start_sample,
@@ -185,7 +189,7 @@ class Track:
         self._telling.language = result.language
         if window.is_final and not words:
             segment.agreement = Agreement()
-        segment.agreement.hear(words)
+        segment.agreement.hear(words, is_careful=window.is_final)
         segment.heard_sample = window.end_sample
         if window.is_final:
             segment.drafted_sample = window.end_sample

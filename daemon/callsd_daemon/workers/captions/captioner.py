@@ -263,6 +263,8 @@ class Captioner:
             for speaker in call.speakers.values():
                 for chunk in speaker.ring:
                     self.hear(call, speaker, chunk)
+                if speaker.is_asked_to_end:
+                    self.end_speech(speaker)
 
     async def _watch(self, process: Process, log_file: Path) -> str:
         started = self._last_heard = time.monotonic()
