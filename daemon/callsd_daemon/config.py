@@ -170,8 +170,8 @@ SETTINGS: dict[str, str] = {
     "on a single core.",
     "admission.headroom_memory_bytes": "Memory kept free.",
     "admission.headroom_disk_bytes": "Disk space kept free; below it nothing is accepted.",
-    "admission.enforced": "false = only the ceilings in [jobs] hold, whatever the machine can carry. "
-    "For measuring that.",
+    "admission.enforced": "false = only the ceilings in [jobs] hold, whatever the machine can "
+    "carry. For measuring that.",
     "models.directory": "Where models lie. Default: models in the state directory.",
     "transcription.model": "Model of jobs that name none.",
     "transcription.threads": "Threads of jobs that do not say.",

@@ -27,8 +27,10 @@ class Agreement:
         return self.stable_count / len(self.words) if self.words else 0.0
 
     def hear(self, words: Sequence[str], *, is_careful: bool) -> None:
-        """Take what the newest pass heard in the whole segment; a careful one may correct words
-        that have settled, though not those that two passes have agreed on.
+        """Take what the newest pass heard in the whole segment.
+
+        A careful pass may correct words that have settled by themselves, though not those that two
+        passes have agreed on.
         """
         kept = self.words[: self._agreed_count if is_careful else self.stable_count]
         shown = (*kept, *words[matching_prefix(kept, words) :])

@@ -15,8 +15,8 @@ class Rules:
     """… within these limits so that passes take this part of the time: quick ones come often,
     and on a busy server, where they take longer, they come less often."""
     soft_end_seconds: float = 0.25
-    """How much of the newest sound an interim pass may leave for the next one, in order to end
-    between words."""
+    """How much of the newest sound an interim pass may leave for the next one at most, in order to
+    end between words; when passes come often, a third of what comes between them."""
     draft_silence_seconds: float = 0.2
     """A pause this long makes a pass of final quality due: most likely it is the last one."""
     pause_patience_seconds: float = 0.1

@@ -143,11 +143,8 @@ class Track:
         )
         samples = self._listener.sound_of(segment)
         if segment.samples is None and segment.silence_start_sample is None:
-            samples = samples[
-                : ends_softly(
-                    samples, last_seconds=min(rules.soft_end_seconds, self._cadence_seconds / 3)
-                )
-            ]
+            left_seconds = min(rules.soft_end_seconds, self._cadence_seconds / 3)
+            samples = samples[: ends_softly(samples, last_seconds=left_seconds)]
         window = Pass(
             samples=amplified(samples),
             start_sample=segment.start_sample,
