@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -297,6 +298,22 @@ class TestEnds:
 
 class TestLimits:
     """Memory and work are bounded."""
+
+    def test_a_cut_in_the_dark_loses_no_words(self, detector: VoiceDetector) -> None:
+        """Where no times tell which words are left of a cut, that part is recognised once more."""
+
+        def untimed(window: Pass) -> Result:
+            heard = says_position(window).heard
+            assert heard is not None
+            return said(heard.text)
+
+        story = play(make(detector), cut(decoded("kenji"), (26.0, 37.5)), recognise=untimed)
+
+        numbers = [int(word[1:]) for text in story.finals for word in text.split()]
+        assert len(story.finals) > 1
+        assert numbers[0] <= 3
+        # The word that a cut goes through is on neither side of it.
+        assert all(later - earlier <= 2 for earlier, later in pairwise(numbers))
 
     def test_ten_seconds_at_once_are_cut_as_usual(
         self, detector: VoiceDetector, speech: Samples

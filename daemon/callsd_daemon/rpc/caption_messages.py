@@ -101,7 +101,7 @@ def _problem(chunk: caption_pb2.AudioChunk) -> tuple[str, str] | None:
     """The first thing that is wrong with a chunk, but for its sound. Runs for every packet."""
     if not 1 <= len(chunk.speaker) <= validate.MAX_SPEAKER_CHARACTERS:
         return "audio.speaker", f"must be 1 to {validate.MAX_SPEAKER_CHARACTERS} characters"
-    if not chunk.speaker.isprintable():
+    if validate.CONTROL.search(chunk.speaker):
         return "audio.speaker", "holds control characters"
     if not 1 <= chunk.sequence < 1 << 53:
         return "audio.sequence", "must count from 1"
@@ -137,7 +137,7 @@ def acks(speakers: Iterable[Speaker]) -> caption_pb2.StreamCaptionsResponse:
                 speaker=speaker.name,
                 received_sequence=speaker.received_sequence,
                 received_offset=offset(speaker.received_sample),
-                processed_offset=offset(speaker.processed_sample),
+                processed_offset=offset(speaker.kept_sample),
             )
             for speaker in speakers
         ]

@@ -129,7 +129,7 @@ class CaptionService(caption_pb2_grpc.CaptionServiceServicer):
         sequence, version = _first(request, board.last_sequence), 0
         while True:
             while sequence + 1 < board.first_in_memory:
-                for final in await asyncio.to_thread(call.finals, sequence, PAGE_FINALS):
+                for final in await _older(call, sequence):
                     sequence = final.sequence
                     yield caption_messages.kept(final)
             items, version = board.after(sequence, version), board.version
@@ -169,6 +169,14 @@ def _first(request: caption_pb2.WatchCaptionsRequest, last: int) -> int:
             metadata={"newest": str(last)},
         )
     return request.resume_sequence
+
+
+async def _older(call: Call, sequence: int) -> list[Final]:
+    """Final captions that are no longer in memory; none when they wait for room on the disk."""
+    page = await asyncio.to_thread(call.finals, sequence, PAGE_FINALS)
+    if not page:
+        await call.board.wait(HEARTBEAT_SECONDS)
+    return page
 
 
 async def _receive(

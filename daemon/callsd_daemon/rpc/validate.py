@@ -39,7 +39,7 @@ _UPLOAD = re.compile(r"uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Control characters have no place in names, prompts or paths; line breaks only in prompts.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_IN_PROMPT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 ENGINE_OF = {number: engine for engine, number in ENGINES.items()}
@@ -59,7 +59,7 @@ class Problems:
         """Note a problem."""
         self._found.append((field, problem))
 
-    def text(self, field: str, value: str, limit: int, bad: re.Pattern[str] = _CONTROL) -> str:
+    def text(self, field: str, value: str, limit: int, bad: re.Pattern[str] = CONTROL) -> str:
         """Check a string's length and characters."""
         if len(value) > limit:
             self.add(field, f"has {len(value)} characters, at most {limit} are allowed")

@@ -181,7 +181,7 @@ class Call:
         self.acks.clear()
         found = []
         for speaker in self.speakers.values():
-            now = speaker.received_sequence, speaker.processed_sample
+            now = speaker.received_sequence, speaker.kept_sample
             if self._told.get(speaker.name) != now:
                 self._told[speaker.name] = now
                 found.append(speaker)
@@ -236,7 +236,9 @@ class Call:
             words=words,
         )
         position = self._position(speaker)
-        self._journal.append(Final(sequence=caption.sequence, position=position, words=words))
+        final = Final(sequence=caption.sequence, position=position, words=words)
+        if self._journal.append(final):
+            speaker.kept_sample = position.processed_sample
         self.board.show(caption)
 
     def _tell_speech(self, speaker: Speaker, change: EventType, sample: int) -> None:
@@ -344,12 +346,15 @@ class Call:
 
     def keep(self) -> bool:
         """Write down all positions that have changed; False when the disk has no room."""
-        known = self._journal.positions
+        is_full = not self._journal.flush()
         for speaker in self.speakers.values():
             position = self._position(speaker)
-            if known.get(speaker.name) != position and speaker.received_sequence:
-                self._journal.append(position)
-        is_full = not self._journal.flush()
+            is_news = position != self._journal.positions.get(speaker.name)
+            if is_news and speaker.received_sequence and not is_full:
+                is_full = not self._journal.append(position)
+            # Also without room on the disk: clients would have to keep all they have ever sent.
+            speaker.kept_sample = position.processed_sample
+        self.acks.set()
         if is_full != self._is_disk_full:
             self._is_disk_full = is_full
             log.error("captions_not_kept" if is_full else "captions_kept_again", job_id=self.job_id)

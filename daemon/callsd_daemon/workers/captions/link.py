@@ -119,7 +119,8 @@ class Link:
         self.token_sha256 = token_sha256
         self._orders: deque[Order] = deque()
         self._news = asyncio.Event()
-        self._is_closed = False
+        self.is_closed = False
+        """Set when it is over: what is still reported does not count any more."""
 
     def send(self, order: Order) -> None:
         """Have an order carried out; bounded by what calls let in."""
@@ -128,14 +129,14 @@ class Link:
 
     def close(self) -> None:
         """No more orders."""
-        self._is_closed = True
+        self.is_closed = True
         self._news.set()
 
     async def batches(self) -> AsyncIterator[list[Order]]:
         """Orders in the order they were given, some at a time, until the link is closed."""
         while True:
             await self._news.wait()
-            if self._is_closed:
+            if self.is_closed:
                 return
             if all(isinstance(order, Sound) for order in self._orders):
                 await asyncio.sleep(GATHER_SECONDS)

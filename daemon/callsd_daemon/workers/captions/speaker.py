@@ -48,6 +48,8 @@ class Speaker:
         self.processed_sample = 0
         self.processed_sequence = 0
         """Of the last chunk that is wholly worked off."""
+        self.kept_sample = 0
+        """How much of what is worked off is written down: so much a client need not keep."""
         self.heard_sample = 0
         self.skipped_samples = 0
         """Sound that never came."""
@@ -63,6 +65,7 @@ class Speaker:
     def resume(self, *, processed_sample: int, processed_sequence: int) -> None:
         """Go on where an earlier daemon left off; what it had beyond that is sent again."""
         self.processed_sample = self.heard_sample = self.received_sample = processed_sample
+        self.kept_sample = processed_sample
         self.processed_sequence = self.received_sequence = processed_sequence
 
     def receive(

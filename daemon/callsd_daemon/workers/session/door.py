@@ -146,6 +146,8 @@ async def _refuse(hello: worker_pb2.Hello, context: Context) -> NoReturn:
 async def _follow(requests: AsyncIterator[worker_pb2.CaptionRequest], link: Link) -> None:
     try:
         async for request in requests:
+            if link.is_closed:
+                return
             captioning.report(request, link)
     except Exception:
         # The captioner is ended with its session, and another one begins anew.

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call: what is acknowledged, and what is asked of its captioner."""
+
+from pathlib import Path
+
+import pytest
+
+from callsd_daemon.domain.captions import CaptionsSpec, Encoding, News, Words
+from callsd_daemon.domain.errors import CallsdError
+from callsd_daemon.workers.captions import call as module
+from callsd_daemon.workers.captions.call import Call, Line
+from callsd_daemon.workers.captions.speaker import Chunk, Speaker
+
+
+LENGTH = 1600
+DATA = bytes(2 * LENGTH)
+
+
+class Captioner:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+        self.ended: list[str] = []
+
+    def hear(self, _: Call, __: Speaker, chunk: Chunk) -> None:
+        """Take a chunk."""
+        self.heard.append(chunk.sequence)
+
+    def end_speech(self, speaker: Speaker) -> None:
+        """Take an end."""
+        self.ended.append(speaker.name)
+
+
+@pytest.fixture
+def captioner() -> Captioner:
+    """One that has heard nothing."""
+    return Captioner()
+
+
+@pytest.fixture
+def call(tmp_path: Path, captioner: Captioner) -> Call:
+    """A call of which three chunks of Ada's have come."""
+    line = Line(hear=captioner.hear, end_speech=captioner.end_speech)
+    call = Call("job", CaptionsSpec(model="base"), tmp_path, line)
+    call.attach(Encoding.S16LE)
+    for sequence in (1, 2, 3):
+        call.hear("ada", sequence, (sequence - 1) * LENGTH, LENGTH, DATA)
+    return call
+
+
+def final(end_sample: int) -> Words:
+    """Final words of all the sound so far."""
+    return Words(
+        segment=0, text="yes", start_sample=0, end_sample=end_sample, heard_sample=end_sample
+    )
+
+
+class TestAcknowledged:
+    """What a client is told that it need not keep."""
+
+    def test_silence_counts_when_it_is_written_down(self, call: Call) -> None:
+        """A position is acknowledged once a daemon that starts anew would know it."""
+        ada = call.speakers["ada"]
+        call.apply(ada, News(processed_sample=2 * LENGTH, heard_sample=2 * LENGTH))
+        before = ada.kept_sample
+
+        call.keep()
+
+        assert (before, ada.kept_sample) == (0, 2 * LENGTH)
+        assert call.new_acks() == [ada]
+
+    def test_a_final_counts_at_once(self, call: Call, tmp_path: Path) -> None:
+        """A final caption is written with its position, and the next daemon goes on behind it."""
+        ada = call.speakers["ada"]
+        news = News(
+            finals=(final(2 * LENGTH),), processed_sample=2 * LENGTH, heard_sample=2 * LENGTH
+        )
+        call.apply(ada, news)
+
+        line = Line(hear=lambda *_: None, end_speech=lambda _: None)
+        next_call = Call("job", CaptionsSpec(model="base"), tmp_path, line)
+
+        assert ada.kept_sample == 2 * LENGTH
+        assert next_call.board.last_sequence == 1
+        assert next_call.speakers["ada"].received_sequence == 2
+        assert next_call.speakers["ada"].processed_sample == 2 * LENGTH
+
+
+class TestEnds:
+    """Speech that stops."""
+
+    def test_who_falls_silent_is_asked_to_end_once(
+        self, call: Call, captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When no more sound comes, the captioner is told so, until sound comes again."""
+        monkeypatch.setattr(module, "STALL_SECONDS", -1.0)
+        call.tick()
+        call.tick()
+        call.hear("ada", 4, 3 * LENGTH, LENGTH, DATA)
+        call.tick()
+
+        assert captioner.ended == ["ada", "ada"]
+
+    def test_sound_after_the_end_is_not_taken(self, call: Call, captioner: Captioner) -> None:
+        """Once a call is over, what still comes is left out."""
+        call.refuse_sound()
+        call.hear("ada", 4, 3 * LENGTH, LENGTH, DATA)
+
+        assert captioner.heard == [1, 2, 3]
+
+
+def test_a_newer_stream_takes_over(call: Call) -> None:
+    """The older of two streams is told that it is replaced, the newer one is not."""
+    newer = call.attach(Encoding.S16LE)
+
+    call.check_stream(newer)
+    with pytest.raises(CallsdError, match="another call sends"):
+        call.check_stream(newer - 1)
+
+
+def test_room(call: Call) -> None:
+    """A client waits while more sound than allowed waits for its first recognition."""
+    chunk_count = int(module.MAX_UNHEARD_SECONDS * 10)
+    for sequence in range(4, chunk_count + 3):
+        call.hear("ada", sequence, (sequence - 1) * LENGTH, LENGTH, DATA)
+    is_full = not call.room.is_set()
+
+    call.apply(call.speakers["ada"], News(processed_sample=0, heard_sample=chunk_count * LENGTH))
+
+    assert is_full
+    assert call.room.is_set()
