@@ -30,8 +30,9 @@ CALL_MEMORY_BYTES = 32 * MIB
 """Sound that one call holds in the daemon and in the captioner."""
 
 SPEAKER_CORES = {"tiny": 0.05, "base": 0.085, "small": 0.3}
-"""Cores for one speaker that talks without end, by model size, when all cores are in use and each
-word waits its turn; measured by `callsd bench captions`."""
+"""Cores for each of those who may talk at once, by model size: of two, one talks at a time. Those
+of base are what ten calls take on two cores by `callsd bench captions`; with fewer calls a captioner
+takes more, in order to be faster, and gives it back."""
 
 SPEAKER_CORES_UNKNOWN = 0.5
 """For a model we have no figure of."""
