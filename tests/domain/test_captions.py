@@ -2,7 +2,7 @@
 
 import pytest
 
-from callsd_daemon.domain.captions import opus_samples, samples
+from callsd_daemon.domain.captions import opus_samples
 
 
 class TestOpusLength:
@@ -34,8 +34,3 @@ class TestOpusLength:
         """What cannot be an Opus packet is refused and not guessed at."""
         with pytest.raises(ValueError, match="Opus packet"):
             opus_samples(packet)
-
-
-def test_samples() -> None:
-    """A moment is the nearest of 16,000 positions in its second."""
-    assert [samples(0), samples(1.5), samples(0.00005)] == [0, 24_000, 1]

@@ -95,11 +95,6 @@ class News:
     skipped_samples: int = 0
 
 
-def samples(seconds: float) -> int:
-    """A position or length, to the nearest sample."""
-    return round(seconds * SAMPLE_RATE_HZ)
-
-
 def opus_samples(packet: bytes) -> int:
     """Length of an Opus packet, by its first two bytes. Source: RFC 6716, section 3.1.
 

@@ -124,13 +124,13 @@ class CaptionsAttempt:
             call.note("the last words were given up: they took too long")
         call.keep()
         await asyncio.to_thread(call.sync)
-        result = await asyncio.to_thread(call.result)
+        finals = await asyncio.to_thread(call.finals, 0, call.board.last_sequence)
         order = WriteFiles(
             job_id=self._job.id,
             generation=self._job.attempt,
             directory=self._directory,
-            finals=tuple(await asyncio.to_thread(call.finals, 0, result.caption_count)),
-            result=result,
+            finals=tuple(finals),
+            result=call.result(finals),
             cpu_seconds=call.cpu_seconds,
             wall_seconds=wall_seconds,
         )

@@ -4,7 +4,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -242,7 +242,6 @@ class Call:
         self.board.show(caption)
 
     def _tell_speech(self, speaker: Speaker, change: EventType, sample: int) -> None:
-        speaker.is_speaking = change is EventType.SPEECH_BEGIN
         self.board.tell(Event(type=change, speaker=speaker.name, sample=sample))
 
     def interrupted(self, reason: str) -> None:
@@ -316,9 +315,8 @@ class Call:
         """Final captions behind `after_sequence`, in order, from the disk; blocks."""
         return self._journal.finals(after_sequence, limit)
 
-    def result(self) -> CaptionsResult:
-        """What it has come to so far; reads the journal, and so blocks."""
-        finals = self._journal.finals(0, self._journal.last_sequence)
+    def result(self, finals: Sequence[Final]) -> CaptionsResult:
+        """What it has come to, with all its final captions."""
         sound = [s.received_samples for s in self.speakers.values() if s.received_samples]
         skipped = sum(speaker.skipped_samples for speaker in self.speakers.values())
         return CaptionsResult(
@@ -344,8 +342,8 @@ class Call:
         for speaker in self.speakers.values():
             self._end_speech(speaker)
 
-    def keep(self) -> bool:
-        """Write down all positions that have changed; False when the disk has no room."""
+    def keep(self) -> None:
+        """Write down all positions that have changed, as far as the disk has room."""
         is_full = not self._journal.flush()
         for speaker in self.speakers.values():
             position = self._position(speaker)
@@ -358,7 +356,6 @@ class Call:
         if is_full != self._is_disk_full:
             self._is_disk_full = is_full
             log.error("captions_not_kept" if is_full else "captions_kept_again", job_id=self.job_id)
-        return not is_full
 
     def sync(self) -> None:
         """Have the disk keep what is written; blocks."""

@@ -26,6 +26,7 @@ from callsd_daemon.workers.captions.link import (
     EndSpeech,
     Link,
     OpenTrack,
+    Order,
     Sound,
     WriteFiles,
 )
@@ -144,7 +145,7 @@ class Captioner:
         )
         return track
 
-    def _send(self, order: OpenTrack | Sound | EndSpeech | CloseTrack | WriteFiles) -> None:
+    def _send(self, order: Order) -> None:
         # Without a link nothing is lost: when there is one again, it is given the rings.
         if self._link is not None:
             self._link.send(order)

@@ -53,7 +53,6 @@ class Speaker:
         self.heard_sample = 0
         self.skipped_samples = 0
         """Sound that never came."""
-        self.is_speaking = False
         self.is_asked_to_end = False
         """The captioner was told that nothing more comes for now."""
         self.is_drained = True
