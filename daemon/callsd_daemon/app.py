@@ -7,6 +7,7 @@ import importlib.util
 import signal
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from callsd_daemon import logs
 from callsd_daemon.config import Config, ConfigError
 from callsd_daemon.domain.admission import Policy
 from callsd_daemon.domain.jobs import Kind
+from callsd_daemon.domain.recording import Profile
 from callsd_daemon.domain.transcription import Engine
 from callsd_daemon.host.probe import Probe, limits
 from callsd_daemon.media import MediaRoots, Uploads
@@ -177,12 +179,15 @@ class _Daemon:
                 model=config.transcription.model,
                 caption_model=config.captions.model,
                 engine=config.transcription.engine,
+                profile=Profile(config.recording.profile),
                 max_duration_seconds=config.jobs.max_duration_seconds,
+                max_recording_seconds=config.recording.max_duration_seconds,
             ),
             default_threads=config.transcription.threads,
             max_threads=_max_threads(config, policy),
             caption_workers=config.captions.workers or max(1, round(limits().cores)),
             caption_fallback=config.captions.fallback_model,
+            min_free_bytes=config.admission.headroom_disk_bytes,
             now=_now,
         )
         self._door = Door(self._runtime / "workers.sock")
@@ -192,6 +197,12 @@ class _Daemon:
             directory=state / "captioners",
             resolve=self._intake.captioner,
             owner=self._database.database_id,
+            max_log_bytes=config.jobs.max_log_bytes,
+        )
+        bounds = Bounds(
+            start_timeout_seconds=config.jobs.start_timeout_seconds,
+            silence_timeout_seconds=config.jobs.silence_timeout_seconds,
+            stop_grace_seconds=config.jobs.stop_grace_seconds,
             max_log_bytes=config.jobs.max_log_bytes,
         )
         self._supervisor = Supervisor(
@@ -207,11 +218,9 @@ class _Daemon:
                     max_attempts=config.jobs.max_attempts,
                     retention=timedelta(seconds=retention) if retention else None,
                 ),
-                bounds=Bounds(
-                    start_timeout_seconds=config.jobs.start_timeout_seconds,
-                    silence_timeout_seconds=config.jobs.silence_timeout_seconds,
-                    stop_grace_seconds=config.jobs.stop_grace_seconds,
-                    max_log_bytes=config.jobs.max_log_bytes,
+                bounds=bounds,
+                recording_bounds=replace(
+                    bounds, stop_grace_seconds=config.recording.stop_grace_seconds, is_live=True
                 ),
                 calls=CallRules(abandoned_seconds=config.captions.abandoned_seconds),
             ),
@@ -337,6 +346,7 @@ def _policy(config: Config) -> Policy:
         max_per_kind={
             Kind.TRANSCRIPTION: jobs.max_transcription_jobs,
             Kind.CAPTIONS: jobs.max_captions_jobs,
+            Kind.RECORDING: jobs.max_recording_jobs,
         },
         max_queued_jobs=jobs.max_queued_jobs,
         patience_seconds=jobs.queue_patience_seconds,

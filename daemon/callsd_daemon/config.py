@@ -64,6 +64,7 @@ class Jobs(Section, frozen=True):
     max_concurrent_jobs: int = 0
     max_transcription_jobs: int = 0
     max_captions_jobs: int = 0
+    max_recording_jobs: int = 0
     max_queued_jobs: int = 1000
     queue_patience_seconds: float = 30.0
     max_duration_seconds: float = 86400.0
@@ -108,6 +109,14 @@ class Captions(Section, frozen=True):
     abandoned_seconds: float = 600.0
 
 
+class Recording(Section, frozen=True):
+    """Recordings of pages."""
+
+    profile: str = "medium"
+    max_duration_seconds: float = 4 * 3600.0
+    stop_grace_seconds: float = 300.0
+
+
 class Metrics(Section, frozen=True):
     """Prometheus."""
 
@@ -132,6 +141,7 @@ class Config(Section, frozen=True):
     models: Models = Models()
     transcription: Transcription = Transcription()
     captions: Captions = Captions()
+    recording: Recording = Recording()
     metrics: Metrics = Metrics()
     log: Log = Log()
 
@@ -156,6 +166,7 @@ SETTINGS: dict[str, str] = {
     "jobs.max_concurrent_jobs": "Ceiling on running jobs. 0 = none: admission knows what fits.",
     "jobs.max_transcription_jobs": "Ceiling on running transcriptions. 0 = none.",
     "jobs.max_captions_jobs": "Ceiling on calls that are captioned at once. 0 = none.",
+    "jobs.max_recording_jobs": "Ceiling on recordings that run at once. 0 = none.",
     "jobs.max_queued_jobs": "How many jobs may wait.",
     "jobs.queue_patience_seconds": "How long the processor load of other programs may hold a "
     "waiting transcription back; it gives way to them anyway.",
@@ -185,6 +196,11 @@ SETTINGS: dict[str, str] = {
     "fall behind. Empty = none.",
     "captions.abandoned_seconds": "A captions job ends when nobody has been connected to send "
     "sound for so long.",
+    "recording.profile": 'Quality of recordings that name none: "low", "medium" or "high".',
+    "recording.max_duration_seconds": "Longest recording when its job does not say; disk space is "
+    "set aside for all of it.",
+    "recording.stop_grace_seconds": "How long a recording that is asked to end may take to put its "
+    "file together.",
     "metrics.listen": 'Prometheus endpoint, such as "127.0.0.1:9464". Empty = off.',
     "log.level": '"debug", "info", "warning" or "error".',
     "log.format": '"json", "console", or "auto": console on a terminal.',
@@ -206,6 +222,7 @@ _BOUNDS = (
     _Bound(key="jobs.max_concurrent_jobs", low=0, high=100_000),
     _Bound(key="jobs.max_transcription_jobs", low=0, high=100_000),
     _Bound(key="jobs.max_captions_jobs", low=0, high=100_000),
+    _Bound(key="jobs.max_recording_jobs", low=0, high=100_000),
     _Bound(key="jobs.max_queued_jobs", low=0, high=1_000_000),
     _Bound(key="jobs.queue_patience_seconds", low=0, high=7 * 86400),
     _Bound(key="jobs.max_duration_seconds", low=1, high=7 * 86400),
@@ -222,10 +239,13 @@ _BOUNDS = (
     _Bound(key="transcription.max_threads", low=0, high=1024),
     _Bound(key="captions.workers", low=0, high=256),
     _Bound(key="captions.abandoned_seconds", low=1, high=7 * 86400),
+    _Bound(key="recording.max_duration_seconds", low=1, high=7 * 86400),
+    _Bound(key="recording.stop_grace_seconds", low=1, high=3600),
 )
 
 _CHOICES = {
     "transcription.engine": ("auto", "ctranslate2", "whispercpp"),
+    "recording.profile": ("low", "medium", "high"),
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("auto", "json", "console"),
 }

@@ -16,7 +16,6 @@ from callsd_worker.session.bootstrap import is_captioner, read_bootstrap
 from callsd_worker.session.client import Session
 from callsd_worker.session.failures import failure_of
 from callsd_worker.session.outcome import write_outcome
-from callsd_worker.session.transcription import transcribe
 
 
 log = logging.getLogger(__name__)
@@ -45,11 +44,15 @@ def main() -> int:
         from callsd_worker.session.captions import serve
 
         return serve(bootstrap)
+    if bootstrap.HasField("salvage"):
+        from callsd_worker.session.recording import salvage
+
+        salvage(bootstrap)
+        return 0
     session = Session(bootstrap)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: session.request_stop())
     if session.start(ASSIGNMENT_TIMEOUT_SECONDS):
-        os.nice(BATCH_NICENESS)
         failure = _work(session)
     elif session.should_stop():
         failure = ("CANCELLED", "stopped before it began")
@@ -64,8 +67,20 @@ def main() -> int:
 
 def _work(session: Session) -> tuple[str, str] | None:
     """Do the work; the reason and message of its failure, or None when it is done."""
+    assert session.assignment is not None
     try:
-        transcribe(session)
+        match session.assignment.WhichOneof("work"):
+            case "transcription":
+                from callsd_worker.session.transcription import transcribe
+
+                os.nice(BATCH_NICENESS)
+                transcribe(session)
+            case "recording":
+                from callsd_worker.session.recording import record
+
+                record(session)
+            case unknown:
+                return "KIND_UNAVAILABLE", f"this worker does not know the work {unknown}"
     except Exception as error:  # noqa: BLE001 - the root of the work; what is unknown is logged
         return failure_of(error)
     return None

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from callsd import AccessError, Client
-from callsd_daemon.cli._checks import Status, all_findings, check_modules, check_state
+from callsd_daemon.cli._checks import all_findings, check_modules, check_state
 from callsd_daemon.cli._context import Cli
 from callsd_daemon.cli._exit import Exit
+from callsd_daemon.cli._finding import Status
 from tests.cli.conftest import Command
 from tests.helpers import models
 from tests.helpers.daemon import Daemon

@@ -81,15 +81,16 @@ class TestWords:
             parse_labels(["=x"])
 
     @pytest.mark.parametrize(
-        ("text", "seconds"), [("90s", 90), ("15min", 900), ("12h", 43200), ("30d", 2_592_000)]
+        ("text", "seconds"),
+        [("90", 90), ("90s", 90), ("15min", 900), ("12h", 43200), ("30d", 2_592_000)],
     )
     def test_spans(self, text: str, seconds: float) -> None:
-        """Lengths of time have a unit."""
+        """Lengths of time have a unit, or are seconds."""
         assert parse_span(text) == seconds
 
-    @pytest.mark.parametrize("text", ["", "90", "h", "-1s", "1.5h"])
+    @pytest.mark.parametrize("text", ["", "h", "-1s", "1.5h", "90x"])
     def test_bad_spans(self, text: str) -> None:
-        """A length without a unit is not guessed at."""
+        """What is no length is not guessed at."""
         with pytest.raises(click.BadParameter):
             parse_span(text)
 

@@ -48,14 +48,16 @@ POLICY = Policy(
     max_queued_jobs=6,
 )
 END_RULES = EndRules(max_attempts=3, retention=timedelta(days=1))
+BOUNDS = Bounds(
+    start_timeout_seconds=1.0,
+    silence_timeout_seconds=1.0,
+    stop_grace_seconds=1.0,
+    max_log_bytes=1,
+)
 RULES = Rules(
     end=END_RULES,
-    bounds=Bounds(
-        start_timeout_seconds=1.0,
-        silence_timeout_seconds=1.0,
-        stop_grace_seconds=1.0,
-        max_log_bytes=1,
-    ),
+    bounds=BOUNDS,
+    recording_bounds=BOUNDS,
     calls=CallRules(abandoned_seconds=1.0),
 )
 KILLED = Failure(reason=Reason.WORKER_KILLED, message="killed by SIGKILL")
@@ -101,7 +103,9 @@ class Office:
             desk=self.desk,
             door=cast(Door, None),  # no worker is ever started
             directory=self.directory,
-            resolve=lambda job: (_ for _ in ()).throw(AssertionError("no worker is started")),
+            resolve=lambda job, page_secrets: (_ for _ in ()).throw(
+                AssertionError("no worker is started")
+            ),
             calls=cast(Calls, None),
             now=lambda: self.clock,
             rules=RULES,
@@ -123,7 +127,7 @@ class Office:
         )
         length = books.queue_length()
         try:
-            grant = self.supervisor.place(books, job, may_queue=number % 5 != 0)
+            grant = self.supervisor.place(books, job, None, may_queue=number % 5 != 0)
         except CallsdError as refusal:
             self.refused.add(refusal.reason)
             return

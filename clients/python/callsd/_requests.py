@@ -10,10 +10,11 @@ from google.protobuf.duration_pb2 import Duration
 from callsd.v1.caption_pb2 import CaptionsSpec
 from callsd.v1.job_pb2 import CreateJobRequest, Job, JobFilter, JobState, ListJobsRequest
 from callsd.v1.kind_pb2 import JobKind
+from callsd.v1.recording_pb2 import RecordingSpec
 from callsd.v1.transcription_pb2 import TranscriptionSpec
 
 
-JobSpec = TranscriptionSpec | CaptionsSpec
+JobSpec = TranscriptionSpec | CaptionsSpec | RecordingSpec
 """What a job can be made of."""
 
 
@@ -52,6 +53,8 @@ def create_job_request(
             job.transcription.CopyFrom(spec)
         case CaptionsSpec():
             job.captions.CopyFrom(spec)
+        case RecordingSpec():
+            job.recording.CopyFrom(spec)
     if max_duration_seconds is not None:
         job.max_duration.CopyFrom(duration(max_duration_seconds))
     return CreateJobRequest(

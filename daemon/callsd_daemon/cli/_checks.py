@@ -7,14 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from shlex import quote
 
 from callsd import AccessError, CallsdError, Client, SettingsError
+from callsd_daemon.cli._checks_recording import check_recording
 from callsd_daemon.cli._context import Cli
 from callsd_daemon.cli._exit import Problem
+from callsd_daemon.cli._finding import Finding, Status, first_line
 from callsd_daemon.cli._output import size
 from callsd_daemon.cli.config import loaded
 from callsd_daemon.config import Config
@@ -45,29 +45,12 @@ MIN_FREE_BYTES = 2 * 1024**3
 MIN_UNIX_SECONDS = 1_704_067_200
 
 
-class Status(StrEnum):
-    """How grave a finding is."""
-
-    OK = "ok"
-    ADVICE = "advice"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was looked at."""
-
-    name: str
-    status: Status
-    found: str
-    fix: str = ""
-
-
 def all_findings(cli: Cli, config_file: Path | None) -> Iterator[Finding]:
     """All checks, in the order in which to put things right."""
     yield from check_python()
     yield from check_modules()
     yield from check_host()
+    yield from check_recording()
     try:
         config = loaded(config_file)
     except Problem as problem:
@@ -131,7 +114,7 @@ def _import_problem(module: str) -> str:
 
 def check_host() -> Iterator[Finding]:
     """What the kernel tells us, and the clock."""
-    own_cgroup = _first_line(Path("/proc/self/cgroup"))
+    own_cgroup = first_line(Path("/proc/self/cgroup"))
     cgroup = Path("/sys/fs/cgroup") / own_cgroup.partition("::")[2].lstrip("/")
     has_cgroup = (cgroup / "cgroup.controllers").is_file()
     yield Finding(
@@ -140,7 +123,7 @@ def check_host() -> Iterator[Finding]:
         found=f"version 2, {cgroup}" if has_cgroup else "version 2 is not there",
         fix="" if has_cgroup else "limits set on the service are not seen; boot with cgroup v2",
     )
-    has_pressure = bool(_first_line(Path("/proc/pressure/cpu")))
+    has_pressure = bool(first_line(Path("/proc/pressure/cpu")))
     yield Finding(
         name="pressure (PSI)",
         status=Status.OK if has_pressure else Status.ADVICE,
@@ -244,12 +227,3 @@ def _check_answers(client: Client) -> Iterator[Finding]:
             + ("" if is_serving else ", says that it is not well"),
             fix="" if is_serving else "read its log: journalctl -u callsd",
         )
-
-
-def _first_line(path: Path) -> str:
-    """The first line of a small file of the kernel's; empty when there is none to read."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            return file.readline().strip()
-    except OSError:
-        return ""

@@ -18,8 +18,14 @@ def follow(client: Client, job: Job, *, as_json: bool) -> Job:
 
     Ctrl-C leaves the job running and says how to come back.
     """
+    with _left_running(job):
+        return stay(client, job, as_json=as_json)
+
+
+def stay(client: Client, job: Job, *, as_json: bool) -> Job:
+    """As `follow`, saying nothing on Ctrl-C."""
     events = client.watch_jobs(job_filter(names=[job.name]))
-    with _left_running(job), JobDisplay(as_json=as_json) as display, closing(events):
+    with JobDisplay(as_json=as_json) as display, closing(events):
         for event in events:
             match event:
                 case JobChanged(job=changed):

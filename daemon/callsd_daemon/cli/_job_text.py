@@ -7,9 +7,22 @@ from callsd.v1.caption_pb2 import CaptionsResult
 from callsd.v1.error_pb2 import ErrorReason
 from callsd.v1.job_pb2 import Job, JobState
 from callsd.v1.kind_pb2 import JobKind
+from callsd.v1.recording_pb2 import (
+    PictureState,
+    RecordingHealth,
+    RecordingProfile,
+    RecordingResult,
+    RecordingSpec,
+)
 from callsd.v1.transcription_pb2 import SpeechEngine
 from callsd_daemon.cli._output import ago, size, span, times, word
 
+
+SILENCE_DB = -120.0
+"""What a recording's health tells of a sound that is none."""
+
+DRIFT_WORTH_TELLING_MS = 40.0
+"""From here on people begin to see that lips and voice are apart."""
 
 ROW_COLUMNS = ("JOB", "STATE", "KIND", "CREATED", "PROGRESS", "SPEED", "NOTE")
 """Headings of `job_row`."""
@@ -39,13 +52,43 @@ def waiting(job: Job) -> str:
 
 
 def progress(job: Job) -> str:
-    """How far a job is: a part of what there is to do, or, live, how much sound has come."""
+    """How far a job is: a part of what there is to do, or, live, how much has come."""
     if not job.HasField("start_time"):
         return ""
-    if not job.HasField("captions"):
+    done = job.progress.processed
+    if job.HasField("captions_result"):
+        done = job.captions_result.audio_duration
+    elif job.HasField("recording_result"):
+        done = job.recording_result.duration
+    elif not is_live(job):
         return f"{job.progress.fraction:.0%}"
-    heard = job.captions_result.audio_duration if job.HasField("captions_result") else None
-    return span((heard or job.progress.processed).ToNanoseconds() / 1e9)
+    return span(done.ToNanoseconds() / 1e9)
+
+
+def is_live(job: Job) -> bool:
+    """Whether the job goes on for as long as a call does."""
+    return job.HasField("captions") or job.HasField("recording")
+
+
+def recording_health(health: RecordingHealth) -> Iterator[str]:
+    """How a recording is, in a few words."""
+    picture = word(PictureState.Name(health.picture), prefix="PICTURE_STATE_")
+    match health.picture:
+        case PictureState.PICTURE_STATE_MOVING:
+            yield f"{health.changed_frame_rate:.0f} changes/s"
+        case PictureState.PICTURE_STATE_STILL:
+            yield f"picture still for {span(health.still_duration.ToNanoseconds() / 1e9)}"
+        case PictureState.PICTURE_STATE_BLANK:
+            yield f"picture {picture}: nothing is to be seen"
+        case _:
+            pass
+    silence = SILENCE_DB + 1
+    yield f"{health.audio_level_db:.0f} dB" if health.audio_level_db > silence else "silence"
+    yield size(health.size_bytes)
+    if health.segment > 1:
+        yield f"piece {health.segment}"
+    if abs(health.drift_ms) > DRIFT_WORTH_TELLING_MS:
+        yield f"sound off by {health.drift_ms:.0f} ms"
 
 
 def job_row(job: Job) -> tuple[str, ...]:
@@ -75,6 +118,8 @@ def describe(job: Job) -> Iterator[str]:
         "kind": word(JobKind.Name(job.kind), prefix="JOB_KIND_"),
         "created": f"{ago(job.create_time)} by {job.creator}",
         "model": job.captions.model or job.transcription.model,
+        "page": job.recording.url,
+        "quality": _quality(job.recording) if job.HasField("recording") else "",
         "language": job.captions.language,
         "tracks": ", ".join(track.speaker for track in job.transcription.tracks),
         "labels": " ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
@@ -83,6 +128,8 @@ def describe(job: Job) -> Iterator[str]:
         facts["queue"] = waits
     if job.HasField("start_time"):
         facts["progress"] = f"{progress(job)} {job.progress.phase}".rstrip()
+    if job.progress.HasField("recording"):
+        facts["now"] = ", ".join(recording_health(job.progress.recording))
     if job.HasField("start_time") and job.HasField("end_time"):
         seconds = (job.end_time.ToNanoseconds() - job.start_time.ToNanoseconds()) / 1e9
         facts["ran for"] = span(seconds)
@@ -112,6 +159,8 @@ def outcome(job: Job) -> Iterator[str]:
             if track.failure_reason:
                 lost = f"{reason(track.failure_reason)}: {track.failure_message}"
                 yield f"{'missing:':<12}track of {track.speaker}: {lost}"
+    if job.HasField("recording_result"):
+        yield _recorded(job.recording_result)
     if job.HasField("captions_result"):
         yield from _captioned(job.captions_result)
     if job.HasField("failure"):
@@ -120,6 +169,24 @@ def outcome(job: Job) -> Iterator[str]:
         yield f"{'notice:':<12}{notice.message} [{notice.code}]"
     for artifact in job.artifacts:
         yield f"{'file:':<12}{artifact.name.rpartition('/')[2]}  {size(artifact.size_bytes)}"
+
+
+def _quality(spec: RecordingSpec) -> str:
+    profile = word(RecordingProfile.Name(spec.profile), prefix="RECORDING_PROFILE_")
+    if spec.audio_only:
+        return f"sound alone, {spec.audio_kbps} kbit/s"
+    return (
+        f"{profile}: {spec.width}×{spec.height}, {spec.frame_rate} pictures/s,"
+        f" {spec.video_kbps} + {spec.audio_kbps} kbit/s"
+    )
+
+
+def _recorded(result: RecordingResult) -> str:
+    """What was recorded."""
+    length = span(result.duration.ToNanoseconds() / 1e9)
+    picture = f"{result.width}×{result.height}" if result.width else "sound alone"
+    cut = ", cut short" if result.cut_short else ""
+    return f"{'result:':<12}{length} recorded, {picture}, {size(result.size_bytes)}{cut}"
 
 
 def _captioned(result: CaptionsResult) -> Iterator[str]:

@@ -16,7 +16,7 @@ AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus")
 MAX_TURNS_BYTES = 16 << 20
 
 _OFFSET = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)s?")
-_SPAN = re.compile(r"(\d+)\s*(s|min|m|h|d)")
+_SPAN = re.compile(r"(\d+)\s*(s|min|m|h|d)?")
 _SPAN_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -38,6 +38,17 @@ def parse_labels(texts: Iterable[str]) -> dict[str, str]:
             raise click.BadParameter(f"{text!r}: expected KEY=VALUE", param_hint="--label")
         labels[key] = value
     return labels
+
+
+def parse_headers(texts: Iterable[str]) -> dict[str, str]:
+    """`Name=value` or `Name: value` each; what is wrong with one is told without its value."""
+    headers = {}
+    for text in texts:
+        name, separator, value = (part.strip() for part in re.split("([:=])", text, maxsplit=1))
+        if not separator or not name:
+            raise click.BadParameter("expected NAME=VALUE", param_hint="--header")
+        headers[name] = value
+    return headers
 
 
 def parse_track(text: str) -> TrackFile:
@@ -89,11 +100,11 @@ def call_tracks(directory: Path) -> list[TrackFile]:
 
 
 def parse_span(text: str) -> float:
-    """Seconds of a length of time such as 90s, 15min, 12h, 30d."""
+    """Seconds of a length of time such as 90s, 15min, 12h, 30d; of a bare number, seconds."""
     match = _SPAN.fullmatch(text.strip())
     if match is None:
         raise click.BadParameter(f"{text!r}: expected a length such as 90s, 15min, 12h or 30d")
-    return float(int(match[1]) * _SPAN_SECONDS[match[2]])
+    return float(int(match[1]) * _SPAN_SECONDS[match[2] or "s"])
 
 
 def _existing(path: Path) -> Path:

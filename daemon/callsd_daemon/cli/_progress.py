@@ -22,7 +22,7 @@ from rich.text import Text
 
 from callsd.v1.job_pb2 import Job, JobState
 from callsd.v1.model_pb2 import PullModelResponse
-from callsd_daemon.cli._job_text import progress, reason, waiting
+from callsd_daemon.cli._job_text import is_live, progress, reason, recording_health, waiting
 from callsd_daemon.cli._output import STATE_STYLES, as_dict, json_line, size, span, times, word
 
 
@@ -164,7 +164,7 @@ class JobDisplay(_Display):
             return
         if job.name not in self._tasks:
             # Live work has no end that is known: its bar only moves.
-            total = None if job.HasField("captions") else 1.0
+            total = None if is_live(job) else 1.0
             self._tasks[job.name] = self.bars.add_task(label, total=total, part="", detail="")
         self.bars.update(
             self._tasks[job.name],
@@ -185,6 +185,8 @@ def _detail(job: Job) -> str:
     if now.total.ToNanoseconds():
         done = span(now.processed.ToNanoseconds() / 1e9)
         parts.append(f"{done} of {span(now.total.ToNanoseconds() / 1e9)}")
+    if now.HasField("recording"):
+        parts += recording_health(now.recording)
     if now.real_time_factor:
         parts.append(times(now.real_time_factor))
     return ", ".join(part for part in parts if part)

@@ -39,6 +39,7 @@ _REMEDIES = {
     "CANNOT_FIT": "ask for fewer threads or a smaller model; `callsd capacity` shows the machine",
     "CPU_EXHAUSTED": "leave out --no-queue to wait; `callsd capacity` shows what is taken",
     "DISK_EXHAUSTED": "delete jobs you no longer need: callsd jobs list, callsd jobs delete JOB",
+    "CAPTURE_UNAVAILABLE": "`callsd doctor` tells what is missing and how to get it",
     "DRAINING": "try again in a moment",
     "ENGINE_UNAVAILABLE": "`callsd doctor` tells which engines are missing and how to get them",
     "JOB_NOT_FOUND": "`callsd jobs list` shows the jobs there are",

@@ -23,6 +23,7 @@ COMMANDS = {
         "captions",
         "Caption calls while they go on, and read along.",
     ),
+    "record": ("callsd_daemon.cli.record", "record", "Record a web page: its picture and sound."),
     "models": ("callsd_daemon.cli.models", "models", "List, fetch and check speech models."),
     "capacity": ("callsd_daemon.cli.capacity", "capacity", "Show what the machine can carry."),
     "config": ("callsd_daemon.cli.config", "config", "Show and check the configuration."),

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import click
 
-from callsd_daemon.cli._checks import Finding, Status, all_findings
+from callsd_daemon.cli._checks import all_findings
 from callsd_daemon.cli._context import Cli, json_option, pass_cli
 from callsd_daemon.cli._exit import Exit
+from callsd_daemon.cli._finding import Finding, Status
 from callsd_daemon.cli._output import print_json
 from callsd_daemon.cli.config import FILE
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from callsd_daemon.domain.captions import CaptionsSpec
 from callsd_daemon.domain.jobs import Reservation, Usage
+from callsd_daemon.domain.recording import Quality, RecordingSpec
 from callsd_daemon.domain.transcription import TranscriptionSpec
 
 
@@ -36,6 +37,25 @@ captioner takes more, in order to be faster, and gives it back."""
 
 SPEAKER_CORES_UNKNOWN = 0.5
 """For a model we have no figure of."""
+
+
+RECORDING_CORES = 0.12
+"""What a recording takes however small its picture: the sound, the page's script."""
+
+PIXEL_RATE_CORES = 2.2e-8
+"""Cores for each pixel a second that is shown, grabbed and coded; with the cores above, what a busy
+page takes by `callsd bench recording`. A page on which little moves takes half of it."""
+
+RECORDING_MEMORY_BYTES = 500 * MIB
+"""Browser, display and encoder at 1280 × 720."""
+
+PIXEL_MEMORY_BYTES = 120
+"""What each pixel beyond that adds: every program holds some pictures."""
+
+KBIT_BYTES = 125
+
+JOINING_COPIES = 2
+"""In the end there are the pieces and the file that is joined from them."""
 
 
 def transcription_cost_key(spec: TranscriptionSpec, threads: int) -> str:
@@ -78,6 +98,37 @@ def captioner_cost(model: str) -> Reservation:
     """What a captioner holds however many calls it serves."""
     memory = _of_size(CAPTIONER_MEMORY_BYTES, model, MEMORY_FLOOR_UNKNOWN_BYTES)
     return Reservation(memory_bytes=memory)
+
+
+def recording_cost_key(spec: RecordingSpec) -> str:
+    """Jobs with the same key are expected to cost the same."""
+    q = spec.quality
+    return f"recording/{q.width}x{q.height}/{q.frame_rate}/{q.video_kbps}/{spec.audio_only}"
+
+
+def recording_cost(
+    spec: RecordingSpec, max_duration_seconds: float, observed: Sequence[Usage]
+) -> Reservation:
+    """What to charge for a recording that may run for so long."""
+    quality = spec.quality
+    pixels = quality.width * quality.height
+    cores = RECORDING_CORES
+    if not spec.audio_only:
+        cores += PIXEL_RATE_CORES * pixels * quality.frame_rate
+    measured = [usage.cpu_seconds / usage.wall_seconds for usage in observed if usage.wall_seconds]
+    memory = RECORDING_MEMORY_BYTES + PIXEL_MEMORY_BYTES * max(0, pixels - 1280 * 720)
+    peaks = _p95([usage.peak_memory_bytes for usage in observed])
+    return Reservation(
+        cores=max(cores, _p95(measured)),
+        memory_bytes=max(memory, peaks),
+        disk_bytes=DISK_FLOOR_BYTES + round(recording_bytes(quality, spec, max_duration_seconds)),
+    )
+
+
+def recording_bytes(quality: Quality, spec: RecordingSpec, seconds: float) -> float:
+    """Disk that a recording of this length takes, while it is put together."""
+    kbps = quality.audio_kbps + (0 if spec.audio_only else quality.video_kbps)
+    return JOINING_COPIES * kbps * KBIT_BYTES * seconds
 
 
 def _of_size(figures: Mapping[str, N], model: str, unknown: N) -> N:

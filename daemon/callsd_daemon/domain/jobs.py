@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from callsd_daemon.domain.captions import CaptionsResult, CaptionsSpec
 from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.domain.recording import RecordingHealth, RecordingResult, RecordingSpec
 from callsd_daemon.domain.transcription import TranscriptionResult, TranscriptionSpec
 
 
@@ -81,6 +82,7 @@ class Progress:
     processed_seconds: float = 0.0
     total_seconds: float = 0.0
     real_time_factor: float = 0.0
+    recording: RecordingHealth | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,7 @@ class Outcome:
     notices: tuple[Notice, ...] = ()
     transcription: TranscriptionResult | None = None
     captions: CaptionsResult | None = None
+    recording: RecordingResult | None = None
     usage: Usage = Usage()
 
 
@@ -160,6 +163,7 @@ class Job:
     cost_key: str
     transcription: TranscriptionSpec | None = None
     captions: CaptionsSpec | None = None
+    recording: RecordingSpec | None = None
     labels: dict[str, str] = field(default_factory=dict)
     request_id: str = ""
     payload_sha256: str = ""
@@ -173,6 +177,7 @@ class Job:
     artifacts: tuple[Artifact, ...] = ()
     transcription_result: TranscriptionResult | None = None
     captions_result: CaptionsResult | None = None
+    recording_result: RecordingResult | None = None
     usage: Usage | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
@@ -234,6 +239,7 @@ class Job:
                 processed_seconds=_finite(progress.processed_seconds),
                 total_seconds=_finite(progress.total_seconds),
                 real_time_factor=_finite(progress.real_time_factor),
+                recording=progress.recording,
             ),
             update_time=max(now, self.update_time),
         )
@@ -254,13 +260,14 @@ class Job:
             job = replace(
                 self._end(State.SUCCEEDED, now, retention),
                 artifacts=outcome.artifacts,
-                progress=replace(self.progress, phase="done", fraction=1.0),
+                progress=replace(self.progress, phase="done", fraction=1.0, recording=None),
             )
         return replace(
             job,
             notices=(*self.notices, *outcome.notices),
             transcription_result=outcome.transcription,
             captions_result=outcome.captions,
+            recording_result=outcome.recording,
             usage=outcome.usage,
         )
 

@@ -6,10 +6,25 @@ from datetime import datetime
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from callsd.v1 import capacity_pb2, caption_pb2, error_pb2, job_pb2, kind_pb2, transcription_pb2
+from callsd.v1 import (
+    capacity_pb2,
+    caption_pb2,
+    error_pb2,
+    job_pb2,
+    kind_pb2,
+    recording_pb2,
+    transcription_pb2,
+)
 from callsd_daemon.domain.captions import CaptionsResult
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Artifact, Job, Kind, Reservation, State
+from callsd_daemon.domain.recording import (
+    Picture,
+    Profile,
+    RecordingHealth,
+    RecordingResult,
+    RecordingSpec,
+)
 from callsd_daemon.domain.transcription import (
     Engine,
     Format,
@@ -34,6 +49,15 @@ TASKS = {
 FORMATS = {
     format_: transcription_pb2.TranscriptFormat.Value(f"TRANSCRIPT_FORMAT_{format_.name}")
     for format_ in Format
+}
+
+PROFILE_NUMBERS = {
+    profile: recording_pb2.RecordingProfile.Value(f"RECORDING_PROFILE_{profile.name}")
+    for profile in Profile
+}
+PICTURES = {
+    picture: recording_pb2.PictureState.Value(f"PICTURE_STATE_{picture.name}")
+    for picture in Picture
 }
 
 
@@ -76,6 +100,8 @@ def job_message(job: Job, *, queue_position: int = 0) -> job_pb2.Job:
         message.progress.real_time_factor = progress.real_time_factor
         message.progress.processed.CopyFrom(duration(progress.processed_seconds))
         message.progress.total.CopyFrom(duration(progress.total_seconds))
+        if progress.recording is not None:
+            message.progress.recording.CopyFrom(_health(progress.recording))
     if job.failure is not None:
         message.failure.reason = REASONS[job.failure.reason]
         message.failure.message = job.failure.message
@@ -103,6 +129,10 @@ def _add_kind(message: job_pb2.Job, job: Job) -> None:
         message.captions.model = job.captions.model
         message.captions.language = job.captions.language
         message.captions.max_active_speakers = job.captions.max_active_speakers
+    if job.recording is not None:
+        message.recording.CopyFrom(_recording(job.recording))
+    if job.recording_result is not None:
+        message.recording_result.CopyFrom(_recording_result(job.recording_result))
     if job.transcription_result is not None:
         message.transcription_result.CopyFrom(_result(job.transcription_result))
     if job.captions_result is not None:
@@ -190,6 +220,56 @@ def _captions_result(result: CaptionsResult) -> caption_pb2.CaptionsResult:
         audio_duration=duration(result.audio_seconds),
         skipped_duration=duration(result.skipped_seconds),
         restart_count=result.restart_count,
+    )
+
+
+def _recording(spec: RecordingSpec) -> recording_pb2.RecordingSpec:
+    quality = spec.quality
+    return recording_pb2.RecordingSpec(
+        url=spec.url,
+        headers=dict.fromkeys(spec.header_names, ""),
+        profile=PROFILE_NUMBERS[spec.profile],
+        width=quality.width,
+        height=quality.height,
+        frame_rate=quality.frame_rate,
+        video_kbps=quality.video_kbps,
+        audio_kbps=quality.audio_kbps,
+        audio_only=spec.audio_only,
+        ready_expression=spec.ready_expression,
+        over_expression=spec.over_expression,
+        leave_expression=spec.leave_expression,
+        ready_timeout=duration(spec.ready_timeout_seconds),
+    )
+
+
+def _recording_result(result: RecordingResult) -> recording_pb2.RecordingResult:
+    return recording_pb2.RecordingResult(
+        duration=duration(result.duration_seconds),
+        width=result.width,
+        height=result.height,
+        frame_rate=result.frame_rate,
+        size_bytes=result.size_bytes,
+        segment_count=result.segment_count,
+        gap_duration=duration(result.gap_seconds),
+        cut_short=result.is_cut_short,
+    )
+
+
+def _health(health: RecordingHealth) -> recording_pb2.RecordingHealth:
+    return recording_pb2.RecordingHealth(
+        frame_count=health.frame_count,
+        changed_frame_rate=health.changed_frame_rate,
+        audio_level_db=health.audio_level_db,
+        picture=(
+            recording_pb2.PICTURE_STATE_UNSPECIFIED
+            if health.picture is None
+            else PICTURES[health.picture]
+        ),
+        drift_ms=health.drift_ms,
+        size_bytes=health.size_bytes,
+        disk_free_bytes=health.disk_free_bytes,
+        segment=health.segment,
+        still_duration=duration(health.still_seconds),
     )
 
 

@@ -14,18 +14,26 @@ from callsd_daemon.domain.captions import CaptionsSpec
 from callsd_daemon.domain.costs import (
     captions_cost,
     captions_cost_key,
+    recording_cost,
+    recording_cost_key,
     transcription_cost,
     transcription_cost_key,
 )
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job, Kind, Notice, Reservation, State, Usage
+from callsd_daemon.domain.recording import PageSecrets, RecordingSpec
 from callsd_daemon.domain.transcription import Engine, Task, TranscriptionSpec
 from callsd_daemon.media import MediaRoots, Uploads
 from callsd_daemon.models.store import ModelStatus, ModelStore
 from callsd_daemon.rpc import validate
 from callsd_daemon.store.database import Database
 from callsd_daemon.workers.captions.link import CaptionerWork
-from callsd_daemon.workers.seat import Assignment, ModelFile
+from callsd_daemon.workers.seat import (
+    Assignment,
+    ModelFile,
+    RecordingAssignment,
+    TranscriptionAssignment,
+)
 
 
 OBSERVED_JOBS = 20
@@ -45,6 +53,8 @@ class Intake:
     max_threads: int
     caption_workers: int
     caption_fallback: str
+    min_free_bytes: int
+    """Disk space that no job may use."""
     now: Callable[[], datetime]
 
     @staticmethod
@@ -52,7 +62,7 @@ class Intake:
         """What tells whether two requests ask for the same; what the server sets is left out."""
         asked = job_pb2.CreateJobRequest(no_queue=request.no_queue)
         asked.job.labels.update(request.job.labels)
-        for field in ("transcription", "captions", "max_duration"):
+        for field in ("transcription", "captions", "recording", "max_duration"):
             if request.job.HasField(field):
                 getattr(asked.job, field).CopyFrom(getattr(request.job, field))
         return hashlib.sha256(asked.SerializeToString(deterministic=True)).hexdigest()
@@ -79,6 +89,8 @@ class Intake:
         )
         if draft.captions is not None:
             return await self._captions(job, draft.captions)
+        if draft.recording is not None:
+            return await self._recording(job, draft.recording)
         assert draft.transcription is not None
         return await self._transcription(job, draft.transcription)
 
@@ -116,6 +128,17 @@ class Intake:
             reservation=captions_cost(spec, observed),
         )
 
+    async def _recording(self, job: Job, spec: RecordingSpec) -> Job:
+        cost_key = recording_cost_key(spec)
+        observed = await self._observed(cost_key)
+        return replace(
+            job,
+            kind=Kind.RECORDING,
+            recording=spec,
+            cost_key=cost_key,
+            reservation=recording_cost(spec, job.max_duration_seconds, observed),
+        )
+
     async def _observed(self, cost_key: str) -> tuple[Usage, ...]:
         return await self.database.read(lambda books: books.recent_usage(cost_key, OBSERVED_JOBS))
 
@@ -133,13 +156,17 @@ class Intake:
             fallback_directory=fallback,
         )
 
-    def assignment(self, job: Job) -> Assignment:
+    def assignment(self, job: Job, page_secrets: PageSecrets) -> Assignment:
         """All that a worker must know; checks again that everything is still there."""
+        if job.recording is not None:
+            return RecordingAssignment(
+                spec=job.recording, secrets=page_secrets, min_free_bytes=self.min_free_bytes
+            )
         spec = job.transcription
         assert spec is not None
         media, model = self._check(spec)
-        return Assignment(
-            job=job,
+        return TranscriptionAssignment(
+            spec=spec,
             media=media,
             model_directory=model.directory,
             model_files=_files(model),

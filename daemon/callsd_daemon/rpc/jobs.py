@@ -73,11 +73,14 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         job = await self._intake.job(request, job_id=job_id, creator=creator, payload=payload)
         if request.validate_only:
             return await self._verdict(job, may_queue=not request.no_queue)
+        page_secrets = validate.page_secrets(request.job)
         grant = await self._supervisor.accept(
             lambda books: _same_or(
                 books,
                 job,
-                lambda: self._supervisor.place(books, job, may_queue=not request.no_queue),
+                lambda: self._supervisor.place(
+                    books, job, page_secrets, may_queue=not request.no_queue
+                ),
             )
         )
         if isinstance(grant, Job):

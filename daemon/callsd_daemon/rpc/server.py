@@ -25,7 +25,7 @@ from callsd_daemon.workers.desk import Desk
 CAPACITY_SECONDS = 1.0
 """How often a watched capacity is looked at."""
 
-SERVED_KINDS = (Kind.TRANSCRIPTION, Kind.CAPTIONS)
+SERVED_KINDS = (Kind.TRANSCRIPTION, Kind.CAPTIONS, Kind.RECORDING)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

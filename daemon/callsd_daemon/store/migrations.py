@@ -37,6 +37,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             body BLOB
         ) STRICT""",
     ),
+    (
+        # What a job's work needs and nobody may read: kept apart from `body`, which is shown, and
+        # gone when the job ends.
+        "CREATE TABLE secrets (job_id TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT",
+    ),
 )
 
 

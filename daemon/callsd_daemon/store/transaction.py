@@ -18,10 +18,12 @@ from callsd_daemon.domain.jobs import (
     State,
     Usage,
 )
+from callsd_daemon.domain.recording import PageSecrets
 
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Job).decode
+_decode_secrets = msgspec.json.Decoder(PageSecrets).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +102,23 @@ class Transaction:
                 body,
             ),
         )
+        if job.is_final:
+            self._connection.execute("DELETE FROM secrets WHERE job_id = ?", (job.id,))
         self._record(Change(revision=job.revision, job_id=job.id, job=job), body)
         return job
+
+    def put_secrets(self, job_id: str, page_secrets: PageSecrets) -> None:
+        """Keep what a job's work needs and nobody may read, until the job ends."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO secrets VALUES (?, ?)", (job_id, _encode(page_secrets))
+        )
+
+    def secrets(self, job_id: str) -> PageSecrets:
+        """What was kept for a job that has not ended."""
+        row = self._connection.execute(
+            "SELECT body FROM secrets WHERE job_id = ?", (job_id,)
+        ).fetchone()
+        return PageSecrets() if row is None else _decode_secrets(row[0])
 
     def delete(self, job_id: str) -> None:
         """Remove a job."""

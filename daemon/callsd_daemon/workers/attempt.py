@@ -36,6 +36,8 @@ class Bounds:
     silence_timeout_seconds: float
     stop_grace_seconds: float
     max_log_bytes: int
+    is_live: bool = False
+    """What has run for its longest time is then done, and told to end; other work has failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,10 @@ class Attempt:
                     reason=Reason.WORKER_UNRESPONSIVE,
                     message=f"the worker said nothing for {silence:.0f} s: look at the job's log",
                 )
-            if began is not None and now - began > max_seconds:
+            is_at_end = began is not None and now - began > max_seconds
+            if is_at_end and self._bounds.is_live:
+                return None
+            if is_at_end:
                 return Failure(
                     reason=Reason.MAX_DURATION_EXCEEDED,
                     message="the job ran longer than its max_duration: raise it, or give the job "

@@ -42,6 +42,15 @@ class EndRules:
     retention: timedelta | None
 
 
+def is_retried(job: Job, failure: Failure, rules: EndRules) -> bool:
+    """Whether another worker shall go on with a job whose worker ended by `failure`."""
+    return (
+        job.state is not State.STOPPING
+        and failure.reason in RETRYABLE
+        and job.attempt < rules.max_attempts
+    )
+
+
 def settle(
     job: Job, outcome: Outcome | None, failure: Failure, now: datetime, rules: EndRules
 ) -> Job:
@@ -56,7 +65,7 @@ def settle(
         return job.failed(failure, now, retention=retention)
     WORKERS_LOST.labels(reason=failure.reason).inc()
     log.warning("worker_lost", job_id=job.id, attempt=job.attempt, reason=failure.reason)
-    if job.attempt < rules.max_attempts:
+    if is_retried(job, failure, rules):
         notice = Notice(
             code="WORKER_RESTARTED",
             message=f"attempt {job.attempt} was lost, the job begins anew: {failure.message}",
@@ -112,6 +121,8 @@ def count(job: Job) -> None:
     """Tell log and metrics of a job that has ended."""
     reason = job.failure.reason if job.failure else ""
     JOBS_ENDED.labels(kind=job.kind, state=job.state, reason=reason).inc()
+    if job.recording_result is not None:
+        MEDIA_SECONDS.labels(kind=job.kind).inc(job.recording_result.duration_seconds)
     if job.transcription_result is not None:
         MEDIA_SECONDS.labels(kind=job.kind).inc(job.transcription_result.audio_seconds)
     log.info(

@@ -6,7 +6,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from callsd_daemon.domain.jobs import Job, Progress
+from callsd_daemon.domain.jobs import Progress
+from callsd_daemon.domain.recording import PageSecrets, RecordingSpec
+from callsd_daemon.domain.transcription import TranscriptionSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,15 +21,28 @@ class ModelFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """All that a worker must know to do a job; it looks nothing up."""
+class TranscriptionAssignment:
+    """All that a worker must know to do a transcription; it looks nothing up."""
 
-    job: Job
+    spec: TranscriptionSpec
     media: tuple[Path, ...]
     """A file for each track, in the order of the job's tracks."""
     model_directory: Path
     model_files: tuple[ModelFile, ...]
     threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingAssignment:
+    """All that a worker must know to record a page."""
+
+    spec: RecordingSpec
+    secrets: PageSecrets
+    min_free_bytes: int
+    """Disk space that is not its own."""
+
+
+Assignment = TranscriptionAssignment | RecordingAssignment
 
 
 class Seat:

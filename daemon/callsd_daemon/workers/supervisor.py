@@ -15,7 +15,8 @@ import structlog
 from callsd_daemon import tokens
 from callsd_daemon.domain.admission import Admit, Decision, Queue, Refuse
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.domain.jobs import Failure, Job, Progress, State, Worker
+from callsd_daemon.domain.jobs import BATCH_KINDS, Failure, Job, Progress, State, Worker
+from callsd_daemon.domain.recording import PageSecrets
 from callsd_daemon.host import processes
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.failpoints import failpoint
@@ -30,6 +31,7 @@ from callsd_daemon.workers.process import JOB_LOG, Process, adopt, launch, sweep
 from callsd_daemon.workers.seat import Assignment, Seat
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.door import Door
+from callsd_daemon.workers.waits import until
 
 
 log = structlog.get_logger(__name__)
@@ -47,6 +49,7 @@ class Rules:
     """The administrator's settings for the life of jobs."""
 
     bounds: Bounds
+    recording_bounds: Bounds
     end: EndRules
     calls: CallRules
 
@@ -70,7 +73,7 @@ class Supervisor:
         desk: Desk,
         door: Door,
         directory: Path,
-        resolve: Callable[[Job], Assignment],
+        resolve: Callable[[Job, PageSecrets], Assignment],
         calls: Calls,
         now: Callable[[], datetime],
         rules: Rules,
@@ -93,13 +96,17 @@ class Supervisor:
 
     # Accepting
 
-    def place(self, books: Transaction, job: Job, *, may_queue: bool) -> Grant:
-        """Decide about a new job and write it, in the caller's transaction.
+    def place(
+        self, books: Transaction, job: Job, page_secrets: PageSecrets | None, *, may_queue: bool
+    ) -> Grant:
+        """Decide about a new job and write it with its secrets, in the caller's transaction.
 
         For `accept`. Raises CallsdError when the job is refused.
         """
         match self._desk.decide(books, job, may_queue=may_queue):
             case Admit() as decision:
+                if page_secrets is not None:
+                    books.put_secrets(job.id, page_secrets)
                 started, token = self._with_worker(job)
                 return Grant(job=books.put(started), decision=decision, token=token)
             case Queue() as decision:
@@ -246,7 +253,12 @@ class Supervisor:
                 metadata={"error_id": error_id},
             )
         self._door.clear(job.id)
-        await self._conclude(job, failure)
+        if job.recording is not None:
+            await self._salvage(job, failure)
+        again = await self._conclude(job, failure)
+        if again is not None:
+            self._watch_over(again.job, again.token)
+            return
         self._stopping.discard(job.id)
         await self.dispatch()
 
@@ -269,13 +281,14 @@ class Supervisor:
         mark = _mark(job, job.worker)
         if not token and job.worker.boot_id != self._boot_id:
             return Failure(reason=Reason.HOST_REBOOT, message="the machine was restarted")
-        assignment = await asyncio.to_thread(self._resolve, job)
+        page_secrets = await self._database.read(lambda books: books.secrets(job.id))
+        assignment = await asyncio.to_thread(self._resolve, job, page_secrets)
         seat = Seat(assignment, generation=job.attempt, token_sha256=job.worker.token_sha256)
         self._door.keep(job.id, seat)
         process = self._launch(job, mark, token) if token else adopt(mark)
         if process is None:
             return ending.killed("the worker died while callsd was not running")
-        bounds = self._rules.bounds
+        bounds = self._rules.bounds if job.recording is None else self._rules.recording_bounds
         attempt = Attempt(seat, process, directory / JOB_LOG, bounds, listener)
         return await self._run(job, attempt) or ending.death(process, seat.progress)
 
@@ -283,14 +296,19 @@ class Supervisor:
         self._attempts[job.id] = attempt
         if job.id in self._stopping:
             attempt.stop()
+        ran, is_starting = self._ran_seconds(job), job.state is State.STARTING
         try:
             return await attempt.run(
-                ran_seconds=self._ran_seconds(job), max_seconds=job.max_duration_seconds
+                ran_seconds=None if is_starting else ran,
+                # One that is started again has less time left.
+                max_seconds=job.max_duration_seconds - (ran if is_starting else 0.0),
             )
         finally:
             del self._attempts[job.id]
 
-    def _launch(self, job: Job, mark: str, token: str) -> Process:
+    def _launch(
+        self, job: Job, mark: str, token: str, *, salvage: Failure | None = None
+    ) -> Process:
         directory = self._directory / job.id
         bootstrap = messages.bootstrap(
             job_id=job.id,
@@ -298,6 +316,7 @@ class Supervisor:
             token=token,
             socket=self._door.socket,
             directory=directory,
+            salvage=salvage,
         )
         failpoint("worker.before_spawn")
         try:
@@ -311,10 +330,10 @@ class Supervisor:
         failpoint("worker.after_spawn")
         return process
 
-    def _ran_seconds(self, job: Job) -> float | None:
-        """How long a job has run under earlier daemons; None when it has not begun."""
-        if job.state is State.STARTING or job.start_time is None:
-            return None
+    def _ran_seconds(self, job: Job) -> float:
+        """How long a job has run under earlier daemons and with earlier workers."""
+        if job.start_time is None:
+            return 0.0
         return max(0.0, (self._now() - job.start_time).total_seconds())
 
     async def _running(self, job_id: str) -> None:
@@ -336,8 +355,43 @@ class Supervisor:
 
     # The end of an attempt
 
-    async def _conclude(self, job: Job, failure: Failure) -> None:
-        """Write down how the attempt ended, which releases the reservation: nothing may be left."""
+    async def _salvage(self, job: Job, failure: Failure) -> None:
+        """Have what was recorded made into a file, when nobody else will do it.
+
+        This is done by a worker that does only this, under the name of the one that is gone.
+        """
+        assert job.worker is not None
+        directory, mark = self._directory / job.id, _mark(job, job.worker)
+        await sweep(mark)
+        current = await self._database.read(lambda books: books.get(job.id))
+        if (
+            current is None
+            or self._is_retried(current, failure)
+            or await asyncio.to_thread(messages.read_outcome, directory, job.attempt) is not None
+        ):
+            return
+        log.info("salvage", job_id=job.id, reason=failure.reason)
+        try:
+            process = self._launch(job, mark, secrets.token_urlsafe(32), salvage=failure)
+        except CallsdError as problem:
+            log.error("salvage_failed", job_id=job.id, reason=problem.reason)  # noqa: TRY400
+            return
+        try:
+            await until(process.exited, self._rules.recording_bounds.stop_grace_seconds)
+        finally:
+            process.detach()
+
+    def _is_retried(self, job: Job, failure: Failure) -> bool:
+        is_at_end = job.recording is not None and (
+            self._ran_seconds(job) >= job.max_duration_seconds
+        )
+        return not is_at_end and ending.is_retried(job, failure, self._rules.end)
+
+    async def _conclude(self, job: Job, failure: Failure) -> Grant | None:
+        """Write down how the attempt ended, which releases the reservation: nothing may be left.
+
+        Live work that another worker goes on with keeps it: returns what that one is given.
+        """
         assert job.worker is not None
         if not await sweep(_mark(job, job.worker)):
             log.error("processes_left", job_id=job.id)
@@ -346,15 +400,20 @@ class Supervisor:
         if outcome is not None and not await asyncio.to_thread(ending.is_whole, outcome, directory):
             outcome = None
 
-        def write(books: Transaction) -> Job | None:
+        def write(books: Transaction) -> Grant | None:
             current = books.get(job.id)
             if current is None or not current.is_active or current.attempt != job.attempt:
                 return None
-            return books.put(ending.settle(current, outcome, failure, self._now(), self._rules.end))
+            token = ""
+            settled = ending.settle(current, outcome, failure, self._now(), self._rules.end)
+            if settled.state is State.QUEUED and settled.kind not in BATCH_KINDS:
+                settled, token = self._with_worker(settled)
+            return Grant(job=books.put(settled), decision=Admit(), token=token)
 
-        settled = await self._store(write)
-        if settled is not None and settled.is_final:
-            ending.count(settled)
+        grant = await self._store(write)
+        if grant is not None and grant.job.is_final:
+            ending.count(grant.job)
+        return grant if grant is not None and grant.token else None
 
     async def _store(self, work: Callable[[Transaction], T]) -> T:
         """Write, and try again for as long as the disk is full."""

@@ -58,6 +58,7 @@ class Bootstrap(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     SOCKET_PATH_FIELD_NUMBER: _builtins.int
     JOB_DIRECTORY_FIELD_NUMBER: _builtins.int
+    SALVAGE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job's identifier."""
     generation: _builtins.int
@@ -68,6 +69,12 @@ class Bootstrap(_message.Message):
     """Path of the unix socket to dial."""
     job_directory: _builtins.str
     """The job's directory, absolute. The worker writes nowhere else."""
+    @_builtins.property
+    def salvage(self) -> Global___Salvage:
+        """Set to save what an earlier worker of this job has recorded: dial nobody, and
+        leave an outcome.
+        """
+
     def __init__(
         self,
         *,
@@ -76,14 +83,41 @@ class Bootstrap(_message.Message):
         token: _builtins.str = ...,
         socket_path: _builtins.str = ...,
         job_directory: _builtins.str = ...,
+        salvage: Global___Salvage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["salvage", b"salvage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job_directory", b"job_directory", "job_id", b"job_id", "socket_path", b"socket_path", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job_directory", b"job_directory", "job_id", b"job_id", "salvage", b"salvage", "socket_path", b"socket_path", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Bootstrap: _TypeAlias = Bootstrap  # noqa: Y015
+
+@_typing.final
+class Salvage(_message.Message):
+    """Why there is something to save."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """From the closed list of reasons."""
+    message: _builtins.str
+    """The same, for a person."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Salvage: _TypeAlias = Salvage  # noqa: Y015
 
 @_typing.final
 class SessionRequest(_message.Message):
@@ -168,6 +202,7 @@ class Status(_message.Message):
     PROCESSED_SECONDS_FIELD_NUMBER: _builtins.int
     TOTAL_SECONDS_FIELD_NUMBER: _builtins.int
     REAL_TIME_FACTOR_FIELD_NUMBER: _builtins.int
+    RECORDING_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
     """What the worker is doing."""
     fraction: _builtins.float
@@ -178,6 +213,10 @@ class Status(_message.Message):
     """Media in all; 0 while not known. Unit: seconds."""
     real_time_factor: _builtins.float
     """Seconds of media worked off in one second of wall time."""
+    @_builtins.property
+    def recording(self) -> Global___RecordingStatus:
+        """How the recording is."""
+
     def __init__(
         self,
         *,
@@ -186,14 +225,69 @@ class Status(_message.Message):
         processed_seconds: _builtins.float = ...,
         total_seconds: _builtins.float = ...,
         real_time_factor: _builtins.float = ...,
+        recording: Global___RecordingStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recording", b"recording"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction", b"fraction", "phase", b"phase", "processed_seconds", b"processed_seconds", "real_time_factor", b"real_time_factor", "total_seconds", b"total_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction", b"fraction", "phase", b"phase", "processed_seconds", b"processed_seconds", "real_time_factor", b"real_time_factor", "recording", b"recording", "total_seconds", b"total_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Status: _TypeAlias = Status  # noqa: Y015
+
+@_typing.final
+class RecordingStatus(_message.Message):
+    """How a recording is that goes on; as callsd.v1.RecordingHealth."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAME_COUNT_FIELD_NUMBER: _builtins.int
+    CHANGED_FRAME_RATE_FIELD_NUMBER: _builtins.int
+    AUDIO_LEVEL_DB_FIELD_NUMBER: _builtins.int
+    PICTURE_FIELD_NUMBER: _builtins.int
+    DRIFT_MS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    STILL_SECONDS_FIELD_NUMBER: _builtins.int
+    frame_count: _builtins.int
+    """Pictures recorded so far."""
+    changed_frame_rate: _builtins.float
+    """Pictures that differed from the one before. Unit: a second."""
+    audio_level_db: _builtins.float
+    """Loudness of the last second. Unit: dB."""
+    picture: _builtins.str
+    """moving, still or blank; empty = not known."""
+    drift_ms: _builtins.float
+    """How far sound is ahead of the picture. Unit: milliseconds."""
+    size_bytes: _builtins.int
+    """Length of what was recorded. Unit: bytes."""
+    disk_free_bytes: _builtins.int
+    """Space left. Unit: bytes."""
+    segment: _builtins.int
+    """Number of the piece that is being recorded, from 1."""
+    still_seconds: _builtins.float
+    """Time that the picture has not changed. Unit: seconds."""
+    def __init__(
+        self,
+        *,
+        frame_count: _builtins.int = ...,
+        changed_frame_rate: _builtins.float = ...,
+        audio_level_db: _builtins.float = ...,
+        picture: _builtins.str = ...,
+        drift_ms: _builtins.float = ...,
+        size_bytes: _builtins.int = ...,
+        disk_free_bytes: _builtins.int = ...,
+        segment: _builtins.int = ...,
+        still_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_level_db", b"audio_level_db", "changed_frame_rate", b"changed_frame_rate", "disk_free_bytes", b"disk_free_bytes", "drift_ms", b"drift_ms", "frame_count", b"frame_count", "picture", b"picture", "segment", b"segment", "size_bytes", b"size_bytes", "still_seconds", b"still_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordingStatus: _TypeAlias = RecordingStatus  # noqa: Y015
 
 @_typing.final
 class SessionResponse(_message.Message):
@@ -234,24 +328,122 @@ class Assignment(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TRANSCRIPTION_FIELD_NUMBER: _builtins.int
+    RECORDING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def transcription(self) -> Global___TranscriptionWork:
         """Turn tracks into a transcript."""
+
+    @_builtins.property
+    def recording(self) -> Global___RecordingWork:
+        """Record a page."""
 
     def __init__(
         self,
         *,
         transcription: Global___TranscriptionWork | None = ...,
+        recording: Global___RecordingWork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["transcription", b"transcription", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recording", b"recording", "transcription", b"transcription", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["transcription", b"transcription", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recording", b"recording", "transcription", b"transcription", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["transcription"]  # noqa: Y015
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["transcription", "recording"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 
 Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
+
+@_typing.final
+class RecordingWork(_message.Message):
+    """A page to record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    URL_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    FRAME_RATE_FIELD_NUMBER: _builtins.int
+    VIDEO_KBPS_FIELD_NUMBER: _builtins.int
+    AUDIO_KBPS_FIELD_NUMBER: _builtins.int
+    AUDIO_ONLY_FIELD_NUMBER: _builtins.int
+    READY_EXPRESSION_FIELD_NUMBER: _builtins.int
+    OVER_EXPRESSION_FIELD_NUMBER: _builtins.int
+    LEAVE_EXPRESSION_FIELD_NUMBER: _builtins.int
+    READY_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    MIN_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Address of the page, with its secret fragment."""
+    width: _builtins.int
+    """Unit: pixels."""
+    height: _builtins.int
+    """Unit: pixels."""
+    frame_rate: _builtins.int
+    """Pictures a second."""
+    video_kbps: _builtins.int
+    """Unit: kbit/s."""
+    audio_kbps: _builtins.int
+    """Unit: kbit/s."""
+    audio_only: _builtins.bool
+    """Record the sound alone."""
+    ready_expression: _builtins.str
+    """Begins the recording when true; empty = the page has loaded."""
+    over_expression: _builtins.str
+    """Ends the recording when true; empty = never."""
+    leave_expression: _builtins.str
+    """Run before the page is closed; empty = nothing."""
+    ready_timeout_seconds: _builtins.float
+    """How long the page may take to become ready. Unit: seconds."""
+    min_free_bytes: _builtins.int
+    """Space that is left to others: the recording ends before it is used. Unit: bytes."""
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Headers to send with every request."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        frame_rate: _builtins.int = ...,
+        video_kbps: _builtins.int = ...,
+        audio_kbps: _builtins.int = ...,
+        audio_only: _builtins.bool = ...,
+        ready_expression: _builtins.str = ...,
+        over_expression: _builtins.str = ...,
+        leave_expression: _builtins.str = ...,
+        ready_timeout_seconds: _builtins.float = ...,
+        min_free_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_kbps", b"audio_kbps", "audio_only", b"audio_only", "frame_rate", b"frame_rate", "headers", b"headers", "height", b"height", "leave_expression", b"leave_expression", "min_free_bytes", b"min_free_bytes", "over_expression", b"over_expression", "ready_expression", b"ready_expression", "ready_timeout_seconds", b"ready_timeout_seconds", "url", b"url", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordingWork: _TypeAlias = RecordingWork  # noqa: Y015
 
 @_typing.final
 class TranscriptionWork(_message.Message):
@@ -453,6 +645,7 @@ class Outcome(_message.Message):
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     CAPTIONS_FIELD_NUMBER: _builtins.int
     WALL_SECONDS_FIELD_NUMBER: _builtins.int
+    RECORDING_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """As in the bootstrap; one from an older worker does not count."""
     failure_reason: _builtins.str
@@ -485,6 +678,10 @@ class Outcome(_message.Message):
     def captions(self) -> Global___CaptionsOutcome:
         """Result of a captions job."""
 
+    @_builtins.property
+    def recording(self) -> Global___RecordingOutcome:
+        """Result of a recording."""
+
     def __init__(
         self,
         *,
@@ -499,14 +696,65 @@ class Outcome(_message.Message):
         peak_memory_bytes: _builtins.int = ...,
         captions: Global___CaptionsOutcome | None = ...,
         wall_seconds: _builtins.float = ...,
+        recording: Global___RecordingOutcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "transcription", b"transcription"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "recording", b"recording", "transcription", b"transcription"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "captions", b"captions", "cpu_seconds", b"cpu_seconds", "failure_message", b"failure_message", "failure_metadata", b"failure_metadata", "failure_reason", b"failure_reason", "generation", b"generation", "notices", b"notices", "peak_memory_bytes", b"peak_memory_bytes", "transcription", b"transcription", "wall_seconds", b"wall_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "captions", b"captions", "cpu_seconds", b"cpu_seconds", "failure_message", b"failure_message", "failure_metadata", b"failure_metadata", "failure_reason", b"failure_reason", "generation", b"generation", "notices", b"notices", "peak_memory_bytes", b"peak_memory_bytes", "recording", b"recording", "transcription", b"transcription", "wall_seconds", b"wall_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+@_typing.final
+class RecordingOutcome(_message.Message):
+    """What was recorded; as callsd.v1.RecordingResult."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DURATION_SECONDS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    FRAME_RATE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SEGMENT_COUNT_FIELD_NUMBER: _builtins.int
+    GAP_SECONDS_FIELD_NUMBER: _builtins.int
+    CUT_SHORT_FIELD_NUMBER: _builtins.int
+    duration_seconds: _builtins.float
+    """Length. Unit: seconds."""
+    width: _builtins.int
+    """Unit: pixels."""
+    height: _builtins.int
+    """Unit: pixels."""
+    frame_rate: _builtins.float
+    """Pictures a second."""
+    size_bytes: _builtins.int
+    """Length of the file. Unit: bytes."""
+    segment_count: _builtins.int
+    """Pieces that it was joined from."""
+    gap_seconds: _builtins.float
+    """Time between pieces. Unit: seconds."""
+    cut_short: _builtins.bool
+    """It ended otherwise than it should have."""
+    def __init__(
+        self,
+        *,
+        duration_seconds: _builtins.float = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        frame_rate: _builtins.float = ...,
+        size_bytes: _builtins.int = ...,
+        segment_count: _builtins.int = ...,
+        gap_seconds: _builtins.float = ...,
+        cut_short: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut_short", b"cut_short", "duration_seconds", b"duration_seconds", "frame_rate", b"frame_rate", "gap_seconds", b"gap_seconds", "height", b"height", "segment_count", b"segment_count", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordingOutcome: _TypeAlias = RecordingOutcome  # noqa: Y015
 
 @_typing.final
 class ArtifactFile(_message.Message):

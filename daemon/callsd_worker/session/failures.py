@@ -4,6 +4,7 @@
 import errno
 import logging
 
+from callsd_worker.recorder.errors import RecordingError
 from callsd_worker.speech.errors import SpeechError
 
 
@@ -12,7 +13,7 @@ log = logging.getLogger(__name__)
 
 def failure_of(error: Exception) -> tuple[str, str]:
     """Reason and message of a failure, for an outcome or a report."""
-    if isinstance(error, SpeechError):
+    if isinstance(error, (SpeechError, RecordingError)):
         return error.reason, error.message
     if isinstance(error, MemoryError):
         return "OUT_OF_MEMORY", "there was not enough memory: take a smaller model"

@@ -28,6 +28,20 @@ def write_artifact(
     )
 
 
+def artifact_of(directory: Path, file_name: str, media_type: str) -> worker_pb2.ArtifactFile:
+    """A file that lies among the job's artifacts, once the disk has it."""
+    path = directory / ARTIFACTS / file_name
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return worker_pb2.ArtifactFile(
+        file_name=file_name,
+        media_type=media_type,
+        size_bytes=path.stat().st_size,
+        sha256=digest,
+    )
+
+
 def write_outcome(
     directory: Path,
     generation: int,
@@ -38,6 +52,7 @@ def write_outcome(
     notices: list[tuple[str, str]] | None = None,
     transcription: worker_pb2.TranscriptionOutcome | None = None,
     captions: worker_pb2.CaptionsOutcome | None = None,
+    recording: worker_pb2.RecordingOutcome | None = None,
     cpu_seconds: float | None = None,
     wall_seconds: float = 0.0,
 ) -> None:
@@ -58,6 +73,7 @@ def write_outcome(
         notices=[worker_pb2.OutcomeNotice(code=code, message=text) for code, text in notices or []],
         transcription=transcription,
         captions=captions,
+        recording=recording,
         cpu_seconds=sum(u.ru_utime + u.ru_stime for u in (own, children))
         if cpu_seconds is None
         else cpu_seconds,

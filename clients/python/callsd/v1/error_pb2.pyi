@@ -123,6 +123,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The offset does not lie within the log or artifact."""
     ERROR_REASON_STREAM_REPLACED: _ErrorReason.ValueType  # 46
     """Another call has taken over this stream."""
+    ERROR_REASON_CAPTURE_UNAVAILABLE: _ErrorReason.ValueType  # 47
+    """The machine lacks a program that recording needs, or does not let it run."""
+    ERROR_REASON_PAGE_UNAVAILABLE: _ErrorReason.ValueType  # 48
+    """The page to record did not load, or did not become ready in time."""
+    ERROR_REASON_RECORDING_LOST: _ErrorReason.ValueType  # 49
+    """Nothing was recorded, or what was recorded cannot be read."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a request was refused or a job failed.
@@ -231,4 +237,10 @@ ERROR_REASON_OFFSET_INVALID: ErrorReason.ValueType  # 45
 """The offset does not lie within the log or artifact."""
 ERROR_REASON_STREAM_REPLACED: ErrorReason.ValueType  # 46
 """Another call has taken over this stream."""
+ERROR_REASON_CAPTURE_UNAVAILABLE: ErrorReason.ValueType  # 47
+"""The machine lacks a program that recording needs, or does not let it run."""
+ERROR_REASON_PAGE_UNAVAILABLE: ErrorReason.ValueType  # 48
+"""The page to record did not load, or did not become ready in time."""
+ERROR_REASON_RECORDING_LOST: ErrorReason.ValueType  # 49
+"""Nothing was recorded, or what was recorded cannot be read."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

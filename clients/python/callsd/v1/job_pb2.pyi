@@ -10,6 +10,7 @@ from callsd.v1 import capacity_pb2 as _capacity_pb2
 from callsd.v1 import caption_pb2 as _caption_pb2
 from callsd.v1 import error_pb2 as _error_pb2
 from callsd.v1 import kind_pb2 as _kind_pb2
+from callsd.v1 import recording_pb2 as _recording_pb2
 from callsd.v1 import transcription_pb2 as _transcription_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -106,6 +107,7 @@ class Job(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     TRANSCRIPTION_FIELD_NUMBER: _builtins.int
     CAPTIONS_FIELD_NUMBER: _builtins.int
+    RECORDING_FIELD_NUMBER: _builtins.int
     MAX_DURATION_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
@@ -125,6 +127,7 @@ class Job(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     CAPTIONS_RESULT_FIELD_NUMBER: _builtins.int
+    RECORDING_RESULT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, "jobs/{job}". Set by the server."""
     etag: _builtins.str
@@ -163,9 +166,14 @@ class Job(_message.Message):
         """Turn live audio into captions."""
 
     @_builtins.property
+    def recording(self) -> _recording_pb2.RecordingSpec:
+        """Turn a web page into a recording."""
+
+    @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
-        """Longest time in RUNNING; the job fails after it. Range 1 s to 7 days.
-        Default: the server's, 24 h.
+        """Longest time in RUNNING. The job fails after it, but live work is then
+        finished as if it had been stopped. Range 1 s to 7 days. Default: the
+        server's, 24 h.
         """
 
     @_builtins.property
@@ -220,6 +228,10 @@ class Job(_message.Message):
     def captions_result(self) -> _caption_pb2.CaptionsResult:
         """What became of a captions job. Set by the server at the end."""
 
+    @_builtins.property
+    def recording_result(self) -> _recording_pb2.RecordingResult:
+        """What was recorded. Set by the server at the end."""
+
     def __init__(
         self,
         *,
@@ -230,6 +242,7 @@ class Job(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         transcription: _transcription_pb2.TranscriptionSpec | None = ...,
         captions: _caption_pb2.CaptionsSpec | None = ...,
+        recording: _recording_pb2.RecordingSpec | None = ...,
         max_duration: _duration_pb2.Duration | None = ...,
         progress: Global___Progress | None = ...,
         failure: Global___Failure | None = ...,
@@ -249,12 +262,13 @@ class Job(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         captions_result: _caption_pb2.CaptionsResult | None = ...,
+        recording_result: _recording_pb2.RecordingResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "captions_result", b"captions_result", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "max_duration", b"max_duration", "progress", b"progress", "reservation", b"reservation", "spec", b"spec", "start_time", b"start_time", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "captions_result", b"captions_result", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "max_duration", b"max_duration", "progress", b"progress", "recording", b"recording", "recording_result", b"recording_result", "reservation", b"reservation", "spec", b"spec", "start_time", b"start_time", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "captions", b"captions", "captions_result", b"captions_result", "create_time", b"create_time", "creator", b"creator", "end_time", b"end_time", "etag", b"etag", "expire_time", b"expire_time", "failure", b"failure", "kind", b"kind", "labels", b"labels", "max_duration", b"max_duration", "name", b"name", "notices", b"notices", "progress", b"progress", "queue_position", b"queue_position", "reservation", b"reservation", "revision", b"revision", "spec", b"spec", "start_time", b"start_time", "state", b"state", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "captions", b"captions", "captions_result", b"captions_result", "create_time", b"create_time", "creator", b"creator", "end_time", b"end_time", "etag", b"etag", "expire_time", b"expire_time", "failure", b"failure", "kind", b"kind", "labels", b"labels", "max_duration", b"max_duration", "name", b"name", "notices", b"notices", "progress", b"progress", "queue_position", b"queue_position", "recording", b"recording", "recording_result", b"recording_result", "reservation", b"reservation", "revision", b"revision", "spec", b"spec", "start_time", b"start_time", "state", b"state", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["transcription", "captions"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["transcription", "captions", "recording"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -271,8 +285,11 @@ class Progress(_message.Message):
     PROCESSED_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     REAL_TIME_FACTOR_FIELD_NUMBER: _builtins.int
+    RECORDING_FIELD_NUMBER: _builtins.int
     phase: _builtins.str
-    """What it is doing: starting, loading, decoding, recognising, writing."""
+    """What it is doing: starting, loading, decoding, recognising, recording, joining,
+    writing.
+    """
     fraction: _builtins.float
     """Part done. Range 0 to 1."""
     real_time_factor: _builtins.float
@@ -285,6 +302,10 @@ class Progress(_message.Message):
     def total(self) -> _duration_pb2.Duration:
         """Media in all. Zero while not known."""
 
+    @_builtins.property
+    def recording(self) -> _recording_pb2.RecordingHealth:
+        """How a recording is that goes on."""
+
     def __init__(
         self,
         *,
@@ -293,10 +314,11 @@ class Progress(_message.Message):
         processed: _duration_pb2.Duration | None = ...,
         total: _duration_pb2.Duration | None = ...,
         real_time_factor: _builtins.float = ...,
+        recording: _recording_pb2.RecordingHealth | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["processed", b"processed", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["processed", b"processed", "recording", b"recording", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction", b"fraction", "phase", b"phase", "processed", b"processed", "real_time_factor", b"real_time_factor", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction", b"fraction", "phase", b"phase", "processed", b"processed", "real_time_factor", b"real_time_factor", "recording", b"recording", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,8 +9,9 @@ from google.protobuf.message import DecodeError
 from callsd_daemon.domain.captions import CaptionsResult
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Artifact, Failure, Notice, Outcome, Progress, Usage
+from callsd_daemon.domain.recording import Picture, RecordingHealth, RecordingResult
 from callsd_daemon.domain.transcription import Engine, TrackResult, TranscriptionResult
-from callsd_daemon.workers.seat import Assignment
+from callsd_daemon.workers.seat import Assignment, RecordingAssignment, TranscriptionAssignment
 from callsd_ipc.v1 import worker_pb2
 
 
@@ -22,21 +23,58 @@ CANCELLED = "CANCELLED"
 """What a worker reports as its failure when it ended because it was asked to."""
 
 
-def bootstrap(*, job_id: str, generation: int, token: str, socket: Path, directory: Path) -> bytes:
-    """What a worker reads from its standard input."""
-    return worker_pb2.Bootstrap(
+def bootstrap(
+    *,
+    job_id: str,
+    generation: int,
+    token: str,
+    socket: Path,
+    directory: Path,
+    salvage: Failure | None = None,
+) -> bytes:
+    """What a worker reads from its standard input; with `salvage`, that it saves what there is."""
+    message = worker_pb2.Bootstrap(
         job_id=job_id,
         generation=generation,
         token=token,
         socket_path=str(socket),
         job_directory=str(directory),
-    ).SerializeToString()
+    )
+    if salvage is not None:
+        message.salvage.reason, message.salvage.message = salvage.reason, salvage.message
+    return message.SerializeToString()
 
 
 def assignment(seat: Assignment) -> worker_pb2.Assignment:
     """The work, as the worker is told it."""
-    spec = seat.job.transcription
-    assert spec is not None
+    match seat:
+        case TranscriptionAssignment():
+            return worker_pb2.Assignment(transcription=_transcription_work(seat))
+        case RecordingAssignment():
+            return worker_pb2.Assignment(recording=_recording_work(seat))
+
+
+def _recording_work(seat: RecordingAssignment) -> worker_pb2.RecordingWork:
+    spec, quality, fragment = seat.spec, seat.spec.quality, seat.secrets.url_fragment
+    return worker_pb2.RecordingWork(
+        url=f"{spec.url}#{fragment}" if fragment else spec.url,
+        headers=seat.secrets.headers,
+        width=quality.width,
+        height=quality.height,
+        frame_rate=quality.frame_rate,
+        video_kbps=quality.video_kbps,
+        audio_kbps=quality.audio_kbps,
+        audio_only=spec.audio_only,
+        ready_expression=spec.ready_expression,
+        over_expression=spec.over_expression,
+        leave_expression=spec.leave_expression,
+        ready_timeout_seconds=spec.ready_timeout_seconds,
+        min_free_bytes=seat.min_free_bytes,
+    )
+
+
+def _transcription_work(seat: TranscriptionAssignment) -> worker_pb2.TranscriptionWork:
+    spec = seat.spec
     tracks = [
         worker_pb2.TrackWork(
             path=str(path),
@@ -50,21 +88,19 @@ def assignment(seat: Assignment) -> worker_pb2.Assignment:
         worker_pb2.FilePin(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
         for file in seat.model_files
     ]
-    return worker_pb2.Assignment(
-        transcription=worker_pb2.TranscriptionWork(
-            tracks=tracks,
-            model_name=spec.model,
-            model_directory=str(seat.model_directory),
-            model_files=pins,
-            engine=spec.engine,
-            threads=seat.threads,
-            language=spec.language,
-            task=spec.task,
-            initial_prompt=spec.initial_prompt,
-            vocabulary=spec.vocabulary,
-            formats=spec.formats,
-            webvtt_omit_speaker=spec.webvtt_omit_speaker,
-        )
+    return worker_pb2.TranscriptionWork(
+        tracks=tracks,
+        model_name=spec.model,
+        model_directory=str(seat.model_directory),
+        model_files=pins,
+        engine=spec.engine,
+        threads=seat.threads,
+        language=spec.language,
+        task=spec.task,
+        initial_prompt=spec.initial_prompt,
+        vocabulary=spec.vocabulary,
+        formats=spec.formats,
+        webvtt_omit_speaker=spec.webvtt_omit_speaker,
     )
 
 
@@ -76,6 +112,21 @@ def progress(status: worker_pb2.Status) -> Progress:
         processed_seconds=finite(status.processed_seconds),
         total_seconds=finite(status.total_seconds),
         real_time_factor=finite(status.real_time_factor),
+        recording=_health(status.recording) if status.HasField("recording") else None,
+    )
+
+
+def _health(status: worker_pb2.RecordingStatus) -> RecordingHealth:
+    return RecordingHealth(
+        frame_count=status.frame_count,
+        changed_frame_rate=finite(status.changed_frame_rate),
+        audio_level_db=finite(status.audio_level_db),
+        picture=Picture(status.picture) if status.picture in set(Picture) else None,
+        still_seconds=finite(status.still_seconds),
+        drift_ms=finite(status.drift_ms),
+        size_bytes=status.size_bytes,
+        disk_free_bytes=status.disk_free_bytes,
+        segment=status.segment,
     )
 
 
@@ -118,6 +169,7 @@ def _outcome(message: worker_pb2.Outcome) -> Outcome:
             _transcription(message.transcription) if message.HasField("transcription") else None
         ),
         captions=_captions(message.captions) if message.HasField("captions") else None,
+        recording=_recording(message.recording) if message.HasField("recording") else None,
         usage=Usage(
             cpu_seconds=finite(message.cpu_seconds),
             peak_memory_bytes=message.peak_memory_bytes,
@@ -156,6 +208,19 @@ def _captions(message: worker_pb2.CaptionsOutcome) -> CaptionsResult:
         audio_seconds=finite(message.audio_seconds),
         skipped_seconds=finite(message.skipped_seconds),
         restart_count=message.restart_count,
+    )
+
+
+def _recording(message: worker_pb2.RecordingOutcome) -> RecordingResult:
+    return RecordingResult(
+        duration_seconds=finite(message.duration_seconds),
+        width=message.width,
+        height=message.height,
+        frame_rate=finite(message.frame_rate),
+        size_bytes=message.size_bytes,
+        segment_count=message.segment_count,
+        gap_seconds=finite(message.gap_seconds),
+        is_cut_short=message.cut_short,
     )
 
 

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings: what is asked for, how one that goes on is, and what came of it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Profile(StrEnum):
+    """Qualities that have a name."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class Picture(StrEnum):
+    """What a recorded picture looks like."""
+
+    MOVING = "moving"
+    STILL = "still"
+    BLANK = "blank"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """Sizes in pixels, rates in kbit/s and pictures a second."""
+
+    width: int
+    height: int
+    frame_rate: int
+    video_kbps: int
+    audio_kbps: int
+
+
+PROFILES = {
+    Profile.LOW: Quality(width=1280, height=720, frame_rate=15, video_kbps=1000, audio_kbps=64),
+    Profile.MEDIUM: Quality(width=1280, height=720, frame_rate=20, video_kbps=1500, audio_kbps=64),
+    Profile.HIGH: Quality(width=1920, height=1080, frame_rate=20, video_kbps=2500, audio_kbps=64),
+}
+"""The qualities that calls are recorded in elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageSecrets:
+    """What a page is told that nobody else may know. Kept apart from the job, until its end."""
+
+    url_fragment: str = field(default="", repr=False)
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingSpec:
+    """What to record, and how. Expressions are JavaScript; empty means none."""
+
+    url: str
+    profile: Profile
+    quality: Quality
+    """The profile's, with what was asked for instead."""
+    header_names: tuple[str, ...] = ()
+    audio_only: bool = False
+    ready_expression: str = ""
+    over_expression: str = ""
+    leave_expression: str = ""
+    ready_timeout_seconds: float = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingHealth:
+    """How a recording is that goes on; see `callsd.v1.RecordingHealth` for the units."""
+
+    frame_count: int = 0
+    changed_frame_rate: float = 0.0
+    audio_level_db: float = 0.0
+    picture: Picture | None = None
+    still_seconds: float = 0.0
+    drift_ms: float = 0.0
+    size_bytes: int = 0
+    disk_free_bytes: int = 0
+    segment: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingResult:
+    """What was recorded; see `callsd.v1.RecordingResult` for the units."""
+
+    duration_seconds: float = 0.0
+    width: int = 0
+    height: int = 0
+    frame_rate: float = 0.0
+    size_bytes: int = 0
+    segment_count: int = 0
+    gap_seconds: float = 0.0
+    is_cut_short: bool = False

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chromium's DevTools protocol over a pair of pipes: no port is open, nobody else can join.
+
+Messages are JSON, each ended by a zero byte. Source: chromium, content/browser/devtools/
+devtools_pipe_handler.cc.
+"""
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+CALL_SECONDS = 10.0
+"""A page that is alive answers in milliseconds; one that loads may take its time."""
+
+READ_BYTES = 65_536
+MAX_MESSAGE_BYTES = 16 * 1024**2
+"""A page decides what it says; more than this is not read."""
+
+
+class CdpError(Exception):
+    """The browser says no, says nothing, or is gone."""
+
+
+class Cdp:
+    """One connection. `on_event` is called on a thread of its own, with method and parameters."""
+
+    def __init__(
+        self, *, reading: int, writing: int, on_event: Callable[[str, dict[str, Any]], None]
+    ) -> None:
+        """Takes over both descriptors."""
+        self._reading, self._writing = reading, writing
+        self._on_event = on_event
+        self._lock = threading.Lock()
+        self._next = 0
+        self._waiting: dict[int, _Answer] = {}
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._listen, name="devtools", daemon=True)
+        self._thread.start()
+
+    def call(
+        self,
+        method: str,
+        *,
+        session: str = "",
+        timeout_seconds: float = CALL_SECONDS,
+        **params: Any,
+    ) -> dict[str, Any]:
+        """Call a method and wait for its result; raises CdpError."""
+        answer = _Answer()
+        with self._lock:
+            if self._is_closed:
+                raise CdpError(f"{method}: the browser is gone")
+            self._next += 1
+            number = self._next
+            self._waiting[number] = answer
+            message = {"id": number, "method": method, "params": params}
+            if session:
+                message["sessionId"] = session
+            try:
+                _write_all(self._writing, json.dumps(message).encode() + b"\0")
+            except OSError:
+                del self._waiting[number]
+                raise CdpError(f"{method}: the browser is gone") from None
+        if not answer.is_there.wait(timeout_seconds):
+            with self._lock:
+                self._waiting.pop(number, None)
+            raise CdpError(f"{method}: no answer in {timeout_seconds:g} s")
+        if answer.error:
+            raise CdpError(f"{method}: {answer.error}")
+        return answer.result
+
+    def close(self) -> None:
+        """Hang up; the browser ends."""
+        with self._lock:
+            if self._writing >= 0:
+                os.close(self._writing)
+                self._writing = -1
+            self._is_closed = True
+        self._thread.join(CALL_SECONDS)
+
+    def _listen(self) -> None:
+        said = bytearray()
+        with contextlib.suppress(OSError):
+            while piece := os.read(self._reading, READ_BYTES):
+                said += piece
+                *messages, said = said.split(b"\0")
+                for message in messages:
+                    self._take(json.loads(message))
+                if len(said) > MAX_MESSAGE_BYTES:
+                    break
+        os.close(self._reading)
+        with self._lock:
+            self._is_closed = True
+            waiting, self._waiting = self._waiting, {}
+        for answer in waiting.values():
+            answer.error = "the browser is gone"
+            answer.is_there.set()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "id" not in message:
+            self._on_event(message["method"], message.get("params", {}))
+            return
+        with self._lock:
+            answer = self._waiting.pop(message["id"], None)
+        if answer is None:
+            return
+        answer.result = message.get("result", {})
+        answer.error = message.get("error", {}).get("message", "")
+        answer.is_there.set()
+
+
+class _Answer:
+    def __init__(self) -> None:
+        self.is_there = threading.Event()
+        self.result: dict[str, Any] = {}
+        self.error = ""
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A display of its own for one recording: Xvfb, with a refresh rate that fits the recording."""
+
+import os
+import secrets
+import select
+import struct
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.workshop import Workshop, program
+
+
+START_SECONDS = 10.0
+
+REFRESH_RATIO = 1.05
+"""Refresh rate over frame rate. Chromium paints as often as the display refreshes: what is painted
+beyond the frame rate is never recorded and costs half of the processor time. At exactly the frame
+rate the two beat, and some frames are recorded twice and others never (18.7 of 20)."""
+
+COOKIE_BYTES = 16
+_FAMILY_WILD = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Display:
+    """A display that runs."""
+
+    name: str
+    authority: Path
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What a program needs to find it."""
+        return {"DISPLAY": self.name, "XAUTHORITY": str(self.authority)}
+
+
+def start_display(workshop: Workshop, *, width: int, height: int, fps: int) -> Display:
+    """Start a display of this size; raises CAPTURE_UNAVAILABLE."""
+    authority = workshop.directory / "xauthority"
+    authority.touch(mode=0o600)
+    authority.write_bytes(_authority(secrets.token_bytes(COOKIE_BYTES)))
+    workshop.share(authority)
+    reading, writing = os.pipe()
+    try:
+        process = workshop.start(
+            [
+                program("Xvfb"),
+                *("-displayfd", str(writing), "-screen", "0", f"{width}x{height}x24"),
+                # Without -noreset the display forgets its mode when its first client goes.
+                *("-dpi", "96", "-nolisten", "tcp", "-noreset", "-nocursor"),
+                *("-auth", str(authority), "-extension", "GLX"),
+            ],
+            pass_fds=(writing,),
+        )
+        os.close(writing)
+        writing = -1
+        number = _line(reading)
+    finally:
+        os.close(reading)
+        if writing >= 0:
+            os.close(writing)
+    if not number:
+        raise RecordingError(
+            Reason.CAPTURE_UNAVAILABLE,
+            "Xvfb did not start: try `Xvfb :99` by hand and read what it says",
+        )
+    display = Display(name=f":{number}", authority=authority, process=process)
+    _set_refresh(display, width=width, height=height, hz=fps * REFRESH_RATIO)
+    return display
+
+
+def _line(descriptor: int) -> str:
+    """Read to the end of a line: whoever hangs up earlier kills Xvfb."""
+    said = b""
+    while not said.endswith(b"\n"):
+        if not select.select([descriptor], [], [], START_SECONDS)[0]:
+            return ""
+        piece = os.read(descriptor, 64)
+        if not piece:
+            return ""
+        said += piece
+    return said.decode().strip()
+
+
+def _authority(cookie: bytes) -> bytes:
+    """An Xauthority file with one entry for all displays. Source: libXau, AuWrite.c."""
+    fields = (b"", b"", b"MIT-MAGIC-COOKIE-1", cookie)
+    entry = b"".join(struct.pack(">H", len(field)) + field for field in fields)
+    return struct.pack(">H", _FAMILY_WILD) + entry
+
+
+def _set_refresh(display: Display, *, width: int, height: int, hz: float) -> None:
+    """Have the display refresh so often; raises CAPTURE_UNAVAILABLE."""
+    # Blanking as in any mode line; what counts is clock = total width × total height × rate.
+    clock = (width + 320) * (height + 30) * hz / 1e6
+    horizontal = (width, width + 48, width + 96, width + 320)
+    vertical = (height, height + 3, height + 8, height + 30)
+    mode = ["record", f"{clock:.4f}", *map(str, (*horizontal, *vertical))]
+    for arguments in (
+        ["--newmode", *mode],
+        ["--addmode", "screen", "record"],
+        ["--output", "screen", "--mode", "record"],
+    ):
+        done = subprocess.run(
+            [program("xrandr"), *arguments],
+            env={**os.environ, **display.environment},
+            capture_output=True,
+            check=False,
+            timeout=START_SECONDS,
+        )
+        if done.returncode != 0:
+            raise RecordingError(
+                Reason.CAPTURE_UNAVAILABLE,
+                f"the display's refresh rate cannot be set: {done.stderr.decode()[:200].strip()}",
+            )

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the pieces of a recording to the file that is handed out."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer, OutputContainer
+from av.stream import Stream
+
+from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.pieces import Piece
+
+
+THUMBNAIL_SECONDS = 5.0
+"""Where in the recording the thumbnail is from: by then somebody is to be seen."""
+
+THUMBNAIL_WIDTH = 640
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """What has become of the pieces. Times in seconds, sizes in pixels and bytes."""
+
+    duration_seconds: float
+    width: int
+    height: int
+    frame_rate: float
+    size_bytes: int
+    sha256: str
+    piece_count: int
+    gap_seconds: float
+
+
+def join(
+    pieces: Sequence[Piece], target: Path, *, on_progress: Callable[[float], None] | None = None
+) -> Joined:
+    """Join pieces into an MP4 file that plays while it is fetched, without coding anything anew.
+
+    Each piece is placed by the clock, so that what is said keeps its time; of the time between
+    two pieces the last picture stays. What was being written when a piece ended is left out.
+    `on_progress` is told the seconds that are done. The file has its name only once it is whole
+    and on the disk. Raises RECORDING_LOST when there is nothing, OSError when the disk is full.
+    """
+    draft = target.with_name(f".{target.name}.part")
+    joiner = _Joiner(draft, on_progress or (lambda _: None))
+    try:
+        for piece in pieces:
+            joiner.add(piece)
+        joiner.close()
+    except BaseException:
+        joiner.abandon()
+        draft.unlink(missing_ok=True)
+        raise
+    with draft.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    size_bytes = draft.stat().st_size
+    draft.replace(target)
+    return Joined(
+        duration_seconds=joiner.end_seconds,
+        width=joiner.width,
+        height=joiner.height,
+        frame_rate=joiner.frame_rate,
+        size_bytes=size_bytes,
+        sha256=digest,
+        piece_count=joiner.piece_count,
+        gap_seconds=joiner.gap_seconds,
+    )
+
+
+class _Joiner:
+    """Copies packets, each piece behind the one before."""
+
+    def __init__(self, target: Path, on_progress: Callable[[float], None]) -> None:
+        self.end_seconds = 0.0
+        self.gap_seconds = 0.0
+        self.piece_count = 0
+        self.width = self.height = 0
+        self.frame_rate = 0.0
+        self._target = target
+        self._on_progress = on_progress
+        self._output: OutputContainer | None = None
+        self._streams: dict[str, Stream] = {}
+        self._last_dts: dict[str, int] = {}
+        self._first_start = 0.0
+
+    def add(self, piece: Piece) -> None:
+        try:
+            source = av.open(str(piece.path), options={"fflags": "+genpts"})
+        except (av.FFmpegError, OSError):
+            return  # It was begun, and nothing was written.
+        with source:
+            self._copy(source, piece)
+
+    def _copy(self, source: InputContainer, piece: Piece) -> None:
+        streams = [stream for stream in source.streams if stream.type in ("video", "audio")]
+        offset: float | None = None
+        for packet in _packets(source, streams):
+            if self._output is None:
+                self._open(streams)
+                self._first_start = piece.start_seconds
+            if offset is None:
+                # Clocks may be set back; a recording never runs backwards.
+                offset = max(piece.start_seconds - self._first_start, self.end_seconds)
+                self.gap_seconds += offset - self.end_seconds
+                self.piece_count += 1
+            self._put(packet, offset)
+        self._on_progress(self.end_seconds)
+
+    def _open(self, streams: Sequence[Stream]) -> None:
+        self._output = av.open(
+            str(self._target), "w", format="mp4", options={"movflags": "+faststart"}
+        )
+        for stream in streams:
+            self._streams[stream.type] = self._output.add_stream_from_template(stream)
+            if isinstance(stream, av.VideoStream):
+                self.width, self.height = stream.width, stream.height
+                self.frame_rate = float(stream.average_rate or stream.base_rate or 0)
+
+    def _put(self, packet: "av.Packet[Stream]", offset: float) -> None:
+        kind = packet.stream.type
+        stream = self._streams.get(kind)
+        base = packet.time_base
+        if stream is None or packet.dts is None or packet.pts is None or base is None:
+            return
+        shift = round(Fraction(offset).limit_denominator(1000) / base)
+        packet.pts += shift
+        packet.dts += shift
+        last = self._last_dts.get(kind)
+        if last is not None and packet.dts <= last:
+            return
+        self._last_dts[kind] = packet.dts
+        end = float((packet.pts + (packet.duration or 0)) * base)
+        self.end_seconds = max(self.end_seconds, end)
+        packet.stream = stream
+        assert self._output is not None
+        self._output.mux(packet)
+
+    def close(self) -> None:
+        if self._output is None:
+            raise RecordingError(
+                Reason.RECORDING_LOST, "nothing was recorded: look at the job's log"
+            )
+        self._output.close()
+
+    def abandon(self) -> None:
+        if self._output is not None:
+            with contextlib.suppress(av.FFmpegError, OSError):
+                self._output.close()
+
+
+def _packets(source: InputContainer, streams: Sequence[Stream]) -> Iterator["av.Packet[Stream]"]:
+    """All packets up to where a piece ends, or breaks off."""
+    with contextlib.suppress(av.InvalidDataError, av.EOFError):
+        for packet in source.demux(list(streams)):
+            if packet.size:
+                yield packet
+
+
+def thumbnail(recording: Path, target: Path) -> bool:
+    """Write a picture of a recording as JPEG; False when it has none."""
+    with av.open(str(recording)) as source:
+        if not source.streams.video:
+            return False
+        stream = source.streams.video[0]
+        seconds = float(source.duration or 0) / av.time_base
+        source.seek(round(min(THUMBNAIL_SECONDS, seconds / 2) * av.time_base))
+        frame = next(source.decode(stream), None)
+        if frame is None:
+            return False
+        height = round(THUMBNAIL_WIDTH * frame.height / frame.width / 2) * 2
+        small = frame.reformat(THUMBNAIL_WIDTH, height, format="yuvj420p")
+    codec = av.CodecContext.create("mjpeg", "w")
+    assert isinstance(codec, av.VideoCodecContext)
+    codec.width, codec.height, codec.pix_fmt = THUMBNAIL_WIDTH, height, "yuvj420p"
+    codec.time_base = Fraction(1, 25)
+    small.pts = 0
+    small.time_base = codec.time_base
+    target.write_bytes(b"".join(bytes(packet) for packet in codec.encode(small)))
+    return True

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One recording, from an empty display to a finished file, whatever dies on the way.
+
+What shows the page may die and is started again; so may the encoder. Each time a new piece begins,
+and in the end all pieces are joined.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from callsd_worker.recorder.encoder import Encoder, Listener, Quality
+from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.health import Health, Monitor
+from callsd_worker.recorder.pieces import find_pieces, keep, next_piece
+from callsd_worker.recorder.studio import Page, Studio
+
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.2
+"""How often everything is looked at: a death is noticed within this."""
+
+REPORT_SECONDS = 1.0
+"""How often the page is asked whether it is over, and what is recorded is put on the disk."""
+
+SHORT_PIECE_SECONDS = 3.0
+MAX_SHORT_PIECES = 5
+"""So many pieces one after another that all ended at once: it would only go on like that."""
+
+
+class End(StrEnum):
+    """Why a recording has ended."""
+
+    STOPPED = "stopped"
+    OVER = "over"
+    DISK_LOW = "disk_low"
+    PAGE_LOST = "page_lost"
+    CAPTURE_LOST = "capture_lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """Why a recording has ended, and what there is to say about it."""
+
+    end: End
+    message: str = ""
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether there would have been more to record."""
+        return self.end not in (End.STOPPED, End.OVER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How a recording is."""
+
+    phase: str
+    health: Health | None = None
+    segment: int = 0
+    disk_free_bytes: int = 0
+
+
+class Recorder:
+    """Records one page into pieces below `directory`."""
+
+    def __init__(
+        self,
+        page: Page,
+        quality: Quality,
+        directory: Path,
+        *,
+        min_free_bytes: int,
+        report: Callable[[Status], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """The recording ends before less than `min_free_bytes` are left on the disk."""
+        self._page = page
+        self._quality = quality
+        self._directory = directory
+        self._min_free_bytes = min_free_bytes
+        self._report = report
+        self._should_stop = should_stop
+        self._monitor = Monitor(quality.fps)
+        self._short_pieces = 0
+
+    def run(self) -> Ending:
+        """Record until there is a reason to end.
+
+        Raises RecordingError when nothing could be recorded at all.
+        """
+        while True:
+            try:
+                ending = self._show_and_record()
+            except RecordingError as problem:
+                if not find_pieces(self._directory):
+                    raise
+                if problem.reason is Reason.CANCELLED:
+                    return Ending(end=End.STOPPED)
+                return Ending(end=End.PAGE_LOST, message=problem.message)
+            if ending is not None:
+                return ending
+
+    def _show_and_record(self) -> Ending | None:
+        """Show the page and record it; None when it must be shown again."""
+        self._report(Status(phase="starting"))
+        with Studio(self._page, self._quality) as studio:
+            self._report(Status(phase="loading"))
+            studio.open(should_stop=self._should_stop)
+            while True:
+                ending = self._record_piece(studio)
+                if ending is not None:
+                    studio.leave()
+                    return ending
+                if problem := studio.problem():
+                    log.warning("%s; the page is shown again", problem)
+                    return self._if_hopeless(problem)
+                log.warning("the encoder has ended; a new piece begins")
+                if (ending := self._if_hopeless("the encoder ends again and again")) is not None:
+                    return ending
+
+    def _if_hopeless(self, problem: str) -> Ending | None:
+        if self._short_pieces < MAX_SHORT_PIECES:
+            return None
+        return Ending(end=End.CAPTURE_LOST, message=problem)
+
+    def _record_piece(self, studio: Studio) -> Ending | None:
+        """Record until the end, or until something has died."""
+        piece = next_piece(self._directory)
+        self._monitor.begin_piece()
+        began = time.monotonic()
+        with (self._directory / "log.txt").open("ab") as output:
+            encoder = Encoder(
+                studio.workshop,
+                self._quality,
+                piece.path,
+                environment=studio.environment,
+                listener=Listener(
+                    on_written=self._monitor.take_written,
+                    on_picture=self._monitor.take_picture,
+                    on_sound=self._monitor.take_sound,
+                ),
+                log=output.fileno(),
+            )
+        log.info("piece %d begins", piece.number)
+        try:
+            return self._watch(studio, encoder, number=piece.number)
+        finally:
+            encoder.stop()
+            is_short = time.monotonic() - began < SHORT_PIECE_SECONDS
+            self._short_pieces = self._short_pieces + 1 if is_short else 0
+
+    def _watch(self, studio: Studio, encoder: Encoder, *, number: int) -> Ending | None:
+        reported = 0.0
+        while not self._should_stop():
+            if not encoder.is_running or studio.problem():
+                return None
+            now = time.monotonic()
+            if now - reported >= REPORT_SECONDS:
+                reported = now
+                free_bytes = self._tell(encoder, number)
+                if free_bytes < self._min_free_bytes:
+                    return Ending(
+                        end=End.DISK_LOW,
+                        message=f"only {free_bytes // 1024**2} MiB of disk are left",
+                    )
+                if studio.is_over():
+                    return Ending(end=End.OVER)
+            time.sleep(LOOK_SECONDS)
+        return Ending(end=End.STOPPED)
+
+    def _tell(self, encoder: Encoder, number: int) -> int:
+        """Put on the disk what there is, and say how things are; returns the space left."""
+        if encoder.target.exists():
+            keep(encoder.target)
+        health = self._monitor.look()
+        # What is joined in the end needs its room again.
+        free_bytes = shutil.disk_usage(self._directory).free - health.size_bytes
+        self._report(
+            Status(phase="recording", health=health, segment=number, disk_free_bytes=free_bytes)
+        )
+        return free_bytes

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A display, its sound, and a browser that shows the page: all that a recording is taken from."""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from callsd_worker.recorder.browser import Browser
+from callsd_worker.recorder.cdp import CdpError
+from callsd_worker.recorder.display import start_display
+from callsd_worker.recorder.encoder import Quality
+from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.sound import start_sound
+from callsd_worker.recorder.workshop import Workshop
+
+
+READY_LOOK_SECONDS = 0.1
+REOPEN_SECONDS = 1.0
+"""Pause before a page that could not be reached is tried again."""
+
+FIRST_BAD_STATUS = 400
+
+UNANSWERED_LIMIT = 2
+"""A page that does not answer so often, each time for 5 s, is taken for dead."""
+
+IS_LOADED = "document.readyState === 'complete'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What to show, and how to tell how it is. Expressions are JavaScript; empty means none."""
+
+    url: str = field(repr=False)
+    """With its fragment: a secret."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ready_expression: str = ""
+    over_expression: str = ""
+    leave_expression: str = ""
+    ready_timeout_seconds: float = 20.0
+
+
+class Studio:
+    """Everything that a page needs to be seen and heard. A context manager."""
+
+    def __init__(self, page: Page, quality: Quality) -> None:
+        """Start it all, with an empty page; raises CAPTURE_UNAVAILABLE."""
+        self.workshop = Workshop()
+        self._page = page
+        self._unanswered = 0
+        try:
+            self._display = start_display(
+                self.workshop, width=quality.width, height=quality.height, fps=quality.fps
+            )
+            self._sound = start_sound(self.workshop)
+            self._browser = Browser(
+                self.workshop,
+                width=quality.width,
+                height=quality.height,
+                url=page.url,
+                environment=self.environment,
+            )
+        except BaseException:
+            self.workshop.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What a program needs to find display and sound."""
+        return {**self._display.environment, **self._sound.environment}
+
+    def open(self, *, should_stop: Callable[[], bool]) -> None:
+        """Show the page and wait until it is ready.
+
+        A page that cannot be reached is tried again until its time is up. Raises
+        PAGE_UNAVAILABLE, or CANCELLED when told to stop.
+        """
+        page = self._page
+        deadline = time.monotonic() + page.ready_timeout_seconds
+        while True:
+            try:
+                self._browser.open(page.url, page.headers)
+                self._await_ready(deadline, should_stop)
+            except RecordingError as problem:
+                if problem.reason is not Reason.PAGE_UNAVAILABLE or self.problem():
+                    raise
+                if time.monotonic() + REOPEN_SECONDS > deadline:
+                    raise
+                _pause(REOPEN_SECONDS, should_stop)
+            else:
+                return
+
+    def _await_ready(self, deadline: float, should_stop: Callable[[], bool]) -> None:
+        ready = self._page.ready_expression or IS_LOADED
+        while True:
+            status = self._browser.status
+            if status >= FIRST_BAD_STATUS:
+                raise RecordingError(
+                    Reason.PAGE_UNAVAILABLE,
+                    f"the page answers with HTTP status {status}: check its address, its token "
+                    "and its headers",
+                )
+            with contextlib.suppress(CdpError):
+                # The page may be between two documents.
+                if status and self._browser.is_true(ready):
+                    return
+            if problem := self.problem():
+                raise RecordingError(Reason.PAGE_UNAVAILABLE, problem)
+            if time.monotonic() > deadline:
+                raise RecordingError(
+                    Reason.PAGE_UNAVAILABLE,
+                    f"the page was not ready within {self._page.ready_timeout_seconds:g} s: "
+                    "check ready_expression, or raise ready_timeout",
+                )
+            _pause(READY_LOOK_SECONDS, should_stop)
+
+    def problem(self) -> str:
+        """What has died of it, for a person; empty while all is well."""
+        for name, process in (
+            ("the display", self._display.process),
+            ("the sound server", self._sound.process),
+            ("the browser", self._browser.process),
+        ):
+            if process.poll() is not None:
+                return f"{name} has ended (exit code {process.returncode})"
+        if self._browser.has_crashed.is_set():
+            return "the page has crashed"
+        return "the page does not answer" if self._unanswered >= UNANSWERED_LIMIT else ""
+
+    def is_over(self) -> bool:
+        """Whether the page says that it is over. A page that does not answer is a problem."""
+        try:
+            is_over = self._browser.is_true(self._page.over_expression or "false")
+        except CdpError:
+            self._unanswered += 1
+            return False
+        self._unanswered = 0
+        return is_over
+
+    def leave(self) -> None:
+        """Let the page take its leave; what it does about that is its own affair."""
+        if self._page.leave_expression:
+            with contextlib.suppress(CdpError):
+                self._browser.run(self._page.leave_expression)
+
+    def close(self) -> None:
+        """End everything."""
+        self._browser.close()
+        self.workshop.close()
+
+
+def _pause(seconds: float, should_stop: Callable[[], bool]) -> None:
+    if should_stop():
+        raise RecordingError(Reason.CANCELLED, "stopped before the recording began")
+    time.sleep(seconds)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the programs that one recording needs run: a directory, a user, an environment.
+
+Each recording has its own display, sound and browser profile, in a directory of its own, so that
+nothing passes between two recordings.
+"""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from callsd_worker.recorder.errors import Reason, RecordingError
+
+
+PACKAGES = {
+    "Xvfb": "xvfb",
+    "xrandr": "x11-xserver-utils",
+    "pulseaudio": "pulseaudio",
+    "chromium": "chromium",
+    "ffmpeg": "ffmpeg",
+    "ffprobe": "ffmpeg",
+    "setpriv": "util-linux",
+}
+"""Debian's package for each program."""
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+"""Names under which distributions have a browser that will do."""
+
+UNPRIVILEGED_USERS = ("callsd", "nobody")
+"""Who runs the browser when the worker is root: the first of these that the machine has."""
+
+INHERITED = ("PATH", "LANG", "LC_ALL", "CALLSD_JOB")
+"""What programs get of the worker's environment; by the last one the daemon finds what is left
+of a recording whose worker was killed."""
+
+STOP_SECONDS = 3.0
+
+_RENUMBER = """
+import fcntl, os, sys
+numbers = [int(number) for number in sys.argv[1].split(",")]
+half = len(numbers) // 2
+high = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 100) for number in numbers[:half]]
+for source, target in zip(high, numbers[half:]):
+    os.dup2(source, target)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Runs before a program that expects its descriptors by certain numbers. Python itself can only do
+this by forking, which a process that uses gRPC must not."""
+
+
+def program(*names: str) -> str:
+    """Path of the first of these programs that is there; raises CAPTURE_UNAVAILABLE."""
+    for name in names:
+        if (found := shutil.which(name)) is not None:
+            return found
+    package = PACKAGES.get(names[0], names[0])
+    raise RecordingError(
+        Reason.CAPTURE_UNAVAILABLE, f"{names[0]} is not installed: apt install {package}"
+    )
+
+
+class Workshop:
+    """A directory for one recording and the programs that run in it."""
+
+    def __init__(self) -> None:
+        is_root = os.geteuid() == 0
+        # A browser must not run as root, and its user must reach the directory: TMPDIR may be
+        # out of their reach.
+        self.directory = Path(
+            tempfile.mkdtemp(prefix="callsd-rec-", dir="/tmp" if is_root else None)  # noqa: S108
+        )
+        self._user = _unprivileged_user() if is_root else None
+        if self._user is not None:
+            self.directory.chmod(0o711)
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def close(self) -> None:
+        """End the programs, the last one first, and remove the directory."""
+        for process in reversed(self._running):
+            end(process)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def private_directory(self, name: str) -> Path:
+        """A new directory, only for the browser."""
+        path = self.directory / name
+        path.mkdir(mode=0o700)
+        if self._user is not None:
+            os.chown(path, self._user.pw_uid, self._user.pw_gid)
+        return path
+
+    def share(self, path: Path) -> None:
+        """Let the browser read a file, and nobody else."""
+        if self._user is not None:
+            os.chown(path, self._user.pw_uid, self._user.pw_gid)
+
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        is_browser: bool = False,
+        pass_fds: Sequence[int] = (),
+        as_fds: Sequence[int] = (),
+        log: IO[bytes] | int = subprocess.DEVNULL,
+    ) -> "subprocess.Popen[bytes]":
+        """Start a program that writes to `log`; raises CAPTURE_UNAVAILABLE.
+
+        It has the descriptors `pass_fds`, by the numbers `as_fds` if there are any. A browser is
+        not run as root: it shows what others have written.
+        """
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        home = str(self.directory)
+        if is_browser and self._user is not None:
+            command = [
+                program("setpriv"),
+                *("--reuid", str(self._user.pw_uid), "--regid", str(self._user.pw_gid)),
+                *("--clear-groups", "--", *command),
+            ]
+        if as_fds:
+            numbers = ",".join(map(str, (*pass_fds, *as_fds)))
+            command = [sys.executable, "-I", "-S", "-c", _RENUMBER, numbers, *command]
+        try:
+            process = subprocess.Popen(
+                command,
+                env={"HOME": home, **inherited, **(environment or {})},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=pass_fds,
+            )
+        except OSError as problem:
+            raise RecordingError(
+                Reason.CAPTURE_UNAVAILABLE, f"{command[0]} cannot be started: {problem.strerror}"
+            ) from None
+        self._running.append(process)
+        return process
+
+    def end(self, process: "subprocess.Popen[bytes]") -> None:
+        """End one program before the others."""
+        end(process)
+        if process in self._running:
+            self._running.remove(process)
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Ask a program to end, and after a while make it."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def _unprivileged_user() -> pwd.struct_passwd:
+    for name in UNPRIVILEGED_USERS:
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise RecordingError(
+        Reason.CAPTURE_UNAVAILABLE,
+        "the worker runs as root and there is no user to run the browser as: create the user "
+        "callsd, or run callsd as an ordinary user",
+    )

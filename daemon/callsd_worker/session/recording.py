@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recording as the daemon assigns it, and what is left of one whose worker has died."""
+
+import logging
+import shutil
+import time
+from pathlib import Path
+
+from callsd_ipc.v1 import worker_pb2
+from callsd_worker.recorder.encoder import Quality
+from callsd_worker.recorder.pieces import PIECES, find_pieces
+from callsd_worker.recorder.recording import End, Recorder, Status
+from callsd_worker.recorder.studio import Page
+from callsd_worker.session.client import Session
+from callsd_worker.session.failures import failure_of
+from callsd_worker.session.outcome import ARTIFACTS, artifact_of, write_outcome
+
+
+log = logging.getLogger(__name__)
+
+VIDEO_FILE, VIDEO_TYPE = "recording.mp4", "video/mp4"
+AUDIO_FILE, AUDIO_TYPE = "recording.m4a", "audio/mp4"
+THUMBNAIL_FILE, THUMBNAIL_TYPE = "thumbnail.jpg", "image/jpeg"
+
+
+def record(session: Session) -> None:
+    """Do the work that the session was given, and write what came of it.
+
+    Raises RecordingError when nothing was recorded.
+    """
+    assert session.assignment is not None
+    work = session.assignment.recording
+    began = time.monotonic()
+    recorder = Recorder(
+        Page(
+            url=work.url,
+            headers=dict(work.headers),
+            ready_expression=work.ready_expression,
+            over_expression=work.over_expression,
+            leave_expression=work.leave_expression,
+            ready_timeout_seconds=work.ready_timeout_seconds,
+        ),
+        Quality(
+            width=work.width,
+            height=work.height,
+            fps=work.frame_rate,
+            video_kbps=work.video_kbps,
+            audio_kbps=work.audio_kbps,
+            has_video=not work.audio_only,
+        ),
+        session.directory,
+        min_free_bytes=work.min_free_bytes,
+        report=lambda status: session.report(_status(status)),
+        should_stop=session.should_stop,
+    )
+    ending = recorder.run()
+    log.info("the recording has ended: %s %s", ending.end, ending.message)
+    session.report(worker_pb2.Status(phase="joining"))
+    notices = []
+    if ending.is_cut_short:
+        notices.append(
+            (f"RECORDING_{ending.end.upper()}", f"{_SAID[ending.end]}: {ending.message}")
+        )
+    _finish(
+        session.directory,
+        session.generation,
+        notices=notices,
+        is_cut_short=ending.is_cut_short,
+        wall_seconds=time.monotonic() - began,
+    )
+
+
+_SAID = {
+    End.DISK_LOW: "the recording was ended before the disk was full",
+    End.PAGE_LOST: "the page was lost and did not come back",
+    End.CAPTURE_LOST: "the recording could not go on",
+}
+
+
+def salvage(bootstrap: worker_pb2.Bootstrap) -> None:
+    """Make a recording of what workers have left that are no more.
+
+    If that is nothing, no outcome is left: why they are no more is then all there is to say.
+    """
+    reason, message = bootstrap.salvage.reason, bootstrap.salvage.message
+    try:
+        _finish(
+            Path(bootstrap.job_directory),
+            bootstrap.generation,
+            notices=[("RECORDING_RECOVERED", f"what was recorded is here; {message} [{reason}]")],
+            is_cut_short=True,
+            wall_seconds=0.0,
+        )
+    except Exception as error:  # noqa: BLE001 - the root of the work; what is unknown is logged
+        log.error("nothing was saved: %s: %s", *failure_of(error))  # noqa: TRY400 - logged there
+
+
+def _finish(
+    directory: Path,
+    generation: int,
+    *,
+    notices: list[tuple[str, str]],
+    is_cut_short: bool,
+    wall_seconds: float,
+) -> None:
+    # Imported late: a recorder shall not carry a media library while it records.
+    from callsd_worker.recorder.joining import join, thumbnail
+
+    pieces = find_pieces(directory)
+    folder = directory / ARTIFACTS
+    folder.mkdir(exist_ok=True)
+    joined = join(pieces, folder / VIDEO_FILE)
+    name, media_type = (VIDEO_FILE, VIDEO_TYPE) if joined.width else (AUDIO_FILE, AUDIO_TYPE)
+    if not joined.width:
+        (folder / VIDEO_FILE).replace(folder / AUDIO_FILE)
+    artifacts = [
+        worker_pb2.ArtifactFile(
+            file_name=name,
+            media_type=media_type,
+            size_bytes=joined.size_bytes,
+            sha256=joined.sha256,
+        )
+    ]
+    if thumbnail(folder / name, folder / THUMBNAIL_FILE):
+        artifacts.append(artifact_of(directory, THUMBNAIL_FILE, THUMBNAIL_TYPE))
+    if joined.piece_count > 1:
+        missing = f"{joined.gap_seconds:.1f} s between them are missing"
+        notices.append(("RECORDING_JOINED", f"joined from {joined.piece_count} pieces, {missing}"))
+    write_outcome(
+        directory,
+        generation,
+        artifacts=artifacts,
+        notices=notices,
+        recording=worker_pb2.RecordingOutcome(
+            duration_seconds=joined.duration_seconds,
+            width=joined.width,
+            height=joined.height,
+            frame_rate=joined.frame_rate,
+            size_bytes=joined.size_bytes,
+            segment_count=joined.piece_count,
+            gap_seconds=joined.gap_seconds,
+            cut_short=is_cut_short,
+        ),
+        wall_seconds=wall_seconds,
+    )
+    # The outcome counts from here on: the pieces are not needed again.
+    shutil.rmtree(directory / PIECES, ignore_errors=True)
+
+
+def _status(status: Status) -> worker_pb2.Status:
+    message = worker_pb2.Status(phase=status.phase)
+    if status.health is not None:
+        health = status.health
+        message.processed_seconds = health.recorded_seconds
+        message.recording.CopyFrom(
+            worker_pb2.RecordingStatus(
+                frame_count=health.frame_count,
+                changed_frame_rate=health.changed_frame_rate,
+                audio_level_db=health.audio_level_db,
+                picture=health.picture,
+                still_seconds=health.still_seconds,
+                drift_ms=health.drift_ms,
+                size_bytes=health.size_bytes,
+                disk_free_bytes=status.disk_free_bytes,
+                segment=status.segment,
+            )
+        )
+    return message
