@@ -23,10 +23,6 @@ CLUSTER_MILLISECONDS = 1000
 PULSE_FRAGMENT_BYTES = 9600
 """50 ms of sound, as much as the sink takes at a time: smaller pieces only cost time."""
 
-SOUND_DELAY_SECONDS = 0.1
-"""How much later sound reaches the grabber than the picture that belongs to it, as measured with
-flashes and beeps."""
-
 PROBE_WIDTH, PROBE_HEIGHT = 128, 72
 PROBE_BYTES = PROBE_WIDTH * PROBE_HEIGHT
 """Every picture is looked at by some of its pixels, as they are: on a display nothing is noise."""
@@ -143,10 +139,9 @@ def command(
         *("-thread_queue_size", "1024", *(("-isync", "0") if q.has_video else ())),
         *("-f", "pulse", "-fragment_size", str(PULSE_FRAGMENT_BYTES), "-i", MONITOR),
     ]
-    delay = f"asetpts=PTS+{SOUND_DELAY_SECONDS}/TB," if q.has_video else ""
     index = 1 if q.has_video else 0
     filters = [
-        f"[{index}:a]{delay}aresample=async=1,asplit[sound][heard]",
+        f"[{index}:a]aresample=async=1,asplit[sound][heard]",
         f"[heard]aresample={LEVEL_RATE_HZ},aformat=channel_layouts=mono[level]",
     ]
     if q.has_video:

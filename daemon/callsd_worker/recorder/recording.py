@@ -109,7 +109,7 @@ class Recorder:
     def _show_and_record(self) -> Ending | None:
         """Show the page and record it; None when it must be shown again."""
         self._report(Status(phase="starting"))
-        with Studio(self._page, self._quality) as studio:
+        with Studio(self._page, self._quality, name=self._directory.name) as studio:
             self._report(Status(phase="loading"))
             studio.open(should_stop=self._should_stop)
             while True:

@@ -44,9 +44,9 @@ class Page:
 class Studio:
     """Everything that a page needs to be seen and heard. A context manager."""
 
-    def __init__(self, page: Page, quality: Quality) -> None:
+    def __init__(self, page: Page, quality: Quality, *, name: str = "") -> None:
         """Start it all, with an empty page; raises CAPTURE_UNAVAILABLE."""
-        self.workshop = Workshop()
+        self.workshop = Workshop(name)
         self._page = page
         self._unanswered = 0
         try:

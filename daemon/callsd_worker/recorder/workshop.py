@@ -43,6 +43,8 @@ of a recording whose worker was killed."""
 
 STOP_SECONDS = 3.0
 
+PREFIX = "callsd-recording-"
+
 _RENUMBER = """
 import fcntl, os, sys
 numbers = [int(number) for number in sys.argv[1].split(",")]
@@ -70,14 +72,11 @@ def program(*names: str) -> str:
 class Workshop:
     """A directory for one recording and the programs that run in it."""
 
-    def __init__(self) -> None:
-        is_root = os.geteuid() == 0
-        # A browser must not run as root, and its user must reach the directory: TMPDIR may be
-        # out of their reach.
-        self.directory = Path(
-            tempfile.mkdtemp(prefix="callsd-rec-", dir="/tmp" if is_root else None)  # noqa: S108
-        )
-        self._user = _unprivileged_user() if is_root else None
+    def __init__(self, name: str = "") -> None:
+        """`name` tells recordings apart: what an earlier workshop of that name has left goes."""
+        remove_leftovers(name)
+        self._user = _unprivileged_user() if os.geteuid() == 0 else None
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-", dir=_place()))
         if self._user is not None:
             self.directory.chmod(0o711)
         self._running: list[subprocess.Popen[bytes]] = []
@@ -149,6 +148,17 @@ class Workshop:
         end(process)
         if process in self._running:
             self._running.remove(process)
+
+
+def remove_leftovers(name: str) -> None:
+    """Remove the directories of workshops of this name, whose worker was killed."""
+    for path in _place().glob(f"{PREFIX}{name}-*") if name else ():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _place() -> Path:
+    """Where workshops are. A browser's own user may not reach what TMPDIR names for root."""
+    return Path("/tmp" if os.geteuid() == 0 else tempfile.gettempdir())  # noqa: S108 - see above
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

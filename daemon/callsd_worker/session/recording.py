@@ -11,6 +11,7 @@ from callsd_worker.recorder.encoder import Quality
 from callsd_worker.recorder.pieces import PIECES, find_pieces
 from callsd_worker.recorder.recording import End, Recorder, Status
 from callsd_worker.recorder.studio import Page
+from callsd_worker.recorder.workshop import remove_leftovers
 from callsd_worker.session.client import Session
 from callsd_worker.session.failures import failure_of
 from callsd_worker.session.outcome import ARTIFACTS, artifact_of, write_outcome
@@ -83,6 +84,7 @@ def salvage(bootstrap: worker_pb2.Bootstrap) -> None:
     If that is nothing, no outcome is left: why they are no more is then all there is to say.
     """
     reason, message = bootstrap.salvage.reason, bootstrap.salvage.message
+    remove_leftovers(Path(bootstrap.job_directory).name)
     try:
         _finish(
             Path(bootstrap.job_directory),
