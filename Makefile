@@ -13,6 +13,8 @@ CALL ?= daemon/callsd_bench/sample_call
 MODEL ?= base
 THREADS ?= 1
 CALLS ?= 1
+PAGE ?= typical
+SECONDS ?= 60
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -44,6 +46,14 @@ demo: $(SETUP) ## transcribe the sample call with a daemon of its own, then clea
 demo-captions: $(SETUP) ## caption the sample call in real time, with a daemon of its own
 	@$(BIN)/python tools/demo.py captions
 
+.PHONY: demo-recording
+demo-recording: $(SETUP) packages ## record a page with a call of four for 20 s, and look at the file
+	@$(BIN)/python tools/demo.py recording
+
+.PHONY: packages
+packages: ## have apt install what recordings need, if it is missing
+	@tools/packages.sh
+
 .PHONY: bench
 bench: $(SETUP) .cache/$(MODEL).model ## measure transcription beside its baseline (CALL=, MODEL=, THREADS=)
 	$(BIN)/callsd bench transcription --call '$(CALL)' --model $(MODEL) --threads $(THREADS) \
@@ -54,10 +64,14 @@ bench-captions: $(SETUP) .cache/$(MODEL).model ## measure live captions beside t
 	$(BIN)/callsd bench captions --call '$(CALL)' --model $(MODEL) --calls $(CALLS) \
 	    --models-dir $(MODELS) --baseline upstream
 
+.PHONY: bench-recording
+bench-recording: $(SETUP) packages ## measure recordings beside their baseline (PAGE=, SECONDS=)
+	$(BIN)/callsd bench recording --page '$(PAGE)' --seconds $(SECONDS) --baseline upstream
+
 ## Testing
 
 .PHONY: test
-test: test-models ## run all tests on real speech and real engines
+test: test-models packages ## run all tests on real speech and real engines
 	$(BIN)/pytest
 
 .PHONY: test-models

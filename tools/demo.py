@@ -3,6 +3,8 @@
 
 `make demo-captions`: the same call, captioned while it goes on.
 
+`make demo-recording`: a page that plays the call, recorded for 20 s.
+
 Everything lies in a temporary directory, except the weights, which are kept in `.cache/models`.
 """
 
@@ -20,6 +22,7 @@ from pathlib import Path
 from callsd import Client
 from callsd_bench.accuracy import HeardSegment, word_error_rate
 from callsd_bench.call import load_call
+from callsd_bench.recording_pages import PageServer
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +30,8 @@ CALLSD = Path(sys.executable).with_name("callsd")
 CALL = ROOT / "daemon" / "callsd_bench" / "sample_call"
 MODELS = ROOT / ".cache" / "models"
 MODEL = "tiny.en"
+RECORDING = ROOT / ".cache" / "demo.mp4"
+RECORDING_SECONDS = 20
 
 START_TIMEOUT_SECONDS = 20.0
 STOP_TIMEOUT_SECONDS = 40.0
@@ -36,14 +41,24 @@ JOB_TIMEOUT_SECONDS = 300.0
 
 def main() -> int:
     """Run the demonstration; returns the exit status."""
-    step(f"the model {MODEL} (fetched once, kept in {MODELS.relative_to(ROOT)})")
-    run("models", "pull", MODEL, "--models-dir", str(MODELS), timeout_seconds=PULL_TIMEOUT_SECONDS)
+    if sys.argv[1:] != ["recording"]:
+        step(f"the model {MODEL} (fetched once, kept in {MODELS.relative_to(ROOT)})")
+        run(
+            *("models", "pull", MODEL, "--models-dir", str(MODELS)),
+            timeout_seconds=PULL_TIMEOUT_SECONDS,
+        )
     with tempfile.TemporaryDirectory(prefix="callsd-demo-") as directory:
         place = Path(directory)
         step("a daemon of its own")
         with daemon(place) as address:
             print(f"    listening on {address}")
-            caption(address) if sys.argv[1:] == ["captions"] else transcribe(address, place / "out")
+            match sys.argv[1:]:
+                case ["captions"]:
+                    caption(address)
+                case ["recording"]:
+                    record(address)
+                case _:
+                    transcribe(address, place / "out")
             step("stopping the daemon")
     print("    stopped cleanly, nothing left behind")
     return 0
@@ -71,6 +86,29 @@ def caption(address: str) -> None:
         *("--model", MODEL, "--realtime"),
         timeout_seconds=JOB_TIMEOUT_SECONDS,
     )
+
+
+def record(address: str) -> None:
+    """A call's page."""
+    with PageServer(CALL) as pages:
+        step(f"a page with a call of 4 speakers, recorded for {RECORDING_SECONDS} s")
+        run(
+            *("--address", address, "record", pages.url("typical", call=1)),
+            *("--ready", "window.callsClient?.connected", "--over", "window.callsClient.closed"),
+            *("--duration", str(RECORDING_SECONDS), "--output", str(RECORDING)),
+            timeout_seconds=JOB_TIMEOUT_SECONDS,
+        )
+    step("what is in the file")
+    shown = "stream=codec_name,width,height,avg_frame_rate,channels,bit_rate,nb_frames"
+    subprocess.run(
+        [
+            *("ffprobe", "-v", "error", "-of", "default=noprint_wrappers=1"),
+            *("-show_entries", f"{shown}:format=format_name,duration,size", str(RECORDING)),
+        ],
+        check=True,
+        timeout=STOP_TIMEOUT_SECONDS,
+    )
+    print(f"    play it: {RECORDING.relative_to(ROOT)}")
 
 
 def verdict(out: Path, address: str) -> str:

@@ -160,7 +160,10 @@ class Intake:
         """All that a worker must know; checks again that everything is still there."""
         if job.recording is not None:
             return RecordingAssignment(
-                spec=job.recording, secrets=page_secrets, min_free_bytes=self.min_free_bytes
+                spec=job.recording,
+                secrets=page_secrets,
+                max_seconds=job.max_duration_seconds,
+                min_free_bytes=self.min_free_bytes,
             )
         spec = job.transcription
         assert spec is not None

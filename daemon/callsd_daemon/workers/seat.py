@@ -38,6 +38,7 @@ class RecordingAssignment:
 
     spec: RecordingSpec
     secrets: PageSecrets
+    max_seconds: float
     min_free_bytes: int
     """Disk space that is not its own."""
 

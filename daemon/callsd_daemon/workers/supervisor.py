@@ -41,6 +41,9 @@ T = TypeVar("T")
 RETRY_SECONDS = 1.0
 """Pause before a result is stored again that could not be: the disk may be full for a while."""
 
+OVERTIME_SECONDS = 60.0
+"""For all that a recording does besides recording; then it is told to end."""
+
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -301,7 +304,7 @@ class Supervisor:
             return await attempt.run(
                 ran_seconds=None if is_starting else ran,
                 # One that is started again has less time left.
-                max_seconds=job.max_duration_seconds - (ran if is_starting else 0.0),
+                max_seconds=_longest_seconds(job) - (ran if is_starting else 0.0),
             )
         finally:
             del self._attempts[job.id]
@@ -425,6 +428,13 @@ class Supervisor:
                     raise
                 log.error("store_blocked", reason=problem.reason)  # noqa: TRY400 - no bug of ours
                 await asyncio.sleep(RETRY_SECONDS)
+
+
+def _longest_seconds(job: Job) -> float:
+    """How long a job may run. A recording ends by itself, counted from when it has begun."""
+    if job.recording is None:
+        return job.max_duration_seconds
+    return job.max_duration_seconds + job.recording.ready_timeout_seconds + OVERTIME_SECONDS
 
 
 def _mark(job: Job, worker: Worker) -> str:

@@ -392,6 +392,7 @@ class RecordingWork(_message.Message):
     LEAVE_EXPRESSION_FIELD_NUMBER: _builtins.int
     READY_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     MIN_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """Address of the page, with its secret fragment."""
     width: _builtins.int
@@ -416,6 +417,8 @@ class RecordingWork(_message.Message):
     """How long the page may take to become ready. Unit: seconds."""
     min_free_bytes: _builtins.int
     """Space that is left to others: the recording ends before it is used. Unit: bytes."""
+    max_seconds: _builtins.float
+    """Longest recording, from the start of its first piece. Unit: seconds."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Headers to send with every request."""
@@ -436,10 +439,11 @@ class RecordingWork(_message.Message):
         leave_expression: _builtins.str = ...,
         ready_timeout_seconds: _builtins.float = ...,
         min_free_bytes: _builtins.int = ...,
+        max_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_kbps", b"audio_kbps", "audio_only", b"audio_only", "frame_rate", b"frame_rate", "headers", b"headers", "height", b"height", "leave_expression", b"leave_expression", "min_free_bytes", b"min_free_bytes", "over_expression", b"over_expression", "ready_expression", b"ready_expression", "ready_timeout_seconds", b"ready_timeout_seconds", "url", b"url", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_kbps", b"audio_kbps", "audio_only", b"audio_only", "frame_rate", b"frame_rate", "headers", b"headers", "height", b"height", "leave_expression", b"leave_expression", "max_seconds", b"max_seconds", "min_free_bytes", b"min_free_bytes", "over_expression", b"over_expression", "ready_expression", b"ready_expression", "ready_timeout_seconds", b"ready_timeout_seconds", "url", b"url", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

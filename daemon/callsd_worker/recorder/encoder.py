@@ -149,23 +149,7 @@ def command(
             "[0:v]split[picture][seen]",
             f"[seen]scale={PROBE_WIDTH}:{PROBE_HEIGHT}:flags=neighbor,format=gray[small]",
         ]
-    video = [
-        *("-map", "[picture]", "-sws_flags", "fast_bilinear", "-pix_fmt", "yuv420p"),
-        *("-fps_mode", "cfr", "-c:v", "libx264", "-preset", "superfast", "-threads", "1"),
-        # Frames that point to later ones, and motion to a part of a pixel, cost time, and gain
-        # little where little moves.
-        *(
-            "-bf",
-            "0",
-            "-x264-params",
-            "subme=0",
-            "-b:v",
-            f"{q.video_kbps}k",
-            "-maxrate",
-            f"{q.video_kbps * 3 // 2}k",
-        ),
-        *("-bufsize", f"{q.video_kbps * 3}k", "-g", str(KEYFRAME_SECONDS * q.fps)),
-    ]
+    video = ["-map", "[picture]", "-fps_mode", "cfr", *video_coding(q)]
     return [
         *(program("ffmpeg"), "-nostdin", "-hide_banner", "-loglevel", "warning", "-y"),
         *("-progress", f"pipe:{progress}", "-stats_period", "0.5"),
@@ -178,6 +162,19 @@ def command(
         *("-flush_packets", "1", str(target)),
         *(("-map", "[small]", "-f", "rawvideo", f"pipe:{picture}") if q.has_video else ()),
         *("-map", "[level]", "-f", "s16le", f"pipe:{sound}"),
+    ]
+
+
+def video_coding(quality: Quality) -> list[str]:
+    """How a picture is coded, whatever it comes from."""
+    kbps = quality.video_kbps
+    return [
+        *("-sws_flags", "fast_bilinear", "-pix_fmt", "yuv420p", "-c:v", "libx264"),
+        # Frames that point to later ones, and motion by parts of a pixel, cost time, and gain
+        # little where little moves.
+        *("-preset", "superfast", "-x264-params", "subme=0", "-bf", "0", "-threads", "1"),
+        *("-b:v", f"{kbps}k", "-maxrate", f"{kbps * 3 // 2}k", "-bufsize", f"{kbps * 3}k"),
+        *("-g", str(KEYFRAME_SECONDS * quality.fps)),
     ]
 
 

@@ -76,14 +76,20 @@ class Recorder:
         directory: Path,
         *,
         min_free_bytes: int,
+        max_seconds: float,
         report: Callable[[Status], None],
         should_stop: Callable[[], bool],
     ) -> None:
-        """The recording ends before less than `min_free_bytes` are left on the disk."""
+        """Take what is needed to begin.
+
+        The recording ends after `max_seconds`, counted from the start of its first piece, and
+        before less than `min_free_bytes` are left on the disk.
+        """
         self._page = page
         self._quality = quality
         self._directory = directory
         self._min_free_bytes = min_free_bytes
+        self._max_seconds = max_seconds
         self._report = report
         self._should_stop = should_stop
         self._monitor = Monitor(quality.fps)
@@ -132,6 +138,8 @@ class Recorder:
     def _record_piece(self, studio: Studio) -> Ending | None:
         """Record until the end, or until something has died."""
         piece = next_piece(self._directory)
+        first = find_pieces(self._directory)[:1] or [piece]
+        ends_at = first[0].start_seconds + self._max_seconds
         self._monitor.begin_piece()
         began = time.monotonic()
         with (self._directory / "log.txt").open("ab") as output:
@@ -149,15 +157,17 @@ class Recorder:
             )
         log.info("piece %d begins", piece.number)
         try:
-            return self._watch(studio, encoder, number=piece.number)
+            return self._watch(studio, encoder, number=piece.number, ends_at=ends_at)
         finally:
             encoder.stop()
             is_short = time.monotonic() - began < SHORT_PIECE_SECONDS
             self._short_pieces = self._short_pieces + 1 if is_short else 0
 
-    def _watch(self, studio: Studio, encoder: Encoder, *, number: int) -> Ending | None:
+    def _watch(
+        self, studio: Studio, encoder: Encoder, *, number: int, ends_at: float
+    ) -> Ending | None:
         reported = 0.0
-        while not self._should_stop():
+        while not self._should_stop() and time.time() < ends_at:
             if not encoder.is_running or studio.problem():
                 return None
             now = time.monotonic()

@@ -51,6 +51,7 @@ def record(session: Session) -> None:
         ),
         session.directory,
         min_free_bytes=work.min_free_bytes,
+        max_seconds=work.max_seconds,
         report=lambda status: session.report(_status(status)),
         should_stop=session.should_stop,
     )

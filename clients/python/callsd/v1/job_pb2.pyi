@@ -171,9 +171,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
-        """Longest time in RUNNING. The job fails after it, but live work is then
-        finished as if it had been stopped. Range 1 s to 7 days. Default: the
-        server's, 24 h.
+        """Longest time in RUNNING, after which the job fails; or longest recording,
+        after which it is finished as if it had been stopped. Range 1 s to 7 days.
+        Default: the server's, 24 h, or 4 h for recordings.
         """
 
     @_builtins.property

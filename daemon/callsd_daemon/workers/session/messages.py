@@ -70,6 +70,7 @@ def _recording_work(seat: RecordingAssignment) -> worker_pb2.RecordingWork:
         leave_expression=spec.leave_expression,
         ready_timeout_seconds=spec.ready_timeout_seconds,
         min_free_bytes=seat.min_free_bytes,
+        max_seconds=seat.max_seconds,
     )
 
 
