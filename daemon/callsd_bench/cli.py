@@ -13,6 +13,7 @@ from rich.table import Table
 from callsd_bench.captions_command import captions
 from callsd_bench.daemon_command import daemon
 from callsd_bench.errors import BenchError
+from callsd_bench.recording_command import recording
 from callsd_bench.transcription import Figures, Report, bench_transcription, open_calls
 from callsd_bench.weights import ensure_model
 
@@ -33,6 +34,7 @@ def bench() -> None:
 
 bench.add_command(captions)
 bench.add_command(daemon)
+bench.add_command(recording)
 
 
 @bench.command()

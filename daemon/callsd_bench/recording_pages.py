@@ -42,10 +42,12 @@ _CONTENT_TYPES = {
     ".webm": "video/webm",
 }
 
-# Size and rate of the cameras of a call; 10 s are decoded as often as the page lives.
+# Size and rate of the cameras of a call, soft and with a little noise as these are; 10 s are decoded
+# as often as the page lives.
+_AS_CAMERAS = "gblur=sigma=2.5,noise=alls=4:allf=t"
 _CLIPS = {
-    "pattern": "testsrc2=size=640x360:rate=25:duration=10",
-    "fractal": "mandelbrot=size=640x360:rate=25,trim=duration=10",
+    "pattern": f"testsrc2=size=640x360:rate=25:duration=10,{_AS_CAMERAS}",
+    "fractal": f"mandelbrot=size=640x360:rate=25,trim=duration=10,{_AS_CAMERAS}",
 }
 
 

@@ -26,6 +26,9 @@ BLANK_CONTRAST = 8
 LEVEL_BLOCKS = 20
 """Blocks of sound in the second whose loudness is told."""
 
+LEVEL_STEP = 4
+"""Of so many samples one is looked at: loudness needs no more."""
+
 DRIFT_WEIGHT = 0.01
 """Of the newest block in the average: about five seconds' worth."""
 
@@ -69,7 +72,6 @@ class Monitor:
         self._before = Written()
         self._now = Written()
         self._picture = b""
-        self._is_blank = False
         self._changes: deque[float] = deque()
         self._changed_at = time.monotonic()
         self._levels: deque[float] = deque(maxlen=LEVEL_BLOCKS)
@@ -100,7 +102,6 @@ class Monitor:
                 return
             is_first = not self._picture
             self._picture = picture
-            self._is_blank = max(picture) - min(picture) <= BLANK_CONTRAST
             if not is_first:
                 self._changes.append(now)
                 self._changed_at = now
@@ -108,11 +109,11 @@ class Monitor:
 
     def take_sound(self, sound: bytes) -> None:
         """A twentieth of a second of recorded sound, s16le."""
-        samples = array("h", sound)
+        samples = array("h", sound)[::LEVEL_STEP]
         power = sum(sample * sample for sample in samples) / len(samples)
         with self._lock:
             self._levels.append(power)
-            self._drift.take_sound(len(samples) / LEVEL_RATE_HZ)
+            self._drift.take_sound(len(sound) / 2 / LEVEL_RATE_HZ)
 
     def look(self) -> Health:
         """How things are now."""
@@ -135,7 +136,7 @@ class Monitor:
     def _state(self, still_seconds: float) -> Picture:
         if not self._picture:
             return Picture.UNKNOWN
-        if self._is_blank:
+        if max(self._picture) - min(self._picture) <= BLANK_CONTRAST:
             return Picture.BLANK
         return Picture.STILL if still_seconds > STILL_SECONDS else Picture.MOVING
 
