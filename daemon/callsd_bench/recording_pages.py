@@ -42,7 +42,7 @@ _CONTENT_TYPES = {
     ".webm": "video/webm",
 }
 
-# Size and rate of the cameras of a call, soft and with a little noise as these are; 10 s are decoded
+# Size and rate of the cameras of a call, soft and a little noisy as these are; 10 s are decoded
 # as often as the page lives.
 _AS_CAMERAS = "gblur=sigma=2.5,noise=alls=4:allf=t"
 _CLIPS = {

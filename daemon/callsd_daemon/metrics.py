@@ -32,4 +32,14 @@ CAPTIONER_LOAD = Gauge(
 CAPTION_LAG = Gauge(
     "callsd_caption_lag_seconds", "Age of the oldest speech that is not captioned.", ("model",)
 )
+RECORDINGS = Gauge(
+    "callsd_recordings", "Recordings that go on, by what their picture looks like.", ("picture",)
+)
+RECORDINGS_SILENT = Gauge("callsd_recordings_silent", "Recordings in which nothing is heard now.")
+RECORDING_DRIFT = Gauge(
+    "callsd_recording_drift_seconds", "Furthest that sound has moved against a picture."
+)
+RECORDING_DISK_FREE = Gauge(
+    "callsd_recording_disk_free_bytes", "Space left when the running recordings are put together."
+)
 CAPTION_VIEWERS = Gauge("callsd_caption_viewers", "Streams of captions that are open.")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callsd_daemon.domain.admission import Admit, Host, Policy, Refuse, Request, Snapshot, decide
 from callsd_daemon.domain.captions import CaptionsSpec
 from callsd_daemon.domain.costs import (
     CALL_MEMORY_BYTES,
@@ -13,17 +14,39 @@ from callsd_daemon.domain.costs import (
     DISK_FLOOR_BYTES,
     MEMORY_FLOOR_UNKNOWN_BYTES,
     MEMORY_FLOORS_BYTES,
+    RECORDING_CORES,
     SPEAKER_CORES,
     SPEAKER_CORES_UNKNOWN,
     captioner_cost,
     captions_cost,
     captions_cost_key,
+    recording_bytes,
+    recording_cost,
+    recording_cost_key,
     transcription_cost,
     transcription_cost_key,
 )
-from callsd_daemon.domain.jobs import Reservation, Usage
+from callsd_daemon.domain.errors import Reason
+from callsd_daemon.domain.jobs import Kind, Reservation, Usage
+from callsd_daemon.domain.recording import PROFILES, Profile, RecordingSpec
 from callsd_daemon.domain.transcription import Engine
 from tests.helpers.jobs import SPEC
+
+
+TWO_CORES = Host(
+    cores_total=2.0,
+    cores_external=0.0,
+    memory_total_bytes=8 * 2**30,
+    memory_external_bytes=0,
+    disk_total_bytes=2**40,
+    disk_free_bytes=2**40,
+)
+POLICY = Policy(headroom_cores=0.2, headroom_memory_bytes=2**29, headroom_disk_bytes=2**30)
+
+
+def page(profile: Profile) -> RecordingSpec:
+    """A page to record in this quality."""
+    return RecordingSpec(url="https://a.example/", profile=profile, quality=PROFILES[profile])
 
 
 def peaks(*sizes: int) -> list[Usage]:
@@ -124,3 +147,72 @@ class TestCaptions:
         """A captioner holds memory, before it serves anybody."""
         assert captioner_cost("base") == Reservation(memory_bytes=CAPTIONER_MEMORY_BYTES["base"])
         assert captioner_cost("our-own") == Reservation(memory_bytes=MEMORY_FLOOR_UNKNOWN_BYTES)
+
+
+class TestRecordings:
+    """What a recording is charged."""
+
+    @pytest.mark.parametrize("profile", list(Profile))
+    def test_as_published(self, profile: Profile) -> None:
+        """The qualities are those that calls are recorded in elsewhere."""
+        quality = PROFILES[profile]
+        published = {
+            Profile.LOW: (1280, 720, 15, 1000, 64),
+            Profile.MEDIUM: (1280, 720, 20, 1500, 64),
+            Profile.HIGH: (1920, 1080, 20, 2500, 64),
+        }
+
+        assert published[profile] == (
+            quality.width,
+            quality.height,
+            quality.frame_rate,
+            quality.video_kbps,
+            quality.audio_kbps,
+        )
+
+    def test_larger_pictures_cost_more(self) -> None:
+        """Processor and memory grow with the picture, disk with its rate."""
+        low, medium, high = (recording_cost(page(profile), 3600, ()) for profile in Profile)
+
+        assert low.cores < medium.cores < high.cores
+        assert low.memory_bytes == medium.memory_bytes < high.memory_bytes
+        assert low.disk_bytes < medium.disk_bytes < high.disk_bytes
+
+    def test_sound_alone(self) -> None:
+        """Without a picture neither its cores nor its disk are charged."""
+        spec = replace(page(Profile.HIGH), audio_only=True)
+        cost = recording_cost(spec, 3600, ())
+
+        assert cost.cores == RECORDING_CORES
+        assert recording_bytes(spec.quality, spec, 3600) == 2 * 64 * 125 * 3600
+        assert cost.disk_bytes == DISK_FLOOR_BYTES + 2 * 64 * 125 * 3600
+        assert recording_cost_key(spec) != recording_cost_key(page(Profile.HIGH))
+
+    def test_what_such_recordings_took_here(self) -> None:
+        """Measured use raises the charge and never lowers it."""
+        spec = page(Profile.MEDIUM)
+        declared = recording_cost(spec, 60, ())
+        heavy = Usage(cpu_seconds=90.0, wall_seconds=60.0, peak_memory_bytes=2**33)
+        light = Usage(cpu_seconds=1.0, wall_seconds=60.0, peak_memory_bytes=1)
+
+        assert recording_cost(spec, 60, [heavy]).cores == 1.5
+        assert recording_cost(spec, 60, [heavy]).memory_bytes == 2**33
+        assert recording_cost(spec, 60, [light, Usage()]) == declared
+
+    def test_too_many_are_refused(self) -> None:
+        """Two cores carry three medium recordings, and never four high ones; nothing waits."""
+        for profile, most in ((Profile.MEDIUM, 3), (Profile.HIGH, 2)):
+            cost = recording_cost(page(profile), 60, ())
+            admitted, reserved = 0, Reservation()
+            for _ in range(4):
+                snapshot = Snapshot(host=TWO_CORES, reserved=reserved, running={}, queued_ahead=0)
+                request = Request(kind=Kind.RECORDING, reservation=cost, may_queue=True)
+                match decide(snapshot, request, POLICY):
+                    case Admit():
+                        admitted += 1
+                        reserved += cost
+                    case refusal:
+                        assert isinstance(refusal, Refuse)
+                        assert refusal.reason is Reason.CPU_EXHAUSTED
+
+            assert 1 <= admitted <= most

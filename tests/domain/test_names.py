@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from callsd.v1 import error_pb2, job_pb2, kind_pb2, transcription_pb2
+from callsd.v1 import error_pb2, job_pb2, kind_pb2, recording_pb2, transcription_pb2
 from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
 from callsd_daemon.domain.jobs import Kind, State
 from callsd_daemon.domain.languages import LANGUAGES
+from callsd_daemon.domain.recording import Picture, Profile
 from callsd_daemon.domain.transcription import Engine, Format, Task
 
 
@@ -21,8 +22,10 @@ from callsd_daemon.domain.transcription import Engine, Format, Task
         (Engine, transcription_pb2.SpeechEngine, "SPEECH_ENGINE_"),
         (Task, transcription_pb2.TranscriptionTask, "TRANSCRIPTION_TASK_"),
         (Format, transcription_pb2.TranscriptFormat, "TRANSCRIPT_FORMAT_"),
+        (Profile, recording_pb2.RecordingProfile, "RECORDING_PROFILE_"),
+        (Picture, recording_pb2.PictureState, "PICTURE_STATE_"),
     ],
-    ids=["reasons", "states", "kinds", "engines", "tasks", "formats"],
+    ids=["reasons", "states", "kinds", "engines", "tasks", "formats", "profiles", "pictures"],
 )
 def test_same_names_as_the_api(ours: type[StrEnum], public: Any, prefix: str) -> None:
     """The domain and the public API know the same names, no more and no fewer."""

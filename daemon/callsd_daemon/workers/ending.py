@@ -68,7 +68,7 @@ def settle(
     if is_retried(job, failure, rules):
         notice = Notice(
             code="WORKER_RESTARTED",
-            message=f"attempt {job.attempt} was lost, the job begins anew: {failure.message}",
+            message=f"attempt {job.attempt} was lost, another worker takes over: {failure.message}",
         )
         return job.requeued(notice, now)
     if job.attempt > 1:

@@ -5,15 +5,25 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
 import structlog
 
-from callsd_daemon.domain.jobs import Kind
+from callsd_daemon.domain.jobs import Job, Kind
+from callsd_daemon.domain.recording import Picture
 from callsd_daemon.media import Uploads
-from callsd_daemon.metrics import CAPACITY, EVENT_LOOP_LAG, JOBS_ACTIVE, JOBS_QUEUED
+from callsd_daemon.metrics import (
+    CAPACITY,
+    EVENT_LOOP_LAG,
+    JOBS_ACTIVE,
+    JOBS_QUEUED,
+    RECORDING_DISK_FREE,
+    RECORDING_DRIFT,
+    RECORDINGS,
+    RECORDINGS_SILENT,
+)
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers.desk import Desk
@@ -25,6 +35,9 @@ log = structlog.get_logger(__name__)
 TICK_SECONDS = 1.0
 SWEEP_SECONDS = 30.0
 SWEEP_JOBS = 100
+
+SILENCE_DB = -100.0
+"""Below this nothing is heard."""
 
 
 class Housekeeper:
@@ -77,6 +90,7 @@ class Housekeeper:
             ):
                 for part in ("total", "headroom", "reserved", "external", "available"):
                     CAPACITY.labels(resource=name, account=part).set(getattr(account, part))
+            _measure_recordings(books.active())
 
         await self._database.read(read)
 
@@ -99,3 +113,14 @@ class Housekeeper:
         for name in set(found) - known:
             await asyncio.to_thread(shutil.rmtree, jobs / name, ignore_errors=True)
         await asyncio.to_thread(self._uploads.remove_expired, self._now(), needed)
+
+
+def _measure_recordings(jobs: Iterable[Job]) -> None:
+    """Tell of the recordings that go on, without naming one: alerts need no more."""
+    now = [job.progress.recording for job in jobs if job.progress.recording is not None]
+    for picture in Picture:
+        RECORDINGS.labels(picture=picture).set(sum(one.picture is picture for one in now))
+    RECORDINGS_SILENT.set(sum(one.audio_level_db < SILENCE_DB for one in now))
+    RECORDING_DRIFT.set(max((abs(one.drift_ms) / 1000 for one in now), default=0.0))
+    if now:
+        RECORDING_DISK_FREE.set(min(one.disk_free_bytes for one in now))
