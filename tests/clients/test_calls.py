@@ -9,8 +9,9 @@ from uuid import UUID
 import grpc
 import pytest
 
-from callsd import Client, SettingsError, UnavailableError
+from callsd import AsyncClient, Client, SettingsError, UnavailableError
 from callsd.v1.job_pb2 import CreateJobRequest
+from callsd.v1.recording_pb2 import RECORDING_PROFILE_LOW, RecordingSpec
 from callsd.v1.transcription_pb2 import TranscriptionSpec
 from tests.clients.scripted import Scripted
 
@@ -18,6 +19,38 @@ from tests.clients.scripted import Scripted
 AWAY = {"code": grpc.StatusCode.UNAVAILABLE, "reason": "DRAINING"}
 
 IMPORT_CPU_SECONDS = 0.3
+
+PAGE = RecordingSpec(
+    url="https://a.example/", url_fragment="t", headers={"X-A": "b"}, profile=RECORDING_PROFILE_LOW
+)
+
+
+class TestRecordings:
+    """A page is one more thing that a job can be made of."""
+
+    def test_whole_spec_is_sent(self, client: Client, scripted: Scripted) -> None:
+        """What was asked for arrives, secrets too, and nothing else is asked for."""
+        client.create_job(PAGE, labels={"call": "one"}, max_duration_seconds=90)
+
+        (request,) = scripted.jobs.requests
+        assert isinstance(request, CreateJobRequest)
+        assert request.job.WhichOneof("spec") == "recording"
+        assert request.job.recording == PAGE
+        assert request.job.max_duration.seconds == 90
+        assert dict(request.job.labels) == {"call": "one"}
+
+    async def test_asyncio_sends_the_same(self, scripted: Scripted) -> None:
+        """An asyncio client asks for the same, and tries again under the same request id."""
+        scripted.jobs.refusals = [AWAY]
+        async with AsyncClient(scripted.address) as client:
+            created = await client.create_job(PAGE, validate_only=True)
+
+        first, second = scripted.jobs.requests
+        assert isinstance(second, CreateJobRequest)
+        assert created.job.name == "jobs/a"
+        assert second.job.recording == PAGE
+        assert second.validate_only
+        assert first == second
 
 
 class TestRetries:

@@ -115,6 +115,26 @@ class TestSources:
 
         assert leaves(load_text(**environ)) == base
 
+    @pytest.mark.parametrize(
+        ("profile", "seconds", "grace"), [("low", 1, 1), ("medium", 60, 60), ("high", 604800, 3600)]
+    )
+    def test_recording(self, load_text: Load, profile: str, seconds: int, grace: int) -> None:
+        """Each quality, and each length up to the bounds."""
+        recording = load_text(
+            f"[recording]\nprofile = '{profile}'\nmax_duration_seconds = {seconds}\n",
+            CALLSD_RECORDING_STOP_GRACE_SECONDS=str(grace),
+        ).recording
+
+        assert (
+            recording.profile,
+            recording.max_duration_seconds,
+            recording.stop_grace_seconds,
+        ) == (
+            profile,
+            seconds,
+            grace,
+        )
+
     def test_empty_list(self, load_text: Load) -> None:
         """An empty variable is an empty list."""
         config = load_text('[media]\nroots = ["/calls"]\n', CALLSD_MEDIA_ROOTS="")
@@ -146,6 +166,14 @@ REFUSALS = [
     ("[jobs]\nstart_timeout_seconds = -1\n", "jobs.start_timeout_seconds is -1"),
     ("[transcription]\nengine = 'magic'\n", "must be one of auto, ctranslate2, whispercpp"),
     ("[log]\nlevel = 'loud'\n", "must be one of debug, info, warning, error"),
+    ("[jobs]\nmax_recording_jobs = -1\n", "jobs.max_recording_jobs is -1, but must be 0 to"),
+    ("[recording]\nprofile = 'huge'\n", "must be one of low, medium, high"),
+    ("[recording]\nprofile = ''\n", "must be one of low, medium, high"),
+    ("[recording]\nmax_duration_seconds = 0.9\n", "recording.max_duration_seconds is 0.9"),
+    ("[recording]\nmax_duration_seconds = 604801\n", "but must be 1 to 604800"),
+    ("[recording]\nstop_grace_seconds = 0.9\n", "recording.stop_grace_seconds is 0.9"),
+    ("[recording]\nstop_grace_seconds = 3601\n", "but must be 1 to 3600"),
+    ("[recording]\nprofil = 'low'\n", "did you mean recording.profile?"),
     ("[media]\nroots = ['calls']\n", "media.roots: calls is not an absolute path"),
     ("[server]\ntls_key = '/k.pem'\n", "server.tls_key belong together: set both"),
     ("[server]\ntls_certificate = '/c.pem'\n", "server.tls_key belong together: set both"),

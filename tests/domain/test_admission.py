@@ -188,6 +188,25 @@ class TestDecisions:
         assert decide(FULL, BATCH, POLICY) == Queue(position=1, reason=Reason.CPU_EXHAUSTED)
         assert decide(replace(FULL, reserved=Reservation(cores=2.0)), BATCH, POLICY) == Admit()
 
+    def test_recordings_are_live(self) -> None:
+        """A recording starts at once or not at all, whatever its request says and who waits."""
+        recording = replace(BATCH, kind=Kind.RECORDING)
+
+        assert decide(WAITING, recording, POLICY) == Admit()
+        assert refused(FULL, recording).reason is Reason.CPU_EXHAUSTED
+
+    def test_ceiling_of_recordings(self) -> None:
+        """Their ceiling is theirs alone, and is named."""
+        policy = replace(POLICY, max_per_kind={Kind.RECORDING: 1})
+        busy = replace(IDLE, running={Kind.RECORDING: 1})
+        recording = replace(BATCH, kind=Kind.RECORDING)
+
+        refusal = refused(busy, recording, policy)
+
+        assert refusal.reason is Reason.SLOTS_EXHAUSTED
+        assert "jobs.max_recording_jobs" in refusal.message
+        assert decide(busy, LIVE, policy) == Admit()
+
 
 class TestPatience:
     """Batch work gives way to other processes, but not for ever."""

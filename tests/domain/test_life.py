@@ -22,6 +22,7 @@ from callsd_daemon.domain.jobs import (
     State,
     Usage,
 )
+from callsd_daemon.domain.recording import Picture, RecordingHealth, RecordingResult
 from callsd_daemon.domain.transcription import TranscriptionResult
 from tests.helpers.jobs import NOW, WORKER, make_job
 
@@ -177,6 +178,16 @@ class TestProgress:
 
         assert job.progress == Progress()
 
+    def test_how_a_recording_is(self) -> None:
+        """The latest health of a recording is shown as it was reported, and no older one."""
+        health = RecordingHealth(frame_count=40, picture=Picture.MOVING, size_bytes=9)
+        running = make_job(state=State.RUNNING).with_progress(
+            Progress(phase="recording", recording=health), NOW
+        )
+
+        assert running.progress == Progress(phase="recording", recording=health)
+        assert running.with_progress(Progress(phase="joining"), LATER).progress.recording is None
+
 
 class TestEnd:
     """How a job ends, and how long it is kept."""
@@ -194,6 +205,28 @@ class TestEnd:
         job = make_job().cancelled(LATER, retention=None)
 
         assert (job.state, job.end_time, job.expire_time) == (State.CANCELLED, LATER, None)
+
+    def test_recorded(self) -> None:
+        """A recording that has ended tells what was recorded, and no more how it goes."""
+        result = RecordingResult(duration_seconds=9.5, width=1280, height=720, segment_count=1)
+        running = make_job(state=State.RUNNING).with_progress(
+            Progress(phase="recording", processed_seconds=9.0, recording=RecordingHealth()), NOW
+        )
+
+        job = running.finished(Outcome(recording=result), LATER, retention=WEEK)
+
+        assert job.recording_result == result
+        assert job.progress == Progress(phase="done", fraction=1.0, processed_seconds=9.0)
+
+    def test_failed_recording(self) -> None:
+        """What was recorded before a failure is told with it."""
+        result = RecordingResult(duration_seconds=2.0, is_cut_short=True)
+
+        job = make_job(state=State.RUNNING).finished(
+            Outcome(failure=KILLED, recording=result), LATER, retention=WEEK
+        )
+
+        assert (job.state, job.failure, job.recording_result) == (State.FAILED, KILLED, result)
 
     def test_succeeded(self) -> None:
         """A success brings its artifacts, its findings and what it used, and is complete."""

@@ -38,9 +38,9 @@ which the browser's own buffers count (60 ms late), and a film, whose pictures i
 SCALING = "fast_bilinear"
 """Of colours to their half resolution; better ways are not seen and cost more."""
 
-X264 = "subme=0:weightp=0:scenecut=0:bframes=3:b-adapt=0"
-"""What makes a picture worth its rate at little cost: frames between frames without choosing where,
-and neither motion by parts of a pixel nor a look for cuts, which pages do not have."""
+X264 = "subme=0:weightp=0:scenecut=0:bframes=0"
+"""What a picture can do without: motion by parts of a pixel, a look for cuts, which pages
+do not have, and frames between frames, whose order is lost with the end of a piece."""
 
 STOP_SECONDS = 5.0
 """How long ffmpeg may take to write what it has."""

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `callsd doctor` says of recordings, on machines that lack this or that."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from callsd_daemon.cli import _checks_recording
+from callsd_daemon.cli._checks_recording import (
+    NAMESPACE_SETTINGS,
+    RECORDING_PROGRAMS,
+    check_recording,
+)
+from callsd_daemon.cli._finding import Finding, Status, first_line
+from tests.cli.conftest import Command
+
+
+PACKAGES = {
+    "Xvfb": "xvfb",
+    "xrandr": "x11-xserver-utils",
+    "pulseaudio": "pulseaudio",
+    "ffmpeg": "ffmpeg",
+    "chromium": "chromium",
+}
+
+Unshare = Callable[..., object]
+
+
+@pytest.fixture(autouse=True)
+def _open_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with every program, whose kernel says nothing against namespaces."""
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(_checks_recording, "first_line", lambda path: "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0))
+
+
+def findings() -> dict[str, Finding]:
+    """What is found, by name."""
+    return {finding.name: finding for finding in check_recording()}
+
+
+class TestPrograms:
+    """What must be installed."""
+
+    def test_all_there(self) -> None:
+        """Each program is shown with what it is for and where it is."""
+        found = findings()
+
+        assert {finding.status for finding in found.values()} == {Status.OK}
+        assert found["ffmpeg"].found == "encoder: /usr/bin/ffmpeg"
+        assert list(found) == [*PACKAGES, "user namespaces"]
+
+    def test_nothing_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each that is missing comes with its package; whoever records nothing needs none."""
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        found = findings()
+
+        assert {name: found[name].fix for name in PACKAGES} == {
+            name: f"apt install {package}" for name, package in PACKAGES.items()
+        }
+        assert {found[name].status for name in PACKAGES} == {Status.ADVICE}
+        assert found["Xvfb"].found == "display: not installed, for recordings"
+
+    @pytest.mark.parametrize(
+        "name", dict(RECORDING_PROGRAMS[-1:] and [(one, None) for one in RECORDING_PROGRAMS[-1][1]])
+    )
+    def test_any_browser(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        """A browser is found under each of the names that distributions give it."""
+        monkeypatch.setattr(shutil, "which", lambda one: f"/opt/{one}" if one == name else None)
+
+        assert findings()["chromium"].found == f"browser: /opt/{name}"
+
+
+class TestNamespaces:
+    """Whether the kernel lets a browser shut itself in."""
+
+    @pytest.mark.parametrize(
+        "setting", NAMESPACE_SETTINGS, ids=[one[0] for one in NAMESPACE_SETTINGS]
+    )
+    def test_settings(self, monkeypatch: pytest.MonkeyPatch, setting: tuple[str, str, str]) -> None:
+        """Each setting that stands in the way is named as sysctl has it, with what to do."""
+        file, bad, fix = setting
+        monkeypatch.setattr(
+            _checks_recording,
+            "first_line",
+            lambda path: bad if path == Path("/proc/sys") / file else "",
+        )
+        finding = findings()["user namespaces"]
+
+        assert (finding.status, finding.fix) == (Status.ADVICE, fix)
+        assert finding.found.startswith(f"{file.replace('/', '.')} is {bad}: the browser cannot")
+
+    @pytest.mark.parametrize("value", ["", "15000"])
+    def test_other_values(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+        """Other values of these settings, and kernels without them, are no problem."""
+        monkeypatch.setattr(_checks_recording, "first_line", lambda path: value)
+
+        assert findings()["user namespaces"].status is Status.OK
+
+    def test_refused_by_something_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A namespace that cannot be made for another reason is seen, by making one."""
+        monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+        finding = findings()["user namespaces"]
+
+        assert finding.status is Status.ADVICE
+        assert finding.found.startswith(
+            "the kernel refuses them: the browser cannot shut itself in"
+        )
+        assert "container" in finding.fix
+
+    @pytest.mark.parametrize(
+        "error", [FileNotFoundError("unshare"), subprocess.TimeoutExpired("unshare", 5.0)]
+    )
+    def test_cannot_be_tried(self, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+        """Where it cannot be tried, nothing is claimed."""
+
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(subprocess, "run", fail)
+
+        assert findings()["user namespaces"].status is Status.OK
+
+
+def test_first_line(tmp_path: Path) -> None:
+    """A file of the kernel's is its first line; one that cannot be read is empty."""
+    (tmp_path / "file").write_text(" 1 \n2\n")
+
+    assert first_line(tmp_path / "file") == "1"
+    assert first_line(tmp_path / "none") == ""
+
+
+def test_doctor_tells(callsd: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`callsd doctor` shows these findings among all others, and none of them is a problem."""
+    monkeypatch.undo()
+    monkeypatch.setattr(_checks_recording, "check_recording", lambda: iter(()))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    shown = {
+        one["name"]: one
+        for one in map(json.loads, callsd("doctor", "--json", exit_code=1).stdout.splitlines())
+    }
+
+    assert shown["Xvfb"]["fix"] == "apt install xvfb"
+    assert shown["Xvfb"]["status"] == "advice"

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the end of an attempt at a recording means for its job."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from callsd_daemon.domain.errors import Reason
+from callsd_daemon.domain.jobs import (
+    Artifact,
+    Failure,
+    Job,
+    Kind,
+    Outcome,
+    State,
+)
+from callsd_daemon.domain.recording import PROFILES, Profile, RecordingResult, RecordingSpec
+from callsd_daemon.metrics import MEDIA_SECONDS
+from callsd_daemon.workers import ending
+from callsd_daemon.workers.ending import RETRYABLE, EndRules, is_retried, settle
+from tests.helpers.jobs import NOW, WORKER, make_job
+
+
+RULES = EndRules(max_attempts=3, retention=timedelta(days=1))
+KILLED = ending.killed("the worker was killed by SIGKILL", signal="SIGKILL")
+RECORDED = Outcome(recording=RecordingResult(duration_seconds=9.5, is_cut_short=True))
+
+
+def recording(state: State = State.RUNNING, *, attempt: int = 1) -> Job:
+    """A recording that a worker is at."""
+    return make_job(
+        kind=Kind.RECORDING,
+        state=state,
+        attempt=attempt,
+        worker=WORKER,
+        start_time=NOW,
+        transcription=None,
+        recording=RecordingSpec(
+            url="https://a.example/", profile=Profile.LOW, quality=PROFILES[Profile.LOW]
+        ),
+    )
+
+
+class TestRetries:
+    """Which ends another worker goes on from."""
+
+    @pytest.mark.parametrize("reason", list(Reason))
+    def test_reasons(self, reason: Reason) -> None:
+        """Ends that say nothing about the job are tried again; no other end is."""
+        failure = Failure(reason=reason, message="so it is")
+
+        assert is_retried(recording(), failure, RULES) is (reason in RETRYABLE)
+
+    @pytest.mark.parametrize(("attempt", "expected"), [(1, True), (2, True), (3, False)])
+    def test_attempts(self, attempt: int, *, expected: bool) -> None:
+        """There are as many attempts as the administrator allows."""
+        assert is_retried(recording(attempt=attempt), KILLED, RULES) is expected
+
+    def test_stopped(self) -> None:
+        """What was asked to end is not begun again."""
+        assert not is_retried(recording(State.STOPPING), KILLED, RULES)
+
+    @pytest.mark.parametrize("state", [State.STARTING, State.RUNNING, State.STOPPING])
+    @pytest.mark.parametrize("reason", [Reason.HOST_REBOOT, Reason.PAGE_UNAVAILABLE])
+    @pytest.mark.parametrize("attempt", [1, 3])
+    def test_as_it_is_settled(self, state: State, reason: Reason, attempt: int) -> None:
+        """Salvage and retries never meet: what will be retried is what goes back to the queue."""
+        job, failure = recording(state, attempt=attempt), Failure(reason=reason, message="lost")
+
+        settled = settle(job, None, failure, NOW, RULES)
+
+        assert (settled.state is State.QUEUED) is is_retried(job, failure, RULES)
+        if settled.state is State.QUEUED:
+            assert [notice.code for notice in settled.notices] == ["WORKER_RESTARTED"]
+
+
+class TestSalvaged:
+    """What was saved of a recording counts."""
+
+    @pytest.mark.parametrize("state", [State.RUNNING, State.STOPPING])
+    def test_saved(self, state: State) -> None:
+        """A recording whose worker died has succeeded when what it recorded was saved."""
+        settled = settle(recording(state), RECORDED, KILLED, NOW, RULES)
+
+        assert settled.state is State.SUCCEEDED
+        assert settled.recording_result == RECORDED.recording
+        assert settled.failure is None
+
+    def test_missing_file(self, tmp_path: Path) -> None:
+        """A result whose file is not there at its full length is none."""
+        artifact = Artifact(
+            file_name="recording.mp4", media_type="video/mp4", size_bytes=3, sha256="a" * 64
+        )
+        outcome = Outcome(artifacts=(artifact,), recording=RECORDED.recording)
+        (tmp_path / ending.ARTIFACTS).mkdir()
+        assert not ending.is_whole(outcome, tmp_path)
+
+        (tmp_path / ending.ARTIFACTS / "recording.mp4").write_bytes(b"mp4")
+        assert ending.is_whole(outcome, tmp_path)
+
+    def test_seconds_are_counted(self) -> None:
+        """The metrics tell how much was recorded."""
+        counter = MEDIA_SECONDS.labels(kind=Kind.RECORDING)
+        before = counter._value.get()
+
+        ending.count(settle(recording(), RECORDED, KILLED, NOW, RULES))
+
+        assert counter._value.get() - before == 9.5
