@@ -53,13 +53,13 @@ def join(
         for piece in pieces:
             joiner.add(piece)
         joiner.close()
+        with draft.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
     except BaseException:
         joiner.abandon()
         draft.unlink(missing_ok=True)
         raise
-    with draft.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
     size_bytes = draft.stat().st_size
     draft.replace(target)
     return Joined(
