@@ -16,6 +16,7 @@ AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus")
 MAX_TURNS_BYTES = 16 << 20
 
 _OFFSET = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)s?")
+_HEADER = re.compile(r"([^:=\s]+)\s*[:=]\s*(.*)")
 _SPAN = re.compile(r"(\d+)\s*(s|min|m|h|d)?")
 _SPAN_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 
@@ -44,10 +45,10 @@ def parse_headers(texts: Iterable[str]) -> dict[str, str]:
     """`Name=value` or `Name: value` each; what is wrong with one is told without its value."""
     headers = {}
     for text in texts:
-        name, separator, value = (part.strip() for part in re.split("([:=])", text, maxsplit=1))
-        if not separator or not name:
+        match = _HEADER.fullmatch(text.strip())
+        if match is None:
             raise click.BadParameter("expected NAME=VALUE", param_hint="--header")
-        headers[name] = value
+        headers[match[1]] = match[2]
     return headers
 
 
