@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from callsd.v1.recording_pb2 import RecordingProfile
+from callsd.v1.recording_pb2 import RecordingProfile, RecordingSpec
 from callsd_daemon.cli._exit import Exit
 from callsd_daemon.cli._params import parse_headers
 from callsd_daemon.cli._root import root
@@ -21,7 +21,7 @@ SECRET = "s3cret"
 
 CHECK = ("--validate-only",)
 
-Asked = list[object]
+Asked = list[RecordingSpec]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """The specs that the command asks for, as they leave it: no answer shows a secret."""
     specs: Asked = []
 
-    def create_job(_: object, spec: object, **options: object) -> None:
+    def create_job(_: object, spec: RecordingSpec, **options: object) -> None:
         specs.append(spec)
         raise KeyboardInterrupt
 
@@ -94,6 +94,14 @@ class TestOptions:
 
         assert running.client().get_job(name).recording.url == URL
 
+    def test_followed_to_the_end(self, callsd_up: Command, tmp_path: Path) -> None:
+        """Without --detach it stays until there is a recording, and fetches it when asked to."""
+        target = tmp_path / "new" / "call.mp4"
+        out = callsd_up("record", URL, "-o", target).stdout.splitlines()
+
+        assert out[0].startswith("job:        jobs/")
+        assert out[-1] == f"{target}  {target.stat().st_size} B"
+
     @pytest.mark.parametrize("text", ["", "1280", "1280x", "x720", "axb", "1280x720x1", "-2x720"])
     def test_garbage_for_a_size(self, callsd: Command, text: str) -> None:
         """A size that is none is told with the form that is expected, before anybody is asked."""
@@ -137,7 +145,7 @@ class TestSecrets:
         """What stands behind "#" is sent apart from the address."""
         callsd_up("record", address, exit_code=Exit.INTERRUPTED)
 
-        assert [(spec.url, spec.url_fragment) for spec in asked] == [(URL, fragment)]  # type: ignore[attr-defined]
+        assert [(spec.url, spec.url_fragment) for spec in asked] == [(URL, fragment)]
 
     def test_from_files(self, callsd_up: Command, asked: Asked, tmp_path: Path) -> None:
         """Headers are read line by line beside those given, a fragment whole, without its end."""
@@ -150,7 +158,7 @@ class TestSecrets:
             exit_code=Exit.INTERRUPTED,
         )
 
-        assert [(spec.url_fragment, dict(spec.headers)) for spec in asked] == [  # type: ignore[attr-defined]
+        assert [(spec.url_fragment, dict(spec.headers)) for spec in asked] == [
             (SECRET, {"X-A": "a", "X-Token": SECRET, "X-B": "b=c"})
         ]
 
@@ -169,7 +177,7 @@ class TestSecrets:
             root, ["record", URL, option, "-"], input=f"X-Token={SECRET}\n"
         )
 
-        assert [(spec.url_fragment, dict(spec.headers)) for spec in asked] == [expected]  # type: ignore[attr-defined]
+        assert [(spec.url_fragment, dict(spec.headers)) for spec in asked] == [expected]
 
     def test_never_shown(self, callsd_up: Command) -> None:
         """Neither an answer nor a refusal shows them."""

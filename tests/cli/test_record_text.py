@@ -94,7 +94,7 @@ class TestHealth:
 
     def test_all_is_well(self) -> None:
         """Nothing is said but what moves, how loud it is, and how much there is."""
-        assert health() == ["20 changes/s", "-23 dB", "12 MB"]
+        assert health() == ["20 changes/s", "-23 dB", "12.3 MB"]
 
     @pytest.mark.parametrize(
         ("changes", "words"),
@@ -152,7 +152,7 @@ class TestProgress:
         """The line of a job that goes on tells how the recording is."""
         job = recorded(progress=Progress(phase="recording", recording=GOOD))
 
-        assert _detail(job).endswith("20 changes/s, -23 dB, 12 MB")
+        assert _detail(job).endswith("20 changes/s, -23 dB, 12.3 MB")
 
 
 class TestJob:
@@ -180,7 +180,7 @@ class TestJob:
         assert "kind:       recording" in lines
         assert "page:       https://calls.example/r" in lines
         assert "quality:    high: 1920×1080, 20 pictures/s, 2500 + 64 kbit/s" in lines
-        assert "now:        20 changes/s, -23 dB, 12 MB" in lines
+        assert "now:        20 changes/s, -23 dB, 12.3 MB" in lines
         assert not any("X-Token" in line for line in lines)
 
     def test_sound_alone(self) -> None:

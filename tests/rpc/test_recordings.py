@@ -14,7 +14,9 @@ from callsd.v1.job_pb2 import CreateJobRequest, GetJobRequest, Job
 from callsd.v1.kind_pb2 import JOB_KIND_RECORDING
 from callsd.v1.recording_pb2 import (
     RECORDING_PROFILE_HIGH,
+    RECORDING_PROFILE_LOW,
     RECORDING_PROFILE_MEDIUM,
+    RecordingProfile,
     RecordingSpec,
 )
 from callsd.v1.server_pb2 import GetCapacityRequest, GetServerInfoRequest
@@ -28,10 +30,12 @@ URL = "https://calls.example/recording.html?call_id=1"
 SECRET = "s3cret-value"
 
 
-def checked(api: Api, spec: RecordingSpec, **fields: object) -> Job:
+def checked(api: Api, spec: RecordingSpec, *, max_seconds: int | None = None) -> Job:
     """The job as it would be."""
-    request = CreateJobRequest(job=Job(recording=spec), validate_only=True, **fields)  # type: ignore[arg-type]
-    return api(api.jobs.CreateJob, request).job
+    job = Job(recording=spec)
+    if max_seconds is not None:
+        job.max_duration.seconds = max_seconds
+    return api(api.jobs.CreateJob, CreateJobRequest(job=job, validate_only=True)).job
 
 
 class TestFields:
@@ -92,6 +96,94 @@ class TestFields:
 
         assert {one.field for one in refusal.error.field_violations} == {"job.recording.url"}
 
+    @pytest.mark.reason("FIELD_INVALID")
+    @pytest.mark.parametrize(
+        ("spec", "field"),
+        [
+            (RecordingSpec(width=1281), "width"),
+            (RecordingSpec(width=3842), "width"),
+            (RecordingSpec(width=-1280), "width"),
+            (RecordingSpec(width=0), "width"),
+            (RecordingSpec(height=718), "height"),
+            (RecordingSpec(height=2162), "height"),
+            (RecordingSpec(frame_rate=9), "frame_rate"),
+            (RecordingSpec(video_kbps=10_001), "video_kbps"),
+            (RecordingSpec(audio_kbps=31), "audio_kbps"),
+            (RecordingSpec(ready_timeout=Duration(nanos=999_000_000)), "ready_timeout"),
+            (RecordingSpec(over_expression="a\0"), "over_expression"),
+            (RecordingSpec(leave_expression="x" * 4097), "leave_expression"),
+            (RecordingSpec(url_fragment=SECRET * 2000), "url_fragment"),
+            (RecordingSpec(headers={f"X-{number}": SECRET for number in range(33)}), "headers"),
+            (RecordingSpec(headers={"": SECRET}), "headers"),
+            (RecordingSpec(headers={"X:A": SECRET}), "headers"),
+            (RecordingSpec(headers={"Ä": SECRET}), "headers"),
+            (RecordingSpec(headers={"X" * 101: SECRET}), "headers"),
+            (RecordingSpec(headers={"X-A": SECRET * 400}), "headers[X-A]"),
+            (RecordingSpec(headers={"X-A": f"{SECRET}\n"}), "headers[X-A]"),
+            (RecordingSpec(headers={"X-A": f"{SECRET}\0"}), "headers[X-A]"),
+        ],
+        ids=range(21),
+    )
+    def test_bounds(self, api: Api, spec: RecordingSpec, field: str) -> None:
+        """Each field has its bounds, and is named alone; no secret is shown with it."""
+        spec.url = URL
+        with refused("FIELD_INVALID") as refusal:
+            checked(api, spec)
+
+        assert [one.field for one in refusal.error.field_violations] == [f"job.recording.{field}"]
+        assert SECRET not in str(refusal.error) + str(refusal.error.field_violations)
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            RecordingSpec(
+                width=1280,
+                height=720,
+                frame_rate=10,
+                video_kbps=500,
+                audio_kbps=32,
+                ready_timeout=Duration(seconds=1),
+            ),
+            RecordingSpec(
+                width=3840,
+                height=2160,
+                frame_rate=60,
+                video_kbps=10_000,
+                audio_kbps=320,
+                audio_only=True,  # no machine of the tests has room for such a picture
+                ready_timeout=Duration(seconds=600),
+                ready_expression="x" * 4096,
+                leave_expression="first();\n\tsecond()",
+                headers={f"X-{number}": "ä" * 4096 for number in range(32)},
+                url_fragment="x" * 16_384,
+            ),
+        ],
+        ids=["least", "most"],
+    )
+    def test_ends_of_the_ranges(self, api: Api, spec: RecordingSpec) -> None:
+        """The least and the most that is allowed is taken as it is."""
+        spec.url = URL
+        shown = checked(api, spec, max_seconds=1).recording
+
+        assert not shown.url_fragment
+        shown.url_fragment = spec.url_fragment
+        spec.profile = RECORDING_PROFILE_MEDIUM
+        for name in list(spec.headers):
+            spec.headers[name] = ""
+        assert shown == spec
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            *("http://a", "HTTPS://calls.example:8443/r?a=b@c", "http://[::1]:8080/", "http://a:/"),
+            *("https://calls.example/\u00fc?q=%23", "http://127.0.0.1/" + "x" * 4079),
+        ],
+        ids=range(6),
+    )
+    def test_good_addresses(self, api: Api, url: str) -> None:
+        """Addresses are taken as they are, whatever port, path and query they have."""
+        assert checked(api, RecordingSpec(url=url)).recording.url == url
+
     def test_defaults(self, api: Api) -> None:
         """What is not said is the server's: medium, 20 s to become ready, 4 h at most."""
         job = checked(api, RecordingSpec(url=URL))
@@ -111,6 +203,39 @@ class TestFields:
         ).recording
 
         assert (spec.width, spec.height, spec.frame_rate) == (1920, 1080, 10)
+
+    @pytest.mark.parametrize(
+        ("profile", "quality"),
+        [
+            (RECORDING_PROFILE_LOW, (1280, 720, 15, 1000, 64)),
+            (RECORDING_PROFILE_MEDIUM, (1280, 720, 20, 1500, 64)),
+            (RECORDING_PROFILE_HIGH, (1920, 1080, 20, 2500, 64)),
+        ],
+    )
+    def test_profiles(
+        self, api: Api, profile: "RecordingProfile.ValueType", quality: tuple[int, ...]
+    ) -> None:
+        """Each profile is the quality that its documentation says."""
+        spec = checked(api, RecordingSpec(url=URL, profile=profile)).recording
+
+        assert spec.profile == profile
+        assert quality == (
+            *(spec.width, spec.height, spec.frame_rate),
+            *(spec.video_kbps, spec.audio_kbps),
+        )
+
+    def test_settings(self, daemon: StartDaemon) -> None:
+        """The administrator's profile and longest time are the defaults, and no more than that."""
+        api = daemon(config={"recording": {"profile": "low", "max_duration_seconds": 60.0}}).api()
+        job = checked(api, RecordingSpec(url=URL))
+        longer = checked(
+            api, RecordingSpec(url=URL, profile=RECORDING_PROFILE_HIGH), max_seconds=90
+        )
+
+        assert job.recording.profile == RECORDING_PROFILE_LOW
+        assert job.max_duration.seconds == 60
+        assert longer.recording.profile == RECORDING_PROFILE_HIGH
+        assert longer.max_duration.seconds == 90
 
 
 class TestSecrets:

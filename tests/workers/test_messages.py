@@ -229,7 +229,7 @@ class TestOutcomes:
                         sha256="a" * 64,
                     )
                 ],
-                notices=[worker_pb2.WorkerNotice(code="SALVAGED", message="it was saved")],
+                notices=[worker_pb2.OutcomeNotice(code="SALVAGED", message="it was saved")],
                 recording=worker_pb2.RecordingOutcome(
                     duration_seconds=61.5,
                     width=1280,

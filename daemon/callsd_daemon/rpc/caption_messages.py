@@ -11,6 +11,7 @@ from callsd.v1 import caption_pb2
 from callsd_daemon.domain.captions import SAMPLE_RATE_HZ, Encoding, Words, opus_samples
 from callsd_daemon.domain.errors import invalid_fields
 from callsd_daemon.rpc import convert, validate
+from callsd_daemon.rpc.problems import CONTROL, Problems
 from callsd_daemon.workers.captions.board import Caption, Event, EventType, Published, Pulse
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.journal import Final
@@ -101,7 +102,7 @@ def _problem(chunk: caption_pb2.AudioChunk) -> tuple[str, str] | None:
     """The first thing that is wrong with a chunk, but for its sound. Runs for every packet."""
     if not 1 <= len(chunk.speaker) <= validate.MAX_SPEAKER_CHARACTERS:
         return "audio.speaker", f"must be 1 to {validate.MAX_SPEAKER_CHARACTERS} characters"
-    if validate.CONTROL.search(chunk.speaker):
+    if CONTROL.search(chunk.speaker):
         return "audio.speaker", "holds control characters"
     if not 1 <= chunk.sequence < 1 << 53:
         return "audio.sequence", "must count from 1"
@@ -115,7 +116,7 @@ def _problem(chunk: caption_pb2.AudioChunk) -> tuple[str, str] | None:
 
 
 def _change(call: Call, event: caption_pb2.SpeakerEvent) -> None:
-    problems = validate.Problems()
+    problems = Problems()
     problems.text("event.speaker", event.speaker, validate.MAX_SPEAKER_CHARACTERS)
     problems.text("event.display_name", event.display_name, validate.MAX_SPEAKER_CHARACTERS)
     if not event.speaker:

@@ -17,7 +17,7 @@ from callsd.v1 import capacity_pb2, job_pb2, job_pb2_grpc
 from callsd_daemon.domain.admission import Decision, Queue, Refuse
 from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
 from callsd_daemon.domain.jobs import Job, State
-from callsd_daemon.rpc import convert, validate
+from callsd_daemon.rpc import convert, validate, validate_recording
 from callsd_daemon.rpc.gate import caller
 from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.rpc.intake import Intake
@@ -73,7 +73,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         job = await self._intake.job(request, job_id=job_id, creator=creator, payload=payload)
         if request.validate_only:
             return await self._verdict(job, may_queue=not request.no_queue)
-        page_secrets = validate.page_secrets(request.job)
+        page_secrets = validate_recording.page_secrets(request.job)
         grant = await self._supervisor.accept(
             lambda books: _same_or(
                 books,

@@ -3,19 +3,17 @@
 
 import re
 import uuid
-from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
+from dataclasses import dataclass
 
-from google.protobuf.duration_pb2 import Duration
-
-from callsd.v1 import caption_pb2, job_pb2, recording_pb2, transcription_pb2
+from callsd.v1 import caption_pb2, job_pb2, transcription_pb2
 from callsd_daemon.domain.captions import CaptionsSpec
 from callsd_daemon.domain.errors import invalid_fields
 from callsd_daemon.domain.jobs import Kind, State
-from callsd_daemon.domain.languages import LANGUAGES
-from callsd_daemon.domain.recording import PROFILES, PageSecrets, Profile, RecordingSpec
+from callsd_daemon.domain.recording import Profile, RecordingSpec
 from callsd_daemon.domain.transcription import Format, Track, TranscriptionSpec
-from callsd_daemon.rpc.convert import ENGINES, FORMATS, KINDS, PROFILE_NUMBERS, STATES, TASKS
+from callsd_daemon.rpc import validate_recording
+from callsd_daemon.rpc.convert import ENGINES, FORMATS, KINDS, STATES, TASKS
+from callsd_daemon.rpc.problems import CONTROL_IN_PROMPT, MODEL, Problems
 
 
 MAX_TRACKS = 256
@@ -29,20 +27,6 @@ MAX_VOCABULARY = 100
 MAX_WORD_CHARACTERS = 100
 MAX_LABEL_CHARACTERS = 256
 MAX_PATH_CHARACTERS = 4096
-MAX_URL_CHARACTERS = 4096
-MAX_FRAGMENT_CHARACTERS = 16_384
-MAX_HEADERS = 32
-MAX_EXPRESSION_CHARACTERS = 4096
-MAX_READY_SECONDS = 600.0
-DEFAULT_READY_SECONDS = 20.0
-QUALITY_RANGES = {
-    "width": (1280, 3840),
-    "height": (720, 2160),
-    "frame_rate": (10, 60),
-    "video_kbps": (500, 10_000),
-    "audio_kbps": (32, 320),
-}
-"""What may be asked for in place of what the profile has."""
 MAX_OFFSET_SECONDS = 30 * 86400.0
 MAX_DURATION_SECONDS = 7 * 86400.0
 MAX_PAGE_SIZE = 1000
@@ -52,62 +36,13 @@ _LABEL_KEY = re.compile(r"[a-z0-9._-]{1,63}")
 _JOB = re.compile(r"jobs/([a-z0-9]{8,40})")
 _ARTIFACT = re.compile(r"jobs/([a-z0-9]{8,40})/artifacts/([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
 _UPLOAD = re.compile(r"uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-_MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Control characters have no place in names, prompts or paths; line breaks only in prompts.
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_CONTROL_OR_SPACE = re.compile(r"[\x00-\x20\x7f]")
-_CONTROL_IN_PROMPT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 ENGINE_OF = {number: engine for engine, number in ENGINES.items()}
 TASK_OF = {number: task for task, number in TASKS.items()}
 FORMAT_OF = {number: format_ for format_, number in FORMATS.items()}
 KIND_OF = {number: kind for kind, number in KINDS.items()}
-PROFILE_OF = {number: profile for profile, number in PROFILE_NUMBERS.items()}
 STATE_OF = {number: state for state, number in STATES.items()}
-
-
-class Problems:
-    """Collects what is wrong with a request."""
-
-    def __init__(self) -> None:
-        self._found: list[tuple[str, str]] = []
-
-    def add(self, field: str, problem: str) -> None:
-        """Note a problem."""
-        self._found.append((field, problem))
-
-    def text(self, field: str, value: str, limit: int, bad: re.Pattern[str] = CONTROL) -> str:
-        """Check a string's length and characters."""
-        if len(value) > limit:
-            self.add(field, f"has {len(value)} characters, at most {limit} are allowed")
-        elif bad.search(value):
-            self.add(field, "holds control characters")
-        return value
-
-    def language(self, field: str, value: str) -> str:
-        """Check a language code."""
-        if value and value not in LANGUAGES:
-            self.add(field, f'"{value[:20]}" is no language code we know, such as "en" or "de"')
-        return value
-
-    def model(self, field: str, value: str) -> None:
-        """Check a model's name, if there is one."""
-        if value and not _MODEL.fullmatch(value):
-            self.add(field, "must be a model's name: see ListModels")
-
-    def seconds(self, field: str, value: Duration, low: float, high: float) -> float:
-        """Check a duration."""
-        seconds = value.seconds + value.nanos / 1e9
-        if not low <= seconds <= high:
-            self.add(field, f"is {seconds:g} s, must be {low:g} to {high:g}")
-        return seconds
-
-    def raise_any(self) -> None:
-        """Raise FIELD_INVALID with all that was found."""
-        if self._found:
-            raise invalid_fields(self._found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +92,7 @@ def draft(request: job_pb2.CreateJobRequest, defaults: Defaults) -> Draft:
         case "captions":
             captions = _captions(problems, job.captions, defaults)
         case "recording":
-            recording = _recording(problems, job.recording, defaults)
+            recording = validate_recording.recording(problems, job.recording, defaults.profile)
         case _:
             problems.add("job.spec", "is missing: say what to do, such as `transcription`")
     problems.raise_any()
@@ -168,13 +103,6 @@ def draft(request: job_pb2.CreateJobRequest, defaults: Defaults) -> Draft:
         captions=captions,
         recording=recording,
     )
-
-
-def page_secrets(job: job_pb2.Job) -> PageSecrets | None:
-    """What a checked request tells the page alone; None when it is not about a page."""
-    if not job.HasField("recording"):
-        return None
-    return PageSecrets(url_fragment=job.recording.url_fragment, headers=dict(job.recording.headers))
 
 
 def _transcription(
@@ -193,7 +121,7 @@ def _transcription(
     for index, word in enumerate(spec.vocabulary[:MAX_VOCABULARY]):
         problems.text(f"{at}.vocabulary[{index}]", word, MAX_WORD_CHARACTERS)
     problems.text(
-        f"{at}.initial_prompt", spec.initial_prompt, MAX_PROMPT_CHARACTERS, _CONTROL_IN_PROMPT
+        f"{at}.initial_prompt", spec.initial_prompt, MAX_PROMPT_CHARACTERS, CONTROL_IN_PROMPT
     )
     problems.language(f"{at}.language", spec.language)
     for field, number, known in (
@@ -239,68 +167,6 @@ def _captions(
         language=spec.language,
         max_active_speakers=speakers,
     )
-
-
-def _recording(
-    problems: Problems, spec: recording_pb2.RecordingSpec, defaults: Defaults
-) -> RecordingSpec:
-    at = "job.recording"
-    _check_url(problems, f"{at}.url", spec.url)
-    # What is wrong with a secret is told without showing it.
-    problems.text(f"{at}.url_fragment", spec.url_fragment, MAX_FRAGMENT_CHARACTERS)
-    if len(spec.headers) > MAX_HEADERS:
-        problems.add(f"{at}.headers", f"has {len(spec.headers)} headers, at most {MAX_HEADERS}")
-    for name, value in list(spec.headers.items())[:MAX_HEADERS]:
-        if not _HEADER_NAME.fullmatch(name):
-            problems.add(f"{at}.headers", f'"{name[:80]}" is no name of an HTTP header')
-        problems.text(f"{at}.headers[{name[:80]}]", value, MAX_EXPRESSION_CHARACTERS)
-    if spec.profile and spec.profile not in PROFILE_OF:
-        problems.add(f"{at}.profile", f"{spec.profile} is no value that this server knows")
-    profile = PROFILE_OF.get(spec.profile, defaults.profile)
-    given = {field.name: value for field, value in spec.ListFields()}
-    asked = {name: given[name] for name in QUALITY_RANGES if name in given}
-    for name, value in asked.items():
-        low, high = QUALITY_RANGES[name]
-        if not low <= value <= high:
-            problems.add(f"{at}.{name}", f"is {value}, must be {low} to {high}")
-        elif name in ("width", "height") and value % 2:
-            problems.add(f"{at}.{name}", f"is {value}, must be even")
-    for name in ("ready_expression", "over_expression", "leave_expression"):
-        expression = getattr(spec, name)
-        problems.text(f"{at}.{name}", expression, MAX_EXPRESSION_CHARACTERS, _CONTROL_IN_PROMPT)
-    ready_seconds = DEFAULT_READY_SECONDS
-    if spec.HasField("ready_timeout"):
-        ready_seconds = problems.seconds(
-            f"{at}.ready_timeout", spec.ready_timeout, 1, MAX_READY_SECONDS
-        )
-    return RecordingSpec(
-        url=spec.url,
-        profile=profile,
-        quality=replace(PROFILES[profile], **asked),
-        header_names=tuple(sorted(spec.headers)),
-        audio_only=spec.audio_only,
-        ready_expression=spec.ready_expression,
-        over_expression=spec.over_expression,
-        leave_expression=spec.leave_expression,
-        ready_timeout_seconds=ready_seconds,
-    )
-
-
-def _check_url(problems: Problems, field: str, url: str) -> None:
-    problems.text(field, url, MAX_URL_CHARACTERS, _CONTROL_OR_SPACE)
-    try:
-        parts = urlsplit(url)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
-        has_user, _ = "@" in parts.netloc, parts.port
-    except ValueError:
-        is_address = has_user = False
-        parts = urlsplit("")
-    if not is_address:
-        problems.add(field, "must be the address of a page: http://… or https://…")
-    elif has_user:
-        problems.add(field, "must hold no user and password: send a header instead")
-    elif parts.fragment or url.endswith("#"):
-        problems.add(field, 'must end before "#": what follows belongs into url_fragment')
 
 
 def _track(problems: Problems, at: str, track: transcription_pb2.Track) -> Track:
@@ -393,7 +259,7 @@ def upload_id(name: str) -> str:
 
 def model_name(name: str) -> str:
     """A model's name; raises FIELD_INVALID."""
-    if not _MODEL.fullmatch(name):
+    if not MODEL.fullmatch(name):
         raise invalid_fields([("name", "must be a model's name: see ListModels")])
     return name
 
