@@ -309,7 +309,7 @@ class TestRefusals:
 
         assert error.retry_after_seconds is None
         assert error.metadata == {"required": "64", "available": "3", "unit": "cores"}
-        assert "fewer threads" in error.message
+        assert "ask for less" in error.message
 
     @pytest.mark.parametrize(
         ("policy", "setting"),

@@ -83,7 +83,9 @@ def recording_health(health: RecordingHealth) -> Iterator[str]:
         case _:
             pass
     silence = SILENCE_DB + 1
-    yield f"{health.audio_level_db:.0f} dB" if health.audio_level_db > silence else "silence"
+    yield (
+        f"{round(health.audio_level_db) or 0} dB" if health.audio_level_db > silence else "silence"
+    )
     yield size(health.size_bytes)
     if health.segment > 1:
         yield f"piece {health.segment}"

@@ -36,7 +36,7 @@ _CODES: tuple[tuple[type[CallsdError], Exit], ...] = (
 
 # What to do, where a command helps and the message names none. {…} are keys of the metadata.
 _REMEDIES = {
-    "CANNOT_FIT": "ask for fewer threads or a smaller model; `callsd capacity` shows the machine",
+    "CANNOT_FIT": "ask for less (threads, model, picture); `callsd capacity` shows the machine",
     "CPU_EXHAUSTED": "leave out --no-queue to wait; `callsd capacity` shows what is taken",
     "DISK_EXHAUSTED": "delete jobs you no longer need: callsd jobs list, callsd jobs delete JOB",
     "CAPTURE_UNAVAILABLE": "`callsd doctor` tells what is missing and how to get it",

@@ -19,9 +19,14 @@ from callsd_daemon.cli._output import as_dict, print_json, size
 from callsd_daemon.cli._params import parse_headers, parse_labels, parse_span
 
 
+MAX_SIZE_CHARACTERS = 11
+
 PROFILES = {
     name.removeprefix("RECORDING_PROFILE_").lower(): name for name in RecordingProfile.keys()[1:]
 }
+
+INT32 = click.IntRange(0, 2**31 - 1)
+"""What a field can hold; which values make sense the server says."""
 
 
 @click.command()
@@ -39,9 +44,9 @@ PROFILES = {
     help="Fetch the recording into this file.",
 )
 @click.option("--size", "picture_size", metavar="WxH", help="Size of the picture in pixels.")
-@click.option("--fps", type=int, help="Pictures a second.")
-@click.option("--video-kbps", type=int, help="Rate of the picture.")
-@click.option("--audio-kbps", type=int, help="Rate of the sound.")
+@click.option("--fps", type=INT32, help="Pictures a second.")
+@click.option("--video-kbps", type=INT32, help="Rate of the picture.")
+@click.option("--audio-kbps", type=INT32, help="Rate of the sound.")
 @click.option("--audio-only", is_flag=True, help="Record the sound alone.")
 @click.option(
     "--header",
@@ -165,6 +170,6 @@ def _size(text: str | None) -> tuple[int | None, int | None]:
     if text is None:
         return None, None
     width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
+    if not (width.isdecimal() and height.isdecimal() and len(text) <= MAX_SIZE_CHARACTERS):
         raise Problem(f"--size {text} must be WIDTHxHEIGHT, such as 1280x720", exit_code=Exit.USAGE)
     return int(width), int(height)

@@ -182,7 +182,8 @@ def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
                 reason=Reason.CANNOT_FIT,
                 message=(
                     f"the job needs {need:g} {account.unit}, but this machine has "
-                    f"{account.budget:g} for all jobs: ask for fewer threads or a smaller model"
+                    f"{account.budget:g} for all jobs: ask for less: "
+                    "threads, model, size or rate of the picture"
                 ),
                 required=need,
                 available=account.budget,

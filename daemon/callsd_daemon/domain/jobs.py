@@ -257,10 +257,11 @@ class Job:
         if outcome.failure is not None:
             job = self.failed(outcome.failure, now, retention=retention)
         else:
+            job = self._end(State.SUCCEEDED, now, retention)
             job = replace(
-                self._end(State.SUCCEEDED, now, retention),
+                job,
                 artifacts=outcome.artifacts,
-                progress=replace(self.progress, phase="done", fraction=1.0, recording=None),
+                progress=replace(job.progress, phase="done", fraction=1.0),
             )
         return replace(
             job,
@@ -276,6 +277,7 @@ class Job:
         return replace(
             job,
             end_time=job.update_time,
+            progress=replace(job.progress, recording=None),
             expire_time=None if retention is None else job.update_time + retention,
             waiting_for=None,
         )

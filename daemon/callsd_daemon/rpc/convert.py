@@ -60,6 +60,9 @@ PICTURES = {
     for picture in Picture
 }
 
+MAX_SECONDS = 315_576_000_000.0
+"""The longest duration that protobuf knows: a worker may count wrongly."""
+
 
 def job_name(job_id: str) -> str:
     """A job's resource name."""
@@ -276,7 +279,7 @@ def _health(health: RecordingHealth) -> recording_pb2.RecordingHealth:
 def duration(seconds: float) -> Duration:
     """Seconds as a message, to the millisecond."""
     message = Duration()
-    message.FromMilliseconds(round(seconds * 1000))
+    message.FromMilliseconds(round(min(max(seconds, -MAX_SECONDS), MAX_SECONDS) * 1000))
     return message
 
 
