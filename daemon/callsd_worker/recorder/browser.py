@@ -107,7 +107,8 @@ class Browser:
         profile_directory = workshop.private_directory("profile")
         flags = [
             *FLAGS,
-            f"--window-size={width},{height}",
+            # In kiosk mode a window has an odd size: a pixel less than the display, or one more.
+            f"--window-size={width + 1},{height + 1}",
             f"--user-data-dir={profile_directory}",
             "--remote-debugging-pipe",
         ]

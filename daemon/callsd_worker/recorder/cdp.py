@@ -84,7 +84,8 @@ class Cdp:
 
     def _listen(self) -> None:
         said = bytearray()
-        with contextlib.suppress(OSError):
+        # What is no message, or cannot be taken, ends the connection: nobody shall wait for more.
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
             while piece := os.read(self._reading, READ_BYTES):
                 said += piece
                 *messages, said = said.split(b"\0")

@@ -16,7 +16,7 @@ from callsd_worker.recorder.workshop import Workshop, program
 
 START_SECONDS = 10.0
 
-REFRESH_RATIO = 1.02
+REFRESH_RATIO = 1.05
 """Refresh rate over frame rate. Chromium paints as often as the display refreshes: what is painted
 beyond the frame rate is never recorded and costs half of the processor time. At exactly the frame
 rate the two beat, and some frames are recorded twice and others never (18.7 of 20)."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from callsd_worker.recorder.errors import RecordingError
 from callsd_worker.recorder.sound import MONITOR
 from callsd_worker.recorder.workshop import Workshop, program
 
@@ -31,7 +32,7 @@ LEVEL_RATE_HZ = 8000
 LEVEL_BYTES = LEVEL_RATE_HZ * 2 // 20
 """A twentieth of a second of mono sound in 16 bits."""
 
-SOUND_LATENESS_SECONDS = 0.03
+SOUND_LATENESS_SECONDS = 0.04
 """How much later than its picture sound is grabbed: between what a page begins to play at once, for
 which the browser's own buffers count (60 ms late), and a film, whose pictures it holds back."""
 
@@ -103,6 +104,10 @@ class Encoder:
                 pass_fds=tuple(writing.values()),
                 log=log,
             )
+        except RecordingError:
+            for reading, _ in pipes.values():
+                os.close(reading)
+            raise
         finally:
             for descriptor in writing.values():
                 os.close(descriptor)

@@ -26,7 +26,7 @@ BLANK_CONTRAST = 8
 LEVEL_BLOCKS = 20
 """Blocks of sound in the second whose loudness is told."""
 
-LEVEL_STEP = 4
+LEVEL_STEP = 3
 """Of so many samples one is looked at: loudness needs no more."""
 
 DRIFT_WEIGHT = 0.01
@@ -152,7 +152,7 @@ class _Drift:
         self.pictures = 0
         self._fps = fps
         self._sound_seconds = 0.0
-        self._ahead_seconds = 0.0
+        self._ahead_seconds: float | None = None
         self._first_seconds: float | None = None
 
     def take_sound(self, seconds: float) -> None:
@@ -161,13 +161,15 @@ class _Drift:
             return  # There is no picture to compare with (yet).
         ahead = self._sound_seconds - self.pictures / self._fps
         # Both arrive in pieces: what counts is where they are on the average.
+        if self._ahead_seconds is None:
+            self._ahead_seconds = ahead
         self._ahead_seconds += DRIFT_WEIGHT * (ahead - self._ahead_seconds)
         if self._first_seconds is None and self._sound_seconds > DRIFT_SETTLE_SECONDS:
             self._first_seconds = self._ahead_seconds
 
     @property
     def milliseconds(self) -> float:
-        if self._first_seconds is None:
+        if self._first_seconds is None or self._ahead_seconds is None:
             return 0.0
         return (self._ahead_seconds - self._first_seconds) * 1000
 
