@@ -37,7 +37,7 @@ class Peer:
         self.cdp = Cdp(
             reading=from_browser,
             writing=to_browser,
-            on_event=lambda method, params: self.on_event(method, params),
+            on_event=self._take,
         )
 
     def say(self, message: object) -> None:
@@ -60,6 +60,9 @@ class Peer:
         self.hang_up()
         self.cdp.close()
         self._thread.join()
+
+    def _take(self, method: str, params: Message) -> None:
+        self.on_event(method, params)
 
     def _listen(self) -> None:
         with os.fdopen(self._hearing, "rb") as stream:
@@ -163,7 +166,9 @@ class TestCalls:
 
     def test_a_large_answer_is_read(self, peer: Peer) -> None:
         """What is below the limit comes through, however many pieces it is in."""
-        peer.script = lambda message: peer.say({"id": message["id"], "result": {"x": "y" * 500_000}})
+        peer.script = lambda message: peer.say(
+            {"id": message["id"], "result": {"x": "y" * 500_000}}
+        )
         assert len(peer.cdp.call("Large")["x"]) == 500_000
 
 
@@ -179,7 +184,10 @@ class TestEvents:
         peer.say({"method": "Page.loadEventFired", "params": {"timestamp": 1}})
         peer.say({"method": "Inspector.targetCrashed"})
         eventually(lambda: len(seen) == 2, "both events")
-        assert seen == [("Page.loadEventFired", "devtools"), ("Inspector.targetCrashed", "devtools")]
+        assert seen == [
+            ("Page.loadEventFired", "devtools"),
+            ("Inspector.targetCrashed", "devtools"),
+        ]
 
 
 def is_over(peer: Peer) -> bool:

@@ -96,7 +96,9 @@ class TestKeep:
         path.write_bytes(b"what there is so far")
         synced = []
         monkeypatch.setattr(
-            os, "fdatasync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink())
+            os,
+            "fdatasync",
+            lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink()),
         )
         before = psutil.Process().num_fds()
         keep(path)

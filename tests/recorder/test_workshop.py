@@ -1,179 +1,270 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the programs of a recording run, and the pipe by which one of them is told what to do."""
 
-import json
 import os
-import signal
+import pwd
+import secrets
+import subprocess
 import sys
-import threading
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from callsd_worker.recorder.cdp import Cdp, CdpError
+from callsd_worker.recorder import workshop as workshop_module
 from callsd_worker.recorder.errors import Reason, RecordingError
-from callsd_worker.recorder.workshop import Workshop, program, remove_leftovers
+from callsd_worker.recorder.workshop import PACKAGES, Workshop, program, remove_leftovers
 from tests.helpers.waiting import eventually
 
 
-STUBBORN = """
-import signal, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("ready", flush=True)
-time.sleep(60)
-"""
-
-
-class TestWorkshop:
-    """A directory and its programs."""
-
-    def test_names_the_package(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """A program that is missing is named with the package that brings it."""
-        monkeypatch.setenv("PATH", str(tmp_path))
-        with pytest.raises(RecordingError) as caught:
-            program("Xvfb")
-
-        assert caught.value.reason is Reason.CAPTURE_UNAVAILABLE
-        assert "apt install xvfb" in caught.value.message
-
-    def test_nothing_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """At the end the programs are gone, even one that will not, and so is the directory."""
-        monkeypatch.setattr("callsd_worker.recorder.workshop.STOP_SECONDS", 0.2)
-        workshop = Workshop("test")
-        script = workshop.directory / "stubborn.py"
-        script.write_text(STUBBORN)
-        with (workshop.directory / "log").open("wb") as output:
-            stubborn = workshop.start([sys.executable, str(script)], log=output)
-        log = workshop.directory / "log"
-        eventually(lambda: log.read_text() == "ready\n", "it has begun")
-        workshop.close()
-
-        assert stubborn.returncode == -signal.SIGKILL
-        assert not workshop.directory.exists()
-
-    def test_leftovers(self) -> None:
-        """What a killed worker left goes; what belongs to others stays."""
-        mine, other = Workshop("one"), Workshop("two")
-        remove_leftovers("one")
-        try:
-            assert not mine.directory.exists()
-            assert other.directory.exists()
-        finally:
-            other.close()
-
-    def test_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Programs get what they need of the environment, and nothing else."""
-        monkeypatch.setenv("CALLSD_SECRET", "x")
-        monkeypatch.setenv("CALLSD_JOB", "mark")
-        workshop = Workshop("test")
-        log = workshop.directory / "log"
-        with log.open("wb") as output:
-            workshop.start([program("env")], environment={"A": "b"}, log=output).wait(10)
-        found = dict(line.split("=", 1) for line in log.read_text().splitlines())
-        workshop.close()
-
-        assert found["A"] == "b"
-        assert found["CALLSD_JOB"] == "mark"
-        assert "CALLSD_SECRET" not in found
-
-    def test_browser_is_no_root(self) -> None:
-        """Whoever the worker is, the browser is an ordinary user."""
-        workshop = Workshop("test")
-        log = workshop.directory / "log"
-        with log.open("wb") as output:
-            workshop.start([program("id"), "-u"], is_browser=True, log=output).wait(10)
-        found = log.read_text().strip()
-        workshop.close()
-
-        assert found != "0"
-
-
-class Peer:
-    """The browser's end of a connection."""
-
-    def __init__(self) -> None:
-        to_us, from_us = os.pipe(), os.pipe()
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        self._reading = os.fdopen(from_us[0], "rb", buffering=0)
-        self._writing = to_us[1]
-        self.cdp = Cdp(
-            reading=to_us[0], writing=from_us[1], on_event=lambda *event: self.events.append(event)
-        )
-
-    def hear(self) -> dict[str, Any]:
-        """The next message."""
-        said = b""
-        while not said.endswith(b"\0"):
-            said += self._reading.read(1) or b""
-        message: dict[str, Any] = json.loads(said[:-1])
-        return message
-
-    def say(self, **message: Any) -> None:
-        """Send a message."""
-        os.write(self._writing, json.dumps(message).encode() + b"\0")
-
-    def hang_up(self) -> None:
-        """Go away."""
-        if self._writing >= 0:
-            os.close(self._writing)
-            self._writing = -1
-
-    def close(self) -> None:
-        """End both ends."""
-        self.hang_up()
-        self.cdp.close()
-        self._reading.close()
+SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "from signal import *; signal(SIGTERM, SIG_IGN); print('up', flush=True); pause()",
+]
 
 
 @pytest.fixture
-def peer() -> Iterator[Peer]:
-    """A browser that says what the test wants."""
-    peer = Peer()
-    yield peer
-    peer.close()
+def workshop() -> Iterator[Workshop]:
+    """A workshop without a name."""
+    workshop = Workshop()
+    try:
+        yield workshop
+    finally:
+        workshop.close()
 
 
-class TestCdp:
-    """The DevTools protocol over pipes."""
+def start(workshop: Workshop, command: list[str], log: Path) -> "subprocess.Popen[bytes]":
+    """Start a program that says when it is up."""
+    with log.open("wb") as file:
+        process = workshop.start(command, log=file)
+    eventually(lambda: log.read_text() == "up\n", "the program is up")
+    return process
 
-    def test_answers_find_their_calls(self, peer: Peer) -> None:
-        """Answers that come in another order reach those that asked."""
-        found: dict[str, Any] = {}
 
-        def ask(method: str) -> None:
-            found[method] = peer.cdp.call(method)
+def said_by(
+    workshop: Workshop, command: list[str], log: Path, *, is_browser: bool = False
+) -> list[str]:
+    """What a program says that ends by itself."""
+    with log.open("wb") as file:
+        process = workshop.start(command, log=file, is_browser=is_browser)
+    assert process.wait(10) == 0, log.read_text()
+    return log.read_text().splitlines()
 
-        threads = [threading.Thread(target=ask, args=(name,)) for name in ("A.a", "B.b")]
-        for thread in threads:
-            thread.start()
-        asked = [peer.hear(), peer.hear()]
-        for message in reversed(asked):
-            peer.say(id=message["id"], result={"method": message["method"]})
-        for thread in threads:
-            thread.join(10)
 
-        assert found == {"A.a": {"method": "A.a"}, "B.b": {"method": "B.b"}}
+class TestPrograms:
+    """Programs that must be there."""
 
-    def test_events(self, peer: Peer) -> None:
-        """What the browser says by itself is handed on."""
-        peer.say(method="Page.loadEventFired", params={"a": 1})
+    @pytest.mark.parametrize(("name", "package"), sorted(PACKAGES.items()))
+    def test_a_missing_one_is_named_with_its_package(
+        self, name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who lacks a program reads what to install."""
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(RecordingError) as caught:
+            program(name)
+        assert caught.value.reason is Reason.CAPTURE_UNAVAILABLE
+        assert caught.value.message == f"{name} is not installed: apt install {package}"
 
-        eventually(lambda: peer.events, "the event arrives")
-        assert peer.events == [("Page.loadEventFired", {"a": 1})]
+    def test_any_of_several_names_will_do(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first name that is there is taken."""
+        for name in ("second", "third"):
+            (tmp_path / name).touch(mode=0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert program("first", "second", "third") == str(tmp_path / "second")
 
-    def test_errors(self, peer: Peer) -> None:
-        """A refusal, no answer, and a browser that is gone are told apart."""
-        thread = threading.Thread(
-            target=lambda: peer.say(id=peer.hear()["id"], error={"message": "no such page"})
+    def test_one_that_cannot_be_started(self, workshop: Workshop, tmp_path: Path) -> None:
+        """A program that does not run is an error which names it."""
+        path = tmp_path / "broken"
+        path.touch(mode=0o644)
+        with pytest.raises(RecordingError, match=f"{path} cannot be started: Permission") as caught:
+            workshop.start([str(path)])
+        assert caught.value.reason is Reason.CAPTURE_UNAVAILABLE
+
+
+class TestEnd:
+    """What is left when a workshop is closed: nothing."""
+
+    def test_directory_and_programs_go(self, tmp_path: Path) -> None:
+        """Closing ends each program and removes the directory with all that is in it."""
+        workshop = Workshop()
+        (workshop.private_directory("profile") / "file").write_text("a page's cookie")
+        processes = [start(workshop, SLEEP, tmp_path / f"{number}") for number in range(2)]
+        workshop.close()
+        assert [process.returncode for process in processes] == [-15, -15]
+        assert not workshop.directory.exists()
+
+    def test_a_program_that_ignores_the_order_to_end_is_made_to(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What does not end when asked is killed after a while."""
+        monkeypatch.setattr(workshop_module, "STOP_SECONDS", 0.3)
+        workshop = Workshop()
+        process = start(workshop, STUBBORN, tmp_path / "log")
+        began = time.monotonic()
+        workshop.close()
+        assert process.returncode == -9
+        assert 0.3 <= time.monotonic() - began < 5
+        assert not workshop.directory.exists()
+
+    def test_the_last_one_is_ended_first(
+        self, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A browser goes before its display."""
+        ended: list[object] = []
+        end = workshop_module.end
+
+        def watched_end(process: "subprocess.Popen[bytes]") -> None:
+            ended.append(process)
+            end(process)
+
+        monkeypatch.setattr(workshop_module, "end", watched_end)
+        started = [workshop.start(SLEEP) for _ in range(3)]
+        workshop.close()
+        assert ended == started[::-1]
+
+    def test_one_program_can_be_ended_before_the_others(
+        self, workshop: Workshop, tmp_path: Path
+    ) -> None:
+        """Ending one leaves the others alone; ending one that is gone does no harm."""
+        first, second = (start(workshop, SLEEP, tmp_path / name) for name in ("1", "2"))
+        workshop.end(first)
+        workshop.end(first)
+        assert first.returncode == -15
+        assert second.poll() is None
+
+    def test_closing_twice_does_no_harm(self) -> None:
+        """A second close finds nothing to do."""
+        workshop = Workshop()
+        workshop.start(SLEEP)
+        workshop.close()
+        workshop.close()
+        assert not workshop.directory.exists()
+
+
+def test_a_browser_has_room_for_the_path_of_its_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever TMPDIR is, a socket in a job's profile has a path that Chromium does not refuse."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    workshop = Workshop(secrets.token_hex(10))
+    profile = workshop.private_directory("profile")
+    assert len(f"{profile}/org.chromium.Chromium.XXXXXX/SingletonSocket") <= 107
+    workshop.close()
+
+
+class TestLeftovers:
+    """Directories of workshops whose worker was killed."""
+
+    @pytest.fixture(autouse=True)
+    def _place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Other recordings on this machine are left alone by these tests."""
+        monkeypatch.setattr(workshop_module, "_place", lambda: tmp_path)
+
+    def test_those_of_the_same_name_go_and_others_stay(self, tmp_path: Path) -> None:
+        """A job that is tried again removes what was left of it, and of no other job."""
+        left = [Workshop(name).directory for name in ("0a1b", "0a1b2c", "ff", "")]
+        (left[0] / "profile").mkdir()
+        (left[0] / "profile" / "cookies").write_text("secret")
+        found = Workshop("0a1b").directory
+        assert sorted(tmp_path.iterdir()) == sorted([found, *left[1:]])
+
+    def test_removal_without_a_workshop(self, tmp_path: Path) -> None:
+        """What was left can be removed when nothing is recorded any more."""
+        left = [Workshop(name).directory for name in ("0a1b", "ff")]
+        remove_leftovers("0a1b")
+        assert list(tmp_path.iterdir()) == left[1:]
+
+    def test_no_name_removes_nothing(self, tmp_path: Path) -> None:
+        """A workshop without a name takes no other one for its own."""
+        left = [Workshop(name).directory for name in ("", "ff")]
+        remove_leftovers("")
+        assert sorted(tmp_path.iterdir()) == sorted(left)
+
+
+class TestSecrecy:
+    """What programs get to know, and as whom they run."""
+
+    def test_only_what_is_needed_of_the_environment(
+        self, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Programs see path, language and job, and nothing else that the worker was given."""
+        monkeypatch.setenv("CALLSD_TOKEN", "top-secret")
+        monkeypatch.setenv("CALLSD_JOB", "0a1b")
+        monkeypatch.setenv("LD_PRELOAD", "")
+        monkeypatch.setenv("LANG", "C.UTF-8")
+        monkeypatch.delenv("LC_ALL", raising=False)
+        said = said_by(workshop, [program("env")], tmp_path / "log")
+        assert sorted(said) == [
+            "CALLSD_JOB=0a1b",
+            f"HOME={workshop.directory}",
+            "LANG=C.UTF-8",
+            f"PATH={os.environ['PATH']}",
+        ]
+
+    def test_only_the_descriptors_that_are_passed(self, workshop: Workshop, tmp_path: Path) -> None:
+        """Neither the worker's files nor its sockets are open in a program."""
+        with (tmp_path / "secret").open("w") as file:
+            os.set_inheritable(file.fileno(), True)  # noqa: FBT003 - positional only
+            said = said_by(workshop, [program("ls"), "-l", "/proc/self/fd"], tmp_path / "log")
+        assert "/dev/null" in said[1]
+        assert not [line for line in said if "secret" in line]
+
+    def test_descriptors_come_by_the_numbers_that_are_expected(
+        self, workshop: Workshop, tmp_path: Path
+    ) -> None:
+        """What is passed `as_fds` has these numbers, also when they are taken crosswise."""
+        files = [(tmp_path / name).open("wb") for name in ("a", "b")]
+        numbers = [file.fileno() for file in files]
+        process = workshop.start(
+            [program("sh"), "-c", "echo A >&3; echo B >&4"], pass_fds=numbers, as_fds=(3, 4)
         )
-        thread.start()
-        with pytest.raises(CdpError, match="no such page"):
-            peer.cdp.call("A.a")
-        thread.join(10)
-        with pytest.raises(CdpError, match="no answer in"):
-            peer.cdp.call("A.a", timeout_seconds=0.05)
-        peer.hang_up()
-        with pytest.raises(CdpError, match="the browser is gone"):
-            peer.cdp.call("A.a")
+        for file in files:
+            file.close()
+        assert process.wait(10) == 0
+        assert (tmp_path / "a").read_text() == "A\n"
+        assert (tmp_path / "b").read_text() == "B\n"
+
+    def test_a_browser_is_not_root(self, workshop: Workshop, tmp_path: Path) -> None:
+        """What shows strangers' pages runs as an ordinary user without groups."""
+        said = said_by(workshop, [program("id"), "-u"], tmp_path / "log", is_browser=True)
+        assert said != ["0"]
+        user = workshop._user or pwd.getpwuid(os.getuid())
+        assert said == [str(user.pw_uid)]
+
+    def test_a_browser_has_no_groups_of_the_worker(
+        self, workshop: Workshop, tmp_path: Path
+    ) -> None:
+        """None of root's groups is left to the browser."""
+        said = said_by(workshop, [program("id"), "-G"], tmp_path / "log", is_browser=True)
+        assert "0" not in said[0].split()
+
+    def test_the_browser_can_use_what_is_its_own_only(
+        self, workshop: Workshop, tmp_path: Path
+    ) -> None:
+        """The browser writes to its directory and reads what is shared, and lists nothing."""
+        private = workshop.private_directory("profile")
+        shared = workshop.directory / "xauthority"
+        shared.touch(mode=0o600)
+        workshop.share(shared)
+        said_by(
+            workshop,
+            [program("sh"), "-c", f"touch {private}/file && cat {shared}"],
+            tmp_path / "log",
+            is_browser=True,
+        )
+        assert (private / "file").exists()
+        assert (private.stat().st_mode & 0o777, shared.stat().st_mode & 0o777) == (0o700, 0o600)
+        assert workshop.directory.stat().st_mode & 0o066 == 0
+
+    def test_root_without_anybody_else_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Rather than run a browser as root nothing is recorded, and it is said what to do."""
+        monkeypatch.setattr(workshop_module, "UNPRIVILEGED_USERS", ("nobody-of-that-name",))
+        with pytest.raises(RecordingError, match="create the user callsd") as caught:
+            workshop_module._unprivileged_user()
+        assert caught.value.reason is Reason.CAPTURE_UNAVAILABLE

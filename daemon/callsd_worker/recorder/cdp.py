@@ -105,12 +105,14 @@ class Cdp:
         if "id" not in message:
             self._on_event(message["method"], message.get("params", {}))
             return
+        # Read before anybody is taken from the list: what cannot be read ends the connection,
+        # and those in the list are told so.
+        result, error = message.get("result", {}), message.get("error", {}).get("message", "")
         with self._lock:
             answer = self._waiting.pop(message["id"], None)
         if answer is None:
             return
-        answer.result = message.get("result", {})
-        answer.error = message.get("error", {}).get("message", "")
+        answer.result, answer.error = result, error
         answer.is_there.set()
 
 
