@@ -54,6 +54,10 @@ demo-recording: $(SETUP) packages ## record a page with a call of four for 20 s,
 packages: ## have apt install what recordings need, if it is missing
 	@tools/packages.sh
 
+.PHONY: test-packages
+test-packages: ## have apt install what the tests need, if it is missing
+	@tools/packages.sh tests
+
 .PHONY: bench
 bench: $(SETUP) .cache/$(MODEL).model ## measure transcription beside its baseline (CALL=, MODEL=, THREADS=)
 	$(BIN)/callsd bench transcription --call '$(CALL)' --model $(MODEL) --threads $(THREADS) \
@@ -71,7 +75,7 @@ bench-recording: $(SETUP) packages ## measure recordings beside their baseline (
 ## Testing
 
 .PHONY: test
-test: test-models packages ## run all tests on real speech and real engines
+test: test-models test-packages ## run all tests on real speech and real engines
 	$(BIN)/pytest
 
 .PHONY: test-models

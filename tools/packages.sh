@@ -1,6 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Have Debian install what recordings need, if it is missing. As root or with sudo; else say how.
+# Have Debian install what is missing, as root or with sudo; else say how.
+#
+# usage: tools/packages.sh          what recordings need
+#        tools/packages.sh tests    what the tests need besides: a machine to boot
 set -eu
 
 missing=
@@ -14,13 +17,20 @@ need ffmpeg ffmpeg
 need chromium chromium
 need setpriv util-linux
 command -v fc-list >/dev/null 2>&1 && fc-list 2>/dev/null | grep -qi dejavu || missing="$missing fonts-dejavu-core"
+if [ "${1:-}" = tests ] && [ "$(id -u)" = 0 ]; then # only root boots machines
+    need systemd-nspawn systemd-container
+    need dbus-daemon dbus
+    [ -e /usr/lib/polkit-1/polkitd ] || missing="$missing polkitd"
+    python3=$(/usr/bin/python3 -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing="$missing $python3"
+fi
 [ -n "$missing" ] || exit 0
 
 # shellcheck disable=SC2086 # a list of packages
 set -- $missing
 command="apt-get install --yes --no-install-recommends $*"
 if ! command -v apt-get >/dev/null 2>&1; then
-    echo "recordings need: $* (Debian's names); install them and try again" >&2
+    echo "callsd needs: $* (Debian's names); install them and try again" >&2
     exit 1
 fi
 if [ "$(id -u)" = 0 ]; then
@@ -28,7 +38,7 @@ if [ "$(id -u)" = 0 ]; then
 elif command -v sudo >/dev/null 2>&1; then
     sudo=sudo
 else
-    echo "recordings need packages; as root: $command" >&2
+    echo "callsd needs packages; as root: $command" >&2
     exit 1
 fi
 echo "==> installing with apt: $*"

@@ -2,14 +2,17 @@
 """The daemon, read downward: load → open → adopt → serve → drain."""
 
 import asyncio
+import faulthandler
 import gc
 import importlib.util
+import os
 import signal
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import prometheus_client
@@ -29,16 +32,13 @@ from callsd.v1 import (
     server_pb2,
     server_pb2_grpc,
 )
-from callsd_daemon import logs
+from callsd_daemon import logs, notify, rules
 from callsd_daemon.config import Config, ConfigError
-from callsd_daemon.domain.admission import Policy
-from callsd_daemon.domain.jobs import Kind
-from callsd_daemon.domain.recording import Profile
+from callsd_daemon.domain.jobs import BATCH_KINDS
 from callsd_daemon.domain.transcription import Engine
-from callsd_daemon.host.probe import Probe, limits
-from callsd_daemon.media import MediaRoots, Uploads
+from callsd_daemon.host.probe import Probe
+from callsd_daemon.media import Uploads
 from callsd_daemon.models.store import ModelStore
-from callsd_daemon.rpc import validate
 from callsd_daemon.rpc.captions import CaptionService
 from callsd_daemon.rpc.gate import Gate
 from callsd_daemon.rpc.hub import Hub
@@ -59,14 +59,11 @@ from callsd_daemon.startup import (
 from callsd_daemon.store.database import Database, DatabaseDamagedError
 from callsd_daemon.store.migrations import SchemaTooNewError
 from callsd_daemon.tokens import TokenError, TokenFile, write_owner_token
-from callsd_daemon.workers.attempt import Bounds
-from callsd_daemon.workers.captions.attempt import CallRules
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.desk import Desk
-from callsd_daemon.workers.ending import EndRules
 from callsd_daemon.workers.housekeeping import Housekeeper
 from callsd_daemon.workers.session.door import Door
-from callsd_daemon.workers.supervisor import Rules, Supervisor
+from callsd_daemon.workers.supervisor import Supervisor
 
 
 log = structlog.get_logger(__name__)
@@ -76,6 +73,11 @@ NOTICE_SECONDS = 0.25
 nothing, and a call that meets the closing of the door gets a status that says nothing either."""
 
 DRAIN_LOOK_SECONDS = 0.05
+
+LIVE_LOOK_SECONDS = 1.0
+
+EXTEND_STOP = "EXTEND_TIMEOUT_USEC=30000000"
+"""Has systemd wait longer than TimeoutStopSec."""
 
 LAST_CALLS_SECONDS = 1.0
 """What is still open when all work has ended: calls that take milliseconds, and health watches
@@ -90,25 +92,32 @@ SERVICES = (
 )
 
 
-def serve(config: Config) -> int:
-    """Run the daemon until it is told to end; returns the exit code."""
+def serve(load: Callable[[], Config]) -> int:
+    """Run the daemon until it is told to end; returns the exit code.
+
+    `load` reads the configuration: now, and on each SIGHUP. Raises ConfigError.
+    """
+    config = load()
     logs.configure(config.log.level, config.log.format)
+    faulthandler.enable()  # a watchdog's SIGABRT tells where the event loop stands
     try:
         with own_state(Path(config.state.directory), Path(config.state.runtime_directory)):
-            return asyncio.run(_Daemon(config).run())
+            return asyncio.run(_Daemon(config, load).run())
     except (StartError, ConfigError) as problem:
         print(f"callsd: {problem}", file=sys.stderr)  # noqa: T201 - there may be no log to look at
         return problem.exit_code if isinstance(problem, StartError) else EXIT_CONFIG
 
 
 class _Daemon:
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, load: Callable[[], Config]) -> None:
         self._config = config
+        self._load = load
         self._state = Path(config.state.directory)
         self._runtime = Path(config.state.runtime_directory)
         self._start_time = datetime.now(UTC)
         self._asked_to_stop = asyncio.Event()
         self._forced = asyncio.Event()
+        self._engines = _engines()
 
     async def run(self) -> int:
         """From start to end."""
@@ -117,6 +126,7 @@ class _Daemon:
         await self._supervisor.recover()
         await self._door.open()
         server = await self._serve()
+        pinging = asyncio.create_task(_ping(), name="watchdog")
         ticking = asyncio.create_task(self._housekeeper.run(), name="housekeeping")
         log.info(
             "ready",
@@ -124,13 +134,15 @@ class _Daemon:
             state=str(self._state),
             start_seconds=round((datetime.now(UTC) - self._start_time).total_seconds(), 2),
         )
+        notify.notify(notify.READY, f"STATUS=listening on {', '.join(self._config.server.listen)}")
         # What was built to start the daemon stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         await self._asked_to_stop.wait()
         await self._drain(server)
         ticking.cancel()
-        await asyncio.gather(ticking, return_exceptions=True)
+        pinging.cancel()
+        await asyncio.gather(ticking, pinging, return_exceptions=True)
         await self._supervisor.close()
         await self._door.close()
         await asyncio.to_thread(self._database.close)
@@ -144,6 +156,24 @@ class _Daemon:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, asked)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _reload(self) -> None:
+        """Read the configuration again; what is wrong with it leaves everything as it is."""
+        notify.notify(notify.RELOADING)
+        try:
+            new = self._load()
+        except ConfigError as problem:
+            log.error("reload_failed", problem=str(problem))  # noqa: TRY400 - no bug of ours
+        else:
+            changed = list(rules.changed_keys(self._config, new))
+            later = [key for key in changed if not key.startswith(rules.RELOADED)]
+            self._config = new
+            self._desk.policy = rules.policy(new)
+            self._supervisor.rules = rules.supervision(new)
+            self._intake.rules = rules.intake(new)
+            log.info("reloaded", changed=changed, needs_restart=later)
+        notify.notify(notify.READY)
 
     def _open(self) -> None:
         """Open what is kept, and put the rooms together."""
@@ -163,7 +193,6 @@ class _Daemon:
         self._database.on_commit(
             lambda changes: loop.call_soon_threadsafe(self._hub.publish, changes)
         )
-        retention, policy = config.jobs.retention_seconds, _policy(config)
         self._models = ModelStore(Path(config.models.directory))
         self._uploads = Uploads(
             state / "uploads",
@@ -173,57 +202,32 @@ class _Daemon:
         self._intake = Intake(
             database=self._database,
             models=self._models,
-            roots=MediaRoots(config.media.roots),
             uploads=self._uploads,
-            defaults=validate.Defaults(
-                model=config.transcription.model,
-                caption_model=config.captions.model,
-                engine=config.transcription.engine,
-                profile=Profile(config.recording.profile),
-                max_duration_seconds=config.jobs.max_duration_seconds,
-                max_recording_seconds=config.recording.max_duration_seconds,
-            ),
-            default_threads=config.transcription.threads,
-            max_threads=_max_threads(config, policy),
-            caption_workers=config.captions.workers or max(1, round(limits().cores)),
-            caption_fallback=config.captions.fallback_model,
-            min_free_bytes=config.admission.headroom_disk_bytes,
+            rules=rules.intake(config),
             now=_now,
         )
-        self._door = Door(self._runtime / "workers.sock")
-        self._desk = Desk(Probe(state), policy)
+        # In a directory of its own: all of it that a worker under systemd gets to see.
+        self._door = Door(self._runtime / "workers" / "door.sock")
+        launcher = rules.launcher(config)
+        self._desk = Desk(Probe(state), rules.policy(config))
         self._calls = Calls(
             door=self._door,
+            launcher=launcher,
             directory=state / "captioners",
             resolve=self._intake.captioner,
             owner=self._database.database_id,
-            max_log_bytes=config.jobs.max_log_bytes,
-        )
-        bounds = Bounds(
-            start_timeout_seconds=config.jobs.start_timeout_seconds,
-            silence_timeout_seconds=config.jobs.silence_timeout_seconds,
-            stop_grace_seconds=config.jobs.stop_grace_seconds,
             max_log_bytes=config.jobs.max_log_bytes,
         )
         self._supervisor = Supervisor(
             database=self._database,
             desk=self._desk,
             door=self._door,
+            launcher=launcher,
             directory=state / "jobs",
             resolve=self._intake.assignment,
             calls=self._calls,
             now=_now,
-            rules=Rules(
-                end=EndRules(
-                    max_attempts=config.jobs.max_attempts,
-                    retention=timedelta(seconds=retention) if retention else None,
-                ),
-                bounds=bounds,
-                recording_bounds=replace(
-                    bounds, stop_grace_seconds=config.recording.stop_grace_seconds, is_live=True
-                ),
-                calls=CallRules(abandoned_seconds=config.captions.abandoned_seconds),
-            ),
+            rules=rules.supervision(config),
         )
         self._housekeeper = Housekeeper(
             database=self._database,
@@ -266,17 +270,7 @@ class _Daemon:
         )
         server_pb2_grpc.add_ServerServiceServicer_to_server(
             ServerService(
-                facts=Facts(
-                    start_time=self._start_time,
-                    engines=_engines(),
-                    default_model=config.transcription.model,
-                    default_caption_model=config.captions.model,
-                    max_message_bytes=MAX_MESSAGE_BYTES,
-                    max_upload_bytes=config.media.max_upload_bytes,
-                    max_threads=self._intake.max_threads,
-                    max_watches=config.server.max_watches,
-                    retention_seconds=config.jobs.retention_seconds,
-                ),
+                facts=self._facts,
                 database=self._database,
                 desk=self._desk,
                 hub=self._hub,
@@ -298,6 +292,20 @@ class _Daemon:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return server
 
+    def _facts(self) -> Facts:
+        config = self._config
+        return Facts(
+            start_time=self._start_time,
+            engines=self._engines,
+            default_model=config.transcription.model,
+            default_caption_model=config.captions.model,
+            max_message_bytes=MAX_MESSAGE_BYTES,
+            max_upload_bytes=config.media.max_upload_bytes,
+            max_threads=self._intake.rules.max_threads,
+            max_watches=config.server.max_watches,
+            retention_seconds=config.jobs.retention_seconds,
+        )
+
     def _start_metrics(self) -> None:
         if not (endpoint := self._config.metrics.listen):
             return
@@ -311,13 +319,28 @@ class _Daemon:
                 EXIT_CONFIG,
             ) from None
 
+    async def _await_live_jobs(self, forced: "asyncio.Task[Any]") -> None:
+        """Give recordings and captions time to end by themselves, if the administrator wants."""
+        began = time.monotonic()
+        while time.monotonic() - began < self._config.server.drain_live_seconds:
+            running = await self._database.read(lambda books: books.running())
+            live = sum(count for kind, count in running.items() if kind not in BATCH_KINDS)
+            if not live or forced.done():
+                return
+            notify.notify(f"STATUS=draining: {live} live jobs", EXTEND_STOP)
+            await asyncio.wait({forced}, timeout=LIVE_LOOK_SECONDS)
+
     async def _drain(self, server: grpc.aio.Server) -> None:
         """NOT_SERVING first, then no new work, then no more streams, then no more calls."""
         log.info("draining")
+        notify.notify(notify.STOPPING, "STATUS=draining")
         await self._health.enter_graceful_shutdown()
+        self._hub.drain()
+        self._supervisor.pause()
+        forced = asyncio.create_task(self._forced.wait())
+        await self._await_live_jobs(forced)
         self._hub.close()
         self._calls.wake()
-        forced = asyncio.create_task(self._forced.wait())
         began = time.monotonic()
         waited, patience = 0.0, self._config.server.drain_seconds
         while waited < NOTICE_SECONDS or (self._hub.streams and waited < patience):
@@ -333,31 +356,12 @@ class _Daemon:
         await asyncio.gather(stopping, forced, return_exceptions=True)
 
 
-def _policy(config: Config) -> Policy:
-    admission, jobs, cores = config.admission, config.jobs, limits().cores
-    headroom = admission.headroom_cores
-    if headroom < 0:
-        headroom = cores / 10 if cores > 1 else 0.0
-    return Policy(
-        headroom_cores=headroom,
-        headroom_memory_bytes=admission.headroom_memory_bytes,
-        headroom_disk_bytes=admission.headroom_disk_bytes,
-        max_concurrent_jobs=jobs.max_concurrent_jobs,
-        max_per_kind={
-            Kind.TRANSCRIPTION: jobs.max_transcription_jobs,
-            Kind.CAPTIONS: jobs.max_captions_jobs,
-            Kind.RECORDING: jobs.max_recording_jobs,
-        },
-        max_queued_jobs=jobs.max_queued_jobs,
-        patience_seconds=jobs.queue_patience_seconds,
-        is_enforced=admission.enforced,
-    )
-
-
-def _max_threads(config: Config, policy: Policy) -> int:
-    """As many as admission could ever grant, unless the administrator sets another limit."""
-    grantable = max(1, int(limits().cores - policy.headroom_cores))
-    return config.transcription.max_threads or grantable
+async def _ping() -> None:
+    """Tell the watchdog that the event loop turns, three times as often as it wants to know."""
+    seconds = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
+    while seconds:
+        notify.notify(notify.ALIVE)
+        await asyncio.sleep(seconds / 3)
 
 
 def _now() -> datetime:

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -48,6 +49,7 @@ class Server(Section, frozen=True):
     tls_client_ca: str = ""
     max_watches: int = 2000
     drain_seconds: float = 30.0
+    drain_live_seconds: float = 0.0
 
 
 class Media(Section, frozen=True):
@@ -117,6 +119,12 @@ class Recording(Section, frozen=True):
     stop_grace_seconds: float = 300.0
 
 
+class Workers(Section, frozen=True):
+    """How workers are started."""
+
+    launcher: str = "process"
+
+
 class Metrics(Section, frozen=True):
     """Prometheus."""
 
@@ -142,6 +150,7 @@ class Config(Section, frozen=True):
     transcription: Transcription = Transcription()
     captions: Captions = Captions()
     recording: Recording = Recording()
+    workers: Workers = Workers()
     metrics: Metrics = Metrics()
     log: Log = Log()
 
@@ -159,6 +168,9 @@ SETTINGS: dict[str, str] = {
     "server.tls_client_ca": "PEM file; clients must then show a certificate signed by it.",
     "server.max_watches": "Streams that may be open at once.",
     "server.drain_seconds": "On shutdown: how long calls under way may take to end.",
+    "server.drain_live_seconds": "On shutdown: how long to wait for recordings and captions to end "
+    "by themselves, while no new work is taken. 0 = they go on without the daemon, and the next "
+    "one takes them up.",
     "media.roots": "Directories from which jobs may read files by path. Default: none, "
     "clients upload.",
     "media.max_upload_bytes": "Largest upload.",
@@ -201,6 +213,8 @@ SETTINGS: dict[str, str] = {
     "set aside for all of it.",
     "recording.stop_grace_seconds": "How long a recording that is asked to end may take to put its "
     "file together.",
+    "workers.launcher": '"process" = children of the daemon; "systemd" = units of their own, which '
+    "outlive it and are held to limits, as `callsd install` sets them up.",
     "metrics.listen": 'Prometheus endpoint, such as "127.0.0.1:9464". Empty = off.',
     "log.level": '"debug", "info", "warning" or "error".',
     "log.format": '"json", "console", or "auto": console on a terminal.',
@@ -217,6 +231,7 @@ class _Bound:
 _BOUNDS = (
     _Bound(key="server.max_watches", low=1, high=100_000),
     _Bound(key="server.drain_seconds", low=0, high=3600),
+    _Bound(key="server.drain_live_seconds", low=0, high=7 * 86400),
     _Bound(key="media.max_upload_bytes", low=1, high=2**50),
     _Bound(key="media.upload_retention_seconds", low=60, high=3650 * 86400),
     _Bound(key="jobs.max_concurrent_jobs", low=0, high=100_000),
@@ -246,6 +261,7 @@ _BOUNDS = (
 _CHOICES = {
     "transcription.engine": ("auto", "ctranslate2", "whispercpp"),
     "recording.profile": ("low", "medium", "high"),
+    "workers.launcher": ("process", "systemd"),
     "log.level": ("debug", "info", "warning", "error"),
     "log.format": ("auto", "json", "console"),
 }
@@ -431,8 +447,8 @@ def secret_file(value: str, environ: Mapping[str, str]) -> Path:
     return Path(directory) / name
 
 
-def sample() -> str:
-    """A file with every setting at its default, commented out and explained."""
+def sample(settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> str:
+    """A file with every setting explained: `settings` as they are, the others commented out."""
     defaults = msgspec.to_builtins(Config())
     lines = ["# callsd's configuration: every setting, with its default.", ""]
     section = ""
@@ -441,8 +457,10 @@ def sample() -> str:
         if group != section:
             section = group
             lines += [f"[{section}]", ""]
-        value = tomlkit.item(defaults[group][name]).as_string()
-        lines += [f"# {comment}", f"# {name} = {value}", ""]
+        is_set = name in settings.get(group, ())
+        value = settings[group][name] if is_set else defaults[group][name]
+        mark = "" if is_set else "# "
+        lines += [f"# {comment}", f"{mark}{name} = {tomlkit.item(value).as_string()}", ""]
     return "\n".join(lines)
 
 

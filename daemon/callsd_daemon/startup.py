@@ -41,8 +41,8 @@ def own_state(state: Path, runtime: Path) -> Iterator[None]:
                     "another directory (state.directory, state.runtime_directory)",
                     EXIT_STATE_UNUSABLE,
                 )
-        for name in ("jobs", "uploads"):
-            (state / name).mkdir(mode=0o750, exist_ok=True)
+        for directory in (state / "jobs", state / "uploads", runtime / "workers"):
+            directory.mkdir(mode=0o750, exist_ok=True)
         lock: IO[str] = (state / "lock").open("a+")
     except OSError as problem:
         raise StartError(

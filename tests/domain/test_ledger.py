@@ -24,6 +24,7 @@ from callsd_daemon.workers.captions.attempt import CallRules
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import EndRules, settle
+from callsd_daemon.workers.launchers.launcher import Launcher
 from callsd_daemon.workers.session.door import Door
 from callsd_daemon.workers.supervisor import Rules, Supervisor
 from tests.helpers.jobs import NOW, make_job
@@ -102,6 +103,7 @@ class Office:
             database=self.database,
             desk=self.desk,
             door=cast(Door, None),  # no worker is ever started
+            launcher=cast(Launcher, None),
             directory=self.directory,
             resolve=lambda job, page_secrets: (_ for _ in ()).throw(
                 AssertionError("no worker is started")

@@ -42,7 +42,7 @@ class TestSecondInstance:
         one = daemon()
         one.kill()
         assert (one.runtime / "callsd.sock").exists()
-        assert (one.runtime / "workers.sock").exists()
+        assert (one.runtime / "workers" / "door.sock").exists()
         one.start()
 
         api = one.api()

@@ -462,7 +462,7 @@ def test_state_directory_is_private(server: Daemon) -> None:
     assert _mode(server.token_file) == 0o600
     assert _mode(server.state / "callsd.db") == 0o600
     assert _mode(server.state) & 0o007 == 0
-    assert _mode(server.runtime / "workers.sock") == 0o600
+    assert _mode(server.runtime / "workers" / "door.sock") == 0o600
     assert _mode(server.runtime / "callsd.sock") == 0o660
 
 

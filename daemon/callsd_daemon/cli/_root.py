@@ -26,8 +26,15 @@ COMMANDS = {
     "record": ("callsd_daemon.cli.record", "record", "Record a web page: its picture and sound."),
     "models": ("callsd_daemon.cli.models", "models", "List, fetch and check speech models."),
     "capacity": ("callsd_daemon.cli.capacity", "capacity", "Show what the machine can carry."),
+    "top": ("callsd_daemon.cli.top", "top", "Watch the machine and its jobs, live."),
     "config": ("callsd_daemon.cli.config", "config", "Show and check the configuration."),
     "tokens": ("callsd_daemon.cli.tokens", "tokens", "Make and revoke access tokens."),
+    "install": (
+        "callsd_daemon.cli.install",
+        "install",
+        "Set callsd up as a service of systemd.",
+    ),
+    "uninstall": ("callsd_daemon.cli.install", "uninstall", "Take callsd out of systemd."),
     "doctor": ("callsd_daemon.cli.doctor", "doctor", "Tell what is missing on this machine."),
     "bench": ("callsd_bench.cli", "bench", "Measure this machine against a baseline."),
 }

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`callsd serve`."""
 
+import os
 from pathlib import Path
 
 import click
 
 from callsd_daemon.cli.config import loaded
+from callsd_daemon.config import load
 
 
 @click.command()
@@ -24,4 +26,5 @@ def serve(*, config_file: Path | None) -> int:
     """
     from callsd_daemon.app import serve as run_daemon
 
-    return run_daemon(loaded(config_file))
+    loaded(config_file)  # what is wrong with it is told as any command tells it
+    return run_daemon(lambda: load(config_file, os.environ))

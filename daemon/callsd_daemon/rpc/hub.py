@@ -51,7 +51,7 @@ class Hub:
         self._max_streams = max_streams
         self._streams = 0
         self._opened = 0
-        self._draining = False
+        self._draining = self._closed = False
 
     @property
     def streams(self) -> int:
@@ -60,7 +60,7 @@ class Hub:
 
     @property
     def draining(self) -> bool:
-        """Whether the server is shutting down."""
+        """Whether the server takes no more work, as it is about to shut down."""
         return self._draining
 
     def publish(self, changes: list[Change]) -> None:
@@ -72,9 +72,13 @@ class Hub:
         self.revision = changes[-1].revision
         self._wake()
 
+    def drain(self) -> None:
+        """Take no more work; streams go on."""
+        self._draining = True
+
     def close(self) -> None:
         """End all streams, and open no more."""
-        self._draining = True
+        self._draining = self._closed = True
         self._wake()
 
     def _wake(self) -> None:
@@ -104,9 +108,17 @@ class Hub:
             self._streams -= 1
             WATCHES.dec()
 
+    def check_work(self) -> None:
+        """Raise DRAINING when no more work is taken."""
+        self._check(self._draining)
+
     def check(self) -> None:
-        """Raise DRAINING when the server is shutting down."""
-        if self._draining:
+        """Raise DRAINING when streams have to end."""
+        self._check(self._closed)
+
+    @staticmethod
+    def _check(is_over: bool) -> None:  # noqa: FBT001 - private, and named by its two callers
+        if is_over:
             # Everyone is sent away at once and must not come back at once.
             raise CallsdError(
                 Reason.DRAINING,

@@ -41,13 +41,10 @@ OBSERVED_JOBS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Intake:
-    """Turns requests into jobs, and jobs into assignments, by what lies on this machine."""
+class IntakeRules:
+    """The administrator's settings for what is taken in."""
 
-    database: Database
-    models: ModelStore
     roots: MediaRoots
-    uploads: Uploads
     defaults: validate.Defaults
     default_threads: int
     max_threads: int
@@ -55,6 +52,17 @@ class Intake:
     caption_fallback: str
     min_free_bytes: int
     """Disk space that no job may use."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Intake:
+    """Turns requests into jobs, and jobs into assignments, by what lies on this machine."""
+
+    database: Database
+    models: ModelStore
+    uploads: Uploads
+    rules: IntakeRules
+    """May be replaced while the daemon runs."""
     now: Callable[[], datetime]
 
     @staticmethod
@@ -71,7 +79,7 @@ class Intake:
         self, request: job_pb2.CreateJobRequest, *, job_id: str, creator: str, payload: str
     ) -> Job:
         """The job that the request asks for; raises the first reason why it cannot be done."""
-        draft = validate.draft(request, self.defaults)
+        draft = validate.draft(request, self.rules.defaults)
         now = self.now()
         job = Job(
             id=job_id,
@@ -103,7 +111,7 @@ class Intake:
                 Notice(
                     code="THREADS_CLAMPED",
                     message=f"{spec.threads} threads were asked for; {threads} are used, of 1 to "
-                    f"{self.max_threads}",
+                    f"{self.rules.max_threads}",
                 ),
             )
         cost_key = transcription_cost_key(spec, threads)
@@ -146,13 +154,13 @@ class Intake:
         """All that a captioner must know; raises CallsdError when its model is not there."""
         model = self.models.require(name)
         fallback = None
-        if self.caption_fallback not in ("", name):
-            fallback = self.models.require(self.caption_fallback).directory
+        if self.rules.caption_fallback not in ("", name):
+            fallback = self.models.require(self.rules.caption_fallback).directory
         return CaptionerWork(
             model=name,
             directory=model.directory,
             files=_files(model),
-            workers=self.caption_workers,
+            workers=self.rules.caption_workers,
             fallback_directory=fallback,
         )
 
@@ -163,7 +171,7 @@ class Intake:
                 spec=job.recording,
                 secrets=page_secrets,
                 max_seconds=job.max_duration_seconds,
-                min_free_bytes=self.min_free_bytes,
+                min_free_bytes=self.rules.min_free_bytes,
             )
         spec = job.transcription
         assert spec is not None
@@ -177,7 +185,7 @@ class Intake:
         )
 
     def _threads(self, spec: TranscriptionSpec) -> int:
-        return min(max(spec.threads or self.default_threads, 1), self.max_threads)
+        return min(max(spec.threads or self.rules.default_threads, 1), self.rules.max_threads)
 
     def _check(self, spec: TranscriptionSpec) -> tuple[tuple[Path, ...], ModelStatus]:
         """Blocks on files, for up to a second when a model is looked at for the first time."""
@@ -212,7 +220,7 @@ class Intake:
         return tuple(
             self.uploads.resolve(track.upload_id)
             if track.upload_id
-            else self.roots.resolve(track.path)
+            else self.rules.roots.resolve(track.path)
             for track in spec.tracks
         )
 

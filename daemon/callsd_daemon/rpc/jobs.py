@@ -69,7 +69,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             known = await self._database.read(lambda books: _same(books, job_id, payload))
             if known is not None:
                 return job_pb2.CreateJobResponse(job=await self._message(known))
-        self._hub.check()
+        self._hub.check_work()
         job = await self._intake.job(request, job_id=job_id, creator=creator, payload=payload)
         if request.validate_only:
             return await self._verdict(job, may_queue=not request.no_queue)

@@ -2,7 +2,7 @@
 """ServerService."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -32,7 +32,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What does not change while the server runs."""
+    """What changes with the configuration only."""
 
     start_time: datetime
     engines: tuple[Engine, ...]
@@ -48,7 +48,9 @@ class Facts:
 class ServerService(server_pb2_grpc.ServerServiceServicer):
     """Tells about the server."""
 
-    def __init__(self, *, facts: Facts, database: Database, desk: Desk, hub: Hub) -> None:
+    def __init__(
+        self, *, facts: Callable[[], Facts], database: Database, desk: Desk, hub: Hub
+    ) -> None:
         self._facts = facts
         self._database = database
         self._desk = desk
@@ -58,7 +60,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         self, request: server_pb2.GetServerInfoRequest, context: Context
     ) -> server_pb2.GetServerInfoResponse:
         """Return versions, limits and features."""
-        facts = self._facts
+        facts = self._facts()
         info = server_pb2.ServerInfo(
             version=version("callsd"),
             database_id=self._database.database_id,

@@ -246,6 +246,12 @@ def _create(path: Path) -> None:
 
 def _check(path: Path) -> None:
     """Look before anything is written: a file that is not ours, or damaged, stays as it is."""
+    if _beside(path, "-shm").exists() and not _beside(path, "-wal").exists():
+        # SQLite makes the log first, and removes it last: somebody else has.
+        raise sqlite3.DatabaseError(
+            f"{path.name}-wal is gone, and the last changes with it: to go on without them, "
+            f"remove {path.name}-shm"
+        )
     address = f"{path.absolute().as_uri()}?mode=ro"
     with contextlib.closing(
         sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_SECONDS)

@@ -10,7 +10,7 @@ import structlog
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Job, Notice, Outcome, Progress, State
 from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
-from callsd_daemon.workers.process import Process
+from callsd_daemon.workers.process import End
 
 
 log = structlog.get_logger(__name__)
@@ -85,25 +85,32 @@ def killed(message: str, **metadata: str) -> Failure:
     return Failure(reason=Reason.WORKER_KILLED, message=message, metadata=metadata)
 
 
-def death(process: Process, progress: Progress | None) -> Failure:
-    """What a worker's end means, should it have left no outcome."""
-    if process.death_signal in CRASH_SIGNALS and progress and progress.phase == LOADING_PHASE:
+NO_RESULT = "the worker ended without a result: look at the job's log"
+
+
+def death(end: End, progress: Progress | None, *, message: str = NO_RESULT) -> Failure:
+    """What a worker's end means, should it have left no outcome; `message` if nothing is known."""
+    if end.is_out_of_memory:
+        return Failure(
+            reason=Reason.OUT_OF_MEMORY,
+            message="the worker took more memory than it was given: see usage.peak_memory_bytes "
+            "of such jobs, and take a smaller model or picture",
+        )
+    if end.signal in CRASH_SIGNALS and progress and progress.phase == LOADING_PHASE:
         return Failure(
             reason=Reason.MODEL_INVALID,
-            message=f"the speech engine died of {process.death_signal} while it read the model: "
+            message=f"the speech engine died of {end.signal} while it read the model: "
             "pull the model again",
-            metadata={"signal": process.death_signal},
+            metadata={"signal": end.signal},
         )
-    if process.death_signal:
+    if end.signal:
+        return killed(f"the worker was killed by {end.signal}", signal=end.signal)
+    if end.exit_code:
         return killed(
-            f"the worker was killed by {process.death_signal}", signal=process.death_signal
+            f"the worker ended with exit code {end.exit_code}: look at the job's log",
+            exit_code=str(end.exit_code),
         )
-    if process.exit_code:
-        return killed(
-            f"the worker ended with exit code {process.exit_code}: look at the job's log",
-            exit_code=str(process.exit_code),
-        )
-    return killed("the worker ended without a result: look at the job's log")
+    return killed(message)
 
 
 def is_whole(outcome: Outcome, directory: Path) -> bool:

@@ -27,7 +27,8 @@ from callsd_daemon.workers.captions.attempt import CallRules, CaptionsAttempt
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import ARTIFACTS, EndRules
-from callsd_daemon.workers.process import JOB_LOG, Process, adopt, launch, sweep
+from callsd_daemon.workers.launchers.launcher import Launcher, limits_of
+from callsd_daemon.workers.process import JOB_LOG, Process, sweep
 from callsd_daemon.workers.seat import Assignment, Seat
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.door import Door
@@ -75,6 +76,7 @@ class Supervisor:
         database: Database,
         desk: Desk,
         door: Door,
+        launcher: Launcher,
         directory: Path,
         resolve: Callable[[Job, PageSecrets], Assignment],
         calls: Calls,
@@ -84,11 +86,13 @@ class Supervisor:
         self._database = database
         self._desk = desk
         self._door = door
+        self._launcher = launcher
         self._directory = directory
         self._resolve = resolve
         self._calls = calls
         self._now = now
-        self._rules = rules
+        self.rules = rules
+        """May be replaced while the daemon runs; an attempt keeps those it began with."""
         self._boot_id = processes.boot_id()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._attempts: dict[str, Attempt | CaptionsAttempt] = {}
@@ -166,7 +170,7 @@ class Supervisor:
                     # The machine, or what may be used of it, has shrunk: waiting would not help,
                     # and would hold up everyone behind.
                     failure = Failure(reason=refusal.reason, message=refusal.message)
-                    retention = self._rules.end.retention
+                    retention = self.rules.end.retention
                     books.put(job.failed(failure, self._now(), retention=retention))
                 case shortage:
                     if shortage.reason is not job.waiting_for:
@@ -190,7 +194,7 @@ class Supervisor:
             job = books.find(job_id)
             check(job)
             if job.state is State.QUEUED:
-                return books.put(job.cancelled(self._now(), retention=self._rules.end.retention))
+                return books.put(job.cancelled(self._now(), retention=self.rules.end.retention))
             if job.state in (State.STARTING, State.RUNNING):
                 return books.put(job.stopping(self._now()))
             return job
@@ -220,9 +224,13 @@ class Supervisor:
         jobs = [pid for attempt in self._attempts.values() for pid in attempt.sessions]
         return jobs + self._calls.sessions()
 
+    def pause(self) -> None:
+        """Start nothing more of the queue."""
+        self._is_closing = True
+
     async def close(self) -> None:
         """Let go of all workers; they go on, and the next daemon takes them up."""
-        self._is_closing = True
+        self.pause()
         await asyncio.gather(*self._uncut, return_exceptions=True)
         for task in self._tasks.values():
             task.cancel()
@@ -278,7 +286,7 @@ class Supervisor:
         directory = self._directory / job.id
         if job.captions is not None:
             # Its captioner ends with the daemon and is started again, on this boot or the next.
-            captions = CaptionsAttempt(job, self._calls, directory, self._rules.calls, listener)
+            captions = CaptionsAttempt(job, self._calls, directory, self.rules.calls, listener)
             verdict = await self._run(job, captions)
             return verdict or ending.killed("the files were not written")
         mark = _mark(job, job.worker)
@@ -288,12 +296,14 @@ class Supervisor:
         assignment = await asyncio.to_thread(self._resolve, job, page_secrets)
         seat = Seat(assignment, generation=job.attempt, token_sha256=job.worker.token_sha256)
         self._door.keep(job.id, seat)
-        process = self._launch(job, mark, token) if token else adopt(mark)
+        adopted = None if token else self._launcher.adopt(mark, directory)
+        process = await self._launch(job, mark, token) if token else adopted
         if process is None:
-            return ending.killed("the worker died while callsd was not running")
-        bounds = self._rules.bounds if job.recording is None else self._rules.recording_bounds
+            end = await self._launcher.last_end(directory)
+            return ending.death(end, None, message="the worker died while callsd was not running")
+        bounds = self.rules.bounds if job.recording is None else self.rules.recording_bounds
         attempt = Attempt(seat, process, directory / JOB_LOG, bounds, listener)
-        return await self._run(job, attempt) or ending.death(process, seat.progress)
+        return await self._run(job, attempt) or ending.death(process.end, seat.progress)
 
     async def _run(self, job: Job, attempt: Attempt | CaptionsAttempt) -> Failure | None:
         self._attempts[job.id] = attempt
@@ -309,7 +319,7 @@ class Supervisor:
         finally:
             del self._attempts[job.id]
 
-    def _launch(
+    async def _launch(
         self, job: Job, mark: str, token: str, *, salvage: Failure | None = None
     ) -> Process:
         directory = self._directory / job.id
@@ -324,7 +334,7 @@ class Supervisor:
         failpoint("worker.before_spawn")
         try:
             (directory / ARTIFACTS).mkdir(parents=True, exist_ok=True)
-            process = launch(mark, bootstrap, directory / JOB_LOG)
+            process = await self._launcher.launch(mark, bootstrap, directory, limits_of(job))
         except OSError as problem:
             raise CallsdError(
                 Reason.DISK_FULL if problem.errno in DISK_FULL_ERRNOS else Reason.WORKER_KILLED,
@@ -375,12 +385,12 @@ class Supervisor:
             return
         log.info("salvage", job_id=job.id, reason=failure.reason)
         try:
-            process = self._launch(job, mark, secrets.token_urlsafe(32), salvage=failure)
+            process = await self._launch(job, mark, secrets.token_urlsafe(32), salvage=failure)
         except CallsdError as problem:
             log.error("salvage_failed", job_id=job.id, reason=problem.reason)  # noqa: TRY400
             return
         try:
-            await until(process.exited, self._rules.recording_bounds.stop_grace_seconds)
+            await until(process.exited, self.rules.recording_bounds.stop_grace_seconds)
         finally:
             process.detach()
 
@@ -388,7 +398,7 @@ class Supervisor:
         is_at_end = job.recording is not None and (
             self._ran_seconds(job) >= job.max_duration_seconds
         )
-        return not is_at_end and ending.is_retried(job, failure, self._rules.end)
+        return not is_at_end and ending.is_retried(job, failure, self.rules.end)
 
     async def _conclude(self, job: Job, failure: Failure) -> Grant | None:
         """Write down how the attempt ended, which releases the reservation: nothing may be left.
@@ -408,7 +418,7 @@ class Supervisor:
             if current is None or not current.is_active or current.attempt != job.attempt:
                 return None
             token = ""
-            settled = ending.settle(current, outcome, failure, self._now(), self._rules.end)
+            settled = ending.settle(current, outcome, failure, self._now(), self.rules.end)
             if settled.state is State.QUEUED and settled.kind not in BATCH_KINDS:
                 settled, token = self._with_worker(settled)
             return Grant(job=books.put(settled), decision=Admit(), token=token)

@@ -11,6 +11,7 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.workers.captions.call import Call, Line
 from callsd_daemon.workers.captions.captioner import Captioner
 from callsd_daemon.workers.captions.link import CaptionerWork
+from callsd_daemon.workers.launchers.launcher import Launcher
 from callsd_daemon.workers.session.door import Door
 
 
@@ -31,6 +32,7 @@ class Calls:
         self,
         *,
         door: Door,
+        launcher: Launcher,
         directory: Path,
         resolve: Callable[[str], CaptionerWork],
         owner: str,
@@ -38,6 +40,7 @@ class Calls:
     ) -> None:
         """`directory` holds the captioners' logs; `owner` tells this daemon's processes apart."""
         self._door = door
+        self._launcher = launcher
         self._directory = directory
         self._resolve = resolve
         self._owner = owner
@@ -58,6 +61,7 @@ class Calls:
             captioner = Captioner(
                 work,
                 door=self._door,
+                launcher=self._launcher,
                 directory=self._directory / spec.model,
                 mark=f"captioner.{spec.model}:{self._owner}",
                 max_log_bytes=self._max_log_bytes,

@@ -6,6 +6,7 @@ and the next one is given it again.
 """
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections import deque
@@ -15,6 +16,7 @@ import structlog
 
 from callsd_daemon import tokens
 from callsd_daemon.domain.captions import Encoding, News
+from callsd_daemon.domain.costs import captioner_cost, captions_cost
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure
 from callsd_daemon.metrics import CAPTION_LAG, CAPTIONER_LOAD, CAPTIONERS_LOST
@@ -31,15 +33,14 @@ from callsd_daemon.workers.captions.link import (
     WriteFiles,
 )
 from callsd_daemon.workers.captions.speaker import Chunk, Speaker
-from callsd_daemon.workers.process import Process, bound_log, launch, sweep
+from callsd_daemon.workers.launchers.launcher import Launcher, Limits, limits_of_service
+from callsd_daemon.workers.process import JOB_LOG, Process, bound_log, sweep
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.door import Door
 from callsd_daemon.workers.waits import first_of, until
 
 
 log = structlog.get_logger(__name__)
-
-LOG_FILE = "log.txt"
 
 LOAD_TIMEOUT_SECONDS = 60.0
 """A model is read in a second or two; from a slow disk in some more."""
@@ -61,7 +62,14 @@ class Captioner:
     """Belongs to one event loop; `run` is its life."""
 
     def __init__(
-        self, work: CaptionerWork, *, door: Door, directory: Path, mark: str, max_log_bytes: int
+        self,
+        work: CaptionerWork,
+        *,
+        door: Door,
+        launcher: Launcher,
+        directory: Path,
+        mark: str,
+        max_log_bytes: int,
     ) -> None:
         """`mark` is by what its processes are known, to the next daemon too."""
         self.ready = asyncio.Event()
@@ -72,6 +80,7 @@ class Captioner:
         self.process: Process | None = None
         self._work = work
         self._door = door
+        self._launcher = launcher
         self._directory = directory
         self._mark = mark
         self._max_log_bytes = max_log_bytes
@@ -208,7 +217,7 @@ class Captioner:
                 self.failure = Failure(
                     reason=Reason.CRASH_LOOP,
                     message=f"{MAX_DEATHS} captioners were lost within {DEATHS_SECONDS:g} s, the "
-                    f"last one so: {reason}; look at {self._directory / LOG_FILE}",
+                    f"last one so: {reason}; look at {self._directory / JOB_LOG}",
                 )
                 break
             await until(self._closing, RESTART_PAUSES_SECONDS[recent])
@@ -231,10 +240,10 @@ class Captioner:
             token_sha256=tokens.digest(token),
         )
         self._directory.mkdir(parents=True, exist_ok=True)
-        log_file = self._directory / LOG_FILE
+        log_file = self._directory / JOB_LOG
         bound_log(log_file, self._max_log_bytes)
         self._door.keep_captioner(self._name, link)
-        process = launch(
+        process = await self._launcher.launch(
             self._mark,
             messages.bootstrap(
                 job_id=self._name,
@@ -243,7 +252,8 @@ class Captioner:
                 socket=self._door.socket,
                 directory=self._directory,
             ),
-            log_file,
+            self._directory,
+            self._limits(),
         )
         self.process, self._link, self._costs = process, link, {}
         try:
@@ -257,6 +267,11 @@ class Captioner:
             process.detach()
             await asyncio.shield(sweep(self._mark))
 
+    def _limits(self) -> Limits:
+        """What it may take now, with the calls that it serves."""
+        costs = (captions_cost(call.spec, ()) for call in self._calls.values())
+        return limits_of_service(sum(costs, captioner_cost(self._work.model)))
+
     def _hand_over_rings(self) -> None:
         self._tracks.clear()
         self._numbers.clear()
@@ -269,6 +284,7 @@ class Captioner:
 
     async def _watch(self, process: Process, log_file: Path) -> str:
         started = self._last_heard = time.monotonic()
+        limits = self._limits()
         while not process.exited.is_set():
             if self._closing.is_set():
                 return "it was closed"
@@ -278,7 +294,12 @@ class Captioner:
             if self.ready.is_set() and now - self._last_heard > SILENCE_TIMEOUT_SECONDS:
                 return f"it said nothing for {SILENCE_TIMEOUT_SECONDS:g} s"
             bound_log(log_file, self._max_log_bytes)
+            if limits != (limits := self._limits()):
+                with contextlib.suppress(OSError):  # it may just have ended
+                    await self._launcher.adjust(self._directory, limits)
             await first_of((process.exited, self._closing), TICK_SECONDS)
-        if process.death_signal:
-            return f"it was killed by {process.death_signal}"
-        return f"it ended with exit code {process.exit_code}"
+        if process.end.is_out_of_memory:
+            return "it took more memory than it was given"
+        if process.end.signal:
+            return f"it was killed by {process.end.signal}"
+        return f"it ended with exit code {process.end.exit_code}"

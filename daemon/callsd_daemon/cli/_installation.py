@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `callsd install` puts where. Everything it does is a step that can be shown beforehand."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import callsd_daemon
+from callsd_daemon.cli._exit import Problem
+from callsd_daemon.config import DEFAULT_PATH, sample
+
+
+UNITS = {
+    "callsd.service": "etc/systemd/system",
+    "callsd-worker@.service": "etc/systemd/system",
+    "callsd-workers.slice": "etc/systemd/system",
+    "callsd.sysusers.conf": "etc/sysusers.d",
+    "callsd.tmpfiles.conf": "etc/tmpfiles.d",
+    "callsd.rules": "etc/polkit-1/rules.d",
+}
+"""Files of systemd/, and the directories that they belong into."""
+
+SETTINGS = {
+    "state": {"directory": "/var/lib/callsd", "runtime_directory": "/run/callsd"},
+    "workers": {"launcher": "systemd"},
+}
+"""How the units have it; the rest of the configuration stays at its defaults."""
+
+COMMAND = Path("usr/local/bin/callsd")
+
+HIDDEN = ("/home", "/root", "/tmp", "/var/tmp", "/run/user")  # noqa: S108 - nothing is put there
+"""What the units cannot see."""
+
+COMMAND_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One thing to do, which does nothing when it is done already."""
+
+    text: str
+    """What is done, as a command or as "write PATH"."""
+    do: Callable[[], None]
+
+
+class Installation:
+    """One callsd below one root directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._is_live = root == Path("/")
+        self._programs = Path(sys.executable).parent
+
+    def check(self) -> None:
+        """Raise Problem when what is installed could not run."""
+        for directory in HIDDEN:
+            if self._programs.is_relative_to(directory):
+                raise Problem(
+                    f"callsd lies in {self._programs}, which services cannot see",
+                    to_do="install it elsewhere: python3 -m venv /opt/callsd && "
+                    "/opt/callsd/bin/pip install 'callsd[daemon]'",
+                )
+        for program, package in (("systemctl", "systemd"), ("polkitd", "polkitd")):
+            if not self._has(program):
+                raise Problem(
+                    f"{program} is not installed; callsd has systemd run its workers, and polkit "
+                    "allow it to",
+                    to_do=f"apt install {package}",
+                )
+
+    def _has(self, program: str) -> bool:
+        places = ("usr/bin", "usr/sbin", "usr/lib/polkit-1", "usr/libexec", "bin")
+        return any((self._root / place / program).exists() for place in places)
+
+    # What is done
+
+    def install(self, *, is_started: bool) -> Iterator[Step]:
+        """From the first file to the running service."""
+        for name, directory in UNITS.items():
+            text = (_units() / name).read_text().replace("@BIN@", str(self._programs))
+            yield self._write(self._root / directory / _installed_name(name), text)
+        configuration = self._root / str(DEFAULT_PATH).lstrip("/")
+        if not configuration.exists():
+            yield self._write(configuration, sample(SETTINGS))
+        yield self._link()
+        yield self._run("systemd-sysusers", *self._at_root(), "callsd.conf")
+        if not self._is_live:
+            yield self._run("systemctl", *self._at_root(), "enable", "callsd.service")
+            return
+        yield self._run("systemctl", "daemon-reload")
+        yield self._run("systemctl", "enable", "callsd.service")
+        if is_started:
+            yield self._run("systemctl", "restart", "callsd.service")
+
+    def uninstall(self, *, is_purged: bool) -> Iterator[Step]:
+        """From the running service to nothing; what was recorded stays unless it is purged."""
+        if self._is_live:
+            yield self._run("systemctl", "disable", "--now", "callsd.service", may_fail=True)
+            yield self._run("systemctl", "stop", "callsd.slice", may_fail=True)
+        else:
+            yield self._run("systemctl", *self._at_root(), "disable", "callsd.service")
+        for name, directory in UNITS.items():
+            yield self._remove(self._root / directory / _installed_name(name))
+        yield self._remove(self._root / COMMAND)
+        if self._is_live:
+            yield self._run("systemctl", "daemon-reload")
+        if is_purged:
+            for path in ("etc/callsd", "var/lib/callsd", "run/callsd"):
+                yield self._remove(self._root / path)
+
+    # Steps
+
+    @staticmethod
+    def _write(path: Path, text: str) -> Step:
+        def do() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f".{path.name}.new")
+            draft.write_text(text)
+            draft.chmod(0o644)
+            draft.replace(path)
+
+        is_there = path.exists() and path.read_text() == text
+        return Step(text=f"{'keep' if is_there else 'write'} {path}", do=do)
+
+    def _link(self) -> Step:
+        path, target = self._root / COMMAND, self._programs / "callsd"
+
+        def do() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.symlink_to(target)
+
+        return Step(text=f"link {path} to {target}", do=do)
+
+    @staticmethod
+    def _remove(path: Path) -> Step:
+        def do() -> None:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+        return Step(text=f"remove {path}", do=do)
+
+    @staticmethod
+    def _run(*command: str, may_fail: bool = False) -> Step:
+        text = " ".join(command)
+
+        def do() -> None:
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+                )
+            except (OSError, subprocess.TimeoutExpired) as problem:
+                raise Problem(f"{text}: {problem}") from None
+            if done.returncode and not may_fail:
+                raise Problem(
+                    f"{text}: {(done.stderr or done.stdout).strip()}",
+                    to_do="put it right, and do the same again: what is done already stays as it is"
+                    "; journalctl --unit callsd tells more about a service that does not start",
+                )
+
+        return Step(text=text, do=do)
+
+    def _at_root(self) -> tuple[str, ...]:
+        return () if self._is_live else (f"--root={self._root}",)
+
+
+def _installed_name(name: str) -> str:
+    if name == "callsd.rules":
+        return "50-callsd.rules"
+    return "callsd.conf" if name.endswith(".conf") else name
+
+
+def _units() -> Path:
+    """The files as they were shipped: in the wheel, or beside the sources."""
+    package = Path(callsd_daemon.__file__).parent
+    shipped = package / "systemd"
+    return shipped if shipped.is_dir() else package.parents[1] / "systemd"

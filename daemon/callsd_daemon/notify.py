@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Telling systemd how the daemon is. Source: sd_notify(3)."""
+
+import os
+import socket
+
+
+READY = "READY=1"
+STOPPING = "STOPPING=1"
+RELOADING = "RELOADING=1"
+ALIVE = "WATCHDOG=1"
+
+
+def notify(*lines: str) -> None:
+    """Tell the service manager; does nothing when there is none that wants to know."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        # "@" stands for the abstract namespace.
+        name = "\0" + address[1:] if address.startswith("@") else address
+        sender.sendto("\n".join(lines).encode(), name)
