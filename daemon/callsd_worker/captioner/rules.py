@@ -8,12 +8,16 @@ from dataclasses import dataclass
 class Rules:
     """Times of the captioner's policy, in seconds."""
 
-    min_cadence_seconds: float = 0.3
+    min_cadence_seconds: float = 0.15
     max_cadence_seconds: float = 0.72
-    """Age at which voice that no pass has heard makes the next pass due …"""
-    pass_share: float = 0.16
-    """… within these limits so that passes take this part of the time: quick ones come often,
-    and on a busy server, where they take longer, they come less often."""
+    """Age at which voice that no pass has heard makes the next pass due: within these limits, so
+    that passes take the share of the time that is named below."""
+    quick_pass_seconds: float = 0.09
+    quick_share: float = 0.4
+    slow_pass_seconds: float = 0.12
+    slow_share: float = 0.16
+    """Quick passes, of a small model on a server with time to spare, come often: words are there
+    sooner. Slow ones come less often, so that more calls are served."""
     soft_end_seconds: float = 0.25
     """How much of the newest sound an interim pass may leave for the next one at most, in order to
     end between words; when passes come often, a third of what comes between them."""

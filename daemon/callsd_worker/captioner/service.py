@@ -14,11 +14,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from callsd_worker.captioner.cadence import Cadence
 from callsd_worker.captioner.costs import Costs
 from callsd_worker.captioner.degradation import Degradation, Step
 from callsd_worker.captioner.outbox import Outbox, TrackNews
 from callsd_worker.captioner.passes import Pass, Result
 from callsd_worker.captioner.recognise import recognise
+from callsd_worker.captioner.rules import Rules
 from callsd_worker.captioner.schedule import Schedule
 from callsd_worker.captioner.track import Track
 from callsd_worker.media.decode import SAMPLE_RATE_HZ, Block, Samples
@@ -136,6 +138,8 @@ class CaptionService:
         self._outbox = outbox
         self._on_crash = on_crash
         self._detector = VoiceDetector()
+        self._rules = Rules()
+        self._cadence = Cadence(self._rules)
         self._orders: queue.Queue[Order] = queue.Queue(MAX_ORDERS)
         self._voices: dict[int, _Voice] = {}
         self._changed = threading.Condition()
@@ -245,7 +249,13 @@ class CaptionService:
         voice = _Voice(
             number=order.track,
             call=order.call,
-            track=Track(self._detector, start_sample=order.start_sample, language=language),
+            track=Track(
+                self._detector,
+                start_sample=order.start_sample,
+                language=language,
+                rules=self._rules,
+                cadence=self._cadence,
+            ),
             decoder=make_decoder(start_sample=order.start_sample),
         )
         with self._changed:

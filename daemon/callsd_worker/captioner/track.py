@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from callsd_worker.captioner.agreement import Agreement, common_prefix
+from callsd_worker.captioner.cadence import Cadence
 from callsd_worker.captioner.cuts import ends_softly
 from callsd_worker.captioner.language import SpeakerLanguage
 from callsd_worker.captioner.listener import Listener
@@ -22,10 +23,6 @@ from callsd_worker.speech.engine import TimedWord
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.tokens import UNSPACED_LANGUAGES
 from callsd_worker.speech.vad import FRAME_SAMPLES, VoiceDetector, amplified
-
-
-_NEW_PASS_WEIGHT = 0.2
-"""Of the newest pass in what is known of how long they take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +47,19 @@ class Track:
         start_sample: int,
         language: str,
         rules: Rules | None = None,
+        cadence: Cadence | None = None,
     ) -> None:
-        """Sound before `start_sample` is known already; `language` is empty if it is not given."""
+        """Sound before `start_sample` is known already; `language` is empty if it is not given.
+
+        `cadence` is what it shares with others that the same recognisers serve.
+        """
         self._rules = rules or Rules()
+        self._cadence = cadence or Cadence(self._rules)
         self._listener = Listener(detector, start_sample=start_sample, rules=self._rules)
         self._segments = self._listener.segments
         self._language = SpeakerLanguage(language)
         self._outstanding: _Outstanding | None = None
         self._retry_seconds = 0.0
-        self._pass_seconds: float | None = None
-        """How long passes take of late; None while there was none."""
         self._is_draining = False
         self._telling = Telling(start_sample)
 
@@ -72,14 +72,6 @@ class Track:
             if segment.unheard_since_seconds is not None:
                 return segment.unheard_since_seconds
         return None
-
-    @property
-    def _cadence_seconds(self) -> float:
-        rules = self._rules
-        if self._pass_seconds is None:
-            return rules.max_cadence_seconds
-        wanted = self._pass_seconds / rules.pass_share
-        return min(max(wanted, rules.min_cadence_seconds), rules.max_cadence_seconds)
 
     # --- sound ---
 
@@ -123,7 +115,7 @@ class Track:
         elif since is None:
             return None
         else:
-            at = since + self._cadence_seconds
+            at = since + self._cadence.seconds
             if segment.silence_start_sample is not None:
                 # Sound decides in a moment whether this is the end; one pass serves both.
                 draft_seconds = (
@@ -143,7 +135,7 @@ class Track:
         )
         samples = self._listener.sound_of(segment)
         if segment.samples is None and segment.silence_start_sample is None:
-            left_seconds = min(rules.soft_end_seconds, self._cadence_seconds / 3)
+            left_seconds = min(rules.soft_end_seconds, self._cadence.seconds / 3)
             samples = samples[: ends_softly(samples, last_seconds=left_seconds)]
         window = Pass(
             samples=amplified(samples),
@@ -172,9 +164,7 @@ class Track:
         outstanding = self._outstanding
         assert outstanding is not None
         self._outstanding = None
-        seconds = now_seconds - outstanding.taken_seconds
-        known = seconds if self._pass_seconds is None else self._pass_seconds
-        self._pass_seconds = known + _NEW_PASS_WEIGHT * (seconds - known)
+        self._cadence.take(now_seconds - outstanding.taken_seconds)
         window, segment = outstanding.window, outstanding.segment
         self._language.vote(result.languages, voiced_seconds=window.voiced_seconds)
         if result.heard is None:
@@ -217,7 +207,7 @@ class Track:
             return
         # Heard next time, with what has come since.
         segment.taken_sample = outstanding.taken_sample
-        self._retry_seconds = now_seconds + self._cadence_seconds
+        self._retry_seconds = now_seconds + self._cadence.seconds
 
     def _finish_what_is_complete(self) -> None:
         while (

@@ -2,6 +2,7 @@
 """Workers as units of systemd."""
 
 import asyncio
+import string
 import subprocess
 import time
 from pathlib import Path
@@ -10,6 +11,9 @@ from callsd_daemon.host import processes
 from callsd_daemon.workers.launchers.launcher import Limits
 from callsd_daemon.workers.process import End, Process, adopt
 
+
+PLAIN = frozenset(string.ascii_letters + string.digits + ":_.")
+PREFIX, SUFFIX = "callsd-worker@", ".service"
 
 SYSTEMCTL_SECONDS = 20.0
 """Starting a unit takes some 50 ms; on a machine that starves, some seconds."""
@@ -51,14 +55,14 @@ class SystemdLauncher:
         raise OSError("its unit ended at once: see journalctl --unit 'callsd-worker@*'")
 
     def _start(self, mark: str, bootstrap: bytes, directory: Path, limits: Limits) -> None:
-        instance = self._instance(directory)
-        told = self._bootstraps / instance
+        unit = self._unit(directory)
+        told = self._bootstraps / unit.removeprefix(PREFIX).removesuffix(SUFFIX)
         told.mkdir(mode=0o700, exist_ok=True)
         (told / "mark").write_text(mark)
         (told / "bootstrap").write_bytes(bootstrap)
         (directory / EXIT_FILE).unlink(missing_ok=True)
         self._limit(directory, limits)
-        _systemctl("start", f"callsd-worker@{instance}.service")
+        _systemctl("start", unit)
 
     def adopt(self, mark: str, directory: Path) -> Process | None:
         """Find a worker by its mark."""
@@ -83,15 +87,19 @@ class SystemdLauncher:
         _systemctl(
             "set-property",
             "--runtime",
-            f"callsd-worker@{self._instance(directory)}.service",
+            self._unit(directory),
             f"CPUWeight={limits.cpu_weight}",
             f"CPUQuota={quota}",
             f"MemoryMax={limits.memory_bytes}",
         )
 
-    def _instance(self, directory: Path) -> str:
-        """A directory's name as systemd writes it, so that the unit has it as %I."""
-        return "-".join(_escaped(part) for part in directory.relative_to(self._state).parts)
+    def _unit(self, directory: Path) -> str:
+        return unit_of(directory.relative_to(self._state))
+
+
+def unit_of(path: Path) -> str:
+    """The unit whose %I is this path, relative to the state directory."""
+    return PREFIX + "-".join(_escaped(part) for part in path.parts) + SUFFIX
 
 
 def _systemctl(*arguments: str) -> None:
@@ -130,8 +138,6 @@ def _read_exit_file(path: Path) -> End | None:
 
 def _escaped(part: str) -> str:
     """A file name as a part of a unit's name: systemd.unit(5), "String Escaping"."""
-    is_plain = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.")
     return "".join(
-        char if char in is_plain else "".join(f"\\x{byte:02x}" for byte in char.encode())
-        for char in part
+        chr(byte) if chr(byte) in PLAIN else f"\\x{byte:02x}" for byte in part.encode()
     )

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is put where; tests/boot installs on a machine that is running."""
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from callsd_daemon.cli import _installation
+from callsd_daemon.cli._exit import Problem
+from callsd_daemon.cli.install import install, uninstall
+
+
+FILES = {
+    "etc/callsd/callsd.toml",
+    "etc/polkit-1/rules.d/50-callsd.rules",
+    "etc/systemd/system/callsd-worker@.service",
+    "etc/systemd/system/callsd-workers.slice",
+    "etc/systemd/system/callsd.service",
+    "etc/sysusers.d/callsd.conf",
+    "etc/tmpfiles.d/callsd.conf",
+    "usr/local/bin/callsd",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A system in a directory, as a bare Debian has it; this callsd may lie anywhere."""
+    monkeypatch.setattr(_installation, "HIDDEN", ())
+    for path in ("usr/bin/systemctl", "usr/lib/polkit-1/polkitd"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    (tmp_path / "etc").mkdir()
+    for name in ("passwd", "group"):
+        (tmp_path / "etc" / name).write_text("")
+    return tmp_path
+
+
+def run(command: object, *arguments: str | Path) -> Result:
+    """Run a command; what it raises is raised."""
+    return CliRunner().invoke(command, [str(one) for one in arguments], catch_exceptions=False)  # type: ignore[arg-type]
+
+
+def files(root: Path) -> set[str]:
+    """All files of callsd's."""
+    return {str(path.relative_to(root)) for path in root.rglob("*") if "callsd" in path.name} - {
+        "etc/callsd"
+    }
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root, as installing does")
+
+
+class TestInstall:
+    """Setting a system up."""
+
+    def test_dry_run(self, root: Path) -> None:
+        """A dry run needs no privilege, names every file and does nothing."""
+        said = run(install, "--root", root, "--dry-run").output
+        assert files(root) == set()
+        assert all(f"{root}/{name}" in said for name in FILES)
+
+    @needs_root
+    def test_everything_is_there(self, root: Path) -> None:
+        """Units lead to this callsd, the user exists, the service is enabled, workers are units."""
+        run(install, "--root", root)
+        enabled = "etc/systemd/system/multi-user.target.wants/callsd.service"
+        assert files(root) == {*FILES, enabled}
+        unit = (root / "etc/systemd/system/callsd.service").read_text()
+        assert f"ExecStart={Path(sys.executable).parent}/callsd serve" in unit
+        assert "@BIN@" not in unit
+        assert "callsd:" in (root / "etc/passwd").read_text()
+        settings = tomllib.loads((root / "etc/callsd/callsd.toml").read_text())
+        assert settings["workers"] == {"launcher": "systemd"}
+        assert settings["state"]["directory"] == "/var/lib/callsd"
+
+    @needs_root
+    def test_again(self, root: Path) -> None:
+        """Installing again changes nothing but units of another version, least of all settings."""
+        run(install, "--root", root)
+        settings = root / "etc/callsd/callsd.toml"
+        settings.write_text("# mine\n")
+        unit = root / "etc/systemd/system/callsd.service"
+        text = unit.read_text()
+        unit.write_text("old")
+        said = run(install, "--root", root).output
+        assert settings.read_text() == "# mine\n"
+        assert unit.read_text() == text
+        assert f"write {unit}" in said
+        assert f"keep {root}/etc/polkit-1" in said
+
+    def test_without_root(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who may not is told so before anything is done."""
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        with pytest.raises(Problem, match="takes root"):
+            run(install, "--root", root)
+        assert files(root) == set()
+
+    def test_where_services_cannot_see(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A callsd in a home directory is not installed: its service would find nothing."""
+        monkeypatch.setattr(_installation, "HIDDEN", ("/",))
+        with pytest.raises(Problem, match="which services cannot see") as caught:
+            run(install, "--root", root, "--dry-run")
+        assert "/opt/callsd" in caught.value.to_do
+
+    @pytest.mark.parametrize(
+        ("path", "package"),
+        [("usr/bin/systemctl", "systemd"), ("usr/lib/polkit-1/polkitd", "polkitd")],
+    )
+    def test_what_is_missing(self, root: Path, path: str, package: str) -> None:
+        """What the service needs and is not there is named, with the package that brings it."""
+        (root / path).unlink()
+        with pytest.raises(Problem, match="is not installed") as caught:
+            run(install, "--root", root, "--dry-run")
+        assert caught.value.to_do == f"apt install {package}"
+
+
+@needs_root
+class TestUninstall:
+    """Taking it out again."""
+
+    def test_what_is_kept(self, root: Path) -> None:
+        """Everything goes but configuration and recordings; again there is nothing to do."""
+        run(install, "--root", root)
+        recording = root / "var/lib/callsd/jobs/x"
+        recording.mkdir(parents=True)
+        assert "kept: /etc/callsd, /var/lib/callsd" in run(uninstall, "--root", root).output
+        assert files(root) == {"etc/callsd/callsd.toml", "var/lib/callsd"}
+        assert run(uninstall, "--root", root).exit_code == 0
+
+    def test_purged(self, root: Path) -> None:
+        """With --purge these go as well."""
+        run(install, "--root", root)
+        (root / "var/lib/callsd/jobs/x").mkdir(parents=True)
+        run(uninstall, "--root", root, "--purge")
+        assert files(root) == set()
+        assert not (root / "etc/callsd").exists()
