@@ -49,6 +49,7 @@ from callsd_daemon.rpc.media import MediaService
 from callsd_daemon.rpc.models import ModelService
 from callsd_daemon.rpc.server import Facts, ServerService
 from callsd_daemon.startup import (
+    DATABASE_FILE,
     EXIT_CONFIG,
     EXIT_FORCED,
     EXIT_OK,
@@ -179,7 +180,7 @@ class _Daemon:
         """Open what is kept, and put the rooms together."""
         config, state = self._config, self._state
         try:
-            self._database = Database(state / "callsd.db")
+            self._database = Database(state / DATABASE_FILE)
         except (DatabaseDamagedError, SchemaTooNewError) as problem:
             code = EXIT_CONFIG if isinstance(problem, SchemaTooNewError) else EXIT_STATE_UNUSABLE
             raise StartError(str(problem), code) from None

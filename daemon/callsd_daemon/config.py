@@ -23,6 +23,9 @@ import tomlkit
 DEFAULT_PATH = Path("/etc/callsd/callsd.toml")
 ENVIRONMENT_PREFIX = "CALLSD_"
 
+UNIT_DIRECTORIES = {"directory": "/var/lib/callsd", "runtime_directory": "/run/callsd"}
+"""What [state] must say for workers that are units of systemd."""
+
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message names the key and says what to do."""
@@ -387,6 +390,13 @@ def _check(config: Config, where: str) -> None:
     for root in config.media.roots:
         if not Path(root).is_absolute():
             raise ConfigError(f"{where}: media.roots: {root} is not an absolute path")
+    if config.workers.launcher == "systemd":
+        for key, value in UNIT_DIRECTORIES.items():
+            if values["state"][key] != value:
+                raise ConfigError(
+                    f'{where}: with workers.launcher = "systemd", state.{key} must be {value}, as '
+                    "callsd-worker@.service has it"
+                )
     _check_endpoints(config, where)
 
 

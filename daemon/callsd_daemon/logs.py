@@ -28,11 +28,16 @@ class _Stderr:
 def configure(level: str, style: str) -> None:
     """Set up structlog. `style` is "json", "console" or "auto": console on a terminal."""
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    # Never the values of variables: tokens, a page's cookies and the words of a call are in them.
+    readable = structlog.dev.RichTracebackFormatter(show_locals=False)
+    listed = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=readable)
+        if console
+        else structlog.processors.JSONRenderer()
     )
     tracebacks: list[structlog.types.Processor] = (
-        [] if console else [structlog.processors.dict_tracebacks]
+        [] if console else [structlog.processors.ExceptionRenderer(listed)]
     )
     structlog.configure(
         processors=[

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import IO
 
 
+DATABASE_FILE = "callsd.db"
+"""Where in the state directory the database is."""
+
 EXIT_OK = 0
 EXIT_FORCED = 1
 EXIT_STATE_UNUSABLE = 73

@@ -12,6 +12,7 @@ from shlex import quote
 
 from callsd import AccessError, CallsdError, Client, SettingsError
 from callsd_daemon.cli._checks_recording import check_recording
+from callsd_daemon.cli._checks_units import check_units
 from callsd_daemon.cli._context import Cli
 from callsd_daemon.cli._exit import Problem
 from callsd_daemon.cli._finding import Finding, Status, first_line
@@ -64,6 +65,7 @@ def all_findings(cli: Cli, config_file: Path | None) -> Iterator[Finding]:
     yield Finding(name="configuration", status=Status.OK, found="valid")
     yield from check_state(Path(config.state.directory))
     yield from check_models(config)
+    yield from check_units(config)
     yield from check_daemon(cli)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `callsd install` puts where. Everything it does is a step that can be shown beforehand."""
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import callsd_daemon
 from callsd_daemon.cli._exit import Problem
-from callsd_daemon.config import DEFAULT_PATH, sample
+from callsd_daemon.config import DEFAULT_PATH, UNIT_DIRECTORIES, sample
 
 
 UNITS = {
@@ -24,7 +25,7 @@ UNITS = {
 """Files of systemd/, and the directories that they belong into."""
 
 SETTINGS = {
-    "state": {"directory": "/var/lib/callsd", "runtime_directory": "/run/callsd"},
+    "state": UNIT_DIRECTORIES,
     "workers": {"launcher": "systemd"},
 }
 """How the units have it; the rest of the configuration stays at its defaults."""
@@ -44,6 +45,23 @@ class Step:
     text: str
     """What is done, as a command or as "write PATH"."""
     do: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Write:
+    path: Path
+    content: str
+
+    @property
+    def is_done(self) -> bool:
+        return self.path.exists() and self.path.read_text() == self.content
+
+    def do(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_name(f".{self.path.name}.new")
+        draft.write_text(self.content)
+        draft.chmod(0o644)
+        draft.replace(self.path)
 
 
 class Installation:
@@ -75,16 +93,25 @@ class Installation:
         places = ("usr/bin", "usr/sbin", "usr/lib/polkit-1", "usr/libexec", "bin")
         return any((self._root / place / program).exists() for place in places)
 
+    def outdated(self) -> list[Path]:
+        """Files that are not there, or not as this version has them, as far as one may look."""
+        found = []
+        for write in map(self._unit, UNITS):
+            with contextlib.suppress(PermissionError):
+                found += [] if write.is_done else [write.path]
+        return found
+
     # What is done
 
     def install(self, *, is_started: bool) -> Iterator[Step]:
         """From the first file to the running service."""
-        for name, directory in UNITS.items():
-            text = (_units() / name).read_text().replace("@BIN@", str(self._programs))
-            yield self._write(self._root / directory / _installed_name(name), text)
+        for name in UNITS:
+            write = self._unit(name)
+            yield Step(text=f"{'keep' if write.is_done else 'write'} {write.path}", do=write.do)
         configuration = self._root / str(DEFAULT_PATH).lstrip("/")
         if not configuration.exists():
-            yield self._write(configuration, sample(SETTINGS))
+            write = _Write(path=configuration, content=sample(SETTINGS))
+            yield Step(text=f"write {configuration}", do=write.do)
         yield self._link()
         yield self._run("systemd-sysusers", *self._at_root(), "callsd.conf")
         if not self._is_live:
@@ -113,17 +140,9 @@ class Installation:
 
     # Steps
 
-    @staticmethod
-    def _write(path: Path, text: str) -> Step:
-        def do() -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.new")
-            draft.write_text(text)
-            draft.chmod(0o644)
-            draft.replace(path)
-
-        is_there = path.exists() and path.read_text() == text
-        return Step(text=f"{'keep' if is_there else 'write'} {path}", do=do)
+    def _unit(self, name: str) -> "_Write":
+        content = (_units() / name).read_text().replace("@BIN@", str(self._programs))
+        return _Write(path=self._root / UNITS[name] / _installed_name(name), content=content)
 
     def _link(self) -> Step:
         path, target = self._root / COMMAND, self._programs / "callsd"

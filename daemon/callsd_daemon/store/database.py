@@ -187,7 +187,7 @@ class _Operation:
 def _open(path: Path) -> sqlite3.Connection:
     try:
         if path.exists():
-            _check(path)
+            check_database(path)
         else:
             _create(path)
         connection = _connect(path)
@@ -244,8 +244,11 @@ def _create(path: Path) -> None:
         os.close(directory)
 
 
-def _check(path: Path) -> None:
-    """Look before anything is written: a file that is not ours, or damaged, stays as it is."""
+def check_database(path: Path) -> None:
+    """Look before anything is written: a file that is not ours, or damaged, stays as it is.
+
+    Raises sqlite3.DatabaseError and SchemaTooNewError.
+    """
     if _beside(path, "-shm").exists() and not _beside(path, "-wal").exists():
         # SQLite makes the log first, and removes it last: somebody else has.
         raise sqlite3.DatabaseError(

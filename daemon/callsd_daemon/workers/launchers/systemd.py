@@ -138,6 +138,4 @@ def _read_exit_file(path: Path) -> End | None:
 
 def _escaped(part: str) -> str:
     """A file name as a part of a unit's name: systemd.unit(5), "String Escaping"."""
-    return "".join(
-        chr(byte) if chr(byte) in PLAIN else f"\\x{byte:02x}" for byte in part.encode()
-    )
+    return "".join(chr(byte) if chr(byte) in PLAIN else f"\\x{byte:02x}" for byte in part.encode())
