@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import sys
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -26,7 +26,10 @@ class _Stderr:
 
 
 def configure(level: str, style: str) -> None:
-    """Set up structlog. `style` is "json", "console" or "auto": console on a terminal."""
+    """Set up structlog. `style` is "json", "console" or "auto": console on a terminal.
+
+    A line that goes to journald begins with its priority, as `journalctl --priority` wants it.
+    """
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
     # Never the values of variables: tokens, a page's cookies and the words of a call are in them.
     readable = structlog.dev.RichTracebackFormatter(show_locals=False)
@@ -46,6 +49,7 @@ def configure(level: str, style: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *tracebacks,
             renderer,
+            *([_with_priority] if _is_journal() else []),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
@@ -53,3 +57,17 @@ def configure(level: str, style: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,
     )
+
+
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}
+
+
+def _with_priority(_logger: Any, method: str, line: Any) -> str:
+    """Source: sd-daemon(3)."""
+    return f"<{_PRIORITIES.get(method, 6)}>{line}"
+
+
+def _is_journal() -> bool:
+    """Whether standard error is journald's. Source: systemd.exec(5), $JOURNAL_STREAM."""
+    found = os.fstat(sys.stderr.fileno())
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

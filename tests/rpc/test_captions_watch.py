@@ -191,6 +191,22 @@ class TestLive:
             assert not viewer.events
 
 
+    def test_heartbeat_among_interims(self, daemon: StartDaemon, models_directory: object) -> None:
+        """Who wants finals only hears that the call is alive while words come and change, too."""
+        one = daemon(
+            is_real=True,
+            config={"captions": {"model": MODEL}},
+            constants={"callsd_daemon.rpc.captions.HEARTBEAT_SECONDS": 0.5},
+        )
+        api = one.api()
+        name = begin_call(one, api)
+        with Viewer(api, name, finals_only=True) as viewer, Sender(api, name) as sender:
+            sender.play(chunks("nina", speech("nina", 0.7, 7.5)))
+            viewer.wait_final()
+        arrivals = [arrival for arrival, _ in viewer.messages]
+        assert max(b - a for a, b in itertools.pairwise(arrivals)) < 1.5
+
+
 class TestSlow:
     """A viewer that never reads."""
 

@@ -2,6 +2,7 @@
 """CaptionService."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -127,11 +128,13 @@ class CaptionService(caption_pb2_grpc.CaptionServiceServicer):
     ) -> AsyncIterator[bytes]:
         board = call.board
         sequence, version = _first(request, board.last_sequence), 0
+        told_seconds = time.monotonic()
         while True:
             while sequence + 1 < board.first_in_memory:
                 for final in await _older(call, sequence):
                     sequence = final.sequence
                     yield caption_messages.kept(final)
+                    told_seconds = time.monotonic()
             items, version = board.after(sequence, version), board.version
             for item in items:
                 if isinstance(item.content, Caption) and item.content.sequence:
@@ -139,13 +142,17 @@ class CaptionService(caption_pb2_grpc.CaptionServiceServicer):
                 elif request.finals_only and not isinstance(item.content, Event):
                     continue
                 yield caption_messages.published(item)
+                told_seconds = time.monotonic()
             if board.version > version:
                 continue
             if board.ended.is_set():
                 return
             self._hub.check()
-            if not await board.wait(HEARTBEAT_SECONDS):
+            # There may be news all the time, and none that this viewer wants.
+            if (silent_seconds := time.monotonic() - told_seconds) >= HEARTBEAT_SECONDS:
                 yield caption_messages.heartbeat(call)
+                told_seconds, silent_seconds = time.monotonic(), 0.0
+            await board.wait(HEARTBEAT_SECONDS - silent_seconds)
 
     async def _job(self, job_id: str) -> Job:
         job = await self._database.read(lambda books: books.find(job_id))

@@ -223,6 +223,9 @@ class Captioner:
             await until(self._closing, RESTART_PAUSES_SECONDS[recent])
         if self.failure is not None:
             log.error("captioner_failed", model=self._work.model, reason=self.failure.reason)
+        for gauge in (CAPTION_LAG, CAPTIONER_LOAD):
+            with contextlib.suppress(KeyError):
+                gauge.remove(self._work.model)
         self.failed.set()
 
     def close(self) -> None:
