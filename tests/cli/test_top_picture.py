@@ -109,7 +109,7 @@ class TestPicture:
     @pytest.mark.parametrize(
         ("width", "columns"),
         [
-            (200, "JOB KIND STATE FOR RESERVED NOW PROBLEM"),
+            (200, "JOB KIND STATE FOR USED/RESERVED NOW PROBLEM"),
             (120, "JOB KIND STATE FOR NOW PROBLEM"),
             (90, "JOB STATE FOR NOW PROBLEM"),
             (70, "JOB NOW PROBLEM"),

@@ -163,7 +163,7 @@ class TestJobs:
             "KIND": "transcription",
             "STATE": "running",
             "FOR": "1:00",
-            "RESERVED": "0.50 cores, 500 MB",
+            "USED/RESERVED": "0.50 cores, 500 MB",
             "NOW": "recognising 42%, 12.3 ×",
             "PROBLEM": "",
         }

@@ -234,6 +234,21 @@ class TestLoad:
                 "the one that knows the worker finds less external load",
             )
 
+    def test_what_sessions_take(self, tmp_path: Path) -> None:
+        """Cores and memory of each of our sessions are told, of nobody else's."""
+        with running(BUSY) as worker:
+            probe = Probe(tmp_path)
+
+            def is_seen() -> bool:
+                probe.sample((worker.pid,))
+                return worker.pid in probe.uses and probe.uses[worker.pid].cores > 0.05
+
+            eventually(is_seen, "it is seen")
+            assert set(probe.uses) == {worker.pid}
+            assert probe.uses[worker.pid].cores < 1.5
+            resident = psutil.Process(worker.pid).memory_info().rss
+            assert probe.uses[worker.pid].memory_bytes == pytest.approx(resident, rel=0.3)
+
     def test_own_memory(self, tmp_path: Path) -> None:
         """Memory of our own workers is not external."""
         with running(HUNGRY) as worker:

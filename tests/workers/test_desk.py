@@ -10,7 +10,7 @@ import pytest
 from callsd_daemon.domain.admission import Admit, Host, Policy, Queue, Refuse
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import State
-from callsd_daemon.host.probe import Probe
+from callsd_daemon.host.probe import Probe, Use
 from callsd_daemon.metrics import DECISIONS
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.transaction import Transaction
@@ -37,6 +37,7 @@ class ScriptedProbe(Probe):
     def __init__(self) -> None:
         self.host = HOST
         self.asked: list[tuple[int, ...]] = []
+        self.uses = {}
 
     def sample(self, sessions: Iterable[int]) -> Host:
         """The machine as it is said to be."""
@@ -75,9 +76,11 @@ async def test_latest_look(desk: Desk, probe: ScriptedProbe, database: Database)
     before = datetime.now(UTC)
     assert await database.read(lambda books: desk.decide(books, JOB, may_queue=True)) == Admit()
 
-    await desk.look(iter([7, 8]))
+    probe.uses = {7: Use(cores=0.5, memory_bytes=100), 8: Use(cores=0.2, memory_bytes=50)}
+    await desk.look({7: "job", 8: ""})
 
     assert probe.asked == [(), (7, 8)]
+    assert desk.uses == {"job": Use(cores=0.5, memory_bytes=100)}
     assert before <= desk.host_time <= datetime.now(UTC)
     assert await database.read(lambda books: desk.decide(books, JOB, may_queue=True)) == Queue(
         position=1, reason=Reason.CPU_EXHAUSTED

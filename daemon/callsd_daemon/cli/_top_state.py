@@ -41,6 +41,9 @@ class JobLine:
     reserved_cores: float
     reserved_memory_bytes: int
     reserved_disk_bytes: int
+    used_cores: float | None
+    used_memory_bytes: int | None
+    """What its processes take at the moment."""
     phase: str
     fraction: float | None
     """Part of a transcription that is done, 0 to 1."""
@@ -145,6 +148,7 @@ class TopState:
 
     def _line(self, job: Job, *, queue_position: int) -> JobLine:
         now, health = job.progress, job.progress.recording
+        load = next((one for one in self.capacity.jobs if one.job == job.name), None)
         is_recorded, lag = now.HasField("recording"), self.lags.get(job.name)
         began = job.start_time if job.HasField("start_time") else job.create_time
         return JobLine(
@@ -157,6 +161,8 @@ class TopState:
             reserved_cores=job.reservation.cores,
             reserved_memory_bytes=job.reservation.memory_bytes,
             reserved_disk_bytes=job.reservation.disk_bytes,
+            used_cores=load.cores if load else None,
+            used_memory_bytes=load.memory_bytes if load else None,
             phase=now.phase,
             fraction=now.fraction if job.HasField("transcription") else None,
             real_time_factor=now.real_time_factor or None,

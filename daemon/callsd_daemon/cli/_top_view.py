@@ -14,10 +14,10 @@ from callsd_daemon.cli._output import STATE_STYLES, size, span, times
 from callsd_daemon.cli._top_state import JobLine, TopState
 
 
-COLUMNS = ("JOB", "KIND", "STATE", "FOR", "RESERVED", "NOW", "PROBLEM")
+COLUMNS = ("JOB", "KIND", "STATE", "FOR", "USED/RESERVED", "NOW", "PROBLEM")
 """Headings of `cells`."""
 
-SACRIFICED = ("RESERVED", "KIND", "FOR", "STATE")
+SACRIFICED = ("USED/RESERVED", "KIND", "FOR", "STATE")
 """Columns that a narrow terminal does without, the first one first."""
 
 NAME_CHARACTERS = 8
@@ -83,10 +83,17 @@ def cells(line: JobLine) -> tuple[str, ...]:
         line.kind,
         f"{line.state} {line.queue_position}" if line.queue_position else line.state,
         span(line.seconds),
-        f"{line.reserved_cores:.2f} cores, {size(line.reserved_memory_bytes)}",
+        _cost(line),
         ", ".join(_now(line)),
         line.problem,
     )
+
+
+def _cost(line: JobLine) -> str:
+    cores, memory = f"{line.reserved_cores:.2f} cores", size(line.reserved_memory_bytes)
+    if line.used_cores is None or line.used_memory_bytes is None:
+        return f"{cores}, {memory}"
+    return f"{line.used_cores:.2f}/{cores}, {size(line.used_memory_bytes)}/{memory}"
 
 
 def _now(line: JobLine) -> Iterator[str]:

@@ -4,6 +4,7 @@
 import os
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +80,22 @@ def _numbers(path: Path) -> list[int]:
     return [] if "max" in words else [int(word) for word in words]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """What the processes of one session take."""
+
+    cores: float
+    memory_bytes: int
+    """Resident; what processes share is counted for each."""
+
+
 class Probe:
     """Samples the machine. Not thread-safe: one caller at a time."""
 
     def __init__(self, directory: Path) -> None:
         """`directory` lies on the file system that jobs write to."""
+        self.uses: dict[int, Use] = {}
+        """By session, as of the last sample."""
         self._directory = directory
         self._limits = limits()
         self._machine_cores = os.cpu_count() or 1
@@ -116,23 +128,32 @@ class Probe:
 
     def _measure_processor(self, sessions: frozenset[int]) -> int:
         """Update the external load; returns the memory pages of our own processes."""
-        now, busy, pages = time.monotonic(), self._busy_ticks(), 0
+        now, busy = time.monotonic(), self._busy_ticks()
+        then, busy_then = self._last
+        elapsed = now - then
         ours: dict[int, int] = {}
+        spent: dict[int, int] = defaultdict(int)
+        pages: dict[int, int] = defaultdict(int)
         for pid in processes.pids():
             found = processes.stat(pid)
             if found is not None and (found.session in sessions or pid == os.getpid()):
                 ours[pid] = found.cpu_ticks
-                pages += found.resident_pages
-        then, busy_then = self._last
-        elapsed = now - then
+                spent[found.session] += found.cpu_ticks - self._ours.get(pid, 0)
+                pages[found.session] += found.resident_pages
         if elapsed > 0:
-            spent = sum(ticks - self._ours.get(pid, 0) for pid, ticks in ours.items())
-            others = (busy - busy_then - spent) / TICKS_PER_SECOND / elapsed
+            others = (busy - busy_then - sum(spent.values())) / TICKS_PER_SECOND / elapsed
             weight = min(1.0, elapsed / SMOOTHING_SECONDS)
             self._external_cores += weight * (max(0.0, others) - self._external_cores)
             self._last = (now, busy)
+            self.uses = {
+                session: Use(
+                    cores=spent[session] / TICKS_PER_SECOND / elapsed,
+                    memory_bytes=pages[session] * PAGE_BYTES,
+                )
+                for session in sessions & spent.keys()
+            }
         self._ours = ours
-        return pages
+        return sum(pages.values())
 
     @staticmethod
     def _busy_ticks() -> int:

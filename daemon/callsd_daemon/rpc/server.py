@@ -126,6 +126,12 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             queued_jobs=books.queue_length(),
             max_queued_jobs=policy.max_queued_jobs,
             draining=self._hub.draining,
+            jobs=[
+                capacity_pb2.JobLoad(
+                    job=convert.job_name(job_id), cores=use.cores, memory_bytes=use.memory_bytes
+                )
+                for job_id, use in self._desk.uses.items()
+            ],
         )
         if host.cpu_pressure is not None:
             message.cpu_pressure = host.cpu_pressure

@@ -2,7 +2,7 @@
 """Admission at work: the latest look at the machine, the books, and the decision."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -21,7 +21,7 @@ from callsd_daemon.domain.admission import (
 )
 from callsd_daemon.domain.costs import captioner_cost
 from callsd_daemon.domain.jobs import Job, Reservation
-from callsd_daemon.host.probe import Probe
+from callsd_daemon.host.probe import Probe, Use
 from callsd_daemon.metrics import DECISIONS
 from callsd_daemon.store.transaction import Transaction
 
@@ -37,11 +37,22 @@ class Desk:
         self._probe = probe
         self.host: Host = probe.sample(())
         self.host_time = datetime.now(UTC)
+        self.uses: dict[str, Use] = {}
+        """What jobs take, by id, as of the latest look."""
 
-    async def look(self, sessions: Iterable[int]) -> None:
-        """Sample the machine. `sessions` are the process sessions of our workers."""
+    async def look(self, sessions: Mapping[int, str]) -> None:
+        """Sample the machine. `sessions` are those of our workers, and the ids of their jobs.
+
+        Those of captioners, which serve many, have an empty id.
+        """
         self.host = await asyncio.to_thread(self._probe.sample, tuple(sessions))
         self.host_time = datetime.now(UTC)
+        uses = self._probe.uses
+        self.uses = {
+            job_id: uses[session]
+            for session, job_id in sessions.items()
+            if job_id and session in uses
+        }
 
     def decide(self, books: Transaction, job: Job, *, may_queue: bool) -> Decision:
         """Decide about a new job."""

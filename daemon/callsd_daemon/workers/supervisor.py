@@ -219,10 +219,14 @@ class Supervisor:
                 self._door.expect(job.id)
             self._watch_over(job, "")
 
-    def sessions(self) -> list[int]:
-        """Process sessions of the workers that run."""
-        jobs = [pid for attempt in self._attempts.values() for pid in attempt.sessions]
-        return jobs + self._calls.sessions()
+    def sessions(self) -> dict[int, str]:
+        """Process sessions of the workers that run, with their jobs; captioners have none."""
+        jobs = {
+            session: job_id
+            for job_id, attempt in self._attempts.items()
+            for session in attempt.sessions
+        }
+        return jobs | dict.fromkeys(self._calls.sessions(), "")
 
     def pause(self) -> None:
         """Start nothing more of the queue."""

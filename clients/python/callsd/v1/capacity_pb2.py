@@ -27,7 +27,7 @@ from callsd.v1 import kind_pb2 as callsd_dot_v1_dot_kind__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x61llsd/v1/capacity.proto\x12\tcallsd.v1\x1a\x15\x63\x61llsd/v1/error.proto\x1a\x14\x63\x61llsd/v1/kind.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x03\n\x08\x43\x61pacity\x12*\n\x05\x63ores\x18\x01 \x01(\x0b\x32\x1b.callsd.v1.ResourceCapacity\x12\x31\n\x0cmemory_bytes\x18\x02 \x01(\x0b\x32\x1b.callsd.v1.ResourceCapacity\x12/\n\ndisk_bytes\x18\x03 \x01(\x0b\x32\x1b.callsd.v1.ResourceCapacity\x12&\n\x05kinds\x18\x04 \x03(\x0b\x32\x17.callsd.v1.KindCapacity\x12\x14\n\x0crunning_jobs\x18\x05 \x01(\x05\x12\x1b\n\x13max_concurrent_jobs\x18\x06 \x01(\x05\x12\x13\n\x0bqueued_jobs\x18\x07 \x01(\x05\x12\x17\n\x0fmax_queued_jobs\x18\x08 \x01(\x05\x12\x19\n\x0c\x63pu_pressure\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x30\n\x0cobserve_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0f\n\r_cpu_pressure\"j\n\x10ResourceCapacity\x12\r\n\x05total\x18\x01 \x01(\x01\x12\x10\n\x08headroom\x18\x02 \x01(\x01\x12\x10\n\x08reserved\x18\x03 \x01(\x01\x12\x10\n\x08\x65xternal\x18\x04 \x01(\x01\x12\x11\n\tavailable\x18\x05 \x01(\x01\"P\n\x0cKindCapacity\x12 \n\x04kind\x18\x01 \x01(\x0e\x32\x12.callsd.v1.JobKind\x12\x0f\n\x07running\x18\x02 \x01(\x05\x12\r\n\x05limit\x18\x03 \x01(\x05\"\xad\x01\n\tAdmission\x12.\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1c.callsd.v1.AdmissionDecision\x12\x16\n\x0equeue_position\x18\x02 \x01(\x05\x12+\n\x0bwaiting_for\x18\x03 \x01(\x0e\x32\x16.callsd.v1.ErrorReason\x12+\n\x0breservation\x18\x04 \x01(\x0b\x32\x16.callsd.v1.Reservation\"F\n\x0bReservation\x12\r\n\x05\x63ores\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x03*s\n\x11\x41\x64missionDecision\x12\"\n\x1e\x41\x44MISSION_DECISION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41\x44MISSION_DECISION_ADMIT\x10\x01\x12\x1c\n\x18\x41\x44MISSION_DECISION_QUEUE\x10\x02\x42\x64\n\rdev.callsd.v1B\rCapacityProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x61llsd/v1/capacity.proto\x12\tcallsd.v1\x1a\x15\x63\x61llsd/v1/error.proto\x1a\x14\x63\x61llsd/v1/kind.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x03\n\x08\x43\x61pacity\x12*\n\x05\x63ores\x18\x01 \x01(\x0b\x32\x1b.callsd.v1.ResourceCapacity\x12\x31\n\x0cmemory_bytes\x18\x02 \x01(\x0b\x32\x1b.callsd.v1.ResourceCapacity\x12/\n\ndisk_bytes\x18\x03 \x01(\x0b\x32\x1b.callsd.v1.ResourceCapacity\x12&\n\x05kinds\x18\x04 \x03(\x0b\x32\x17.callsd.v1.KindCapacity\x12\x14\n\x0crunning_jobs\x18\x05 \x01(\x05\x12\x1b\n\x13max_concurrent_jobs\x18\x06 \x01(\x05\x12\x13\n\x0bqueued_jobs\x18\x07 \x01(\x05\x12\x17\n\x0fmax_queued_jobs\x18\x08 \x01(\x05\x12\x19\n\x0c\x63pu_pressure\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x30\n\x0cobserve_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x04jobs\x18\x0c \x03(\x0b\x32\x12.callsd.v1.JobLoadB\x0f\n\r_cpu_pressure\";\n\x07JobLoad\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05\x63ores\x18\x02 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\"j\n\x10ResourceCapacity\x12\r\n\x05total\x18\x01 \x01(\x01\x12\x10\n\x08headroom\x18\x02 \x01(\x01\x12\x10\n\x08reserved\x18\x03 \x01(\x01\x12\x10\n\x08\x65xternal\x18\x04 \x01(\x01\x12\x11\n\tavailable\x18\x05 \x01(\x01\"P\n\x0cKindCapacity\x12 \n\x04kind\x18\x01 \x01(\x0e\x32\x12.callsd.v1.JobKind\x12\x0f\n\x07running\x18\x02 \x01(\x05\x12\r\n\x05limit\x18\x03 \x01(\x05\"\xad\x01\n\tAdmission\x12.\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1c.callsd.v1.AdmissionDecision\x12\x16\n\x0equeue_position\x18\x02 \x01(\x05\x12+\n\x0bwaiting_for\x18\x03 \x01(\x0e\x32\x16.callsd.v1.ErrorReason\x12+\n\x0breservation\x18\x04 \x01(\x0b\x32\x16.callsd.v1.Reservation\"F\n\x0bReservation\x12\r\n\x05\x63ores\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x03*s\n\x11\x41\x64missionDecision\x12\"\n\x1e\x41\x44MISSION_DECISION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41\x44MISSION_DECISION_ADMIT\x10\x01\x12\x1c\n\x18\x41\x44MISSION_DECISION_QUEUE\x10\x02\x42\x64\n\rdev.callsd.v1B\rCapacityProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,16 +35,18 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'callsd.v1.capacity_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.callsd.v1B\rCapacityProtoP\001Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\252\002\tCallsd.V1'
-  _globals['_ADMISSIONDECISION']._serialized_start=961
-  _globals['_ADMISSIONDECISION']._serialized_end=1076
+  _globals['_ADMISSIONDECISION']._serialized_start=1056
+  _globals['_ADMISSIONDECISION']._serialized_end=1171
   _globals['_CAPACITY']._serialized_start=118
-  _globals['_CAPACITY']._serialized_end=521
-  _globals['_RESOURCECAPACITY']._serialized_start=523
-  _globals['_RESOURCECAPACITY']._serialized_end=629
-  _globals['_KINDCAPACITY']._serialized_start=631
-  _globals['_KINDCAPACITY']._serialized_end=711
-  _globals['_ADMISSION']._serialized_start=714
-  _globals['_ADMISSION']._serialized_end=887
-  _globals['_RESERVATION']._serialized_start=889
-  _globals['_RESERVATION']._serialized_end=959
+  _globals['_CAPACITY']._serialized_end=555
+  _globals['_JOBLOAD']._serialized_start=557
+  _globals['_JOBLOAD']._serialized_end=616
+  _globals['_RESOURCECAPACITY']._serialized_start=618
+  _globals['_RESOURCECAPACITY']._serialized_end=724
+  _globals['_KINDCAPACITY']._serialized_start=726
+  _globals['_KINDCAPACITY']._serialized_end=806
+  _globals['_ADMISSION']._serialized_start=809
+  _globals['_ADMISSION']._serialized_end=982
+  _globals['_RESERVATION']._serialized_start=984
+  _globals['_RESERVATION']._serialized_end=1054
 # @@protoc_insertion_point(module_scope)

@@ -66,6 +66,7 @@ class Capacity(_message.Message):
     CPU_PRESSURE_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     OBSERVE_TIME_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
     running_jobs: _builtins.int
     """Jobs that hold a reservation now."""
     max_concurrent_jobs: _builtins.int
@@ -100,6 +101,10 @@ class Capacity(_message.Message):
     def observe_time(self) -> _timestamp_pb2.Timestamp:
         """When these figures were taken."""
 
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobLoad]:
+        """What jobs take at the moment. Not those of calls, which share a captioner."""
+
     def __init__(
         self,
         *,
@@ -114,16 +119,49 @@ class Capacity(_message.Message):
         cpu_pressure: _builtins.float | None = ...,
         draining: _builtins.bool = ...,
         observe_time: _timestamp_pb2.Timestamp | None = ...,
+        jobs: _abc.Iterable[Global___JobLoad] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_pressure", b"_cpu_pressure", "cores", b"cores", "cpu_pressure", b"cpu_pressure", "disk_bytes", b"disk_bytes", "memory_bytes", b"memory_bytes", "observe_time", b"observe_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_pressure", b"_cpu_pressure", "cores", b"cores", "cpu_pressure", b"cpu_pressure", "disk_bytes", b"disk_bytes", "draining", b"draining", "kinds", b"kinds", "max_concurrent_jobs", b"max_concurrent_jobs", "max_queued_jobs", b"max_queued_jobs", "memory_bytes", b"memory_bytes", "observe_time", b"observe_time", "queued_jobs", b"queued_jobs", "running_jobs", b"running_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_pressure", b"_cpu_pressure", "cores", b"cores", "cpu_pressure", b"cpu_pressure", "disk_bytes", b"disk_bytes", "draining", b"draining", "jobs", b"jobs", "kinds", b"kinds", "max_concurrent_jobs", b"max_concurrent_jobs", "max_queued_jobs", b"max_queued_jobs", "memory_bytes", b"memory_bytes", "observe_time", b"observe_time", "queued_jobs", b"queued_jobs", "running_jobs", b"running_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cpu_pressure: _TypeAlias = _typing.Literal["cpu_pressure"]  # noqa: Y015
     _WhichOneofArgType__cpu_pressure: _TypeAlias = _typing.Literal["_cpu_pressure", b"_cpu_pressure"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_pressure) -> _WhichOneofReturnType__cpu_pressure | None: ...
 
 Global___Capacity: _TypeAlias = Capacity  # noqa: Y015
+
+@_typing.final
+class JobLoad(_message.Message):
+    """What one job takes at the moment, to be held against its reservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    CORES_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """Name of the job."""
+    cores: _builtins.float
+    """Processor time in the last second. Unit: cores."""
+    memory_bytes: _builtins.int
+    """Resident memory of all its processes, pages that they share counted for
+    each of them. Unit: bytes.
+    """
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        cores: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cores", b"cores", "job", b"job", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobLoad: _TypeAlias = JobLoad  # noqa: Y015
 
 @_typing.final
 class ResourceCapacity(_message.Message):
