@@ -50,6 +50,10 @@ demo-captions: $(SETUP) ## caption the sample call in real time, with a daemon o
 demo-recording: $(SETUP) packages ## record a page with a call of four for 20 s, and look at the file
 	@$(BIN)/python tools/demo.py recording
 
+.PHONY: deb
+deb: $(SETUP) ## build the Debian package: build/callsd_*.deb
+	@$(BIN)/python tools/deb.py
+
 .PHONY: packages
 packages: ## have apt install what recordings need, if it is missing
 	@tools/packages.sh

@@ -79,6 +79,16 @@ class TestDiscover:
         assert found.token_file == tmp_path / "owner.token"
         assert found.metadata() == (("authorization", "Bearer callsd_x"),)
 
+    def test_a_token_that_goes_with_its_daemon(self, tmp_path: Path) -> None:
+        """A token file that is gone for a while is no mistake in the settings; a new one counts."""
+        (tmp_path / "owner.token").write_text("callsd_x\n")
+        found = Endpoint.discover(address=f"unix:{tmp_path}/callsd.sock", environ={})
+        found.metadata()
+        (tmp_path / "owner.token").unlink()
+        assert found.metadata() == (("authorization", "Bearer callsd_x"),)
+        (tmp_path / "owner.token").write_text("callsd_y\n")
+        assert found.metadata() == (("authorization", "Bearer callsd_y"),)
+
     def test_no_token_at_all(self, tmp_path: Path) -> None:
         """Without a token file the call goes out without a token, and the server says so."""
         assert Endpoint.discover(address=f"unix:{tmp_path}/s", environ={}).metadata() == ()

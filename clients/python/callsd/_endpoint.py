@@ -5,7 +5,7 @@ import getpass
 import ipaddress
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +30,8 @@ class Endpoint:
     """File with the bearer token; read for each call, as tokens are renewed while clients run."""
     ca_file: Path | None = None
     """PEM file with the certificates to trust for TLS. None: the system's."""
+    _last: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The token that was read last."""
 
     def __post_init__(self) -> None:
         scheme, _, rest = self.address.partition(":")
@@ -110,10 +112,17 @@ class Endpoint:
         try:
             with self.token_file.open("rb") as file:
                 token = file.read(MAX_TOKEN_FILE_BYTES).decode("ascii").strip()
+        except FileNotFoundError as error:
+            # The owner's token may go with the directory of a daemon that is stopped, and come back
+            # with the next one: what resumes until then shall find out that nobody is there.
+            if not self._last:
+                raise SettingsError(f"token file {self.token_file}: {error}") from error
+            token = self._last[0]
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"token file {self.token_file}: {error}") from error
         if not token.isprintable() or not token or " " in token:
             raise SettingsError(f"token file {self.token_file}: it holds no token on one line")
+        self._last[:] = [token]
         return (("authorization", f"Bearer {token}"),)
 
 

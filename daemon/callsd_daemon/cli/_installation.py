@@ -15,14 +15,17 @@ from callsd_daemon.config import DEFAULT_PATH, UNIT_DIRECTORIES, sample
 
 
 UNITS = {
-    "callsd.service": "etc/systemd/system",
-    "callsd-worker@.service": "etc/systemd/system",
-    "callsd-workers.slice": "etc/systemd/system",
-    "callsd.sysusers.conf": "etc/sysusers.d",
-    "callsd.tmpfiles.conf": "etc/tmpfiles.d",
-    "callsd.rules": "etc/polkit-1/rules.d",
+    "callsd.service": "systemd/system",
+    "callsd-worker@.service": "systemd/system",
+    "callsd-workers.slice": "systemd/system",
+    "callsd.sysusers.conf": "sysusers.d",
+    "callsd.tmpfiles.conf": "tmpfiles.d",
+    "callsd.rules": "polkit-1/rules.d",
 }
 """Files of systemd/, and the directories that they belong into."""
+
+PACKAGED = Path("/usr/lib")
+"""Programs that lie in there came with a package, which brings the units as well."""
 
 SETTINGS = {
     "state": UNIT_DIRECTORIES,
@@ -67,13 +70,20 @@ class _Write:
 class Installation:
     """One callsd below one root directory."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, programs: Path | None = None) -> None:
+        """`programs` is where the command and its interpreter are, by default this one's."""
         self._root = root
         self._is_live = root == Path("/")
-        self._programs = Path(sys.executable).parent
+        self._programs = programs or Path(sys.executable).parent
+        self._is_packaged = self._programs.is_relative_to(PACKAGED)
 
     def check(self) -> None:
-        """Raise Problem when what is installed could not run."""
+        """Raise Problem when what is installed could not run, or is not ours to install."""
+        if self._is_packaged:
+            raise Problem(
+                "this callsd came with a package, which has set it up",
+                to_do="systemctl status callsd; apt installs, upgrades and removes it",
+            )
         for directory in HIDDEN:
             if self._programs.is_relative_to(directory):
                 raise Problem(
@@ -103,8 +113,8 @@ class Installation:
 
     # What is done
 
-    def install(self, *, is_started: bool) -> Iterator[Step]:
-        """From the first file to the running service."""
+    def files(self) -> Iterator[Step]:
+        """Units and configuration."""
         for name in UNITS:
             write = self._unit(name)
             yield Step(text=f"{'keep' if write.is_done else 'write'} {write.path}", do=write.do)
@@ -112,6 +122,10 @@ class Installation:
         if not configuration.exists():
             write = _Write(path=configuration, content=sample(SETTINGS))
             yield Step(text=f"write {configuration}", do=write.do)
+
+    def install(self, *, is_started: bool) -> Iterator[Step]:
+        """From the first file to the running service."""
+        yield from self.files()
         yield self._link()
         yield self._run("systemd-sysusers", *self._at_root(), "callsd.conf")
         if not self._is_live:
@@ -129,8 +143,8 @@ class Installation:
             yield self._run("systemctl", "stop", "callsd.slice", may_fail=True)
         else:
             yield self._run("systemctl", *self._at_root(), "disable", "callsd.service")
-        for name, directory in UNITS.items():
-            yield self._remove(self._root / directory / _installed_name(name))
+        for name in UNITS:
+            yield self._remove(self._unit(name).path)
         yield self._remove(self._root / COMMAND)
         if self._is_live:
             yield self._run("systemctl", "daemon-reload")
@@ -142,7 +156,10 @@ class Installation:
 
     def _unit(self, name: str) -> "_Write":
         content = (_units() / name).read_text().replace("@BIN@", str(self._programs))
-        return _Write(path=self._root / UNITS[name] / _installed_name(name), content=content)
+        directory = self._root / ("usr/lib" if self._is_packaged else "etc") / UNITS[name]
+        if self._is_packaged and name == "callsd.rules":
+            directory = self._root / "usr/share" / UNITS[name]
+        return _Write(path=directory / _installed_name(name), content=content)
 
     def _link(self) -> Step:
         path, target = self._root / COMMAND, self._programs / "callsd"
