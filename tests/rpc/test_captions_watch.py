@@ -190,7 +190,6 @@ class TestLive:
             assert not viewer.captions
             assert not viewer.events
 
-
     def test_heartbeat_among_interims(self, daemon: StartDaemon, models_directory: object) -> None:
         """Who wants finals only hears that the call is alive while words come and change, too."""
         one = daemon(
