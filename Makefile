@@ -82,6 +82,15 @@ bench-recording: $(SETUP) packages ## measure recordings beside their baseline (
 test: test-models test-packages ## run all tests on real speech and real engines
 	$(BIN)/pytest
 
+.PHONY: test-clients
+test-clients: test-models test-packages ## test all clients: each by itself, and all by the conformance scenario
+	@echo '==> clients/go'
+	@cd clients/go && $(MAKE) --no-print-directory check test
+	@echo '==> clients/node'
+	@cd clients/node && npm ci --silent && PATH="$(CURDIR)/$(BIN):$$PATH" npm run --silent gen:check && \
+	    npm run --silent lint && npm test --silent
+	$(BIN)/pytest tests/conformance/play.py
+
 .PHONY: test-models
 test-models: $(SETUP) .cache/tiny.en.model .cache/base.model ## fetch the weights the tests need
 
@@ -173,5 +182,6 @@ $(GEN_SETUP): tools/gen-requirements.txt
 
 .PHONY: clean
 clean: ## remove environments, caches and fetched weights
+	rm -rf clients/node/node_modules clients/node/dist clients/java/target
 	rm -rf .venv .venv-gen .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find clients daemon tests tools -name __pycache__ -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
 # Have Debian install what is missing, as root or with sudo; else say how.
 #
 # usage: tools/packages.sh          what recordings need
-#        tools/packages.sh tests    what the tests need besides: a machine to boot
+#        tools/packages.sh tests    what the tests need besides: a proxy, a machine to boot
 set -eu
 
 missing=
@@ -17,6 +17,9 @@ need ffmpeg ffmpeg
 need chromium chromium
 need setpriv util-linux
 command -v fc-list >/dev/null 2>&1 && fc-list 2>/dev/null | grep -qi dejavu || missing="$missing fonts-dejavu-core"
+if [ "${1:-}" = tests ]; then
+    [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
+fi
 if [ "${1:-}" = tests ] && [ "$(id -u)" = 0 ]; then # only root boots machines
     need systemd-nspawn systemd-container
     need dbus-daemon dbus

@@ -52,6 +52,18 @@ def test_deadline(daemon: StartDaemon) -> None:
     assert_invariants(one)
 
 
+@pytest.mark.reason("FIELD_INVALID")
+@pytest.mark.parametrize("letter", ["k", "ß", "語", "🎙"])
+def test_many_mistakes(daemon: StartDaemon, letter: str) -> None:
+    """However much is wrong with a request, its refusal arrives, with a reason and some fields."""
+    one = daemon()
+    api = one.api()
+    labels = {f"{letter * 70}{number}!": "x" for number in range(40)}
+    for _ in range(5):  # gRPC refuses what is a bit too long at random
+        with refused("FIELD_INVALID", grpc.StatusCode.INVALID_ARGUMENT):
+            api(api.jobs.CreateJob, one.request(labels=labels))
+
+
 def test_deadline_of_a_stop(daemon: StartDaemon) -> None:
     """A stop that is out of time either was not noted, or is carried out."""
     one = daemon(machine=replace(CALM, cores_total=16.0))

@@ -10,11 +10,13 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 
 DOMAIN = "callsd"
 
-MAX_METADATA_CHARACTERS = 256
-"""Longest value of one fact: error details travel in headers, which are limited to some KiB."""
+MAX_TEXT_BYTES = 256
+"""Longest value of one fact, and longest name and problem of one field."""
 
-MAX_MESSAGE_CHARACTERS = 1024
-MAX_VIOLATIONS = 20
+MAX_MESSAGE_BYTES = 768
+MAX_VIOLATIONS_BYTES = 2048
+"""All of a status travels in headers, of which gRPC refuses some from 8 KiB on: the message once
+percent-encoded, up to three times as long, and once more with the details in base64."""
 
 CODES: dict[Reason, int] = {
     Reason.INTERNAL: code_pb2.INTERNAL,
@@ -71,26 +73,31 @@ def to_status(error: CallsdError) -> status_pb2.Status:
         details.append(_any(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status_pb2.Status(
         code=CODES[error.reason],
-        message=error.message[:MAX_MESSAGE_CHARACTERS],
+        message=_cut(error.message, MAX_MESSAGE_BYTES),
         details=details,
     )
 
 
 def _error_info(error: CallsdError) -> error_details_pb2.ErrorInfo:
-    metadata = {key: value[:MAX_METADATA_CHARACTERS] for key, value in error.metadata.items()}
+    metadata = {key: _cut(value, MAX_TEXT_BYTES) for key, value in error.metadata.items()}
     return error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
 
 
 def _bad_request(error: CallsdError) -> error_details_pb2.BadRequest:
-    return error_details_pb2.BadRequest(
-        field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(
-                field=field[:MAX_METADATA_CHARACTERS],
-                description=problem[:MAX_METADATA_CHARACTERS],
-            )
-            for field, problem in error.violations[:MAX_VIOLATIONS]
-        ]
-    )
+    """As many of the fields as there is room for."""
+    found = error_details_pb2.BadRequest()
+    for field, problem in error.violations:
+        found.field_violations.add(
+            field=_cut(field, MAX_TEXT_BYTES), description=_cut(problem, MAX_TEXT_BYTES)
+        )
+        if found.ByteSize() > MAX_VIOLATIONS_BYTES:
+            del found.field_violations[-1]
+            break
+    return found
+
+
+def _cut(text: str, byte_count: int) -> str:
+    return text.encode()[:byte_count].decode(errors="ignore")
 
 
 def _any(message: Message) -> any_pb2.Any:
