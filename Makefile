@@ -167,6 +167,11 @@ gen: $(GEN_SETUP) $(SETUP) ## renew what is generated: code from proto/, parts o
 	@.venv-gen/bin/python tools/gen.py
 	@$(BIN)/python tools/gen_docs.py
 
+.PHONY: gen-clients
+gen-clients: $(SETUP) ## renew what is generated for the clients in other languages
+	@cd clients/go && $(MAKE) --no-print-directory gen
+	@cd clients/node && npm ci --silent && PATH="$(CURDIR)/$(BIN):$$PATH" npm run --silent gen
+
 .PHONY: freeze-api
 freeze-api: $(SETUP) ## at a release: keep the API's image for `buf breaking`
 	@mkdir -p proto/releases
