@@ -173,10 +173,11 @@ gen-clients: $(SETUP) ## renew what is generated for the clients in other langua
 	@cd clients/node && npm ci --silent && PATH="$(CURDIR)/$(BIN):$$PATH" npm run --silent gen
 
 .PHONY: freeze-api
-freeze-api: $(SETUP) ## at a release: keep the API's image for `buf breaking`
+freeze-api: $(SETUP) ## at a release: keep the API's image for `buf breaking`, and its messages
 	@mkdir -p proto/releases
 	@release=$$(sed -n 's/^version = "\([0-9]*\.[0-9]*\).*/v\1/p' pyproject.toml); \
 	    $(BIN)/buf build proto --output "proto/releases/$$release.binpb" && \
+	    $(BIN)/python tools/golden.py "proto/releases/$$release.golden.jsonl" && \
 	    echo "wrote proto/releases/$$release.binpb"
 
 $(GEN_SETUP): tools/gen-requirements.txt

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the parts of the handbook that the code knows best: settings, methods, job states.
+"""Write the parts of the handbook that the code knows best: settings, methods, states, reference.
 
     make gen                                    renew them
     .venv/bin/python tools/gen_docs.py --check  exit 1, naming each part that is not current
@@ -19,6 +19,7 @@ import tomlkit
 from callsd_daemon.config import ENVIRONMENT_PREFIX, SETTINGS, Config
 from callsd_daemon.domain.jobs import FINAL_STATES, TRANSITIONS
 from callsd_daemon.rpc.gate import SCOPES
+from reference import reference
 
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -65,6 +66,7 @@ PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("configuration.md", "settings", settings),
     ("api.md", "methods", methods),
     ("architecture.md", "states", states),
+    ("reference.md", "reference", reference),
 )
 """File, name of the part, what writes it."""
 
