@@ -26,10 +26,5 @@ class Cadence:
         rules = self._rules
         if self._pass_seconds is None:
             return rules.max_cadence_seconds
-        slowness = (self._pass_seconds - rules.quick_pass_seconds) / (
-            rules.slow_pass_seconds - rules.quick_pass_seconds
-        )
-        slowness = min(max(slowness, 0.0), 1.0)
-        share = rules.quick_share + slowness * (rules.slow_share - rules.quick_share)
-        wanted = self._pass_seconds / share
+        wanted = self._pass_seconds / rules.pass_share
         return min(max(wanted, rules.min_cadence_seconds), rules.max_cadence_seconds)

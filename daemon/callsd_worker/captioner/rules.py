@@ -10,14 +10,10 @@ class Rules:
 
     min_cadence_seconds: float = 0.15
     max_cadence_seconds: float = 0.72
-    """Age at which voice that no pass has heard makes the next pass due: within these limits, so
-    that passes take the share of the time that is named below."""
-    quick_pass_seconds: float = 0.09
-    quick_share: float = 0.4
-    slow_pass_seconds: float = 0.12
-    slow_share: float = 0.16
-    """Quick passes, of a small model on a server with time to spare, come often: words are there
-    sooner. Slow ones come less often, so that more calls are served."""
+    """Age at which voice that no pass has heard makes the next pass due …"""
+    pass_share: float = 0.16
+    """… within these limits so that passes take this part of the time: quick ones come often,
+    and on a busy server, where they take longer, they come less often."""
     soft_end_seconds: float = 0.25
     """How much of the newest sound an interim pass may leave for the next one at most, in order to
     end between words; when passes come often, a third of what comes between them."""
@@ -47,3 +43,15 @@ class Rules:
     """After the last loud frame the network listens on for so long."""
     position_step_seconds: float = 1.0
     """Silence is told in steps of this: positions alone are no news."""
+
+
+_QUICK_SHARE = 0.4
+
+
+def rules_for(model: str) -> Rules:
+    """The rules for a model.
+
+    A tiny one is taken for its quickness: the machine has time to spare with it, and words that are
+    there sooner are worth more than words that stay.
+    """
+    return Rules(pass_share=_QUICK_SHARE) if model.partition(".")[0] == "tiny" else Rules()

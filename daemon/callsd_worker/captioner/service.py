@@ -126,6 +126,7 @@ class CaptionService:
         *,
         load_fallback: Callable[[], Sequence[Engine]] | None,
         on_crash: Callable[[], None],
+        rules: Rules | None = None,
     ) -> None:
         """One recognising thread for each engine, which may be one and the same.
 
@@ -138,7 +139,7 @@ class CaptionService:
         self._outbox = outbox
         self._on_crash = on_crash
         self._detector = VoiceDetector()
-        self._rules = Rules()
+        self._rules = rules or Rules()
         self._cadence = Cadence(self._rules)
         self._orders: queue.Queue[Order] = queue.Queue(MAX_ORDERS)
         self._voices: dict[int, _Voice] = {}

@@ -16,6 +16,7 @@ import grpc
 
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 from callsd_worker.captioner.outbox import Outbox, TrackNews, Written
+from callsd_worker.captioner.rules import rules_for
 from callsd_worker.captioner.service import CaptionService, Close, End, Open, Order, Sound, Status
 from callsd_worker.captioner.words import SpeechChange, Words
 from callsd_worker.media.live import Piece
@@ -135,6 +136,7 @@ class _Session:
             self._outbox,
             load_fallback=load_fallback if work.fallback_directory else None,
             on_crash=self._crash,
+            rules=rules_for(work.model_name),
         )
         self._service.start()
         log.info("%s is loaded for %d recognisers", work.model_name, work.workers)
