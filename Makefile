@@ -15,6 +15,7 @@ THREADS ?= 1
 CALLS ?= 1
 PAGE ?= typical
 SECONDS ?= 60
+TABLE ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -81,6 +82,11 @@ bench-recording: $(SETUP) packages ## measure recordings beside their baseline (
 .PHONY: test
 test: test-models test-packages ## run all tests on real speech and real engines
 	$(BIN)/pytest
+
+.PHONY: faults
+faults: export CALLSD_FAULTS_TABLE := $(TABLE)
+faults: test-models test-packages ## what happens when things die, slow tests too, as a table (TABLE=docs/reliability.md writes it)
+	$(BIN)/pytest -m scenario
 
 .PHONY: test-clients
 test-clients: test-models test-packages ## test all clients: each by itself, and all by the conformance scenario

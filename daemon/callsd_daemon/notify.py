@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Telling systemd how the daemon is. Source: sd_notify(3)."""
 
+import contextlib
 import os
 import socket
 
@@ -19,4 +20,6 @@ def notify(*lines: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         # "@" stands for the abstract namespace.
         name = "\0" + address[1:] if address.startswith("@") else address
-        sender.sendto("\n".join(lines).encode(), name)
+        # Nobody there, or nobody who listens right now, must not end what is told about.
+        with contextlib.suppress(OSError):
+            sender.sendto("\n".join(lines).encode(), name)

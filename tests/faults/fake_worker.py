@@ -7,6 +7,7 @@ which "2: exit 1" only counts for the second worker of a job. A worker that come
 script has done its work. What shall happen before hello is in the file `before-hello` in TMPDIR.
 """
 
+import itertools
 import os
 import signal
 import subprocess
@@ -85,6 +86,11 @@ class Script:
         """Tell the test how far the script is, by a file in TMPDIR."""
         (TEMPORARY / name).touch()
 
+    def note(self, name: str) -> None:
+        """Add this job to a list in TMPDIR: one write, which kills cannot tear."""
+        with (TEMPORARY / name).open("a") as file:
+            file.write(f"{self.bootstrap.job_id}\n")
+
     def fail(self, reason: str) -> None:
         """End with this failure."""
         self.failure = (reason, "as the script says")
@@ -98,6 +104,18 @@ class Script:
     def exit(self, code: str) -> None:
         """End without an outcome."""
         os._exit(int(code))
+
+    def die_before(self, call: str, count: str) -> None:
+        """Be killed instead of doing this call of `write_whole` (fsync, replace) this time."""
+        owner = os if call == "fsync" else Path
+        original, left = getattr(owner, call), itertools.count(int(count) - 1, -1)
+
+        def counted(*arguments: object) -> object:
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments)
+
+        setattr(owner, call, counted)
 
     # Misbehaving
 
@@ -131,6 +149,23 @@ class Script:
         for _ in range(int(megabytes)):
             os.write(1, b"\xff\x00spam" * (1024 * 1024 // 6))
             time.sleep(POLL_SECONDS)
+
+    def flood_at(self, megabytes_per_second: str, seconds: str) -> None:
+        """Write so much, for so long, whatever becomes of it."""
+        piece = b"\xff\x00spam" * (1024 * 1024 // 6)
+        began, written = time.monotonic(), 0
+        while (passed := time.monotonic() - began) < float(seconds):
+            if written < passed * float(megabytes_per_second) * 1e6:
+                written += os.write(1, piece)
+            else:
+                time.sleep(0.001)
+
+    def eat(self, megabytes: str) -> None:
+        """Use so much memory, a little at a time."""
+        eaten = []
+        for _ in range(int(megabytes)):
+            eaten.append(os.urandom(1000) * 1000)
+            time.sleep(0.001)
 
     def lie_artifact(self) -> None:
         """Report a file that is not there."""

@@ -149,6 +149,7 @@ class TestStop:
         assert_invariants(one)
 
 
+@pytest.mark.scenario(6, "a captioner that dies five times: the call fails, its captions stay")
 @pytest.mark.reason("CRASH_LOOP")
 def test_dies_again_and_again(one: Daemon) -> None:
     """After five deaths in a row the call fails and says why; its captions can still be read."""

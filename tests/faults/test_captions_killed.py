@@ -135,6 +135,7 @@ def assert_seen(viewer: Viewer, finals: list[Caption]) -> None:
 class TestCaptioner:
     """The process that recognises."""
 
+    @pytest.mark.scenario(3, "captioner killed in mid sentence: no word lost or doubled")
     @pytest.mark.parametrize("chunk_samples", [1600, 16_000])
     def test_killed_in_mid_sentence(self, one: Daemon, said: Pcm, chunk_samples: int) -> None:
         """Viewers are told, another one goes on within seconds, and no word is lost or doubled."""
@@ -194,6 +195,7 @@ class TestCaptioner:
         assert errors(TEXT, " ".join(final.text for final in finals)) <= 2
         assert job.captions_result.restart_count == 0
 
+    @pytest.mark.scenario(5, "one that says nothing, or is stopped, is killed")
     def test_hangs(self, daemon: StartDaemon, models_directory: Path) -> None:
         """One that is alive and says nothing is ended and replaced."""
         one = daemon(
@@ -220,6 +222,7 @@ class TestCaptioner:
 class TestDaemon:
     """The daemon itself, and its captioners with it."""
 
+    @pytest.mark.scenario(2, "captions: daemon killed in mid sentence, no word lost or doubled")
     def test_killed_in_mid_sentence(self, one: Daemon, said: Pcm) -> None:
         """A client that sends again what it is asked for loses nothing."""
         api = one.api()

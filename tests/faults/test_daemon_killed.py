@@ -5,6 +5,9 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
+import time
 import uuid
 
 import grpc
@@ -20,6 +23,7 @@ from callsd.v1.job_pb2 import (
     StopJobRequest,
 )
 from tests.conftest import StartDaemon
+from tests.faults.conftest import RecordFigure
 from tests.helpers.daemon import Daemon
 from tests.helpers.history import Recorder
 from tests.helpers.invariants import all_jobs, assert_invariants
@@ -40,6 +44,7 @@ def ask(daemon: Daemon, request_id: str) -> grpc.StatusCode:
 class TestCreate:
     """At each failpoint between CreateJob and a running worker."""
 
+    @pytest.mark.scenario(1, "at each failpoint: one job, one worker, after a retry")
     @pytest.mark.parametrize(
         ("failpoint", "attempts"),
         [
@@ -72,6 +77,7 @@ class TestCreate:
             assert [job.name for job in all_jobs(api)] == [again.name]
             assert_invariants(one, recorder)
 
+    @pytest.mark.scenario(1, "what was committed is done, what was not is unknown")
     def test_unanswered_job_is_known_after_restart(self, daemon: StartDaemon) -> None:
         """What was committed is done, even if nobody ever asks again."""
         one = daemon(env={"CALLSD_FAILPOINTS": "create.before_reply"})
@@ -85,6 +91,7 @@ class TestCreate:
         assert one.wait(api, job.name).state == JOB_STATE_SUCCEEDED
         assert_invariants(one)
 
+    @pytest.mark.scenario(1, "what was committed is done, what was not is unknown")
     def test_uncommitted_job_is_unknown_after_restart(self, daemon: StartDaemon) -> None:
         """What was not committed was not acknowledged, and leaves nothing behind."""
         one = daemon(env={"CALLSD_FAILPOINTS": "store.before_commit"})
@@ -102,7 +109,8 @@ class TestCreate:
 class TestEveryState:
     """With jobs in every state at once."""
 
-    def test_all_go_on(self, daemon: StartDaemon) -> None:
+    @pytest.mark.scenario(2, "queued, running, stopping, ended: each comes to its right end")
+    def test_all_go_on(self, daemon: StartDaemon, record_figure: RecordFigure) -> None:
         """Queued, running, stopping and ended jobs all come to their right end; workers stay."""
         one = daemon(config={"jobs": {"max_concurrent_jobs": 2, "stop_grace_seconds": 10.0}})
         api = one.api()
@@ -119,7 +127,9 @@ class TestEveryState:
             assert [one.job(api, job.name).state for job in queued] == [JOB_STATE_QUEUED] * 3
 
             one.kill()
+            began = time.monotonic()
             api = one.start().api()
+            record_figure(f"well again {time.monotonic() - began:.2f} s after the start")
             after = {name: one.worker(name) for name in workers}
             states = {name: one.job(api, name).state for name in workers}
             (one.root / "tmp" / "go").touch()
@@ -137,6 +147,7 @@ class TestEveryState:
             started = recorder.order(JOB_STATE_STARTING)
             assert started[-3:] == [job.name for job in queued]
 
+    @pytest.mark.scenario(2, "queued, running, stopping, ended: each comes to its right end")
     def test_starting(self, daemon: StartDaemon) -> None:
         """A worker that had not yet reported is taken over too."""
         one = daemon()
@@ -155,6 +166,7 @@ class TestEveryState:
         assert one.job(api, job.name).attempt == 1
         assert_invariants(one)
 
+    @pytest.mark.scenario(2, "queued, running, stopping, ended: each comes to its right end")
     def test_stopping_completes(self, daemon: StartDaemon) -> None:
         """A stop that was asked for before the cut is carried out after it."""
         one = daemon(config={"jobs": {"stop_grace_seconds": 3.0}})
@@ -169,6 +181,7 @@ class TestEveryState:
         assert one.wait(api, job.name).state == JOB_STATE_CANCELLED
         assert_invariants(one)
 
+    @pytest.mark.scenario(2, "queued, running, stopping, ended: each comes to its right end")
     def test_finished_meanwhile(self, daemon: StartDaemon) -> None:
         """A worker that ends while no daemon runs is believed by its outcome."""
         one = daemon()
@@ -207,6 +220,7 @@ class TestEveryState:
 class TestReboot:
     """The machine itself went down."""
 
+    @pytest.mark.scenario(7, "what ran begins anew, or fails with HOST_REBOOT")
     @pytest.mark.parametrize(
         "max_attempts", [pytest.param(1, marks=pytest.mark.reason("HOST_REBOOT")), 2]
     )
@@ -230,6 +244,40 @@ class TestReboot:
             assert ended.state == JOB_STATE_SUCCEEDED
             assert "restarted" in ended.notices[0].message
         assert_invariants(one)
+
+    @pytest.mark.scenario(7, "no process that is not the job's own is touched")
+    def test_bystanders(self, daemon: StartDaemon) -> None:
+        """Who has a worker's pid, or a job's name, is not taken for its worker."""
+        one = daemon()
+        api = one.api()
+        job = one.create(api, "1: sleep").job
+        one.wait(api, job.name, JOB_STATE_RUNNING)
+        worker = one.worker(job.name)
+        job_id = job.name.removeprefix("jobs/")
+        # Of an attempt that there never was, and one that only speaks of the job.
+        marks = (f"{job_id}:7:0123456789abcdef", job_id)
+        others = [
+            subprocess.Popen(
+                [sys.executable, "-c", "import time; time.sleep(600)", mark],
+                env={"CALLSD_JOB": mark},
+                start_new_session=True,
+            )
+            for mark in marks
+        ]
+        try:
+            one.kill()
+            os.kill(worker, signal.SIGKILL)
+            pretend_reboot(one)
+            api = one.start().api()
+            ended = one.wait(api, job.name)
+
+            assert (ended.state, ended.attempt) == (JOB_STATE_SUCCEEDED, 2)
+            assert [other.poll() for other in others] == [None, None]
+            assert_invariants(one)
+        finally:
+            for other in others:
+                other.kill()
+                other.wait()
 
 
 def pretend_reboot(one: Daemon) -> None:

@@ -5,6 +5,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import pytest
+
 from callsd.v1.capacity_pb2 import ADMISSION_DECISION_ADMIT
 from callsd.v1.job_pb2 import (
     JOB_STATE_CANCELLED,
@@ -32,6 +34,7 @@ FINISHED = 20
 """How many of them are let run to their end: each takes a process."""
 
 
+@pytest.mark.scenario(15, "200 at once: never more than fit, in the order they came")
 def test_thundering_herd(daemon: StartDaemon) -> None:
     """Never more run than fit, all others wait, and they start in the order they came."""
     one = daemon()
@@ -81,6 +84,7 @@ def most_active(recorder: Recorder) -> int:
     return most
 
 
+@pytest.mark.scenario(14, "a described load: CPU_EXHAUSTED, then the queue moves by itself")
 def test_external_load(daemon: StartDaemon) -> None:
     """While others use the machine jobs wait, and say what for; then the queue moves by itself."""
     one = daemon(machine=replace(CALM, cores_external=3.5))
@@ -97,6 +101,7 @@ def test_external_load(daemon: StartDaemon) -> None:
         assert_invariants(one, recorder)
 
 
+@pytest.mark.scenario(14, "no load holds a job back for longer than its patience")
 def test_patience(daemon: StartDaemon) -> None:
     """A job that others have held back for long enough starts all the same: it gives way."""
     one = daemon(

@@ -144,6 +144,7 @@ CASES = (
 class TestKilled:
     """kill -9 in the middle of a recording."""
 
+    @pytest.mark.scenario(3, "whatever a recording needs is killed: it goes on, and is whole")
     @pytest.mark.parametrize("case", CASES, ids=[case.what for case in CASES])
     def test_helpers(
         self, daemon: StartDaemon, pages: PageServer, tmp_path: Path, case: Case
@@ -165,6 +166,7 @@ class TestKilled:
         assert not ended.recording_result.cut_short
         assert [notice.code for notice in ended.notices] == ["RECORDING_JOINED"]
 
+    @pytest.mark.scenario(3, "whatever a recording needs is killed: it goes on, and is whole")
     def test_worker(self, daemon: StartDaemon, pages: PageServer, tmp_path: Path) -> None:
         """Another worker goes on at once; nothing of the first one stays."""
         one = daemon(is_real=True, machine=None, config={"admission": {"enforced": False}})
@@ -185,6 +187,7 @@ class TestKilled:
         assert ended.recording_result.segment_count == 2
         assert [notice.code for notice in ended.notices] == ["WORKER_RESTARTED", "RECORDING_JOINED"]
 
+    @pytest.mark.scenario(2, "a recording goes on without a gap while no daemon runs")
     def test_daemon(self, daemon: StartDaemon, pages: PageServer, tmp_path: Path) -> None:
         """The worker goes on without the daemon, and the next one takes it up: no gap at all."""
         one = daemon(is_real=True, machine=None, config={"admission": {"enforced": False}})
@@ -199,6 +202,7 @@ class TestKilled:
         check(one, ended, tmp_path / "a.mp4", what="the daemon", most_seconds=1.0)
         assert (ended.attempt, ended.recording_result.segment_count) == (1, 1)
 
+    @pytest.mark.scenario(7, "everything dies at once: the recording goes on afterwards")
     def test_everything(self, daemon: StartDaemon, pages: PageServer, tmp_path: Path) -> None:
         """Daemon and workers die together, as with a machine: the next daemon goes on."""
         one = daemon(is_real=True, machine=None, config={"admission": {"enforced": False}})
@@ -221,6 +225,7 @@ class TestKilled:
 class TestSaved:
     """What was recorded is kept when nobody can go on."""
 
+    @pytest.mark.scenario(3, "what was recorded is kept when nobody can go on")
     def test_last_attempt(self, daemon: StartDaemon, pages: PageServer, tmp_path: Path) -> None:
         """Without another attempt, what there is becomes the result, and a notice says why."""
         one = daemon(

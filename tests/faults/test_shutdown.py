@@ -3,6 +3,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import grpc
@@ -17,6 +18,7 @@ from callsd.v1.job_pb2 import (
 )
 from callsd.v1.media_pb2 import UploadMediaRequest, UploadStart
 from tests.conftest import StartDaemon
+from tests.faults.conftest import RecordFigure
 from tests.helpers.api import health
 from tests.helpers.history import Recorder
 from tests.helpers.invariants import assert_invariants
@@ -31,6 +33,7 @@ UPLOAD_ID = "6f1c1b1e-7a7e-4b44-8a3c-2f1f3b0f5a10"
 class TestDrain:
     """SIGTERM."""
 
+    @pytest.mark.scenario(9, "streams end with DRAINING and when to come back")
     @pytest.mark.reason("DRAINING")
     def test_watchers_are_sent_away(self, daemon: StartDaemon) -> None:
         """Open streams end with UNAVAILABLE, the reason, and when to come back."""
@@ -50,6 +53,7 @@ class TestDrain:
 
         assert one.wait_dead() == 0
 
+    @pytest.mark.scenario(9, "NOT_SERVING first, new jobs are told DRAINING")
     @pytest.mark.reason("DRAINING")
     def test_health_first_and_no_new_jobs(self, daemon: StartDaemon) -> None:
         """Health says NOT_SERVING at once; who asks for a job while calls end is told why not."""
@@ -77,7 +81,8 @@ class TestDrain:
 
         assert one.wait_dead() == 0
 
-    def test_workers_survive(self, daemon: StartDaemon) -> None:
+    @pytest.mark.scenario(9, "jobs go on, and the next daemon has the same workers")
+    def test_workers_survive(self, daemon: StartDaemon, record_figure: RecordFigure) -> None:
         """Workers go on, and the next daemon takes over the same processes."""
         one = daemon()
         api = one.api()
@@ -86,7 +91,9 @@ class TestDrain:
             one.wait(api, job.name, JOB_STATE_RUNNING)
             worker = one.worker(job.name)
 
+            asked_at = time.monotonic()
             assert one.stop() == 0
+            record_figure(f"ended {time.monotonic() - asked_at:.2f} s after SIGTERM")
             assert one.leaders(job.name) == [worker]
             api = one.start().api()
             assert one.job(api, job.name).state == JOB_STATE_RUNNING
@@ -98,7 +105,8 @@ class TestDrain:
             assert set(recorder.cuts) == {grpc.StatusCode.UNAVAILABLE}
             assert_invariants(one, recorder)
 
-    def test_second_signal_forces(self, daemon: StartDaemon) -> None:
+    @pytest.mark.scenario(9, "a second SIGTERM ends it at once")
+    def test_second_signal_forces(self, daemon: StartDaemon, record_figure: RecordFigure) -> None:
         """Who insists is obeyed at once, whatever is under way; the exit code tells."""
         one = daemon(config={"server": {"drain_seconds": 60.0}})
         api, go_on = one.api(), threading.Event()
@@ -113,7 +121,9 @@ class TestDrain:
         one.signal(signal.SIGTERM)
         eventually(lambda: one.events("draining"), "the daemon drains")
         one.signal(signal.SIGTERM)
+        insisted_at = time.monotonic()
 
         assert one.wait_dead(seconds=10) == 1
+        record_figure(f"ended {time.monotonic() - insisted_at:.2f} s after the second")
         go_on.set()
         assert upload.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)

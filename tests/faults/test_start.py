@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts that cannot succeed, or only after some tidying up."""
 
+import contextlib
 import os
 import shutil
 import socket
 import sqlite3
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from tests.helpers.invariants import assert_invariants
 
 
 NOBODY = 65534
+PAGE_BYTES = 4096
 
 STATE_UNUSABLE = 73
 ALREADY_RUNNING = 75
@@ -26,6 +29,7 @@ CONFIG = 78
 class TestSecondInstance:
     """One daemon for one state directory."""
 
+    @pytest.mark.scenario(41, "second instance: exit code 75, the first does not notice")
     def test_refused(self, daemon: StartDaemon) -> None:
         """The second one leaves with 75 and a hint; the first one does not notice."""
         one = daemon()
@@ -37,6 +41,7 @@ class TestSecondInstance:
         assert one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED
         assert_invariants(one)
 
+    @pytest.mark.scenario(41, "a stale socket is replaced, a used one is not")
     def test_stale_sockets_are_replaced(self, daemon: StartDaemon) -> None:
         """What a killed daemon left behind is in nobody's way."""
         one = daemon()
@@ -48,6 +53,7 @@ class TestSecondInstance:
         api = one.api()
         assert one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED
 
+    @pytest.mark.scenario(41, "a stale socket is replaced, a used one is not")
     def test_socket_in_use(self, daemon: StartDaemon) -> None:
         """A socket at which another program listens stays that program's."""
         one = daemon(is_started=False)
@@ -62,6 +68,7 @@ class TestSecondInstance:
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(one.runtime / "callsd.sock"))
 
+    @pytest.mark.scenario(41, "a stale socket is replaced, a used one is not")
     def test_file_in_the_way(self, daemon: StartDaemon) -> None:
         """A file where the socket shall be is not deleted."""
         one = daemon(is_started=False)
@@ -91,10 +98,45 @@ def _empty(one: Daemon) -> None:
     (one.state / "callsd.db").write_bytes(b"")
 
 
+def _cut(one: Daemon) -> None:
+    _with_a_job(one).stop()
+    database = one.state / "callsd.db"
+    os.truncate(database, database.stat().st_size // 2)
+
+
+def _flipped(one: Daemon) -> None:
+    _with_a_job(one).stop()
+    database = one.state / "callsd.db"
+    content = bytearray(database.read_bytes())
+    for page in range(1, len(content) // PAGE_BYTES):
+        content[page * PAGE_BYTES] ^= 0xFF
+    database.write_bytes(content)
+
+
+def _foreign(one: Daemon) -> None:
+    one.state.mkdir()
+    with contextlib.closing(sqlite3.connect(one.state / "callsd.db")) as other:
+        other.execute("CREATE TABLE recipes (name TEXT)")
+
+
+def _only_the_log(one: Daemon) -> None:
+    _with_a_job(one).kill()
+    (one.state / "callsd.db").unlink()
+
+
+def _with_a_job(one: Daemon) -> Daemon:
+    api = one.start().api()
+    assert one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED
+    return one
+
+
 class TestState:
     """A state directory that cannot be used."""
 
-    @pytest.mark.parametrize("spoil", [_a_file, _damaged, _empty])
+    @pytest.mark.scenario(26, "the start refuses a damaged store: exit code 73, nothing changed")
+    @pytest.mark.parametrize(
+        "spoil", [_a_file, _damaged, _empty, _cut, _flipped, _foreign, _only_the_log]
+    )
     def test_refused(self, daemon: StartDaemon, spoil: Callable[[Daemon], None]) -> None:
         """The daemon leaves with 73, names the place, and changes nothing in it."""
         one = daemon(is_started=False)
@@ -108,6 +150,56 @@ class TestState:
         assert "Traceback" not in message
         assert _content(one.state) == before
 
+    @pytest.mark.scenario(26, "a store whose log is missing is refused, never half of it taken")
+    def test_log_is_missing(self, daemon: StartDaemon) -> None:
+        """After a kill most of the jobs are in the log: without it the daemon does not start."""
+        one = _with_a_job(daemon(is_started=False))
+        one.kill()
+        (one.state / "callsd.db-wal").unlink()
+        before = _content(one.state)
+        code, message = one.fail_to_start()
+
+        assert code == STATE_UNUSABLE
+        assert "callsd.db-wal is gone" in message
+        assert _content(one.state) == before
+        # Who knows that, and has nothing better, can have what is left.
+        (one.state / "callsd.db-shm").unlink()
+        one.acknowledged.clear()
+        one.start()
+
+    @pytest.mark.scenario(26, "a store that somebody else holds is not called damaged")
+    def test_locked(self, daemon: StartDaemon) -> None:
+        """The daemon leaves with 73, and starts as ever once the other program has ended."""
+        soon = {"callsd_daemon.store.database.BUSY_TIMEOUT_SECONDS": 0.2}
+        one = _with_a_job(daemon(is_started=False, constants=soon))
+        one.stop()
+        with contextlib.closing(
+            sqlite3.connect(one.state / "callsd.db", isolation_level=None)
+        ) as other:
+            other.execute("PRAGMA locking_mode = EXCLUSIVE")
+            other.execute("BEGIN EXCLUSIVE")
+            code, message = one.fail_to_start()
+
+        assert code == STATE_UNUSABLE
+        assert "cannot be used now" in message
+        one.start()
+        assert_invariants(one)
+
+    @pytest.mark.scenario(26, "a store on a disk that is read only: 73, with what to do")
+    def test_read_only(self, daemon: StartDaemon) -> None:
+        """The daemon says that the directory must be writable, and starts once it is."""
+        one = _with_a_job(daemon(is_started=False))
+        one.stop()
+        with read_only(one.state):
+            code, message = one.fail_to_start()
+
+        assert code == STATE_UNUSABLE
+        assert str(one.state) in message
+        assert "Traceback" not in message
+        one.start()
+        assert_invariants(one)
+
+    @pytest.mark.scenario(41, "state directory of another user: 73, untouched")
     def test_of_another_user(self, daemon: StartDaemon) -> None:
         """A directory that belongs to somebody else is left alone."""
         one = daemon(is_started=False)
@@ -135,6 +227,7 @@ class TestState:
         assert "99" in message
         assert "Traceback" not in message
 
+    @pytest.mark.scenario(41, "lost and strange files are no reason not to start")
     def test_lost_files_do_not_stop_the_start(self, daemon: StartDaemon) -> None:
         """Directories of jobs that are gone, and strange ones, are no reason not to start."""
         one = daemon()
@@ -149,15 +242,30 @@ class TestState:
         assert one.job(api, job.name).state == JOB_STATE_SUCCEEDED
 
 
+@contextlib.contextmanager
+def read_only(directory: Path) -> Iterator[None]:
+    """A disk that the system has made read only."""
+    bind = ["/bin/mount", "--bind", str(directory), str(directory)]
+    if os.geteuid() or subprocess.run(bind, check=False, capture_output=True).returncode:
+        pytest.skip("only root with CAP_SYS_ADMIN can make a disk read only")
+    try:
+        remount = ["/bin/mount", "-o", "remount,ro,bind", str(directory)]
+        subprocess.run(remount, check=True, capture_output=True)
+        yield
+    finally:
+        subprocess.run(["/bin/umount", str(directory)], check=True, capture_output=True)
+
+
 def _content(path: Path) -> dict[str, bytes]:
     if path.is_file():
         return {"": path.read_bytes()}
-    # The lock is made by each try, and holds nothing.
-    return {
+    # The lock is made by each try, and holds nothing; nor do the files of a look at the database.
+    files = {
         str(file.relative_to(path)): file.read_bytes()
         for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != "lock"
+        if file.is_file() and file.name not in ("lock", "callsd.db-shm")
     }
+    return {name: content for name, content in files.items() if content or name != "callsd.db-wal"}
 
 
 class TestConfiguration:
@@ -190,6 +298,7 @@ class TestConfiguration:
         assert says in message
         assert "Traceback" not in message
 
+    @pytest.mark.scenario(41, "port taken: 73 or 78, with the endpoint")
     def test_port_taken(self, daemon: StartDaemon) -> None:
         """Two programs never share a port; the message names the endpoint."""
         with socket.create_server(("127.0.0.1", 0)) as other:
@@ -201,6 +310,7 @@ class TestConfiguration:
         assert code == STATE_UNUSABLE
         assert endpoint in message
 
+    @pytest.mark.scenario(41, "port taken: 73 or 78, with the endpoint")
     def test_metrics_port_taken(self, daemon: StartDaemon) -> None:
         """A metrics port that is taken is a mistake in the configuration, and said so."""
         with socket.create_server(("127.0.0.1", 0)) as other:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A watcher that writes down everything it is told, through all restarts of the daemon."""
+"""Writing down what a daemon tells and how fast it answers, while something happens to it."""
 
 import threading
 import time
@@ -7,9 +7,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import grpc
+from grpc_health.v1 import health_pb2
 
 from callsd.v1.job_pb2 import JobEvent, JobState, WatchJobsRequest, WatchJobsResponse
-from tests.helpers.api import Api
+from tests.helpers.api import Api, health
 from tests.helpers.daemon import Daemon
 from tests.helpers.waiting import eventually
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 REDIAL_SECONDS = 0.1
 CATCH_UP_SECONDS = 20.0
+PULSE_SECONDS = 0.05
+HEALTHY_SECONDS = 0.25
 
 
 class Recorder:
@@ -103,3 +106,47 @@ class Recorder:
             if event.job_changed.name == name
         ]
         return [now for before, now in zip(["", *states], states, strict=False) if now != before]
+
+
+class Pulse:
+    """Asks again and again whether the daemon is well, on a connection of its own."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._ask, name="pulse", daemon=True)
+        self.seconds: list[float] = []
+        """How long each answer took."""
+        self.failures: list[grpc.StatusCode] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        eventually(lambda: self.seconds, "the daemon answers")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        with self._daemon.channel() as channel:
+            while not self._is_over.wait(PULSE_SECONDS):
+                began = time.monotonic()
+                try:
+                    health(channel).Check(health_pb2.HealthCheckRequest(), timeout=5.0)
+                except grpc.RpcError as error:
+                    self.failures.append(error.code())
+                else:
+                    self.seconds.append(time.monotonic() - began)
+
+    def assert_regular(self) -> float:
+        """I9: every question is answered, 99 of 100 within 250 ms; returns those seconds."""
+        assert self.failures == []
+        late = sorted(self.seconds)[int(len(self.seconds) * 0.99)]
+        assert late < HEALTHY_SECONDS
+        return late

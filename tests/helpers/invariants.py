@@ -4,8 +4,10 @@
 import hashlib
 import sqlite3
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from callsd import FINAL_STATES
@@ -28,6 +30,9 @@ from tests.helpers.waiting import eventually
 
 
 ACTIVE_STATES = frozenset({JOB_STATE_STARTING, JOB_STATE_RUNNING, JOB_STATE_STOPPING})
+
+MOST_GROWTH = 1.1
+"""Of resident memory: allocators give back what was freed only in part."""
 
 EMPTY_SECONDS = 10.0
 """How long the processes of a job that has ended may take to be gone."""
@@ -137,6 +142,38 @@ def assert_history(daemon: Daemon, recorder: Recorder) -> None:
         assert name == f"jobs/{stored[event.revision]}"
         if event.HasField("job_changed"):
             assert event.job_changed.revision == event.revision
+
+
+def assert_as_before(daemon: Daemon, before: "Footprint") -> None:
+    """I7: after a load is over the daemon holds no more than it did before."""
+    eventually(
+        lambda: footprint(daemon).descriptors <= before.descriptors,
+        f"no more descriptors are open than before: {before}",
+        seconds=EMPTY_SECONDS,
+    )
+    after = footprint(daemon)
+    assert after.threads <= before.threads
+    assert after.resident_bytes < before.resident_bytes * MOST_GROWTH
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a daemon holds of the system."""
+
+    descriptors: int
+    threads: int
+    resident_bytes: int
+
+
+def footprint(daemon: Daemon) -> Footprint:
+    """What the daemon holds now. Its pool of threads grows to its size by the first some jobs."""
+    assert daemon.process is not None
+    process = psutil.Process(daemon.process.pid)
+    return Footprint(
+        descriptors=process.num_fds(),
+        threads=process.num_threads(),
+        resident_bytes=process.memory_info().rss,
+    )
 
 
 def stored_changes(daemon: Daemon) -> dict[int, str]:

@@ -24,6 +24,8 @@ def serve(*, config_file: Path | None) -> int:
     Jobs that run keep running and are taken over by the next daemon. Exit codes beside those of
     `callsd --help`: 73 the state directory cannot be used, 75 another daemon uses it.
     """
+    # A fork that fails would run gRPC's handlers of forks, which end the process. We never fork.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from callsd_daemon.app import serve as run_daemon
 
     loaded(config_file)  # what is wrong with it is told as any command tells it

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,16 @@ def stat(pid: int) -> ProcessStat | None:
         cpu_ticks=int(fields[11]) + int(fields[12]),
         resident_pages=int(fields[21]),
     )
+
+
+def age_seconds(pid: int) -> float:
+    """How long ago the process was started, on a clock that nobody sets; 0 if there is none."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return 0.0
+    start_ticks = int(text.rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def pids() -> list[int]:

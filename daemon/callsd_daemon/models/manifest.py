@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is written beside a model when it is installed, and believed of it afterwards."""
 
+import errno
 import os
 from pathlib import Path, PurePosixPath
 
@@ -52,6 +53,8 @@ def read_manifest(directory: Path) -> Manifest:
         with path.open("rb") as file:
             manifest = msgspec.json.decode(file.read(_MAX_MANIFEST_BYTES), type=Manifest)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # no fault of the file
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a manifest: {error}") from error

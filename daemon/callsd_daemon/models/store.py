@@ -222,6 +222,8 @@ class ModelStore:
             size_bytes = path.stat().st_size
             sha256 = self._sha256(path) if size_bytes == record.size_bytes else ""
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise  # no fault of the file
             raise _invalid(name, f"{path} cannot be read: {error.strerror}") from error
         if size_bytes != record.size_bytes:
             raise _invalid(name, f"{path} has {size_bytes} bytes instead of {record.size_bytes}")

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import errno
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -133,7 +134,7 @@ class Gate(grpc.aio.ServerInterceptor):
             token = self._admit(method, context)
             caller.set(token.name if token else "")
             _check_message(request)
-            return await answer()
+            return await _told_of_shortage(answer)
         except CallsdError as error:
             status = to_status(error)
             code, reason = grpc.StatusCode(_pair(status.code)).name, error.reason.value
@@ -244,3 +245,17 @@ def _once(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | 
 
 def _pair(code: int) -> tuple[int, str]:
     return next(status.value for status in grpc.StatusCode if status.value[0] == code)
+
+
+async def _told_of_shortage(answer: Callable[[], Awaitable[Any]]) -> Any:
+    """A file that cannot be opened for want of descriptors is no bug, and no fault of the file."""
+    try:
+        return await answer()
+    except OSError as problem:
+        if problem.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise CallsdError(
+            Reason.SLOTS_EXHAUSTED,
+            "the daemon has no file descriptors left: try again, or raise LimitNOFILE",
+            retry_after_seconds=1.0,
+        ) from problem

@@ -4,7 +4,8 @@
 import asyncio
 import errno
 import secrets
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -46,6 +47,9 @@ OVERTIME_SECONDS = 60.0
 """For all that a recording does besides recording; then it is told to end."""
 
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+SCARCE_ERRNOS = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What the system lacks for a while, and what says nothing about the job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +101,8 @@ class Supervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._attempts: dict[str, Attempt | CaptionsAttempt] = {}
         self._stopping: set[str] = set()
+        self._waiting: dict[str, float] = {}
+        """Since when jobs wait here, by the monotonic clock."""
         self._dispatching = asyncio.Lock()
         self._uncut: set[asyncio.Task[Any]] = set()
         self._is_closing = False
@@ -118,6 +124,7 @@ class Supervisor:
                 return Grant(job=books.put(started), decision=decision, token=token)
             case Queue() as decision:
                 waiting = books.put(_waiting(job, decision.reason))
+                self._waiting[job.id] = time.monotonic()
                 return Grant(job=waiting, decision=decision)
             case refusal:
                 raise refusal.error()
@@ -161,7 +168,8 @@ class Supervisor:
 
     def _grant_next(self, books: Transaction) -> Grant | None:
         while (job := books.first_queued()) is not None:
-            waited = (self._now() - job.create_time).total_seconds()
+            # Not by the wall clock: somebody may set it.
+            waited = time.monotonic() - self._waiting.setdefault(job.id, time.monotonic())
             match self._desk.decide_next(books, job, waited_seconds=waited):
                 case Admit() as decision:
                     started, token = self._with_worker(job)
@@ -171,6 +179,7 @@ class Supervisor:
                     # and would hold up everyone behind.
                     failure = Failure(reason=refusal.reason, message=refusal.message)
                     retention = self.rules.end.retention
+                    self._waiting.pop(job.id, None)
                     books.put(job.failed(failure, self._now(), retention=retention))
                 case shortage:
                     if shortage.reason is not job.waiting_for:
@@ -179,6 +188,7 @@ class Supervisor:
         return None
 
     def _with_worker(self, job: Job) -> tuple[Job, str]:
+        self._waiting.pop(job.id, None)
         token = secrets.token_urlsafe(32)
         worker = Worker(token_sha256=tokens.digest(token), boot_id=self._boot_id)
         return job.starting(worker, self._now()), token
@@ -200,6 +210,7 @@ class Supervisor:
             return job
 
         job = await self._database.write(mark)
+        self._waiting.pop(job_id, None)
         if job.state is State.STOPPING:
             self._stopping.add(job_id)
             if job_id in self._attempts:
@@ -270,7 +281,7 @@ class Supervisor:
         self._door.clear(job.id)
         if job.recording is not None:
             await self._salvage(job, failure)
-        again = await self._conclude(job, failure)
+        again = await self._surely_conclude(job, failure)
         if again is not None:
             self._watch_over(again.job, again.token)
             return
@@ -297,7 +308,9 @@ class Supervisor:
         if not token and job.worker.boot_id != self._boot_id:
             return Failure(reason=Reason.HOST_REBOOT, message="the machine was restarted")
         page_secrets = await self._database.read(lambda books: books.secrets(job.id))
-        assignment = await asyncio.to_thread(self._resolve, job, page_secrets)
+        assignment = await self._patiently(
+            job.id, lambda: asyncio.to_thread(self._resolve, job, page_secrets)
+        )
         seat = Seat(assignment, generation=job.attempt, token_sha256=job.worker.token_sha256)
         self._door.keep(job.id, seat)
         adopted = None if token else self._launcher.adopt(mark, directory)
@@ -314,6 +327,10 @@ class Supervisor:
         if job.id in self._stopping:
             attempt.stop()
         ran, is_starting = self._ran_seconds(job), job.state is State.STARTING
+        if isinstance(attempt, Attempt) and not is_starting and job.attempt == 1:
+            age = processes.age_seconds(attempt.process.pid)
+            if abs(ran - age) > self.rules.bounds.start_timeout_seconds:
+                ran = age  # somebody has set the wall clock meanwhile
         try:
             return await attempt.run(
                 ran_seconds=None if is_starting else ran,
@@ -338,7 +355,10 @@ class Supervisor:
         failpoint("worker.before_spawn")
         try:
             (directory / ARTIFACTS).mkdir(parents=True, exist_ok=True)
-            process = await self._launcher.launch(mark, bootstrap, directory, limits_of(job))
+            process = await self._patiently(
+                job.id,
+                lambda: self._launcher.launch(mark, bootstrap, directory, limits_of(job)),
+            )
         except OSError as problem:
             raise CallsdError(
                 Reason.DISK_FULL if problem.errno in DISK_FULL_ERRNOS else Reason.WORKER_KILLED,
@@ -346,6 +366,19 @@ class Supervisor:
             ) from problem
         failpoint("worker.after_spawn")
         return process
+
+    async def _patiently(self, job_id: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it, and try again for as long as the system lacks descriptors or processes."""
+        deadline = time.monotonic() + self.rules.bounds.start_timeout_seconds
+        while True:
+            try:
+                return await work()
+            except OSError as problem:
+                is_given_up = job_id in self._stopping or time.monotonic() > deadline
+                if problem.errno not in SCARCE_ERRNOS or is_given_up:
+                    raise
+                log.warning("worker_delayed", job_id=job_id, problem=str(problem))
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _ran_seconds(self, job: Job) -> float:
         """How long a job has run under earlier daemons and with earlier workers."""
@@ -403,6 +436,15 @@ class Supervisor:
             self._ran_seconds(job) >= job.max_duration_seconds
         )
         return not is_at_end and ending.is_retried(job, failure, self.rules.end)
+
+    async def _surely_conclude(self, job: Job, failure: Failure) -> Grant | None:
+        """Nobody else would, until the daemon is restarted."""
+        while True:
+            try:
+                return await self._conclude(job, failure)
+            except Exception:
+                log.exception("conclusion_failed", job_id=job.id)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _conclude(self, job: Job, failure: Failure) -> Grant | None:
         """Write down how the attempt ended, which releases the reservation: nothing may be left.

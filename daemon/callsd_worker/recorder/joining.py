@@ -92,7 +92,8 @@ class _Joiner:
 
     def add(self, piece: Piece) -> None:
         try:
-            source = av.open(str(piece.path), options={"fflags": "+genpts"})
+            # What is no Matroska was not written by our encoder, whatever it may look like.
+            source = av.open(str(piece.path), format="matroska", options={"fflags": "+genpts"})
         except (av.FFmpegError, OSError):
             return  # It was begun, and nothing was written.
         with source:

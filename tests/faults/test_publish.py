@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Somebody is killed while a result is put in its place."""
+
+import pytest
+
+from callsd.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_SUCCEEDED
+from tests.conftest import StartDaemon
+from tests.faults.conftest import RecordFigure
+from tests.helpers.daemon import Daemon
+from tests.helpers.invariants import assert_invariants
+from tests.helpers.reasons import failure
+from tests.helpers.waiting import eventually
+
+
+STEPS = (
+    "die-before fsync 1",  # the artifact is written, and may be lost
+    "die-before replace 1",  # it is on the disk under its draft's name
+    "die-before fsync 2",  # it has its name, of which the disk may not know
+    "die-before fsync 3",  # the outcome is written, and may be lost
+    "die-before replace 2",
+    "die-before fsync 4",
+)
+"""Of write_whole, for the artifact and then for the outcome: write, fsync, rename, fsync."""
+
+TRANSCRIPT = b"WEBVTT\n"
+"""What the scripted worker writes."""
+
+LAST = "die-before fsync 4"
+"""The outcome has its name already: the work is done."""
+
+
+def names(one: Daemon, name: str) -> set[str]:
+    """The files among a job's artifacts."""
+    directory = one.state / "jobs" / name.removeprefix("jobs/") / "artifacts"
+    return {path.name for path in directory.iterdir()}
+
+
+@pytest.mark.reason("CRASH_LOOP")
+@pytest.mark.scenario(38, "worker killed at each write, fsync, rename: no result without file")
+def test_worker_killed_at_each_step(daemon: StartDaemon, record_figure: RecordFigure) -> None:
+    """A job succeeds with its whole file or not at all, and never has a part under its name."""
+    one = daemon(config={"jobs": {"max_attempts": 2}})
+    api = one.api()
+    always = {one.create(api, step).job.name: step for step in STEPS}
+    once = {one.create(api, f"1: {step}").job.name: step for step in STEPS}
+    ended = {name: one.wait(api, name, seconds=60) for name in (*always, *once)}
+
+    for name, step in always.items():
+        job = ended[name]
+        if step == LAST:
+            assert job.state == JOB_STATE_SUCCEEDED
+        else:
+            assert failure(job) == "CRASH_LOOP"
+            assert not job.artifacts
+    for name, step in once.items():
+        job = ended[name]
+        assert (job.state, job.attempt) == (JOB_STATE_SUCCEEDED, 1 if step == LAST else 2)
+    for name, job in ended.items():
+        directory = one.state / "jobs" / name.removeprefix("jobs/") / "artifacts"
+        finished = directory / "transcript.vtt"
+        assert not finished.exists() or finished.read_bytes() == TRANSCRIPT
+        if job.state == JOB_STATE_SUCCEEDED:
+            assert names(one, name) == {"transcript.vtt"}
+    assert_invariants(one)
+    record_figure(
+        f"{len(ended)} kills: {sum(j.state == JOB_STATE_FAILED for j in ended.values())}"
+        " jobs failed, none with a file that is not whole"
+    )
+
+
+@pytest.mark.scenario(38, "daemon killed around the commit of the result: it is believed once")
+@pytest.mark.parametrize("failpoint", ["store.before_commit=3", "store.after_commit=3"])
+def test_daemon_killed_at_the_last_commit(daemon: StartDaemon, failpoint: str) -> None:
+    """The outcome that the worker has left is what the next daemon goes by."""
+    one = daemon(env={"CALLSD_FAILPOINTS": failpoint})
+    api = one.api()
+    name = one.create(api, "note done").job.name
+    one.wait_dead()
+    del one.env["CALLSD_FAILPOINTS"]
+    api = one.start().api()
+    ended = one.wait(api, name)
+
+    assert (ended.state, ended.attempt) == (JOB_STATE_SUCCEEDED, 1)
+    assert (one.root / "tmp" / "done").read_text().split() == [name.removeprefix("jobs/")]
+    assert_invariants(one)
+
+
+@pytest.mark.scenario(38, "what a killed worker leaves goes with its job")
+def test_remains_go_with_the_job(daemon: StartDaemon) -> None:
+    """Drafts of a job that has failed are removed with it, when its time is up."""
+    one = daemon(
+        config={"jobs": {"max_attempts": 1, "retention_seconds": 1.0}},
+        constants={"callsd_daemon.workers.housekeeping.SWEEP_SECONDS": 0.5},
+    )
+    api = one.api()
+    name = one.create(api, "die-before replace 1").job.name
+    directory = one.state / "jobs" / name.removeprefix("jobs/")
+
+    assert failure(one.wait(api, name)) == "WORKER_KILLED"
+    one.acknowledged.discard(name)
+    eventually(lambda: not directory.exists(), "the job's directory is gone", seconds=15)
+    assert_invariants(one)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A disk that is nearly full, or has room for bytes but not for files."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED
+from tests.conftest import StartDaemon
+from tests.faults.conftest import RecordFigure
+from tests.helpers.daemon import Daemon
+from tests.helpers.invariants import all_jobs, assert_invariants
+from tests.helpers.reasons import failure, refused, status
+from tests.helpers.waiting import eventually
+
+
+MIB = 1024 * 1024
+DISK_BYTES = 160 * MIB
+JOB_BYTES = 64 * MIB
+"""What a transcription is charged."""
+
+KEPT_FREE_BYTES = 32 * MIB
+INODES = 400
+
+SmallDisk = Callable[..., Daemon]
+
+
+@pytest.fixture
+def small_disk(daemon: StartDaemon) -> Iterator[SmallDisk]:
+    """Starts a daemon whose state lies on a disk of its own, made with these options of tmpfs."""
+    mounted: list[Daemon] = []
+
+    def start(disk: str, **options: object) -> Daemon:
+        one = daemon(is_started=False, **options)
+        one.state.mkdir()
+        command = ["/bin/mount", "-t", "tmpfs", "-o", f"{disk},mode=750", "tmpfs", str(one.state)]
+        if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("only root with CAP_SYS_ADMIN can mount a small disk")
+        mounted.append(one)
+        return one.start()
+
+    yield start
+    for one in mounted:
+        if one.process is not None:
+            one.kill()
+        subprocess.run(["/bin/umount", "--lazy", str(one.state)], check=True, capture_output=True)
+
+
+@pytest.mark.scenario(12, "below the floor jobs are refused before the disk is full")
+def test_refused_before_it_is_full(small_disk: SmallDisk, record_figure: RecordFigure) -> None:
+    """What is kept free stays free: nothing is begun that could take it, and what runs goes on."""
+    one = small_disk(
+        f"size={DISK_BYTES}",
+        # The disk as it is; so busy that nothing starts is no machine after no patience.
+        machine=None,
+        config={
+            "admission": {"headroom_disk_bytes": KEPT_FREE_BYTES},
+            "jobs": {"queue_patience_seconds": 0.0},
+        },
+    )
+    api = one.api()
+    running = one.create(api, "until go").job
+    one.wait(api, running.name, JOB_STATE_RUNNING)
+    ballast = one.state / "ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, DISK_BYTES - KEPT_FREE_BYTES - JOB_BYTES)
+
+    # What was accepted before the daemon looked again is done, too.
+    eventually(
+        lambda: status(lambda: one.create(api)) is grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "the daemon has seen the disk",
+    )
+    with refused("DISK_EXHAUSTED") as refusal:
+        one.create(api)
+    left = os.statvfs(one.state)
+    free_bytes = left.f_bavail * left.f_frsize
+    ballast.unlink()
+    (one.root / "tmp" / "go").touch()
+
+    assert float(refusal.error.metadata["required"]) == pytest.approx(JOB_BYTES, rel=1e-5)
+    assert free_bytes > KEPT_FREE_BYTES
+    assert one.wait(api, running.name).state == JOB_STATE_SUCCEEDED
+    assert is_accepted(one)
+    assert_invariants(one)
+    record_figure(f"refused with {free_bytes // MIB} MiB still free, {KEPT_FREE_BYTES // MIB} kept")
+
+
+@pytest.mark.scenario(12, "no file can be made any more: jobs fail with the reason, it recovers")
+def test_no_inodes(small_disk: SmallDisk) -> None:
+    """A disk with room but without inodes fails what needs a file, and nothing else."""
+    one = small_disk(f"size={DISK_BYTES},nr_inodes={INODES}", config={"jobs": {"max_attempts": 1}})
+    api = one.api()
+    running = one.create(api, "until go").job
+    one.wait(api, running.name, JOB_STATE_RUNNING)
+    litter = one.state / "litter"
+    litter.mkdir()
+    take_all_inodes(litter)
+
+    assert failure(one.wait(api, one.create(api).job.name)) == "DISK_FULL"
+    for file in litter.iterdir():
+        file.unlink()
+    (one.root / "tmp" / "go").touch()
+
+    assert one.wait(api, running.name).state == JOB_STATE_SUCCEEDED
+    eventually(lambda: is_accepted(one), "jobs are done again")
+    assert len(all_jobs(api)) >= 2
+    assert_invariants(one)
+
+
+def take_all_inodes(directory: Path) -> None:
+    """Make files until none can be made."""
+    with contextlib.suppress(OSError):
+        for number in range(10 * INODES):
+            (directory / str(number)).touch()
+
+
+def is_accepted(one: Daemon) -> bool:
+    """Whether a job is accepted and done."""
+    api = one.api()
+    return one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED

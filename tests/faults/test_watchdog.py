@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The event loop stands still: something that blocks was called on it."""
+
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED
+from tests.conftest import StartDaemon
+from tests.faults.conftest import RecordFigure
+from tests.faults.odd_serve import the_call_that_blocks
+from tests.helpers.daemon import ROOT
+from tests.helpers.invariants import assert_invariants
+
+
+PROGRAM = Path(__file__).with_name("odd_serve.py")
+WATCHDOG_SECONDS = 1.5
+
+
+@pytest.mark.scenario(11, "no sign of life while it stalls; its end names the culprit; jobs go on")
+def test_stalled(
+    daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch, record_figure: RecordFigure
+) -> None:
+    """The service manager hears nothing any more, and what it does then costs no job anything.
+
+    The test takes the place of systemd: it has the socket, and sends what WatchdogSignal sends.
+    """
+    one = daemon(is_started=False, env={"PYTHONPATH": str(ROOT)})
+    one.env["NOTIFY_SOCKET"] = str(one.root / "notify")
+    one.env["WATCHDOG_USEC"] = f"{WATCHDOG_SECONDS * 1e6:.0f}"
+    monkeypatch.setattr(one, "command", lambda *words: [sys.executable, str(PROGRAM), *words])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(one.env["NOTIFY_SOCKET"])
+        manager.settimeout(WATCHDOG_SECONDS)
+        api = one.start().api()
+        job = one.create(api, "until go").job
+        one.wait(api, job.name, JOB_STATE_RUNNING)
+        worker = one.worker(job.name)
+        for _ in range(4):
+            assert b"=" in manager.recv(1000)
+        one.signal(signal.SIGUSR2)
+        stalled_at = time.monotonic()
+        last = last_sign_of_life(manager, stalled_at)
+        one.signal(signal.SIGABRT)
+        assert one.wait_dead() == -signal.SIGABRT
+    stacks = one.log.partition("Fatal Python error")[2]
+
+    assert the_call_that_blocks.__name__ in stacks
+    # Those lines are what was asked for, and no bug.
+    one.expects_bugs = True
+    del one.env["NOTIFY_SOCKET"]
+    api = one.start().api()
+    assert one.leaders(job.name) == [worker]
+    (one.root / "tmp" / "go").touch()
+    ended = one.wait(api, job.name)
+    assert (ended.state, ended.attempt) == (JOB_STATE_SUCCEEDED, 1)
+    assert_invariants(one)
+    record_figure(f"last sign {last - stalled_at:.2f} s after the stall began")
+
+
+def last_sign_of_life(manager: socket.socket, since: float) -> float:
+    """When the daemon was last heard of; fails when it goes on to say that it lives."""
+    last = since
+    while time.monotonic() - since < 3 * WATCHDOG_SECONDS:
+        try:
+            manager.recv(1000)
+        except TimeoutError:
+            return last
+        last = time.monotonic()
+    pytest.fail("a daemon whose event loop stands still says that it lives")
