@@ -61,6 +61,7 @@ from callsd_daemon.store.database import Database, DatabaseDamagedError
 from callsd_daemon.store.migrations import SchemaTooNewError
 from callsd_daemon.tokens import TokenError, TokenFile, write_owner_token
 from callsd_daemon.workers.captions.calls import Calls
+from callsd_daemon.workers.course import Course
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.housekeeping import Housekeeper
 from callsd_daemon.workers.session.door import Door
@@ -171,7 +172,7 @@ class _Daemon:
             later = [key for key in changed if not key.startswith(rules.RELOADED)]
             self._config = new
             self._desk.policy = rules.policy(new)
-            self._supervisor.rules = rules.supervision(new)
+            self._course.rules = rules.supervision(new)
             self._intake.rules = rules.intake(new)
             log.info("reloaded", changed=changed, needs_restart=later)
         notify.notify(notify.READY)
@@ -219,9 +220,8 @@ class _Daemon:
             owner=self._database.database_id,
             max_log_bytes=config.jobs.max_log_bytes,
         )
-        self._supervisor = Supervisor(
+        self._course = Course(
             database=self._database,
-            desk=self._desk,
             door=self._door,
             launcher=launcher,
             directory=state / "jobs",
@@ -230,10 +230,18 @@ class _Daemon:
             now=_now,
             rules=rules.supervision(config),
         )
+        self._supervisor = Supervisor(
+            database=self._database,
+            desk=self._desk,
+            course=self._course,
+            calls=self._calls,
+            now=_now,
+        )
         self._housekeeper = Housekeeper(
             database=self._database,
             desk=self._desk,
             supervisor=self._supervisor,
+            course=self._course,
             uploads=self._uploads,
             directory=state / "jobs",
             now=_now,

@@ -7,14 +7,16 @@ from callsd_worker.captioner.rules import Rules, rules_for
 
 
 RULES = Rules()
+TINY = rules_for("tiny.en")
 
 
-def after(*pass_seconds: float, rules: Rules = RULES) -> float:
-    """The cadence after passes that took so long, each many times."""
-    cadence = Cadence(rules)
+def after(*pass_seconds: float, rules: Rules = RULES, talkers: int = 1) -> float:
+    """The cadence after passes that took so long, each many times, of so many who talk."""
+    cadence, now = Cadence(rules), 0.0
     for seconds in pass_seconds:
-        for _ in range(100):
-            cadence.take(seconds)
+        for number in range(100):
+            now += 0.01
+            cadence.take(number % talkers, seconds, now)
     return cadence.seconds
 
 
@@ -32,13 +34,6 @@ def test_quick_passes_come_often(pass_seconds: float, cadence_seconds: float) ->
     assert after(pass_seconds) == pytest.approx(cadence_seconds, abs=0.001)
 
 
-def test_tiny_models_are_there_to_be_quick() -> None:
-    """With a tiny model the same passes come more often; with others the rules are the usual."""
-    assert after(0.1, rules=rules_for("tiny.en")) == pytest.approx(0.25)
-    assert rules_for("tiny") == rules_for("tiny.en")
-    assert rules_for("base") == RULES
-
-
 def test_slower_passes_never_come_more_often() -> None:
     """The slower the passes, the longer the time between them."""
     cadences = [after(hundredths / 1000) for hundredths in range(10, 200)]
@@ -49,3 +44,29 @@ def test_it_follows_the_machine() -> None:
     """A machine that gets busy, and is free again, is believed."""
     assert after(0.05, 0.3) == pytest.approx(0.72)
     assert after(0.3, 0.04) == pytest.approx(0.25, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("talkers", "cadence_seconds"), [(1, 0.15), (2, 0.25), (4, 0.5), (9, 0.625)]
+)
+def test_tiny_models_are_there_to_be_quick(talkers: int, cadence_seconds: float) -> None:
+    """With a tiny model passes come often while few talk, and as usual when many do."""
+    assert after(0.1, rules=TINY, talkers=talkers) == pytest.approx(cadence_seconds, abs=0.001)
+
+
+def test_other_models_are_left_alone() -> None:
+    """With other models it does not matter how many talk."""
+    assert rules_for("base") == RULES
+    assert after(0.1) == after(0.1, talkers=9)
+
+
+def test_who_has_ended_does_not_count() -> None:
+    """A speaker who said the last word a while ago leaves the time to the others."""
+    cadence = Cadence(TINY)
+    for second in range(10):
+        for talker in range(4):
+            cadence.take(talker, 0.1, float(second))
+    crowded = cadence.seconds
+    for second in range(10, 20):
+        cadence.take("alone", 0.1, float(second))
+    assert cadence.seconds < crowded

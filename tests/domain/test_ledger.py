@@ -22,11 +22,12 @@ from callsd_daemon.store.transaction import Change, Transaction
 from callsd_daemon.workers.attempt import Bounds
 from callsd_daemon.workers.captions.attempt import CallRules
 from callsd_daemon.workers.captions.calls import Calls
+from callsd_daemon.workers.course import Course, Rules
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import EndRules, settle
 from callsd_daemon.workers.launchers.launcher import Launcher
 from callsd_daemon.workers.session.door import Door
-from callsd_daemon.workers.supervisor import Rules, Supervisor
+from callsd_daemon.workers.supervisor import Supervisor
 from tests.helpers.jobs import NOW, make_job
 
 
@@ -99,9 +100,8 @@ class Office:
         self.database = Database(self.directory / "callsd.db")
         self.database.on_commit(self.acknowledged.extend)
         self.desk = Desk(StillProbe(), POLICY)
-        self.supervisor = Supervisor(
+        course = Course(
             database=self.database,
-            desk=self.desk,
             door=cast(Door, None),  # no worker is ever started
             launcher=cast(Launcher, None),
             directory=self.directory,
@@ -111,6 +111,13 @@ class Office:
             calls=cast(Calls, None),
             now=lambda: self.clock,
             rules=RULES,
+        )
+        self.supervisor = Supervisor(
+            database=self.database,
+            desk=self.desk,
+            course=course,
+            calls=cast(Calls, None),
+            now=lambda: self.clock,
         )
 
     # What may happen; `number` chooses among the possibilities.

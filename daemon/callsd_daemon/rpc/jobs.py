@@ -24,10 +24,11 @@ from callsd_daemon.rpc.intake import Intake
 from callsd_daemon.rpc.watch import watch
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.transaction import Page, Transaction
+from callsd_daemon.workers.course import Grant
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import ARTIFACTS
 from callsd_daemon.workers.process import JOB_LOG
-from callsd_daemon.workers.supervisor import Grant, Supervisor
+from callsd_daemon.workers.supervisor import Supervisor
 
 
 LOG_CHUNK_BYTES = 64 * 1024

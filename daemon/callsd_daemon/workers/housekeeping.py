@@ -26,6 +26,7 @@ from callsd_daemon.metrics import (
 )
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.workers.course import Course
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.supervisor import Supervisor
 
@@ -49,6 +50,7 @@ class Housekeeper:
         database: Database,
         desk: Desk,
         supervisor: Supervisor,
+        course: Course,
         uploads: Uploads,
         directory: Path,
         now: Callable[[], datetime],
@@ -57,6 +59,7 @@ class Housekeeper:
         self._database = database
         self._desk = desk
         self._supervisor = supervisor
+        self._course = course
         self._uploads = uploads
         self._directory = directory
         self._now = now
@@ -69,7 +72,7 @@ class Housekeeper:
             await asyncio.sleep(TICK_SECONDS)
             EVENT_LOOP_LAG.observe(time.monotonic() - before - TICK_SECONDS)
             try:
-                await self._desk.look(self._supervisor.sessions())
+                await self._desk.look(self._course.sessions())
                 await self._supervisor.dispatch()
                 await self._measure()
                 if time.monotonic() - swept > SWEEP_SECONDS:

@@ -12,8 +12,11 @@ class Rules:
     max_cadence_seconds: float = 0.72
     """Age at which voice that no pass has heard makes the next pass due …"""
     pass_share: float = 0.16
-    """… within these limits so that passes take this part of the time: quick ones come often,
-    and on a busy server, where they take longer, they come less often."""
+    """… within these limits so that the passes of a speaker take this part of the time: quick ones
+    come often, and on a busy server, where they take longer, they come less often."""
+    spare_share: float = 0.0
+    """What the passes of all who talk may take together, if that is more: while few do, they come
+    more often."""
     soft_end_seconds: float = 0.25
     """How much of the newest sound an interim pass may leave for the next one at most, in order to
     end between words; when passes come often, a third of what comes between them."""
@@ -45,13 +48,10 @@ class Rules:
     """Silence is told in steps of this: positions alone are no news."""
 
 
-_QUICK_SHARE = 0.4
-
-
 def rules_for(model: str) -> Rules:
     """The rules for a model.
 
     A tiny one is taken for its quickness: the machine has time to spare with it, and words that are
     there sooner are worth more than words that stay.
     """
-    return Rules(pass_share=_QUICK_SHARE) if model.partition(".")[0] == "tiny" else Rules()
+    return Rules(spare_share=0.8) if model.partition(".")[0] == "tiny" else Rules()

@@ -164,7 +164,7 @@ class Track:
         outstanding = self._outstanding
         assert outstanding is not None
         self._outstanding = None
-        self._cadence.take(now_seconds - outstanding.taken_seconds)
+        self._cadence.take(self, now_seconds - outstanding.taken_seconds, now_seconds)
         window, segment = outstanding.window, outstanding.segment
         self._language.vote(result.languages, voiced_seconds=window.voiced_seconds)
         if result.heard is None:
