@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The distribution, as it would be published."""
     directory = tmp_path_factory.mktemp("wheel")
@@ -44,7 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def machine(wheel: Path, models_directory: Path) -> Iterator[Machine]:
     """Booted, with callsd in /opt/callsd and weights of tiny.en in /opt/models."""
     with Machine() as one:

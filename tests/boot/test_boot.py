@@ -4,7 +4,6 @@
 import json
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from hashlib import sha256
@@ -232,7 +231,7 @@ class TestTranscription:
 def page(machine: Machine) -> Iterator[str]:
     """A page to record, served inside the machine."""
     with subprocess.Popen(
-        machine.command(sys.executable, "-c", PAGE_SERVER), stdout=subprocess.PIPE, text=True
+        machine.command(f"{PROGRAMS}/python", "-c", PAGE_SERVER), stdout=subprocess.PIPE, text=True
     ) as server:
         assert server.stdout is not None
         yield server.stdout.readline().strip()

@@ -133,7 +133,8 @@ class TestCalls:
         with front.client(B) as b, pytest.raises(InvalidRequestError) as caught:
             b.create_job(spec(front.b), labels=labels)
 
-        assert len(caught.value.field_violations) == 20
+        assert caught.value.reason == "FIELD_INVALID"
+        assert len(caught.value.field_violations) >= 5
 
     def test_large_files(self, front: Front, tmp_path: Path) -> None:
         """An upload may be larger than nginx takes by default, and arrives whole."""

