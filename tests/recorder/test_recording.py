@@ -123,7 +123,7 @@ def recording(pages: PageServer, tmp_path_factory: pytest.TempPathFactory) -> It
     """Some seven seconds of a call."""
     directory = tmp_path_factory.mktemp("whole")
     for recording in record(directory, pages.url("typical"), MEDIUM):
-        recording.await_seconds(6)
+        recording.await_seconds(8)
         recording.end()
         yield recording
 
