@@ -21,6 +21,7 @@ GO = ROOT / "clients" / "go"
 JAVA = ROOT / "clients" / "java"
 JAR = JAVA / "target" / "conformance.jar"
 PAGE = ROOT / "docs" / "clients.md"
+JAVA_EXAMPLE = re.compile(r"^## Java\n\n```java\n(.*?)```", re.MULTILINE | re.DOTALL)
 LINES = 30
 TIMEOUT_SECONDS = 300
 
