@@ -31,8 +31,8 @@ OPUS_BIT_RATE = 24_000
 """Per speaker; what clients of calls use for speech."""
 
 QUIET_RATIO = 0.01
-"""A slice that is 40 dB below the loudest one of its turn is no speech: the times of turns are
-seldom as exact as a slice is long, and of a pause there is nothing to caption."""
+"""A slice at the edge of a turn that is 40 dB below the loudest one of it is no speech: the times
+of turns are seldom as exact as a slice is long."""
 
 _PACKET_SECONDS = 0.02
 _OPUS_RATE_HZ = 48_000
@@ -58,7 +58,7 @@ def read_sound(call: Call) -> dict[str, Sound]:
 
 
 def speech_slices(call: Call, sound: Mapping[str, Sound]) -> dict[str, Slices]:
-    """What each speaker says, in slices; the turns of the call without what is quiet in them."""
+    """What each speaker says, in slices; the turns of the call without their quiet edges."""
     slices: dict[str, list[tuple[float, int]]] = {speaker: [] for speaker in sound}
     for number, turn in enumerate(call.turns):
         start = round(turn.start_seconds * SAMPLE_RATE_HZ)
@@ -67,9 +67,11 @@ def speech_slices(call: Call, sound: Mapping[str, Sound]) -> dict[str, Slices]:
         pieces = said[: count * _SLICE_SAMPLES].reshape(count, _SLICE_SAMPLES).astype(np.float32)
         loudness = np.sqrt(np.mean(pieces**2, axis=1))
         audible = np.flatnonzero(loudness > QUIET_RATIO * loudness.max(initial=0.0))
-        slices[turn.speaker] += [
-            (turn.start_seconds + (index + 1) * SLICE_SECONDS, number) for index in audible
-        ]
+        if len(audible):
+            slices[turn.speaker] += [
+                (turn.start_seconds + (index + 1) * SLICE_SECONDS, number)
+                for index in range(audible[0], audible[-1] + 1)
+            ]
     return {speaker: np.array(sorted(parts), SLICE) for speaker, parts in slices.items()}
 
 

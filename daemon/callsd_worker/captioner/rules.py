@@ -54,4 +54,4 @@ def rules_for(model: str) -> Rules:
     A tiny one is taken for its quickness: the machine has time to spare with it, and words that are
     there sooner are worth more than words that stay.
     """
-    return Rules(spare_share=0.8) if model.partition(".")[0] == "tiny" else Rules()
+    return Rules(spare_share=0.4) if model.partition(".")[0] == "tiny" else Rules()
