@@ -3,7 +3,6 @@
 
 import hashlib
 import signal
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tests.conformance.network import Network
 from tests.helpers.api import Api, health
 from tests.helpers.daemon import ROOT, SAMPLE_CALL, Daemon
 from tests.helpers.invariants import all_jobs, stored_changes
+from tests.helpers.ports import free_port
 from tests.helpers.speech import errors, speech
 from tests.helpers.waiting import eventually
 
@@ -42,12 +42,6 @@ TLS = ROOT / "tests" / "rpc" / "tls"
 
 # What stands in a step beside the arguments of its command.
 _WORDS = frozenset({"do", "start", "as", "expect", "fails"})
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def daemon_options(settings: Mapping[str, Any]) -> dict[str, Any]:

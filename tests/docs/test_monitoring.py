@@ -4,7 +4,6 @@
 import contextlib
 import json
 import re
-import socket
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from callsd_daemon import metrics
 from tests.conftest import StartDaemon
 from tests.docs.test_runbook import RUNBOOK, anchors
 from tests.helpers.daemon import ROOT
+from tests.helpers.ports import free_port
 from tests.helpers.waiting import eventually
 
 
@@ -132,12 +132,6 @@ def labels_of(name: str) -> set[str]:
         for sample in (metric._name + suffix,)
     }
     return own.get(name, set()) | TARGET_LABELS
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def scrape(port: int) -> Exported:

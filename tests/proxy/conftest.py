@@ -10,7 +10,8 @@ import pytest
 from callsd import Client
 from tests.conftest import StartDaemon
 from tests.helpers.daemon import Daemon
-from tests.proxy.nginx import CA_FILE, TLS, Nginx, documented, free_port
+from tests.helpers.ports import free_port
+from tests.proxy.nginx import CA_FILE, TLS, Nginx, documented
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Self
 import pytest
 
 from tests.helpers.daemon import ROOT, Daemon
+from tests.helpers.ports import free_port
 from tests.helpers.waiting import eventually
 
 
@@ -38,12 +39,6 @@ http {{
     include {directory}/callsd.conf;
 }}
 """
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def documented() -> str:

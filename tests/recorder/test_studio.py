@@ -2,7 +2,6 @@
 
 import itertools
 import secrets
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from callsd_worker.recorder import browser as browser_module
 from callsd_worker.recorder.encoder import Quality
 from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.studio import Page, Studio
+from tests.helpers.ports import free_port
 from tests.helpers.waiting import eventually
 
 
@@ -167,13 +167,6 @@ class TestShownPage:
         assert "/left" in [one.target for one in pages.requests]
 
 
-def refused_port() -> int:
-    """A port of this machine on which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 class FailsTwice(PageServer):
     """A page server whose page cannot be had at first."""
 
@@ -208,9 +201,7 @@ class TestUnavailable:
     def test_nobody_there(self) -> None:
         """An address at which nobody answers is tried until its time is up, and then refused."""
         began = time.monotonic()
-        error = self.refusal(
-            Page(url=f"http://127.0.0.1:{refused_port()}/", ready_timeout_seconds=2)
-        )
+        error = self.refusal(Page(url=f"http://127.0.0.1:{free_port()}/", ready_timeout_seconds=2))
         assert error.reason is Reason.PAGE_UNAVAILABLE
         assert "ERR_CONNECTION_REFUSED" in error.message
         assert time.monotonic() - began > 1

@@ -27,6 +27,7 @@ from tests.conftest import StartDaemon
 from tests.helpers import models
 from tests.helpers.api import Api, health
 from tests.helpers.daemon import Daemon
+from tests.helpers.ports import free_port
 from tests.helpers.reasons import refused, status
 from tests.helpers.waiting import eventually
 
@@ -237,12 +238,6 @@ class TestModels:
 
         left = {path.name for path in one.models.iterdir()}
         assert left <= {models.NAME, ".lock"}
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 CERTIFICATE = Path(__file__).parent / "tls" / "cert.pem"

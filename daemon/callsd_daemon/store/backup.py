@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 from callsd_daemon.store.database import BUSY_TIMEOUT_SECONDS, check_database
+from callsd_daemon.store.files import beside, sync
 from callsd_daemon.store.migrations import SchemaTooNewError
 
 
@@ -74,25 +75,17 @@ def _draft(path: Path) -> Path:
 def _move_away(database: Path) -> Path | None:
     if not database.exists():
         return None
-    old = database.with_name(database.name + BEFORE)
+    old = beside(database, BEFORE)
     for suffix in ("", "-wal", "-shm"):
-        part = database.with_name(database.name + suffix)
-        old.with_name(old.name + suffix).unlink(missing_ok=True)
+        part = beside(database, suffix)
+        beside(old, suffix).unlink(missing_ok=True)
         if part.exists():
-            part.rename(old.with_name(old.name + suffix))
+            part.rename(beside(old, suffix))
     return old
 
 
 def _settle(draft: Path, path: Path) -> None:
     """Give a file its name once it is on the disk, and keep it from being lost with the power."""
-    _sync(draft)
+    sync(draft)
     draft.rename(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

@@ -9,7 +9,6 @@ next one.
 import asyncio
 import contextlib
 import errno
-import os
 import queue
 import sqlite3
 import threading
@@ -22,6 +21,7 @@ import structlog
 
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.store.failpoints import failpoint
+from callsd_daemon.store.files import beside, sync
 from callsd_daemon.store.migrations import APPLICATION_ID, migrate, refuse_newer
 from callsd_daemon.store.transaction import Change, Transaction
 
@@ -226,22 +226,18 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _create(path: Path) -> None:
     """Make an empty database. It gets its name once it is whole: an empty file is never ours."""
-    wal = _beside(path, "-wal")
+    wal = beside(path, "-wal")
     if wal.exists() and wal.stat().st_size:
         raise sqlite3.DatabaseError(f"{wal.name} is there, but {path.name} is not")
-    draft = _beside(path, ".new")
+    draft = beside(path, ".new")
     for suffix in ("", "-wal", "-shm"):
-        _beside(draft, suffix).unlink(missing_ok=True)
+        beside(draft, suffix).unlink(missing_ok=True)
     # SQLite gives its other files the mode of this one.
     draft.touch(mode=0o600)
     with contextlib.closing(_connect(draft)) as connection:
         migrate(connection, draft)
     draft.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync(path.parent)
 
 
 def check_database(path: Path) -> None:
@@ -249,7 +245,7 @@ def check_database(path: Path) -> None:
 
     Raises sqlite3.DatabaseError and SchemaTooNewError.
     """
-    if _beside(path, "-shm").exists() and not _beside(path, "-wal").exists():
+    if beside(path, "-shm").exists() and not beside(path, "-wal").exists():
         # SQLite makes the log first, and removes it last: somebody else has.
         raise sqlite3.DatabaseError(
             f"{path.name}-wal is gone, and the last changes with it: to go on without them, "
@@ -267,10 +263,6 @@ def check_database(path: Path) -> None:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
 
 
 def _as_error(problem: Exception) -> Exception:
