@@ -48,16 +48,16 @@ demo-captions: $(SETUP) ## caption the sample call in real time, with a daemon o
 	@$(BIN)/python tools/demo.py captions
 
 .PHONY: demo-recording
-demo-recording: $(SETUP) packages ## record a page with a call of four for 20 s, and look at the file
+demo-recording: $(SETUP) demo-packages ## record a page with a call of four for 20 s, and look at the file
 	@$(BIN)/python tools/demo.py recording
 
 .PHONY: deb
 deb: $(SETUP) ## build the Debian package: build/callsd_*.deb
 	@$(BIN)/python tools/deb.py
 
-.PHONY: packages
-packages: ## have apt install what recordings need, if it is missing
-	@tools/packages.sh
+.PHONY: demo-packages
+demo-packages: ## have apt install what recordings and a look at them need, if it is missing
+	@tools/packages.sh demo
 
 .PHONY: test-packages
 test-packages: ## have apt install what the tests need, if it is missing
@@ -74,7 +74,7 @@ bench-captions: $(SETUP) .cache/$(MODEL).model ## measure live captions beside t
 	    --models-dir $(MODELS) --baseline upstream
 
 .PHONY: bench-recording
-bench-recording: $(SETUP) packages ## measure recordings beside their baseline (PAGE=, SECONDS=)
+bench-recording: $(SETUP) demo-packages ## measure recordings beside their baseline (PAGE=, SECONDS=)
 	$(BIN)/callsd bench recording --page '$(PAGE)' --seconds $(SECONDS) --baseline upstream
 
 ## Testing

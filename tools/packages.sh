@@ -3,7 +3,8 @@
 # Have Debian install what is missing, as root or with sudo; else say how.
 #
 # usage: tools/packages.sh          what recordings need
-#        tools/packages.sh tests    what the tests need besides: a proxy, a machine to boot
+#        tools/packages.sh demo     what their demo and benchmark need besides: ffmpeg, to compare
+#        tools/packages.sh tests    what the tests need besides: also a proxy, a machine to boot
 set -eu
 
 missing=
@@ -13,10 +14,19 @@ need() { # PROGRAM PACKAGE
 need Xvfb xvfb
 need xrandr x11-xserver-utils
 need pulseaudio pulseaudio
-need ffmpeg ffmpeg
 need chromium chromium
 need setpriv util-linux
 command -v fc-list >/dev/null 2>&1 && fc-list 2>/dev/null | grep -qi dejavu || missing="$missing fonts-dejavu-core"
+library() { # NAME PACKAGE
+    for place in /usr/lib/*/"$1" /usr/lib/"$1" /usr/lib64/"$1"; do
+        [ ! -e "$place" ] || return 0
+    done
+    missing="$missing $2"
+}
+library libyuv.so.0 libyuv0
+library libpulse-simple.so.0 libpulse0
+library libxcb.so.1 libxcb1
+case "${1:-}" in demo | tests) need ffmpeg ffmpeg ;; esac
 if [ "${1:-}" = tests ]; then
     [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
 fi

@@ -4,13 +4,18 @@
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+
+import av
+from av.video.frame import PictureType
 
 from callsd_bench.errors import BenchError
 from callsd_bench.recording_baseline import PROFILES
 from callsd_bench.recording_measure import ssim
-from callsd_worker.recorder.encoder import Quality, video_coding
 from callsd_worker.recorder.errors import RecordingError
+from callsd_worker.recorder.piece_writer import add_video
+from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.studio import Page, Studio
 from callsd_worker.recorder.workshop import program
 
@@ -53,16 +58,21 @@ def compare_coding(url: str, profile: str, scratch: Path) -> Ssim:
             )
     except RecordingError as problem:
         raise BenchError(f"the page cannot be shown: {problem}") from problem
-    todays = ["-c:v", "h264", "-preset", p.preset, "-b:v", f"{p.video_kbps}k"]
-    return Ssim(
-        ours=_coded(reference, video_coding(quality), scratch / "ours.mp4"),
-        baseline=_coded(reference, todays, scratch / "baseline.mp4"),
-    )
+    ours, baseline = scratch / "ours.mp4", scratch / "baseline.mp4"
+    _code(reference, quality, ours)
+    todays = ("-c:v", "h264", "-preset", p.preset, "-b:v", f"{p.video_kbps}k")
+    _run(["-i", str(reference), "-an", *todays, str(baseline)])
+    return Ssim(ours=ssim(reference, ours), baseline=ssim(reference, baseline))
 
 
-def _coded(reference: Path, coding: Sequence[str], target: Path) -> float:
-    _run(["-i", str(reference), "-an", *coding, str(target)])
-    return ssim(reference, target)
+def _code(reference: Path, quality: Quality, target: Path) -> None:
+    with av.open(str(reference)) as source, av.open(str(target), "w") as output:
+        stream = add_video(output, quality)
+        for number, frame in enumerate(source.decode(video=0)):
+            frame.pts, frame.time_base = number, Fraction(1, quality.fps)
+            frame.pict_type = PictureType.NONE  # Not that which it has in the reference.
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
 
 
 def _run(arguments: Sequence[str], *, environment: dict[str, str] | None = None) -> None:

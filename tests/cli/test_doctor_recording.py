@@ -23,15 +23,18 @@ PACKAGES = {
     "Xvfb": "xvfb",
     "xrandr": "x11-xserver-utils",
     "pulseaudio": "pulseaudio",
-    "ffmpeg": "ffmpeg",
     "chromium": "chromium",
+    "libyuv.so.0": "libyuv0",
+    "libpulse-simple.so.0": "libpulse0",
+    "libxcb.so.1": "libxcb1",
 }
 
 
 @pytest.fixture(autouse=True)
 def _open_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with every program, whose kernel says nothing against namespaces."""
+    """A machine with every program and library, whose kernel says nothing against namespaces."""
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(_checks_recording, "_has_library", lambda name: True)
     monkeypatch.setattr(_checks_recording, "first_line", lambda path: "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0))
 
@@ -49,12 +52,14 @@ class TestPrograms:
         found = findings()
 
         assert {finding.status for finding in found.values()} == {Status.OK}
-        assert found["ffmpeg"].found == "encoder: /usr/bin/ffmpeg"
+        assert found["Xvfb"].found == "display: /usr/bin/Xvfb"
+        assert found["libyuv.so.0"].found == "colours: there"
         assert list(found) == [*PACKAGES, "user namespaces"]
 
     def test_nothing_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each that is missing comes with its package; whoever records nothing needs none."""
         monkeypatch.setattr(shutil, "which", lambda name: None)
+        monkeypatch.setattr(_checks_recording, "_has_library", lambda name: False)
         found = findings()
 
         assert {name: found[name].fix for name in PACKAGES} == {

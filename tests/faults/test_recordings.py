@@ -99,6 +99,11 @@ def named(name: str) -> Chooser:
     return lambda process: process.name() == name
 
 
+def running(module: str) -> Chooser:
+    """Tells a program of ours."""
+    return lambda process: module in process.cmdline()
+
+
 def is_renderer(process: psutil.Process) -> bool:
     """Tells the process that shows the page."""
     return "--type=renderer" in process.cmdline()
@@ -133,7 +138,7 @@ class Case:
 
 
 CASES = (
-    Case(what="ffmpeg", is_it=named("ffmpeg"), most_seconds=3.0),
+    Case(what="the capture", is_it=running("callsd_worker.recorder.capture"), most_seconds=3.0),
     Case(what="the page", is_it=is_renderer, most_seconds=6.0),
     Case(what="the browser", is_it=is_browser, most_seconds=6.0),
     Case(what="the display", is_it=named("Xvfb"), most_seconds=6.0),

@@ -7,13 +7,16 @@ from types import SimpleNamespace
 import pytest
 
 from callsd_worker.recorder import health
-from callsd_worker.recorder.encoder import LEVEL_BYTES, LEVEL_RATE_HZ, PROBE_BYTES, Written
-from callsd_worker.recorder.health import RATE_SECONDS, Monitor, Picture
+from callsd_worker.recorder.health import RATE_SECONDS, Gauges, Health, Picture, Tally
+from callsd_worker.recorder.listening import BLOCK_BYTES
+from callsd_worker.recorder.sound import RATE_HZ
 
 
 FPS = 20
-BLOCK_SAMPLES = LEVEL_BYTES // 2
-SILENCE = bytes(LEVEL_BYTES)
+BLOCK_SAMPLES = BLOCK_BYTES // 2
+"""Of both channels."""
+SILENCE = bytes(BLOCK_BYTES)
+PROBE_BYTES = 128 * 72
 
 
 class Clock:
@@ -33,16 +36,16 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock that a monitor goes by."""
+    """The clock that gauges go by."""
     clock = Clock()
     monkeypatch.setattr(health, "time", SimpleNamespace(monotonic=clock.monotonic))
     return clock
 
 
 @pytest.fixture
-def monitor(clock: Clock) -> Monitor:
-    """A monitor of a recording that has just begun."""
-    return Monitor(FPS)
+def gauges(clock: Clock) -> Gauges:
+    """The gauges of a piece that has just begun."""
+    return Gauges()
 
 
 def picture(number: int) -> bytes:
@@ -58,39 +61,37 @@ def square_wave(level: int) -> bytes:
 class TestPicture:
     """What is said of the picture."""
 
-    def test_nothing_is_known_before_the_first_picture(
-        self, monitor: Monitor, clock: Clock
-    ) -> None:
+    def test_nothing_is_known_before_the_first_picture(self, gauges: Gauges, clock: Clock) -> None:
         """Without a picture its state is unknown and it is not called still, however long."""
         clock.go(60)
-        found = monitor.look()
+        found = gauges.look()
         assert found.picture is Picture.UNKNOWN
         assert found.still_seconds == 0.0
         assert found.changed_frame_rate == 0.0
 
-    def test_one_that_changes_is_moving(self, monitor: Monitor, clock: Clock) -> None:
+    def test_one_that_changes_is_moving(self, gauges: Gauges, clock: Clock) -> None:
         """A picture that is another one each time moves, at the rate at which it changes."""
         for number in range(5 * FPS + 1):
-            monitor.take_picture(picture(number))
+            gauges.take_picture(picture(number))
             clock.go(1 / FPS)
-        found = monitor.look()
+        found = gauges.look()
         assert found.picture is Picture.MOVING
         assert found.changed_frame_rate == pytest.approx(FPS, abs=0.3)
         assert found.still_seconds == pytest.approx(1 / FPS)
 
-    def test_only_changes_are_counted(self, monitor: Monitor, clock: Clock) -> None:
+    def test_only_changes_are_counted(self, gauges: Gauges, clock: Clock) -> None:
         """A page that paints each picture twice has half the rate."""
         for number in range(5 * FPS):
-            monitor.take_picture(picture(number // 2))
+            gauges.take_picture(picture(number // 2))
             clock.go(1 / FPS)
-        assert monitor.look().changed_frame_rate == pytest.approx(FPS / 2, abs=0.3)
+        assert gauges.look().changed_frame_rate == pytest.approx(FPS / 2, abs=0.3)
 
-    def test_the_rate_forgets_what_is_long_ago(self, monitor: Monitor, clock: Clock) -> None:
+    def test_the_rate_forgets_what_is_long_ago(self, gauges: Gauges, clock: Clock) -> None:
         """The rate is that of the last seconds, also when no picture comes any more."""
         for number in range(FPS):
-            monitor.take_picture(picture(number))
+            gauges.take_picture(picture(number))
         clock.go(RATE_SECONDS + 0.1)
-        assert monitor.look().changed_frame_rate == 0.0
+        assert gauges.look().changed_frame_rate == 0.0
 
     @pytest.mark.parametrize(
         ("seconds", "expected"),
@@ -98,22 +99,22 @@ class TestPicture:
         ids=["at once", "for 10 s", "longer"],
     )
     def test_still_is_what_has_not_changed_for_ten_seconds(
-        self, monitor: Monitor, clock: Clock, seconds: float, expected: Picture
+        self, gauges: Gauges, clock: Clock, seconds: float, expected: Picture
     ) -> None:
         """A picture is still after more than ten seconds without a change."""
-        monitor.take_picture(picture(1))
+        gauges.take_picture(picture(1))
         clock.go(seconds)
-        monitor.take_picture(picture(1))
-        found = monitor.look()
+        gauges.take_picture(picture(1))
+        found = gauges.look()
         assert found.picture is expected
         assert found.still_seconds == pytest.approx(seconds)
 
-    def test_a_change_ends_stillness(self, monitor: Monitor, clock: Clock) -> None:
+    def test_a_change_ends_stillness(self, gauges: Gauges, clock: Clock) -> None:
         """The first other picture makes a still one a moving one."""
-        monitor.take_picture(picture(1))
+        gauges.take_picture(picture(1))
         clock.go(30)
-        monitor.take_picture(picture(2))
-        found = monitor.look()
+        gauges.take_picture(picture(2))
+        found = gauges.look()
         assert found.picture is Picture.MOVING
         assert found.still_seconds == 0.0
 
@@ -122,39 +123,39 @@ class TestPicture:
         [(0, Picture.BLANK), (8, Picture.BLANK), (9, Picture.MOVING)],
     )
     def test_blank_is_what_shows_nothing(
-        self, monitor: Monitor, contrast: int, expected: Picture
+        self, gauges: Gauges, contrast: int, expected: Picture
     ) -> None:
         """A picture of one colour, or of nearly one, is blank."""
-        monitor.take_picture(bytes([255] * (PROBE_BYTES - 1) + [255 - contrast]))
-        assert monitor.look().picture is expected
+        gauges.take_picture(bytes([255] * (PROBE_BYTES - 1) + [255 - contrast]))
+        assert gauges.look().picture is expected
 
-    def test_blank_is_said_rather_than_still(self, monitor: Monitor, clock: Clock) -> None:
+    def test_blank_is_said_rather_than_still(self, gauges: Gauges, clock: Clock) -> None:
         """What is white for long is blank: that says more."""
-        monitor.take_picture(bytes(PROBE_BYTES))
+        gauges.take_picture(bytes(PROBE_BYTES))
         clock.go(60)
-        found = monitor.look()
+        found = gauges.look()
         assert found.picture is Picture.BLANK
         assert found.still_seconds == pytest.approx(60)
 
-    def test_blankness_ends(self, monitor: Monitor) -> None:
+    def test_blankness_ends(self, gauges: Gauges) -> None:
         """A page that shows something at last is not blank any more."""
-        monitor.take_picture(bytes(PROBE_BYTES))
-        monitor.take_picture(picture(1))
-        assert monitor.look().picture is Picture.MOVING
+        gauges.take_picture(bytes(PROBE_BYTES))
+        gauges.take_picture(picture(1))
+        assert gauges.look().picture is Picture.MOVING
 
 
 class TestLevel:
     """How loud it is."""
 
-    def test_no_sound_yet_is_silence(self, monitor: Monitor) -> None:
+    def test_no_sound_yet_is_silence(self, gauges: Gauges) -> None:
         """Before any sound the level is that of silence."""
-        assert monitor.look().audio_level_db == -120.0
+        assert gauges.look().audio_level_db == -120.0
 
-    def test_silence(self, monitor: Monitor) -> None:
+    def test_silence(self, gauges: Gauges) -> None:
         """Samples of zero have the lowest level there is, not minus infinity."""
         for _ in range(20):
-            monitor.take_sound(SILENCE)
-        assert monitor.look().audio_level_db == -120.0
+            gauges.take_sound(SILENCE)
+        assert gauges.look().audio_level_db == -120.0
 
     @pytest.mark.parametrize(
         ("level", "expected_db"),
@@ -162,117 +163,61 @@ class TestLevel:
         ids=["full", "half", "a tenth", "the faintest"],
     )
     def test_level_is_in_db_below_full_scale(
-        self, monitor: Monitor, level: int, expected_db: float
+        self, gauges: Gauges, level: int, expected_db: float
     ) -> None:
         """A square wave has the level of its height: full scale is 0 dB, half is 6 dB below."""
-        monitor.take_sound(square_wave(level))
-        assert monitor.look().audio_level_db == pytest.approx(expected_db, abs=0.01)
+        gauges.take_sound(square_wave(level))
+        assert gauges.look().audio_level_db == pytest.approx(expected_db, abs=0.01)
 
-    def test_a_sine_is_three_db_below_its_peak(self, monitor: Monitor) -> None:
+    def test_a_sine_is_three_db_below_its_peak(self, gauges: Gauges) -> None:
         """What is told is power: 1 kHz at half of full scale is 9 dB below it, in any phase."""
         wave = [
-            round(16384 * math.sin(2 * math.pi * 1000 * i / LEVEL_RATE_HZ))
+            round(16384 * math.sin(2 * math.pi * 1000 * (i // 2) / RATE_HZ))
             for i in range(BLOCK_SAMPLES)
         ]
-        monitor.take_sound(array("h", wave).tobytes())
-        assert monitor.look().audio_level_db == pytest.approx(-9.03, abs=0.5)
+        gauges.take_sound(array("h", wave).tobytes())
+        assert gauges.look().audio_level_db == pytest.approx(-9.03, abs=0.5)
 
-    def test_the_level_is_that_of_the_last_second(self, monitor: Monitor) -> None:
+    def test_the_level_is_that_of_the_last_second(self, gauges: Gauges) -> None:
         """After a second of silence what was loud before is forgotten."""
-        monitor.take_sound(square_wave(32767))
+        gauges.take_sound(square_wave(32767))
         for _ in range(19):
-            monitor.take_sound(SILENCE)
-        assert monitor.look().audio_level_db == pytest.approx(-13.01, abs=0.01)
-        monitor.take_sound(SILENCE)
-        assert monitor.look().audio_level_db == -120.0
+            gauges.take_sound(SILENCE)
+        assert gauges.look().audio_level_db == pytest.approx(-13.01, abs=0.01)
+        gauges.take_sound(SILENCE)
+        assert gauges.look().audio_level_db == -120.0
 
 
-class TestSums:
+def test_what_is_written_is_told(gauges: Gauges) -> None:
+    """How far the piece goes and how far sound is from its picture are told as they were taken."""
+    gauges.take_written(frames=20, seconds=1.0, size_bytes=2000, drift_seconds=-0.012)
+    found = gauges.look()
+    assert (found.frame_count, found.recorded_seconds, found.size_bytes) == (20, 1.0, 2000)
+    assert found.drift_ms == pytest.approx(-12)
+
+
+class TestTally:
     """What is counted over all pieces."""
 
-    def test_the_newest_word_of_the_encoder_counts(self, monitor: Monitor) -> None:
-        """An encoder tells totals: two of its words are not added."""
-        monitor.take_written(Written(frames=10, seconds=0.5, size_bytes=1000))
-        monitor.take_written(Written(frames=20, seconds=1.0, size_bytes=2000))
-        found = monitor.look()
-        assert found.frame_count == 20
-        assert found.recorded_seconds == 1.0
-        assert found.size_bytes == 2000
+    def test_the_newest_look_counts(self) -> None:
+        """A piece is told by its totals: two looks at it are not added."""
+        tally = Tally()
+        tally.begin_piece()
+        tally.take(Health(frame_count=10, recorded_seconds=0.5, size_bytes=1000))
+        tally.take(Health(frame_count=20, recorded_seconds=1.0, size_bytes=2000))
+        assert tally.look() == Health(frame_count=20, recorded_seconds=1.0, size_bytes=2000)
 
-    def test_pieces_are_added_up(self, monitor: Monitor) -> None:
-        """A new piece goes on counting where the one before has ended."""
-        for _ in range(3):
-            monitor.begin_piece()
-            monitor.take_written(Written(frames=20, seconds=1.0, size_bytes=2000))
-        found = monitor.look()
-        assert found.frame_count == 60
-        assert found.recorded_seconds == 3.0
-        assert found.size_bytes == 6000
-
-    def test_a_new_piece_begins_with_nothing_seen_or_heard(
-        self, monitor: Monitor, clock: Clock
-    ) -> None:
-        """Picture, loudness and changes are those of the piece that is recorded now."""
-        monitor.take_picture(picture(1))
-        monitor.take_picture(picture(2))
-        monitor.take_sound(square_wave(32767))
-        clock.go(30)
-        monitor.begin_piece()
-        found = monitor.look()
-        assert found.picture is Picture.UNKNOWN
-        assert found.changed_frame_rate == 0.0
-        assert found.audio_level_db == -120.0
-        monitor.take_picture(picture(2))
-        assert monitor.look().still_seconds == 0.0
-
-
-class TestDrift:
-    """How far sound moves ahead of the picture."""
-
-    @staticmethod
-    def run(monitor: Monitor, *, seconds: float, sound_per_picture: float) -> None:
-        """Let a piece run: a picture and a block of sound have the same length, 50 ms."""
-        sound = 0.0
-        for _ in range(round(seconds * FPS)):
-            monitor.take_picture(picture(1))
-            sound += sound_per_picture
-            while sound >= 1:
-                sound -= 1
-                monitor.take_sound(SILENCE)
-
-    def test_none_while_both_keep_step(self, monitor: Monitor) -> None:
-        """As much sound as picture is no drift."""
-        self.run(monitor, seconds=120, sound_per_picture=1)
-        assert monitor.look().drift_ms == pytest.approx(0.0, abs=1.0)
-
-    def test_a_beginning_apart_is_no_drift(self, monitor: Monitor) -> None:
-        """Where both begin does not matter: what counts is what comes after."""
-        for _ in range(10):
-            monitor.take_sound(SILENCE)
-        self.run(monitor, seconds=120, sound_per_picture=1)
-        assert monitor.look().drift_ms == pytest.approx(0.0, abs=10.0)
-
-    @pytest.mark.parametrize(
-        ("sound_per_picture", "expected_ms"), [(1.01, 1000), (0.99, -1000)], ids=["fast", "slow"]
-    )
-    def test_sound_that_runs_away(
-        self, monitor: Monitor, sound_per_picture: float, expected_ms: float
-    ) -> None:
-        """Sound that is 1 % too fast (slow) is a second ahead (behind) after 100 s more."""
-        self.run(monitor, seconds=60, sound_per_picture=sound_per_picture)
-        before_ms = monitor.look().drift_ms
-        self.run(monitor, seconds=100, sound_per_picture=sound_per_picture)
-        assert monitor.look().drift_ms - before_ms == pytest.approx(expected_ms, abs=60)
-
-    def test_none_without_a_picture(self, monitor: Monitor) -> None:
-        """Of sound alone there is nothing to drift from."""
-        for _ in range(20 * 60):
-            monitor.take_sound(SILENCE)
-        assert monitor.look().drift_ms == 0.0
-
-    def test_each_piece_begins_anew(self, monitor: Monitor) -> None:
-        """What had drifted is together again in a new piece."""
-        self.run(monitor, seconds=60, sound_per_picture=1.02)
-        assert monitor.look().drift_ms > 100
-        monitor.begin_piece()
-        assert monitor.look().drift_ms == 0.0
+    def test_pieces_are_added_up(self) -> None:
+        """Frames, seconds and bytes go on from where the last piece ended; the rest begins anew."""
+        tally = Tally()
+        tally.begin_piece()
+        tally.take(
+            Health(frame_count=20, recorded_seconds=1.0, size_bytes=2000, picture=Picture.STILL)
+        )
+        tally.begin_piece()
+        assert tally.look() == Health(frame_count=20, recorded_seconds=1.0, size_bytes=2000)
+        tally.take(Health(frame_count=5, recorded_seconds=0.25, size_bytes=400))
+        assert tally.look() == Health(frame_count=25, recorded_seconds=1.25, size_bytes=2400)
+        tally.begin_piece()
+        tally.begin_piece()
+        assert tally.look().frame_count == 25

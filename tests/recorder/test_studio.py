@@ -14,8 +14,8 @@ import pytest
 from callsd_bench.errors import BenchError
 from callsd_bench.recording_pages import PageServer
 from callsd_worker.recorder import browser as browser_module
-from callsd_worker.recorder.encoder import Quality
 from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.studio import Page, Studio
 from tests.helpers.ports import free_port
 from tests.helpers.waiting import eventually

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `callsd doctor` looks at for recordings."""
 
+import ctypes
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,12 +17,18 @@ RECORDING_PROGRAMS = (
     ("display", ("Xvfb",), "xvfb"),
     ("refresh rate", ("xrandr",), "x11-xserver-utils"),
     ("sound", ("pulseaudio",), "pulseaudio"),
-    ("encoder", ("ffmpeg",), "ffmpeg"),
     (
         "browser",
         ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"),
         "chromium",
     ),
+)
+
+# What it is for, its name, Debian's package.
+RECORDING_LIBRARIES = (
+    ("colours", "libyuv.so.0", "libyuv0"),
+    ("sound", "libpulse-simple.so.0", "libpulse0"),
+    ("pictures", "libxcb.so.1", "libxcb1"),
 )
 
 # Kernel setting, the value that keeps browsers from shutting themselves in, what to do.
@@ -41,15 +48,12 @@ NAMESPACE_SETTINGS = (
 
 
 def check_recording() -> Iterator[Finding]:
-    """What recordings need: programs, and a kernel that lets a browser shut itself in."""
+    """What recordings need: software, and a kernel that lets a browser shut itself in."""
     for purpose, names, package in RECORDING_PROGRAMS:
-        found = next(filter(None, map(shutil.which, names)), None)
-        yield Finding(
-            name=names[0],
-            status=Status.OK if found else Status.ADVICE,
-            found=f"{purpose}: {found}" if found else f"{purpose}: not installed, for recordings",
-            fix="" if found else f"apt install {package}",
-        )
+        found = next(filter(None, map(shutil.which, names)), "")
+        yield _installed(names[0], purpose, found, package)
+    for purpose, name, package in RECORDING_LIBRARIES:
+        yield _installed(name, purpose, "there" if _has_library(name) else "", package)
     problem, fix = _namespace_problem()
     yield Finding(
         name="user namespaces",
@@ -59,6 +63,23 @@ def check_recording() -> Iterator[Finding]:
         else "allowed: the browser shuts itself in",
         fix=fix,
     )
+
+
+def _installed(name: str, purpose: str, found: str, package: str) -> Finding:
+    return Finding(
+        name=name,
+        status=Status.OK if found else Status.ADVICE,
+        found=f"{purpose}: {found or 'not installed, for recordings'}",
+        fix="" if found else f"apt install {package}",
+    )
+
+
+def _has_library(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
 def _namespace_problem() -> tuple[str, str]:

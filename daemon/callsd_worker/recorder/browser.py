@@ -70,6 +70,8 @@ FLAGS = (
     "--no-pings",
     # What serves one page may serve it in one process.
     "--in-process-gpu",
+    # Processes outside of the sandbox, of which there are none, need no template.
+    "--no-unsandboxed-zygote",
     "--enable-features=NetworkServiceInProcess2",
     f"--disable-features={','.join(UNUSED_FEATURES)}",
 )

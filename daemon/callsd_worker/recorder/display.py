@@ -4,14 +4,16 @@
 import os
 import secrets
 import select
+import shutil
 import struct
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from callsd_worker.recorder.errors import Reason, RecordingError
-from callsd_worker.recorder.workshop import Workshop, program
+from callsd_worker.recorder.workshop import PREFIX, Workshop, program
 
 
 START_SECONDS = 10.0
@@ -20,6 +22,10 @@ REFRESH_RATIO = 1.05
 """Refresh rate over frame rate. Chromium paints as often as the display refreshes: what is painted
 beyond the frame rate is never recorded and costs half of the processor time. At exactly the frame
 rate the two beat, and some frames are recorded twice and others never (18.7 of 20)."""
+
+MEMORY = "/dev/shm"  # noqa: S108 - a directory of our own is made in it
+"""Where files are that never reach a disk. A browser needs it as well."""
+SCREEN = "Xvfb_screen0"
 
 COOKIE_BYTES = 16
 _FAMILY_WILD = 0xFFFF
@@ -32,11 +38,17 @@ class Display:
     name: str
     authority: Path
     process: "subprocess.Popen[bytes]"
+    framebuffer: int
+    """Descriptor of the file that is its screen. Source: Xvfb(1), -fbdir."""
 
     @property
     def environment(self) -> Mapping[str, str]:
         """What a program needs to find it."""
         return {"DISPLAY": self.name, "XAUTHORITY": str(self.authority)}
+
+    def close(self) -> None:
+        """Let go of its screen; the workshop ends it."""
+        os.close(self.framebuffer)
 
 
 def start_display(workshop: Workshop, *, width: int, height: int, fps: int) -> Display:
@@ -46,6 +58,7 @@ def start_display(workshop: Workshop, *, width: int, height: int, fps: int) -> D
     authority.write_bytes(_authority(secrets.token_bytes(COOKIE_BYTES)))
     workshop.share(authority)
     reading, writing = os.pipe()
+    screens = Path(tempfile.mkdtemp(prefix=PREFIX, dir=MEMORY))
     try:
         process = workshop.start(
             [
@@ -53,24 +66,33 @@ def start_display(workshop: Workshop, *, width: int, height: int, fps: int) -> D
                 *("-displayfd", str(writing), "-screen", "0", f"{width}x{height}x24"),
                 # Without -noreset the display forgets its mode when its first client goes.
                 *("-dpi", "96", "-nolisten", "tcp", "-noreset", "-nocursor"),
-                *("-auth", str(authority), "-extension", "GLX"),
+                *("-auth", str(authority), "-extension", "GLX", "-fbdir", str(screens)),
             ],
             pass_fds=(writing,),
         )
         os.close(writing)
         writing = -1
         number = _line(reading)
+        if not number:
+            raise RecordingError(
+                Reason.CAPTURE_UNAVAILABLE,
+                "Xvfb did not start: try `Xvfb :99` by hand and read what it says",
+            )
+        framebuffer = os.open(screens / SCREEN, os.O_RDWR)
     finally:
         os.close(reading)
         if writing >= 0:
             os.close(writing)
-    if not number:
-        raise RecordingError(
-            Reason.CAPTURE_UNAVAILABLE,
-            "Xvfb did not start: try `Xvfb :99` by hand and read what it says",
-        )
-    display = Display(name=f":{number}", authority=authority, process=process)
-    _set_refresh(display, width=width, height=height, hz=fps * REFRESH_RATIO)
+        # Who has it open keeps it; nothing is left when all of them are killed.
+        shutil.rmtree(screens)
+    display = Display(
+        name=f":{number}", authority=authority, process=process, framebuffer=framebuffer
+    )
+    try:
+        _set_refresh(display, width=width, height=height, hz=fps * REFRESH_RATIO)
+    except BaseException:
+        display.close()
+        raise
     return display
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a recording is: whether its picture moves, whether anything is heard, how far it is.
 
-Told by the encoder's threads, read by the one that reports.
+What captures a piece looks at it by gauges; a tally adds up the pieces.
 """
 
 import math
@@ -10,10 +10,8 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-
-from callsd_worker.recorder.encoder import LEVEL_RATE_HZ, Written
 
 
 STILL_SECONDS = 10.0
@@ -26,14 +24,8 @@ BLANK_CONTRAST = 8
 LEVEL_BLOCKS = 20
 """Blocks of sound in the second whose loudness is told."""
 
-LEVEL_STEP = 3
-"""Of so many samples one is looked at: loudness needs no more."""
-
-DRIFT_WEIGHT = 0.01
-"""Of the newest block in the average: about five seconds' worth."""
-
-DRIFT_SETTLE_SECONDS = 10.0
-"""After this the average is what others are compared with."""
+LEVEL_STEP = 37
+"""Of so many samples one is looked at, of each channel by turns: loudness needs no more."""
 
 SILENCE_DB = -120.0
 FULL_SCALE = 32_768.0
@@ -52,52 +44,50 @@ class Picture(StrEnum):
 class Health:
     """One look at a recording. Levels in dB below full scale."""
 
-    frame_count: int
-    changed_frame_rate: float
-    audio_level_db: float
-    picture: Picture
-    still_seconds: float
-    drift_ms: float
-    """How far sound has moved ahead of the picture since the piece began."""
-    recorded_seconds: float
-    size_bytes: int
+    frame_count: int = 0
+    changed_frame_rate: float = 0.0
+    audio_level_db: float = SILENCE_DB
+    picture: Picture = Picture.UNKNOWN
+    still_seconds: float = 0.0
+    drift_ms: float = 0.0
+    """How much more sound there is than time, so far uncorrected."""
+    recorded_seconds: float = 0.0
+    size_bytes: int = 0
+
+    def after(self, before: "Health") -> "Health":
+        """The same with what was recorded before."""
+        return replace(
+            self,
+            frame_count=before.frame_count + self.frame_count,
+            recorded_seconds=before.recorded_seconds + self.recorded_seconds,
+            size_bytes=before.size_bytes + self.size_bytes,
+        )
 
 
-class Monitor:
-    """Keeps what is known of the piece that is being recorded, and the sums of those before."""
+class Gauges:
+    """Looks at one piece. Told by the threads that capture, read by the one that reports."""
 
-    def __init__(self, fps: int) -> None:
-        self._fps = fps
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._before = Written()
-        self._now = Written()
         self._picture = b""
         self._changes: deque[float] = deque()
         self._changed_at = time.monotonic()
         self._levels: deque[float] = deque(maxlen=LEVEL_BLOCKS)
-        self._drift = _Drift(fps)
+        self._frames = self._size_bytes = 0
+        self._seconds = self._drift_seconds = 0.0
 
-    def begin_piece(self) -> None:
-        """A new piece is recorded from here on."""
+    def take_written(
+        self, *, frames: int, seconds: float, size_bytes: int, drift_seconds: float
+    ) -> None:
+        """So far the piece goes, and so far sound is from its picture."""
         with self._lock:
-            self._before = _sum(self._before, self._now)
-            self._now = Written()
-            self._picture = b""
-            self._changes.clear()
-            self._changed_at = time.monotonic()
-            self._levels.clear()
-            self._drift = _Drift(self._fps)
-
-    def take_written(self, written: Written) -> None:
-        """The encoder says how far it is."""
-        with self._lock:
-            self._now = written
+            self._frames, self._seconds, self._size_bytes = frames, seconds, size_bytes
+            self._drift_seconds = drift_seconds
 
     def take_picture(self, picture: bytes) -> None:
-        """One recorded picture, in grey pixels."""
+        """One grabbed picture, in grey pixels."""
         now = time.monotonic()
         with self._lock:
-            self._drift.pictures += 1
             if picture == self._picture:
                 return
             is_first = not self._picture
@@ -108,29 +98,27 @@ class Monitor:
                 self._forget(now)
 
     def take_sound(self, sound: bytes) -> None:
-        """A twentieth of a second of recorded sound, s16le."""
+        """A twentieth of a second of sound, s16le."""
         samples = array("h", sound)[::LEVEL_STEP]
         power = sum(sample * sample for sample in samples) / len(samples)
         with self._lock:
             self._levels.append(power)
-            self._drift.take_sound(len(sound) / 2 / LEVEL_RATE_HZ)
 
     def look(self) -> Health:
         """How things are now."""
         now = time.monotonic()
         with self._lock:
             self._forget(now)
-            total = _sum(self._before, self._now)
             still = now - self._changed_at if self._picture else 0.0
             return Health(
-                frame_count=total.frames,
+                frame_count=self._frames,
                 changed_frame_rate=len(self._changes) / RATE_SECONDS,
                 audio_level_db=_level_db(self._levels),
                 picture=self._state(still),
                 still_seconds=still,
-                drift_ms=self._drift.milliseconds,
-                recorded_seconds=total.seconds,
-                size_bytes=total.size_bytes,
+                drift_ms=self._drift_seconds * 1000,
+                recorded_seconds=self._seconds,
+                size_bytes=self._size_bytes,
             )
 
     def _state(self, still_seconds: float) -> Picture:
@@ -145,44 +133,30 @@ class Monitor:
             self._changes.popleft()
 
 
-class _Drift:
-    """Compares how much sound and how many pictures were recorded."""
+class Tally:
+    """What is known of the piece that is being recorded, with the sums of those before."""
 
-    def __init__(self, fps: int) -> None:
-        self.pictures = 0
-        self._fps = fps
-        self._sound_seconds = 0.0
-        self._ahead_seconds: float | None = None
-        self._first_seconds: float | None = None
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._before = self._total = Health()
 
-    def take_sound(self, seconds: float) -> None:
-        self._sound_seconds += seconds
-        if not self.pictures:
-            return  # There is no picture to compare with (yet).
-        ahead = self._sound_seconds - self.pictures / self._fps
-        # Both arrive in pieces: what counts is where they are on the average.
-        if self._ahead_seconds is None:
-            self._ahead_seconds = ahead
-        self._ahead_seconds += DRIFT_WEIGHT * (ahead - self._ahead_seconds)
-        if self._first_seconds is None and self._sound_seconds > DRIFT_SETTLE_SECONDS:
-            self._first_seconds = self._ahead_seconds
+    def begin_piece(self) -> None:
+        """A new piece is recorded from here on."""
+        with self._lock:
+            self._before = self._total = Health().after(self._total)
 
-    @property
-    def milliseconds(self) -> float:
-        if self._first_seconds is None or self._ahead_seconds is None:
-            return 0.0
-        return (self._ahead_seconds - self._first_seconds) * 1000
+    def take(self, health: Health) -> None:
+        """The newest look at the piece."""
+        with self._lock:
+            self._total = health.after(self._before)
+
+    def look(self) -> Health:
+        """How things are now."""
+        with self._lock:
+            return self._total
 
 
 def _level_db(powers: Iterable[float]) -> float:
     blocks = list(powers)
     power = sum(blocks) / len(blocks) if blocks else 0.0
     return max(10 * math.log10(power / FULL_SCALE**2), SILENCE_DB) if power else SILENCE_DB
-
-
-def _sum(one: Written, other: Written) -> Written:
-    return Written(
-        frames=one.frames + other.frames,
-        seconds=one.seconds + other.seconds,
-        size_bytes=one.size_bytes + other.size_bytes,
-    )

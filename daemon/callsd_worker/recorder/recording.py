@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from callsd_worker.recorder.encoder import Encoder, Listener, Quality
+from callsd_worker.recorder.encoder import Encoder
 from callsd_worker.recorder.errors import Reason, RecordingError
-from callsd_worker.recorder.health import Health, Monitor
+from callsd_worker.recorder.health import Health, Tally
 from callsd_worker.recorder.pieces import find_pieces, keep, next_piece
+from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.studio import Page, Studio
 
 
@@ -92,7 +93,7 @@ class Recorder:
         self._max_seconds = max_seconds
         self._report = report
         self._should_stop = should_stop
-        self._monitor = Monitor(quality.fps)
+        self._tally = Tally()
         self._short_pieces = 0
 
     def run(self) -> Ending:
@@ -139,35 +140,38 @@ class Recorder:
         """Record until the end, or until something has died."""
         piece = next_piece(self._directory)
         first = find_pieces(self._directory)[:1] or [piece]
-        ends_at = first[0].start_seconds + self._max_seconds
-        self._monitor.begin_piece()
+        # The clock may be set while a piece is recorded, so it is asked once.
+        left_seconds = first[0].start_seconds + self._max_seconds - time.time()
+        self._tally.begin_piece()
         began = time.monotonic()
         with (self._directory / "log.txt").open("ab") as output:
             encoder = Encoder(
                 studio.workshop,
                 self._quality,
                 piece.path,
+                framebuffer=studio.framebuffer,
                 environment=studio.environment,
-                listener=Listener(
-                    on_written=self._monitor.take_written,
-                    on_picture=self._monitor.take_picture,
-                    on_sound=self._monitor.take_sound,
-                ),
+                on_health=self._tally.take,
                 log=output.fileno(),
             )
         log.info("piece %d begins", piece.number)
         try:
-            return self._watch(studio, encoder, number=piece.number, ends_at=ends_at)
+            ending = self._watch(studio, encoder, number=piece.number, ends_at=began + left_seconds)
         finally:
             encoder.stop()
             is_short = time.monotonic() - began < SHORT_PIECE_SECONDS
             self._short_pieces = self._short_pieces + 1 if is_short else 0
+        if encoder.problem:
+            log.warning("piece %d has ended: %s", piece.number, encoder.problem)
+            if not piece.path.exists() and not studio.problem():
+                raise RecordingError(Reason.CAPTURE_UNAVAILABLE, encoder.problem)
+        return ending
 
     def _watch(
         self, studio: Studio, encoder: Encoder, *, number: int, ends_at: float
     ) -> Ending | None:
         reported = 0.0
-        while not self._should_stop() and time.time() < ends_at:
+        while not self._should_stop() and time.monotonic() < ends_at:
             if not encoder.is_running or studio.problem():
                 return None
             now = time.monotonic()
@@ -188,7 +192,7 @@ class Recorder:
         """Put on the disk what there is, and say how things are; returns the space left."""
         if encoder.target.exists():
             keep(encoder.target)
-        health = self._monitor.look()
+        health = self._tally.look()
         # What is joined in the end needs its room again.
         free_bytes = shutil.disk_usage(self._directory).free - health.size_bytes
         self._report(

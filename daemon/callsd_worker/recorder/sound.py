@@ -36,6 +36,9 @@ class Sound:
 def start_sound(workshop: Workshop) -> Sound:
     """Start a sound server with one sink that leads nowhere; raises CAPTURE_UNAVAILABLE."""
     socket = workshop.directory / "pulse.sock"
+    # The browser plays at the server's own rate: at another one sound is resampled, and again here.
+    settings = workshop.directory / "pulse.conf"
+    settings.write_text(f"default-sample-rate = {RATE_HZ}\n", encoding="ascii")
     process = workshop.start(
         [
             *(program("pulseaudio"), "-n", "--daemonize=no", "--use-pid-file=no"),
@@ -46,7 +49,10 @@ def start_sound(workshop: Workshop) -> Sound:
             # nothing is heard at the beginning.
             *("-L", f"module-null-sink sink_name={SINK} rate={RATE_HZ} channels=2 norewinds=1"),
         ],
-        environment={"XDG_RUNTIME_DIR": str(workshop.directory)},
+        environment={
+            "PULSE_CONFIG": str(settings),
+            "XDG_RUNTIME_DIR": str(workshop.directory),
+        },
     )
     deadline = time.monotonic() + START_SECONDS
     while not socket.exists():

@@ -10,8 +10,8 @@ from typing import Self
 from callsd_worker.recorder.browser import Browser
 from callsd_worker.recorder.cdp import CdpError
 from callsd_worker.recorder.display import start_display
-from callsd_worker.recorder.encoder import Quality
 from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.sound import start_sound
 from callsd_worker.recorder.workshop import Workshop
 
@@ -47,12 +47,15 @@ class Studio:
     def __init__(self, page: Page, quality: Quality, *, name: str = "") -> None:
         """Start it all, with an empty page; raises CAPTURE_UNAVAILABLE."""
         self.workshop = Workshop(name)
+        self._cleanup = contextlib.ExitStack()
+        self._cleanup.callback(self.workshop.close)
         self._page = page
         self._unanswered = 0
         try:
             self._display = start_display(
                 self.workshop, width=quality.width, height=quality.height, fps=quality.fps
             )
+            self._cleanup.callback(self._display.close)
             self._sound = start_sound(self.workshop)
             self._browser = Browser(
                 self.workshop,
@@ -62,7 +65,7 @@ class Studio:
                 environment=self.environment,
             )
         except BaseException:
-            self.workshop.close()
+            self._cleanup.close()
             raise
 
     def __enter__(self) -> Self:
@@ -75,6 +78,11 @@ class Studio:
     def environment(self) -> Mapping[str, str]:
         """What a program needs to find display and sound."""
         return {**self._display.environment, **self._sound.environment}
+
+    @property
+    def framebuffer(self) -> int:
+        """Descriptor of the display's screen."""
+        return self._display.framebuffer
 
     def open(self, *, should_stop: Callable[[], bool]) -> None:
         """Show the page and wait until it is ready.
@@ -153,7 +161,7 @@ class Studio:
     def close(self) -> None:
         """End everything."""
         self._browser.close()
-        self.workshop.close()
+        self._cleanup.close()
 
 
 def _pause(seconds: float, should_stop: Callable[[], bool]) -> None:

@@ -25,8 +25,6 @@ PACKAGES = {
     "xrandr": "x11-xserver-utils",
     "pulseaudio": "pulseaudio",
     "chromium": "chromium",
-    "ffmpeg": "ffmpeg",
-    "ffprobe": "ffmpeg",
     "setpriv": "util-linux",
 }
 """Debian's package for each program."""

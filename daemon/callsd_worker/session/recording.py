@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from callsd_ipc.v1 import worker_pb2
-from callsd_worker.recorder.encoder import Quality
 from callsd_worker.recorder.pieces import PIECES, find_pieces
+from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.recording import End, Recorder, Status
 from callsd_worker.recorder.studio import Page
 from callsd_worker.recorder.workshop import remove_leftovers

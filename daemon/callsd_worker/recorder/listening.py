@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hears what a sound server plays, and when: PulseAudio's simple API."""
+
+import ctypes
+import time
+from dataclasses import dataclass
+
+from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.native import load
+from callsd_worker.recorder.sound import MONITOR, RATE_HZ
+
+
+CHANNELS = 2
+BLOCK_SAMPLES = RATE_HZ // 20
+"""Of each channel: 50 ms, as much as the sink takes at a time. Smaller blocks only cost time."""
+BLOCK_BYTES = BLOCK_SAMPLES * CHANNELS * 2
+
+# Source: pulse/def.h, pulse/sample.h.
+_STREAM_RECORD = 2
+_SAMPLE_S16LE = 3
+_DEFAULT = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A block of sound."""
+
+    samples: bytes
+    """BLOCK_SAMPLES times two channels, s16le, interleaved."""
+    at_seconds: float
+    """Monotonic time at which its first sample was played."""
+
+
+class _SampleSpec(ctypes.Structure):
+    _fields_ = (("format", ctypes.c_int), ("rate", ctypes.c_uint32), ("channels", ctypes.c_uint8))
+
+
+class _BufferAttributes(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_uint32) for name in ("maxlength", "tlength", "prebuf", "minreq", "fragsize")
+    )
+
+
+class Listener:
+    """Hears what is played at the server that the environment names."""
+
+    def __init__(self) -> None:
+        """Begin to listen; raises CAPTURE_UNAVAILABLE."""
+        pulse = load("libpulse-simple.so.0")
+        pulse.pa_simple_new.restype = ctypes.c_void_p
+        pulse.pa_simple_read.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.POINTER(ctypes.c_int),
+        ]
+        pulse.pa_simple_get_latency.restype = ctypes.c_uint64
+        pulse.pa_simple_get_latency.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        self._pulse = pulse
+        self._block = ctypes.create_string_buffer(BLOCK_BYTES)
+        self._error = ctypes.c_int()
+        self._stream = pulse.pa_simple_new(
+            None,
+            b"callsd",
+            _STREAM_RECORD,
+            MONITOR.encode(),
+            b"recording",
+            ctypes.byref(_SampleSpec(_SAMPLE_S16LE, RATE_HZ, CHANNELS)),
+            None,
+            ctypes.byref(_BufferAttributes(_DEFAULT, _DEFAULT, _DEFAULT, _DEFAULT, BLOCK_BYTES)),
+            ctypes.byref(self._error),
+        )
+        if self._stream is None:
+            raise self._failed("the sound server does not answer")
+
+    def hear(self) -> Heard:
+        """Wait for the next block; raises CAPTURE_UNAVAILABLE when the server is gone."""
+        if self._pulse.pa_simple_read(
+            self._stream, self._block, BLOCK_BYTES, ctypes.byref(self._error)
+        ):
+            raise self._failed("the sound server has gone")
+        # What was played since the end of this block.
+        since_seconds = self._pulse.pa_simple_get_latency(self._stream, None) / 1e6
+        return Heard(
+            samples=self._block.raw,
+            at_seconds=time.monotonic() - since_seconds - BLOCK_SAMPLES / RATE_HZ,
+        )
+
+    def _failed(self, what: str) -> RecordingError:
+        return RecordingError(
+            Reason.CAPTURE_UNAVAILABLE, f"{what} (PulseAudio error {self._error.value})"
+        )
