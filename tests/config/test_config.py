@@ -12,7 +12,6 @@ import tomlkit
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from callsd_daemon import config as module
 from callsd_daemon.config import (
     SETTINGS,
     Config,
@@ -22,6 +21,7 @@ from callsd_daemon.config import (
     sample,
     secret_file,
     show,
+    sources,
 )
 
 
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_file_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DEFAULT_PATH", tmp_path / "default.toml")
+    monkeypatch.setattr(sources, "DEFAULT_PATH", tmp_path / "default.toml")
 
 
 @pytest.fixture

@@ -7,18 +7,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from callsd import (
     AccessError,
     Bookmark,
+    CallsdError,
     CaptionSender,
     Client,
     Interrupted,
     InvalidRequestError,
     JobChanged,
     NotFoundError,
+    UnavailableError,
     WatchEvent,
 )
 from callsd.v1.caption_pb2 import Caption, CaptionsSpec
@@ -46,6 +49,8 @@ REPEATS = int(os.environ.get("CALLSD_PROXY_REPEATS", "1"))
 STEP_SECONDS = 0.1
 STEP_BYTES = 3200
 WORK_SECONDS = 60.0
+CALL_SECONDS = 0.2
+CALLS_PER_JOB = 10
 
 
 def spec(daemon: Daemon) -> TranscriptionSpec:
@@ -80,6 +85,10 @@ class Watch:
         """Revisions of all changes so far, in order."""
         return [one.revision for one in list(self.events) if isinstance(one, JobChanged)]
 
+    def await_changes(self, count: int) -> None:
+        """Wait until so many are told."""
+        eventually(lambda: len(self.revisions) >= count, "all changes are told", seconds=30)
+
     @property
     def cuts(self) -> int:
         """How often the connection broke."""
@@ -100,6 +109,55 @@ def watching(client: Client) -> Iterator[Watch]:
         yield watch
     finally:
         watch.stop()
+
+
+class Calls:
+    """Calls a daemon again and again in a thread: what it can carry, and a job every so often.
+
+    A call that finds nobody there is repeated, as docs/proxy.md tells programs to.
+    """
+
+    def __init__(self, client: Client, spec: TranscriptionSpec) -> None:
+        self.jobs: list[str] = []
+        self.count = 0
+        self.repeated = 0
+        self.failure: CallsdError | None = None
+        self._client, self._spec = client, spec
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        request_id = uuid4()
+        while not self._is_over.wait(CALL_SECONDS):
+            try:
+                self._client.get_capacity()
+                if self.count % CALLS_PER_JOB == 0:
+                    made = self._client.create_job(self._spec, request_id=request_id)
+                    self.jobs.append(made.job.name)
+                    request_id = uuid4()
+                self.count += 1
+            except UnavailableError:
+                self.repeated += 1
+            except CallsdError as error:
+                self.failure = error
+                return
+
+    def stop(self) -> None:
+        """End them, with their client."""
+        self._is_over.set()
+        self._thread.join(WORK_SECONDS)
+        self._client.close()
+
+
+@contextmanager
+def calling(client: Client, spec: TranscriptionSpec) -> Iterator[Calls]:
+    """Calls for a block."""
+    calls = Calls(client, spec)
+    try:
+        yield calls
+    finally:
+        calls.stop()
 
 
 def play(sender: CaptionSender, between: Callable[[int], None]) -> None:
@@ -176,7 +234,7 @@ class TestStreams:
             with front.client(B) as client:
                 client.wait_job(client.create_job(spec(front.b)).job)
             stored = sorted(stored_changes(front.b))
-            eventually(lambda: len(b.revisions) >= len(stored), "all changes are told", seconds=30)
+            b.await_changes(len(stored))
             cuts = {"a": a.cuts, "b": b.cuts}
 
         assert b.revisions == stored
@@ -200,10 +258,21 @@ class TestStreams:
         assert watch.revisions == sorted(set(watch.revisions))
 
     @pytest.mark.timeout(120 + 20 * REPEATS)
-    def test_captions_over_a_drain(self, front: Front) -> None:
-        """The daemon is drained in the middle of a sentence: each word is captioned, once."""
+    def test_everything_at_once_over_a_drain(self, front: Front) -> None:
+        """Calls, watches and captions go on while the daemon is drained in the middle of it all.
+
+        Each call is answered in the end, each change is told once and in order, each word is
+        captioned once; the other daemon's clients notice nothing.
+        """
         finals: list[Caption] = []
-        with front.client(A) as client, front.client(A) as viewer:
+        with (
+            front.client(A) as client,
+            front.client(A) as viewer,
+            watching(front.client(A)) as watch_a,
+            watching(front.client(B)) as watch_b,
+            calling(front.client(A), spec(front.a)) as calls_a,
+            calling(front.client(B), spec(front.b)) as calls_b,
+        ):
             job = client.create_job(CaptionsSpec(language="en")).job.name
 
             def view() -> None:
@@ -224,7 +293,25 @@ class TestStreams:
             client.stop_job(job)
             ended = client.wait_job(job, timeout_seconds=WORK_SECONDS)
             viewing.join(WORK_SECONDS)
+            for calls in (calls_a, calls_b):
+                calls.stop()
+            for daemon, watch, calls in (
+                (front.a, watch_a, calls_a),
+                (front.b, watch_b, calls_b),
+            ):
+                with daemon.client() as direct:
+                    for name in calls.jobs:
+                        direct.wait_job(name, timeout_seconds=WORK_SECONDS)
+                stored = sorted(stored_changes(daemon))
+                watch.await_changes(len(stored))
+                assert watch.revisions == stored
 
+        assert (calls_a.failure, calls_b.failure) == (None, None)
+        assert min(len(calls_a.jobs), len(calls_b.jobs)) >= 3 * REPEATS
+        assert len(set(calls_a.jobs)) == len(calls_a.jobs)
+        assert calls_b.repeated == 0
+        assert watch_a.cuts >= 1
+        assert watch_b.cuts == 0
         assert [one.sequence for one in finals] == list(range(1, len(finals) + 1))
         assert errors(" ".join([WORDS] * REPEATS), " ".join(one.text for one in finals)) <= (
             3 * REPEATS

@@ -54,7 +54,10 @@ class TestFramebuffer:
         half = WIDTH * HEIGHT * 4 // 2
         os.pwrite(display.framebuffer, RED * (half // 4), size - half)
         assert colour_at(framebuffer, 179) == (16, 128, 128)
-        assert {colour_at(framebuffer, line) for line in (182, 358)} <= {(82, 90, 239), (82, 90, 240)}
+        assert {colour_at(framebuffer, line) for line in (182, 358)} <= {
+            (82, 90, 239),
+            (82, 90, 240),
+        }
 
     def test_a_display_that_has_gone_is_noticed(self, display: Display, workshop: Workshop) -> None:
         """After the display's end no old picture is taken for a new one."""
