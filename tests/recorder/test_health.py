@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from callsd_worker.recorder import health
-from callsd_worker.recorder.health import RATE_SECONDS, Gauges, Health, Picture, Tally
+from callsd_worker.recorder.health import LEVEL_BLOCKS, RATE_SECONDS, Gauges, Health, Picture, Tally
 from callsd_worker.recorder.listening import BLOCK_BYTES
 from callsd_worker.recorder.sound import RATE_HZ
 
@@ -153,7 +153,7 @@ class TestLevel:
 
     def test_silence(self, gauges: Gauges) -> None:
         """Samples of zero have the lowest level there is, not minus infinity."""
-        for _ in range(20):
+        for _ in range(LEVEL_BLOCKS):
             gauges.take_sound(SILENCE)
         assert gauges.look().audio_level_db == -120.0
 
@@ -181,9 +181,9 @@ class TestLevel:
     def test_the_level_is_that_of_the_last_second(self, gauges: Gauges) -> None:
         """After a second of silence what was loud before is forgotten."""
         gauges.take_sound(square_wave(32767))
-        for _ in range(19):
+        for _ in range(LEVEL_BLOCKS - 1):
             gauges.take_sound(SILENCE)
-        assert gauges.look().audio_level_db == pytest.approx(-13.01, abs=0.01)
+        assert gauges.look().audio_level_db == pytest.approx(-10.0, abs=0.01)
         gauges.take_sound(SILENCE)
         assert gauges.look().audio_level_db == -120.0
 

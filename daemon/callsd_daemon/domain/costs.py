@@ -39,10 +39,10 @@ SPEAKER_CORES_UNKNOWN = 0.5
 """For a model we have no figure of."""
 
 
-RECORDING_CORES = 0.12
+RECORDING_CORES = 0.15
 """What a recording takes however small its picture: the sound, the page's script."""
 
-PIXEL_RATE_CORES = 2.2e-8
+PIXEL_RATE_CORES = 1.7e-8
 """Cores for each pixel a second that is shown, grabbed and coded; with the cores above, what a busy
 page takes by `callsd bench recording`. A page on which little moves takes half of it."""
 

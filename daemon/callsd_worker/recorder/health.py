@@ -21,7 +21,7 @@ RATE_SECONDS = 5.0
 BLANK_CONTRAST = 8
 """Of 255: a picture in which no two pixels differ by more shows nothing."""
 
-LEVEL_BLOCKS = 20
+LEVEL_BLOCKS = 10
 """Blocks of sound in the second whose loudness is told."""
 
 LEVEL_STEP = 37
@@ -98,7 +98,7 @@ class Gauges:
                 self._forget(now)
 
     def take_sound(self, sound: bytes) -> None:
-        """A twentieth of a second of sound, s16le."""
+        """A tenth of a second of sound, s16le."""
         samples = array("h", sound)[::LEVEL_STEP]
         power = sum(sample * sample for sample in samples) / len(samples)
         with self._lock:

@@ -11,8 +11,8 @@ from callsd_worker.recorder.sound import MONITOR, RATE_HZ
 
 
 CHANNELS = 2
-BLOCK_SAMPLES = RATE_HZ // 20
-"""Of each channel: 50 ms, as much as the sink takes at a time. Smaller blocks only cost time."""
+BLOCK_SAMPLES = RATE_HZ // 10
+"""Of each channel: 100 ms. Nobody waits for it, and smaller blocks only cost time."""
 BLOCK_BYTES = BLOCK_SAMPLES * CHANNELS * 2
 
 # Source: pulse/def.h, pulse/sample.h.

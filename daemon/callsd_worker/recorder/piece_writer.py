@@ -37,7 +37,7 @@ pictures out of their order, which is lost with the end of a piece. Bits go wher
 
 EFFORTS = (
     (15e6, "subme=0:ref=1:aq-mode=0"),
-    (20e6, "subme=1:ref=3:aq-mode=2"),
+    (20e6, "subme=0:ref=3:aq-mode=2"),
     (math.inf, "subme=1:ref=1:aq-mode=2"),
 )
 """How far motion is searched for, by pixels each second: who records few wants it cheap, and with

@@ -9,11 +9,12 @@ from callsd_worker.recorder.sound import RATE_HZ
 FRAME_BYTES = 4
 """Two channels, s16le."""
 
-LATENESS_SECONDS = 0.04
-"""How much later than its picture sound is grabbed: between what a page begins to play at once, for
-which the browser's own buffers count (60 ms late), and a film, whose pictures it holds back."""
+LATENESS_SECONDS = 0.06
+"""How much later than its picture sound is grabbed: the middle of what was measured with what a
+page begins to play at once (20 to 140 ms; it is another one each time the browser opens its sound).
+A film, whose pictures the browser holds back by what it knows of that, is early by this."""
 
-WEIGHT = 0.05
+WEIGHT = 0.1
 """Of the newest block in the average distance: about a second's worth. Single blocks are some
 milliseconds early or late."""
 
