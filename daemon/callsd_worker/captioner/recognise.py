@@ -25,8 +25,10 @@ SPARE_TOKENS = 8
 
 FINAL_BEAM_SIZE = 3
 
-RETRY_PADDED_SECONDS = 30.0
-"""Windows were always this long in training: the safest padding, and the dearest."""
+RETRY_PADDED_SECONDS = 10.24
+FINAL_RETRY_PADDED_SECONDS = 30.0
+"""Windows were always this long in training: the safest padding, and the dearest. Of interim words
+the next pass is there before such a try would be."""
 
 DOUBTFUL_TOKENS = 4
 """The first word or two of an utterance are always uncertain: the next pass will tell."""
@@ -67,7 +69,7 @@ def recognise(engine: Engine, passes: Sequence[Pass]) -> list[Result]:
             engine.recognise([encoded[index] for index in indices], _options(group, language)),
             strict=True,
         ):
-            heard[index] = _believed(engine, passes[index], language, result)
+            heard[index] = _believed(engine, passes[index], language, result, padded_seconds)
     return [
         Result(heard=heard[index], language=languages[index], languages=probabilities[index])
         for index in range(len(passes))
@@ -83,11 +85,16 @@ def _options(group: Sequence[Pass], language: str) -> DecodeOptions:
     )
 
 
-def _believed(engine: Engine, window: Pass, language: str, first: Recognised) -> Recognised | None:
+def _believed(
+    engine: Engine, window: Pass, language: str, first: Recognised, padded_seconds: float
+) -> Recognised | None:
     if _flaw(window, first) is None:
         return first
-    encoded = engine.encode(window.samples, padded_seconds=RETRY_PADDED_SECONDS)
-    again = engine.recognise([encoded], _options([window], language))[0]
+    longer_seconds = FINAL_RETRY_PADDED_SECONDS if window.is_final else RETRY_PADDED_SECONDS
+    again = first
+    if padded_seconds < longer_seconds:
+        encoded = engine.encode(window.samples, padded_seconds=longer_seconds)
+        again = engine.recognise([encoded], _options([window], language))[0]
     match _flaw(window, again):
         case None:
             return again
