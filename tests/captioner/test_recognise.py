@@ -2,11 +2,18 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from callsd_worker.captioner.passes import Pass
-from callsd_worker.captioner.recognise import RETRY_PADDED_SECONDS, recognise
+from callsd_worker.captioner.recognise import (
+    CAREFUL_RETRY_PADDED_SECONDS,
+    RETRY_PADDED_SECONDS,
+    recognise,
+)
 from callsd_worker.speech.ct2 import CTranslate2Engine
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
@@ -123,23 +130,44 @@ class TestRealEngine:
 class TestBelief:
     """What looks wrong is not shown."""
 
-    def test_a_loop_is_tried_again_with_the_safest_padding(self, speech: Samples) -> None:
-        """The second result is taken when it is sound."""
+    @pytest.mark.parametrize(
+        ("kind", "padded_seconds"),
+        [
+            ({}, RETRY_PADDED_SECONDS),
+            ({"is_doubted": True}, CAREFUL_RETRY_PADDED_SECONDS),
+            ({"is_final": True}, CAREFUL_RETRY_PADDED_SECONDS),
+        ],
+        ids=["interim", "interim after one that failed", "final"],
+    )
+    def test_a_loop_is_tried_again_with_more_padding(
+        self, speech: Samples, *, kind: dict[str, Any], padded_seconds: float
+    ) -> None:
+        """The second result is taken when it is sound; final words get the safest padding."""
         loop = "and so my fellow Americans " * 3
         engine = ScriptedEngine(loop, "and so my fellow Americans")
 
-        (result,) = recognise(engine, [window(speech)])
+        (result,) = recognise(engine, [replace(window(speech[:96_000]), **kind)])
 
         assert result.heard is not None
         assert result.heard.text == "and so my fellow Americans"
-        assert engine.paddings[-1] == RETRY_PADDED_SECONDS
+        assert engine.paddings[-1] == padded_seconds
+
+    def test_newer_sound_does_not_wait_for_a_dear_second_try(self, speech: Samples) -> None:
+        """Interim words of a long window are not tried again: the next pass tells."""
+        loop = "and so my fellow Americans " * 3
+        engine = ScriptedEngine(loop)
+
+        (result,) = recognise(engine, [window(np.tile(speech, 2)[: 8 * SAMPLE_RATE_HZ])])
+
+        assert result.heard is None
+        assert engine.paddings == [RETRY_PADDED_SECONDS]
 
     def test_a_loop_that_stays_is_not_believed(self, speech: Samples) -> None:
         """After one retry there is no result; there is no ladder of further ones."""
         loop = "and so my fellow Americans " * 3
         engine = ScriptedEngine(loop, loop)
 
-        (result,) = recognise(engine, [window(speech)])
+        (result,) = recognise(engine, [window(speech[:96_000])])
 
         assert result.heard is None
         assert len(engine.asked) == 2

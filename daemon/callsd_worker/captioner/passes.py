@@ -32,6 +32,8 @@ class Pass:
     voiced_seconds: float
     is_final: bool
     """Its text will be final, or is expected to be: worth more care."""
+    is_doubted: bool = False
+    """What the last pass over it gave was not believed: another such would be one too many."""
     needs_word_times: bool
     language: str
     """Empty: to be detected in this window."""

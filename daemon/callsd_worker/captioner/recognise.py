@@ -26,9 +26,9 @@ SPARE_TOKENS = 8
 FINAL_BEAM_SIZE = 3
 
 RETRY_PADDED_SECONDS = 10.24
-FINAL_RETRY_PADDED_SECONDS = 30.0
-"""Windows were always this long in training: the safest padding, and the dearest. Of interim words
-the next pass is there before such a try would be."""
+CAREFUL_RETRY_PADDED_SECONDS = 30.0
+"""Windows were always this long in training: the safest padding, and the dearest. Interim words get
+it when a pass before has failed: after the first failure the next pass is there sooner."""
 
 DOUBTFUL_TOKENS = 4
 """The first word or two of an utterance are always uncertain: the next pass will tell."""
@@ -90,7 +90,8 @@ def _believed(
 ) -> Recognised | None:
     if _flaw(window, first) is None:
         return first
-    longer_seconds = FINAL_RETRY_PADDED_SECONDS if window.is_final else RETRY_PADDED_SECONDS
+    is_careful = window.is_final or window.is_doubted
+    longer_seconds = CAREFUL_RETRY_PADDED_SECONDS if is_careful else RETRY_PADDED_SECONDS
     again = first
     if padded_seconds < longer_seconds:
         encoded = engine.encode(window.samples, padded_seconds=longer_seconds)

@@ -43,6 +43,8 @@ class Segment:
         self.taken_sample = start_sample
         """Sound before this is in a pass that was or is being made."""
         self.agreement = Agreement()
+        self.is_doubted = False
+        """Whether what its last pass gave was not believed."""
         self.word_times: tuple[TimedWord, ...] = ()
         """When the words of `agreement` were said, if that is known; from `start_sample` on."""
         self.revision = 0

@@ -143,6 +143,7 @@ class Track:
             end_sample=segment.start_sample + samples.size,
             voiced_seconds=segment.voiced_seconds,
             is_final=is_final,
+            is_doubted=segment.is_doubted,
             needs_word_times=not is_final and segment.seconds >= rules.cut_after_seconds,
             language=self._language.code,
             is_language_asked=self._language.wants_vote(
@@ -178,6 +179,7 @@ class Track:
             segment.agreement = Agreement()
         segment.agreement.hear(words, is_careful=window.is_final)
         segment.heard_sample = window.end_sample
+        segment.is_doubted = False
         if window.is_final:
             segment.drafted_sample = window.end_sample
         segment.word_times = _times_of(segment.agreement.words, words, result.heard.words)
@@ -206,6 +208,7 @@ class Track:
             self._finish_head()
             return
         # Heard next time, with what has come since.
+        segment.is_doubted = True
         segment.taken_sample = outstanding.taken_sample
         self._retry_seconds = now_seconds + self._cadence.seconds
 
