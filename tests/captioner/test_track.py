@@ -235,6 +235,21 @@ class TestSpeech:
 
         assert story.finals == ["I will write"]
 
+    def test_after_one_that_is_not_believed_the_next_is_asked_for_with_care(
+        self, detector: VoiceDetector, speech: Samples
+    ) -> None:
+        """Words must not stand still for long: a second failure in a row would be one too many."""
+        seen: list[Pass] = []
+
+        def fails_once(window: Pass) -> Result:
+            seen.append(window)
+            is_second = len(seen) == 2
+            return Result(heard=None, language="en") if is_second else said("I will write")
+
+        play(make(detector), speech[:40_000], recognise=fails_once)
+
+        assert [window.is_doubted for window in seen[:4]] == [False, False, True, False]
+
 
 class TestEnds:
     """How sound ends, or does not come."""

@@ -73,6 +73,16 @@ class Capture:
         self._began = time.monotonic()
         for thread in threads:
             thread.start()
+        try:
+            self._report_to(report)
+        finally:
+            self._is_over.set()
+            for thread in threads:
+                thread.join()
+        self._writer.close()
+        return self._problem
+
+    def _report_to(self, report: TextIO) -> None:
         while not self._is_over.wait(REPORT_SECONDS):
             self._gauges.take_written(
                 frames=self._writer.frame_count,
@@ -83,11 +93,7 @@ class Capture:
             try:
                 print(json.dumps(asdict(self._gauges.look())), file=report, flush=True)
             except BrokenPipeError:
-                self._is_over.set()  # Nobody is there any more for whom to record.
-        for thread in threads:
-            thread.join()
-        self._writer.close()
-        return self._problem
+                return  # Nobody is there any more for whom to record.
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
