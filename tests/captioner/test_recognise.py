@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 
 from callsd_worker.captioner.passes import Pass
-from callsd_worker.captioner.recognise import (
-    CAREFUL_RETRY_PADDED_SECONDS,
-    RETRY_PADDED_SECONDS,
-    recognise,
-)
+from callsd_worker.captioner.recognise import RETRY_PADDED_SECONDS, recognise
 from callsd_worker.speech.ct2 import CTranslate2Engine
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
@@ -130,44 +126,52 @@ class TestRealEngine:
 class TestBelief:
     """What looks wrong is not shown."""
 
-    @pytest.mark.parametrize(
-        ("kind", "padded_seconds"),
-        [
-            ({}, RETRY_PADDED_SECONDS),
-            ({"is_doubted": True}, CAREFUL_RETRY_PADDED_SECONDS),
-            ({"is_final": True}, CAREFUL_RETRY_PADDED_SECONDS),
-        ],
-        ids=["interim", "interim after one that failed", "final"],
-    )
-    def test_a_loop_is_tried_again_with_more_padding(
-        self, speech: Samples, *, kind: dict[str, Any], padded_seconds: float
-    ) -> None:
-        """The second result is taken when it is sound; final words get the safest padding."""
+    def test_a_loop_is_tried_again_at_once(self, speech: Samples) -> None:
+        """The second result is taken when it is sound; the window is not encoded anew for it."""
         loop = "and so my fellow Americans " * 3
         engine = ScriptedEngine(loop, "and so my fellow Americans")
 
-        (result,) = recognise(engine, [replace(window(speech[:96_000]), **kind)])
+        (result,) = recognise(engine, [window(speech)])
 
         assert result.heard is not None
         assert result.heard.text == "and so my fellow Americans"
-        assert engine.paddings[-1] == padded_seconds
+        assert len(engine.paddings) == 1
+        assert [options.repetition_penalty > 1 for options in engine.asked] == [False, True]
 
-    def test_newer_sound_does_not_wait_for_a_dear_second_try(self, speech: Samples) -> None:
-        """Interim words of a long window are not tried again: the next pass tells."""
+    @pytest.mark.parametrize("kind", ["is_final", "is_doubted"])
+    def test_what_matters_more_is_tried_again_with_the_safest_padding(
+        self, speech: Samples, kind: str
+    ) -> None:
+        """Final words, and interim ones after a pass that was not believed, are worth the time."""
         loop = "and so my fellow Americans " * 3
-        engine = ScriptedEngine(loop)
+        engine = ScriptedEngine(loop, "and so my fellow Americans")
+        changes: dict[str, Any] = {kind: True}
 
-        (result,) = recognise(engine, [window(np.tile(speech, 2)[: 8 * SAMPLE_RATE_HZ])])
+        (result,) = recognise(engine, [replace(window(speech), **changes)])
 
-        assert result.heard is None
-        assert engine.paddings == [RETRY_PADDED_SECONDS]
+        assert result.heard is not None
+        assert result.heard.text == "and so my fellow Americans"
+        assert engine.paddings[-1] == RETRY_PADDED_SECONDS
+
+    def test_a_real_loop_is_left(self, engine: CTranslate2Engine, speech: Samples) -> None:
+        """With the penalty a real decoder does not say the same again and again."""
+        samples = np.tile(speech[:25_600], 3)
+        encoded = engine.encode(samples, padded_seconds=10.24)
+        plain = DecodeOptions(language="en", is_word_timed=False, max_tokens=80)
+
+        said, again = (
+            engine.recognise([encoded], replace(plain, repetition_penalty=penalty))[0].text
+            for penalty in (1.0, 1.5)
+        )
+
+        assert len(again.split()) < len(said.split())
 
     def test_a_loop_that_stays_is_not_believed(self, speech: Samples) -> None:
         """After one retry there is no result; there is no ladder of further ones."""
         loop = "and so my fellow Americans " * 3
         engine = ScriptedEngine(loop, loop)
 
-        (result,) = recognise(engine, [window(speech[:96_000])])
+        (result,) = recognise(engine, [window(speech)])
 
         assert result.heard is None
         assert len(engine.asked) == 2

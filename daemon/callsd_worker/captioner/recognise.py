@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from callsd_worker.captioner.passes import Pass, Result
-from callsd_worker.speech.engine import DecodeOptions, Engine, Recognised
+from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised
 from callsd_worker.speech.loops import Flaw, find_flaw, without_repeats
 
 
@@ -25,10 +25,11 @@ SPARE_TOKENS = 8
 
 FINAL_BEAM_SIZE = 3
 
-RETRY_PADDED_SECONDS = 10.24
-CAREFUL_RETRY_PADDED_SECONDS = 30.0
-"""Windows were always this long in training: the safest padding, and the dearest. Interim words get
-it when a pass before has failed: after the first failure the next pass is there sooner."""
+RETRY_REPETITION_PENALTY = 1.15
+"""Takes most loops away, in the time of a decode: the window is encoded already."""
+RETRY_PADDED_SECONDS = 30.0
+"""Windows were always this long in training: the safest padding, and the dearest. Final words are
+worth it at once; interim ones after a pass has failed, as the next one is there sooner."""
 
 DOUBTFUL_TOKENS = 4
 """The first word or two of an utterance are always uncertain: the next pass will tell."""
@@ -69,7 +70,7 @@ def recognise(engine: Engine, passes: Sequence[Pass]) -> list[Result]:
             engine.recognise([encoded[index] for index in indices], _options(group, language)),
             strict=True,
         ):
-            heard[index] = _believed(engine, passes[index], language, result, padded_seconds)
+            heard[index] = _believed(engine, passes[index], language, result, encoded[index])
     return [
         Result(heard=heard[index], language=languages[index], languages=probabilities[index])
         for index in range(len(passes))
@@ -86,16 +87,14 @@ def _options(group: Sequence[Pass], language: str) -> DecodeOptions:
 
 
 def _believed(
-    engine: Engine, window: Pass, language: str, first: Recognised, padded_seconds: float
+    engine: Engine, window: Pass, language: str, first: Recognised, encoded: Encoded
 ) -> Recognised | None:
     if _flaw(window, first) is None:
         return first
-    is_careful = window.is_final or window.is_doubted
-    longer_seconds = CAREFUL_RETRY_PADDED_SECONDS if is_careful else RETRY_PADDED_SECONDS
-    again = first
-    if padded_seconds < longer_seconds:
-        encoded = engine.encode(window.samples, padded_seconds=longer_seconds)
-        again = engine.recognise([encoded], _options([window], language))[0]
+    if window.is_final or window.is_doubted:
+        encoded = engine.encode(window.samples, padded_seconds=RETRY_PADDED_SECONDS)
+    options = replace(_options([window], language), repetition_penalty=RETRY_REPETITION_PENALTY)
+    again = engine.recognise([encoded], options)[0]
     match _flaw(window, again):
         case None:
             return again

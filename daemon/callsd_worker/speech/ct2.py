@@ -125,6 +125,7 @@ class CTranslate2Engine:
             return_no_speech_prob=True,
             sampling_topk=0 if is_sampling else 1,
             sampling_temperature=options.temperature if is_sampling else 1.0,
+            repetition_penalty=options.repetition_penalty,
         )
         recognised = []
         for item, result in zip(encoded, results, strict=True):

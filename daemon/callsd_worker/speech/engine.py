@@ -25,6 +25,8 @@ class DecodeOptions:
     beam_size: int = 1
     temperature: float = 0.0
     """Above 0 the decoder samples, which takes it out of loops."""
+    repetition_penalty: float = 1.0
+    """Above 1 what was said already is less likely, which does so, too. whisper.cpp has none."""
     is_word_timed: bool = True
     max_tokens: int = 0
     """Where decoding stops at the latest, per window; 0 = the engine's own bound."""
