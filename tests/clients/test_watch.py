@@ -274,11 +274,12 @@ class TestBackoff:
         with pytest.raises(ConflictError):
             backoff.failed(etag)
 
-    def test_a_status_of_grpc_s_own(self) -> None:
-        """An INTERNAL that is not the daemon's hides what it was: it is asked again."""
+    @pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN])
+    def test_a_status_of_grpc_s_own(self, code: grpc.StatusCode) -> None:
+        """One that is not the daemon's hides what it was: it is asked again."""
         backoff = Backoff()
         backoff.answered()
-        masked = CallsdError("Internal error from Core", code=grpc.StatusCode.INTERNAL)
+        masked = CallsdError("Stream removed", code=code)
         bug = CallsdError("a bug", code=grpc.StatusCode.INTERNAL, reason="INTERNAL")
 
         assert backoff.failed(masked) > 0

@@ -67,8 +67,9 @@ func isOver(e *Error) bool {
 		// A daemon that stops abruptly cancels its streams; a cancellation of our own is seen by
 		// the context.
 		return true
-	case codes.Internal:
-		// A connection that is torn down in the middle of a frame; a bug of the daemon has a reason.
+	case codes.Internal, codes.Unknown:
+		// A connection that is torn down in the middle of a frame, or behind a proxy that was cut
+		// off from the daemon; a bug of the daemon has a reason.
 		return e.Reason == ""
 	}
 	return false

@@ -55,6 +55,7 @@ func TestFinal(t *testing.T) {
 	for _, e := range []*Error{
 		{Code: codes.Aborted, Reason: "STREAM_REPLACED"},
 		{Code: codes.Internal, Reason: "INTERNAL"},
+		{Code: codes.Unknown, Reason: "INTERNAL"},
 		{Code: codes.ResourceExhausted},
 		{Code: codes.DeadlineExceeded},
 		{Code: codes.DataLoss},

@@ -26,6 +26,7 @@ DEFAULT_PATIENCE_SECONDS = 300.0
 # Statuses that say "this stream is over", not "this request is wrong". A server that stops
 # abruptly cancels its streams; a cancellation of our own never arrives here as a status.
 _RETRIED_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+_MASKING_CODES = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
 _RETRIED_REASONS = frozenset({"SLOW_CONSUMER", "STREAMS_EXHAUSTED"})
 
 Request = TypeVar("Request")
@@ -74,9 +75,10 @@ class Backoff:
         Raises:
             CallsdError: `error` itself, when another try is of no use or patience is at its end.
         """
-        # When the server ends a call while a message is written, grpc.aio may put a status of its
-        # own in the place of the server's. The next try tells what it was.
-        is_masked = error.code is grpc.StatusCode.INTERNAL and not error.reason
+        # The daemon gives a reason with these; without one they are gRPC's own, in the place of a
+        # status that was lost: with a call that ended while a message was written, or behind a
+        # proxy that was cut off from the daemon. The next try tells what it was.
+        is_masked = error.code in _MASKING_CODES and not error.reason
         is_over = error.code in _RETRIED_CODES or error.reason in _RETRIED_REASONS
         if not (is_passing or is_masked or is_over):
             raise error from None
