@@ -9,9 +9,9 @@ from callsd_worker.recorder.sound import RATE_HZ
 FRAME_BYTES = 4
 """Two channels, s16le."""
 
-LATENESS_SECONDS = 0.06
+LATENESS_SECONDS = 0.048
 """How much later than its picture sound is grabbed: the middle of what was measured with what a
-page begins to play at once (20 to 140 ms; it is another one each time the browser opens its sound).
+page begins to play at once (-25 to 120 ms; another one each time the browser opens its sound).
 A film, whose pictures the browser holds back by what it knows of that, is early by this."""
 
 WEIGHT = 0.1
