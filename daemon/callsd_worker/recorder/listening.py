@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.native import load
-from callsd_worker.recorder.sound import MONITOR, RATE_HZ
+from callsd_worker.recorder.sound import CHANNELS, FRAME_BYTES, MONITOR, RATE_HZ
 
 
-CHANNELS = 2
 BLOCK_SAMPLES = RATE_HZ // 10
 """Of each channel: 100 ms. Nobody waits for it, and smaller blocks only cost time."""
-BLOCK_BYTES = BLOCK_SAMPLES * CHANNELS * 2
+BLOCK_BYTES = BLOCK_SAMPLES * FRAME_BYTES
 
 # Source: pulse/def.h, pulse/sample.h.
 _STREAM_RECORD = 2

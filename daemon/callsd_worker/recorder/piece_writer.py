@@ -18,7 +18,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from callsd_worker.recorder.quality import Quality
-from callsd_worker.recorder.sound import RATE_HZ
+from callsd_worker.recorder.sound import FRAME_BYTES, RATE_HZ
 
 
 KEYFRAME_SECONDS = 5
@@ -72,7 +72,7 @@ class PieceWriter:
 
     def put_sound(self, samples: bytes, position: int) -> None:
         """Add s16le stereo sound whose first sample is this many after the beginning."""
-        count = len(samples) // 4
+        count = len(samples) // FRAME_BYTES
         frame = av.AudioFrame(format="s16", layout="stereo", samples=count)
         frame.planes[0].update(samples)
         frame.sample_rate, frame.pts, frame.time_base = RATE_HZ, position, Fraction(1, RATE_HZ)

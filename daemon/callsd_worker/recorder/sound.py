@@ -18,6 +18,9 @@ SINK = "grab"
 MONITOR = f"{SINK}.monitor"
 RATE_HZ = 48_000
 """What browsers play at: nothing is resampled on the way."""
+CHANNELS = 2
+FRAME_BYTES = CHANNELS * 2
+"""Of one sample of all channels, s16le."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,10 @@ def start_sound(workshop: Workshop) -> Sound:
             *("-L", f"module-native-protocol-unix socket={socket} auth-anonymous=1"),
             # norewinds: without it a sink that nobody plays to takes 2 s at a time, and for so long
             # nothing is heard at the beginning.
-            *("-L", f"module-null-sink sink_name={SINK} rate={RATE_HZ} channels=2 norewinds=1"),
+            *(
+                "-L",
+                f"module-null-sink sink_name={SINK} rate={RATE_HZ} channels={CHANNELS} norewinds=1",
+            ),
         ],
         environment={
             "PULSE_CONFIG": str(settings),

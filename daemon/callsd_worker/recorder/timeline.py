@@ -3,11 +3,8 @@
 
 from collections.abc import Iterator
 
-from callsd_worker.recorder.sound import RATE_HZ
+from callsd_worker.recorder.sound import FRAME_BYTES, RATE_HZ
 
-
-FRAME_BYTES = 4
-"""Two channels, s16le."""
 
 LATENESS_SECONDS = 0.048
 """How much later than its picture sound is grabbed: the middle of what was measured with what a
