@@ -143,7 +143,7 @@ class _Watched:
     is_white: list[bool]
     video_bytes: int
     waves: NDArray[np.complex128]
-    """Strength and phase of the beep's tone in each millisecond."""
+    """Strength and phase of the beep's tone in each millisecond, of which frames hold parts."""
 
 
 def _watch(path: Path) -> _Watched:
@@ -241,7 +241,8 @@ def _flashes(times: NDArray[np.float64], is_white: NDArray[np.bool_]) -> NDArray
 
 def _beeps(waves: NDArray[np.complex128]) -> NDArray[np.float64]:
     """When each beep begins, in seconds."""
-    strength = np.abs(np.convolve(waves, np.ones(_WINDOW_BINS) / _WINDOW_BINS, mode="valid"))
+    # Strengths, whatever their phases: a recorder that loses a sample is not therefore out of sync.
+    strength = np.convolve(np.abs(waves), np.ones(_WINDOW_BINS) / _WINDOW_BINS, mode="valid")
     # Of each 2 s, 80 ms are beep: the strongest hundredth is, even if most beeps are missing.
     level = np.percentile(strength, 99)
     if level < _MIN_AMPLITUDE:

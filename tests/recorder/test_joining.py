@@ -5,6 +5,7 @@ import itertools
 import shutil
 import subprocess
 from collections import defaultdict
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,7 +17,7 @@ from callsd_worker.recorder.pieces import PIECES, Piece, find_pieces
 
 
 START = 1_764_120_000.0
-FPS = 20
+FPS = 30
 
 
 def ffmpeg(*arguments: str) -> None:
@@ -143,6 +144,28 @@ class TestOnePiece:
         assert len(frame_times(job.target)) == 3 * FPS
         with av.open(str(job.target)) as source:
             assert (source.duration or 0) / av.time_base == pytest.approx(3.0, abs=0.06)
+
+    @pytest.mark.parametrize(
+        ("kind", "exact"), [("video", Fraction(1, FPS)), ("audio", Fraction(1024, 48_000))]
+    )
+    def test_each_packet_follows_the_one_before_exactly(
+        self, job: Job, film: Path, kind: str, exact: Fraction
+    ) -> None:
+        """Times that a piece has rounded to milliseconds are whole frames and samples again."""
+        job.add(film, at=0)
+        job.add(film, at=5.001)
+        join(job.pieces, job.target)
+        with av.open(str(job.target)) as source:
+            times = [
+                packet.dts * packet.time_base
+                for packet in source.demux(**{kind: 0})
+                if packet.dts is not None
+            ]
+        lengths = [b - a for a, b in itertools.pairwise(times)]
+        gap = max(lengths)
+        assert 1.9 < gap < 2.1
+        assert set(lengths) == {exact, gap}
+        assert lengths.count(gap) == 1
 
     def test_nothing_is_coded_anew(self, job: Job, film: Path) -> None:
         """The coded pictures are those of the piece, byte by byte."""

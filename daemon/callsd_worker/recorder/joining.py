@@ -22,6 +22,10 @@ THUMBNAIL_SECONDS = 5.0
 
 THUMBNAIL_WIDTH = 640
 
+_ROUNDED_SECONDS = Fraction(1, 1000)
+"""To this Matroska rounds each time. In what is handed out a packet that is due within it follows
+at once: sound that is placed by rounded times has a crack every 21 ms in a player that obeys."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joined:
@@ -74,6 +78,19 @@ def join(
     )
 
 
+@dataclass(slots=True)
+class _Track:
+    """A stream of the file, and how far it goes. Times in its own ticks."""
+
+    stream: Stream
+    tick: Fraction
+    """Unit: seconds."""
+    packet_ticks: int
+    """How long one packet is."""
+    last: int | None = None
+    """When the last packet is decoded."""
+
+
 class _Joiner:
     """Copies packets, each piece behind the one before."""
 
@@ -86,8 +103,7 @@ class _Joiner:
         self._target = target
         self._on_progress = on_progress
         self._output: OutputContainer | None = None
-        self._streams: dict[str, Stream] = {}
-        self._last_dts: dict[str, int] = {}
+        self._tracks: dict[str, _Track] = {}
         self._first_start = 0.0
 
     def add(self, piece: Piece) -> None:
@@ -119,27 +135,31 @@ class _Joiner:
             str(self._target), "w", format="mp4", options={"movflags": "+faststart"}
         )
         for stream in streams:
-            self._streams[stream.type] = self._output.add_stream_from_template(stream)
+            self._tracks[stream.type] = track = _track(self._output, stream)
+            track.stream.time_base = track.tick
             if isinstance(stream, av.VideoStream):
                 self.width, self.height = stream.width, stream.height
                 self.frame_rate = float(stream.average_rate or stream.base_rate or 0)
 
     def _put(self, packet: "av.Packet[Stream]", offset: float) -> None:
-        kind = packet.stream.type
-        stream = self._streams.get(kind)
+        track = self._tracks.get(packet.stream.type)
         base = packet.time_base
-        if stream is None or packet.dts is None or packet.pts is None or base is None:
+        if track is None or packet.dts is None or packet.pts is None or base is None:
             return
-        shift = round(Fraction(offset).limit_denominator(1000) / base)
-        packet.pts += shift
-        packet.dts += shift
-        last = self._last_dts.get(kind)
-        if last is not None and packet.dts <= last:
-            return
-        self._last_dts[kind] = packet.dts
-        end = float((packet.pts + (packet.duration or 0)) * base)
-        self.end_seconds = max(self.end_seconds, end)
-        packet.stream = stream
+        dts = round((packet.dts * base + Fraction(offset).limit_denominator(1000)) / track.tick)
+        if track.last is not None:
+            due = track.last + track.packet_ticks
+            if abs(dts - due) * track.tick <= _ROUNDED_SECONDS:
+                dts = due
+            if dts <= track.last:
+                return
+        track.last = dts
+        packet.pts = dts + round((packet.pts - packet.dts) * base / track.tick)
+        packet.dts = dts
+        packet.duration = track.packet_ticks
+        packet.time_base = track.tick
+        packet.stream = track.stream
+        self.end_seconds = max(self.end_seconds, float((packet.pts + packet.duration) * track.tick))
         assert self._output is not None
         self._output.mux(packet)
 
@@ -154,6 +174,16 @@ class _Joiner:
         if self._output is not None:
             with contextlib.suppress(av.FFmpegError, OSError):
                 self._output.close()
+
+
+def _track(output: OutputContainer, stream: Stream) -> _Track:
+    added = output.add_stream_from_template(stream)
+    if isinstance(stream, av.AudioStream):
+        return _Track(added, Fraction(1, stream.rate), stream.codec_context.frame_size)
+    assert isinstance(stream, av.VideoStream)
+    packet_seconds = 1 / Fraction(stream.average_rate or stream.base_rate or 1000)
+    # In a thousandth of it a whole millisecond can be told as well, at which pieces begin.
+    return _Track(added, packet_seconds / 1000, 1000)
 
 
 def _packets(source: InputContainer, streams: Sequence[Stream]) -> Iterator["av.Packet[Stream]"]:
