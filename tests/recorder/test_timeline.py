@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import pytest
+
 from callsd_worker.recorder.listening import BLOCK_BYTES, BLOCK_SAMPLES
 from callsd_worker.recorder.sound import RATE_HZ
-from callsd_worker.recorder.timeline import LATENESS_SECONDS, TOLERANCE_SECONDS, SoundTimeline
+from callsd_worker.recorder.timeline import (
+    PICTURE_FRAMES,
+    SOUND_SECONDS,
+    TOLERANCE_SECONDS,
+    SoundTimeline,
+)
 
 
 BLOCK = b"\x01" * BLOCK_BYTES
@@ -20,7 +27,7 @@ def placed(
 
 def test_blocks_follow_one_another_without_a_seam() -> None:
     """However early or late a block is heard by a little, it begins where the last one ended."""
-    timeline = SoundTimeline(is_earlier=False)
+    timeline = SoundTimeline(frame_rate=None)
     found: list[tuple[bytes, int]] = []
     for number in range(100):
         jitter = 0.008 if number % 2 else -0.008
@@ -32,24 +39,26 @@ def test_blocks_follow_one_another_without_a_seam() -> None:
     assert abs(timeline.drift_seconds) < 0.02
 
 
-def test_sound_is_moved_to_its_picture() -> None:
-    """What is grabbed later than its picture is placed earlier, where there is a picture."""
-    with_picture = placed(SoundTimeline(is_earlier=True), first=1.0, count=1)
-    alone = placed(SoundTimeline(is_earlier=False), first=1.0, count=1)
+@pytest.mark.parametrize("frame_rate", [10, 15, 20, 30])
+def test_sound_is_moved_to_its_picture(frame_rate: int) -> None:
+    """Sound is placed where its picture is seen, the later the fewer pictures there are."""
+    alone = placed(SoundTimeline(frame_rate=None), first=1.0, count=1)
+    with_picture = placed(SoundTimeline(frame_rate=frame_rate), first=1.0, count=1)
     assert alone == [(BLOCK, RATE_HZ)]
-    assert with_picture == [(BLOCK, round((1 - LATENESS_SECONDS) * RATE_HZ))]
+    earlier_seconds = SOUND_SECONDS - PICTURE_FRAMES / frame_rate
+    assert with_picture == [(BLOCK, round((1 - earlier_seconds) * RATE_HZ))]
 
 
 def test_nothing_is_placed_before_the_beginning() -> None:
     """Sound of before the first picture is left out."""
-    found = placed(SoundTimeline(is_earlier=True), first=-0.1, count=10)
+    found = placed(SoundTimeline(frame_rate=20), first=-0.1, count=10)
     assert found[0][1] >= 0
     assert found[0][1] < BLOCK_SAMPLES
 
 
 def test_lost_sound_becomes_silence() -> None:
     """After half a second that the sound server has lost, sound is soon at its picture again."""
-    timeline = SoundTimeline(is_earlier=False)
+    timeline = SoundTimeline(frame_rate=None)
     placed(timeline, first=1.0, count=20)
     found = placed(timeline, first=1 + 20 * BLOCK_SECONDS + 0.5, count=100)
     silence = [piece for piece, _ in found if not any(piece)]
@@ -62,7 +71,7 @@ def test_lost_sound_becomes_silence() -> None:
 
 def test_too_much_sound_is_left_out() -> None:
     """A sound server whose clock is fast does not push sound behind its picture for good."""
-    timeline = SoundTimeline(is_earlier=False)
+    timeline = SoundTimeline(frame_rate=None)
     found = placed(timeline, first=1.0, count=2000, every=BLOCK_SECONDS * 0.99)
     heard = 1.0 + 1999 * BLOCK_SECONDS * 0.99
     assert abs(found[-1][1] / RATE_HZ - heard) <= 2 * TOLERANCE_SECONDS

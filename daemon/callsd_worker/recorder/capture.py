@@ -54,7 +54,7 @@ class Capture:
         self._writer = PieceWriter(order.target, quality)
         self._target = order.target
         self._gauges = Gauges()
-        self._timeline = SoundTimeline(is_earlier=quality.has_video)
+        self._timeline = SoundTimeline(frame_rate=quality.fps if quality.has_video else None)
         self._pictures: queue.SimpleQueue[tuple[VideoFrame, int] | None] = queue.SimpleQueue()
         self._frames: queue.SimpleQueue[VideoFrame] = queue.SimpleQueue()
         """Those that are free. There are no more, so that no more pictures wait."""

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from callsd_worker.recorder.sound import FRAME_BYTES, RATE_HZ
 
 
-LATENESS_SECONDS = 0.048
-"""How much later than its picture sound is grabbed: the middle of what was measured with what a
-page begins to play at once (-25 to 120 ms; another one each time the browser opens its sound).
-A film, whose pictures the browser holds back by what it knows of that, is early by this."""
+SOUND_SECONDS = 0.150
+"""From what a page begins to play to where it is heard: what lies in the browser's and the sound
+server's buffers. Measured with the bench's pages."""
+
+PICTURE_FRAMES = 2.0
+"""From what a page paints to the first recorded picture that shows it: on the average half a frame
+until the page is asked to paint, half a frame or one and a half until it is on the display (one of
+the two, each time a page is opened), and half a frame until it is grabbed."""
 
 WEIGHT = 0.1
 """Of the newest block in the average distance: about a second's worth. Single blocks are some
@@ -19,14 +23,22 @@ TOLERANCE_SECONDS = 0.1
 """Further than this sound is not let away from its picture."""
 
 
+def lateness_seconds(frame_rate: float) -> float:
+    """How much later than its picture sound is grabbed, on the average.
+
+    A film, whose pictures the browser holds back by what it knows of that, is early by this.
+    """
+    return SOUND_SECONDS - PICTURE_FRAMES / frame_rate
+
+
 class SoundTimeline:
     """Counts samples, as a player will, and corrects the count when it has lost the clock."""
 
-    def __init__(self, *, is_earlier: bool) -> None:
-        """`is_earlier`: there are pictures, which sound must be moved to."""
+    def __init__(self, *, frame_rate: float | None) -> None:
+        """`frame_rate`: of the pictures that sound must be moved to; None = there are none."""
         self.drift_seconds = 0.0
         """How much more sound there is than time, on the average of late."""
-        self._lateness_seconds = LATENESS_SECONDS if is_earlier else 0.0
+        self._lateness_seconds = lateness_seconds(frame_rate) if frame_rate else 0.0
         self._position: int | None = None
 
     def place(self, samples: bytes, at_seconds: float) -> Iterator[tuple[bytes, int]]:
