@@ -14,24 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import grpc
-import prometheus_client
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
-from callsd.v1 import (
-    caption_pb2,
-    caption_pb2_grpc,
-    job_pb2,
-    job_pb2_grpc,
-    media_pb2,
-    media_pb2_grpc,
-    model_pb2,
-    model_pb2_grpc,
-    server_pb2,
-    server_pb2_grpc,
-)
 from callsd_daemon import logs, notify, rules
 from callsd_daemon.config import Config, ConfigError
 from callsd_daemon.domain.jobs import BATCH_KINDS
@@ -44,9 +28,10 @@ from callsd_daemon.rpc.gate import Gate
 from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.rpc.intake import Intake
 from callsd_daemon.rpc.jobs import JobService
-from callsd_daemon.rpc.listening import MAX_MESSAGE_BYTES, SERVER_OPTIONS, listen, share_socket
+from callsd_daemon.rpc.listening import MAX_MESSAGE_BYTES
 from callsd_daemon.rpc.media import MediaService
 from callsd_daemon.rpc.models import ModelService
+from callsd_daemon.rpc.public import PublicServer
 from callsd_daemon.rpc.server import Facts, ServerService
 from callsd_daemon.startup import (
     DATABASE_FILE,
@@ -84,14 +69,6 @@ EXTEND_STOP = "EXTEND_TIMEOUT_USEC=30000000"
 LAST_CALLS_SECONDS = 1.0
 """What is still open when all work has ended: calls that take milliseconds, and health watches
 that never end by themselves."""
-
-SERVICES = (
-    job_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
-    media_pb2.DESCRIPTOR.services_by_name["MediaService"].full_name,
-    server_pb2.DESCRIPTOR.services_by_name["ServerService"].full_name,
-    model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
-    caption_pb2.DESCRIPTOR.services_by_name["CaptionService"].full_name,
-)
 
 
 def serve(load: Callable[[], Config]) -> int:
@@ -247,12 +224,11 @@ class _Daemon:
             now=_now,
         )
 
-    async def _serve(self) -> grpc.aio.Server:
+    async def _serve(self) -> PublicServer:
         """Open the public door."""
-        config = self._config
-        server = grpc.aio.server(interceptors=(Gate(self._tokens),), options=SERVER_OPTIONS)
-        job_pb2_grpc.add_JobServiceServicer_to_server(
-            JobService(
+        server = PublicServer(
+            Gate(self._tokens),
+            jobs=JobService(
                 database=self._database,
                 hub=self._hub,
                 desk=self._desk,
@@ -260,45 +236,22 @@ class _Daemon:
                 intake=self._intake,
                 directory=self._state / "jobs",
             ),
-            server,
-        )
-        media_pb2_grpc.add_MediaServiceServicer_to_server(
-            MediaService(self._uploads, self._database, self._hub), server
-        )
-        model_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(self._models, self._hub), server
-        )
-        caption_pb2_grpc.add_CaptionServiceServicer_to_server(
-            CaptionService(
+            media=MediaService(self._uploads, self._database, self._hub),
+            models=ModelService(self._models, self._hub),
+            captions=CaptionService(
                 calls=self._calls,
                 database=self._database,
                 hub=self._hub,
                 directory=self._state / "jobs",
             ),
-            server,
-        )
-        server_pb2_grpc.add_ServerServiceServicer_to_server(
-            ServerService(
+            server=ServerService(
                 facts=self._facts,
                 database=self._database,
                 desk=self._desk,
                 hub=self._hub,
             ),
-            server,
         )
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(
-            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-        )
-        for endpoint in config.server.listen:
-            listen(server, endpoint, config)
-        await server.start()
-        for endpoint in config.server.listen:
-            share_socket(endpoint, config.server.socket_group)
-        self._start_metrics()
-        for service in ("", *SERVICES):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await server.open(self._config)
         return server
 
     def _facts(self) -> Facts:
@@ -315,19 +268,6 @@ class _Daemon:
             retention_seconds=config.jobs.retention_seconds,
         )
 
-    def _start_metrics(self) -> None:
-        if not (endpoint := self._config.metrics.listen):
-            return
-        host, _, port = endpoint.rpartition(":")
-        try:
-            prometheus_client.start_http_server(int(port), host.strip("[]") or "127.0.0.1")
-        except (OSError, ValueError) as problem:
-            raise StartError(
-                f"metrics.listen: {endpoint} cannot be used ({problem}): choose another, or "
-                'none with ""',
-                EXIT_CONFIG,
-            ) from None
-
     async def _await_live_jobs(self, forced: "asyncio.Task[Any]") -> None:
         """Give recordings and captions time to end by themselves, if the administrator wants."""
         began = time.monotonic()
@@ -339,11 +279,11 @@ class _Daemon:
             notify.notify(f"STATUS=draining: {live} live jobs", EXTEND_STOP)
             await asyncio.wait({forced}, timeout=LIVE_LOOK_SECONDS)
 
-    async def _drain(self, server: grpc.aio.Server) -> None:
+    async def _drain(self, server: PublicServer) -> None:
         """NOT_SERVING first, then no new work, then no more streams, then no more calls."""
         log.info("draining")
         notify.notify(notify.STOPPING, "STATUS=draining")
-        await self._health.enter_graceful_shutdown()
+        await server.say_not_serving()
         self._hub.drain()
         self._supervisor.pause()
         forced = asyncio.create_task(self._forced.wait())
@@ -357,10 +297,10 @@ class _Daemon:
             if forced.done():
                 break
             waited = time.monotonic() - began
-        stopping = asyncio.create_task(server.stop(LAST_CALLS_SECONDS))
+        stopping = asyncio.create_task(server.close(LAST_CALLS_SECONDS))
         await asyncio.wait({stopping, forced}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
-            await server.stop(0)
+            await server.close(0)
         forced.cancel()
         await asyncio.gather(stopping, forced, return_exceptions=True)
 

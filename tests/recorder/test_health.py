@@ -188,14 +188,6 @@ class TestLevel:
         assert gauges.look().audio_level_db == -120.0
 
 
-def test_what_is_written_is_told(gauges: Gauges) -> None:
-    """How far the piece goes and how far sound is from its picture are told as they were taken."""
-    gauges.take_written(frames=20, seconds=1.0, size_bytes=2000, drift_seconds=-0.012)
-    found = gauges.look()
-    assert (found.frame_count, found.recorded_seconds, found.size_bytes) == (20, 1.0, 2000)
-    assert found.drift_ms == pytest.approx(-12)
-
-
 class TestTally:
     """What is counted over all pieces."""
 

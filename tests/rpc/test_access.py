@@ -19,8 +19,8 @@ from callsd import Client
 from callsd.v1.job_pb2 import GetJobRequest, ListJobsRequest, WatchJobsRequest
 from callsd.v1.model_pb2 import ListModelsRequest, PullModelRequest, VerifyModelRequest
 from callsd.v1.server_pb2 import GetCapacityRequest, GetServerInfoRequest
-from callsd_daemon.app import SERVICES
 from callsd_daemon.rpc.gate import SCOPES
+from callsd_daemon.rpc.public import SERVICES
 from callsd_daemon.tokens import SCOPES as ALL_SCOPES
 from callsd_daemon.tokens import TokenFile
 from tests.conftest import StartDaemon

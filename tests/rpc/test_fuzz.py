@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from callsd._errors import error_from_rpc
 from callsd.v1.job_pb2 import CreateJobRequest
-from callsd_daemon.app import SERVICES
+from callsd_daemon.rpc.public import SERVICES
 from tests.conftest import StartDaemon
 from tests.helpers.api import Api
 from tests.helpers.daemon import Daemon

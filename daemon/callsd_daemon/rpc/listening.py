@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where and how the public server listens."""
+"""Where and how the public server listens, and what Prometheus asks."""
 
 import grp
 import os
@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import grpc
+import prometheus_client
 
 from callsd_daemon.config import Config, ConfigError, secret_file
 from callsd_daemon.startup import (
@@ -103,3 +104,16 @@ def share_socket(endpoint: str, group: str) -> None:
                 f"server.socket_group: {group} does not exist, or callsd's user is not in it",
                 EXIT_CONFIG,
             ) from None
+
+
+def serve_metrics(endpoint: str) -> None:
+    """Answer Prometheus at HOST:PORT; raises StartError."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        prometheus_client.start_http_server(int(port), host.strip("[]") or "127.0.0.1")
+    except (OSError, ValueError) as problem:
+        raise StartError(
+            f"metrics.listen: {endpoint} cannot be used ({problem}): choose another, or "
+            'none with ""',
+            EXIT_CONFIG,
+        ) from None

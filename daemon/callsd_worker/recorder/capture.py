@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TextIO
 
 from av import VideoFrame
@@ -84,14 +84,15 @@ class Capture:
 
     def _report_to(self, report: TextIO) -> None:
         while not self._is_over.wait(REPORT_SECONDS):
-            self._gauges.take_written(
-                frames=self._writer.frame_count,
-                seconds=self._writer.seconds,
+            health = replace(
+                self._gauges.look(),
+                frame_count=self._writer.frame_count,
+                recorded_seconds=self._writer.seconds,
                 size_bytes=self._target.stat().st_size,
-                drift_seconds=self._timeline.drift_seconds,
+                drift_ms=1000 * self._timeline.drift_seconds,
             )
             try:
-                print(json.dumps(asdict(self._gauges.look())), file=report, flush=True)
+                print(json.dumps(asdict(health)), file=report, flush=True)
             except BrokenPipeError:
                 return  # Nobody is there any more for whom to record.
 

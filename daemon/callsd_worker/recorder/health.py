@@ -73,16 +73,6 @@ class Gauges:
         self._changes: deque[float] = deque()
         self._changed_at = time.monotonic()
         self._levels: deque[float] = deque(maxlen=LEVEL_BLOCKS)
-        self._frames = self._size_bytes = 0
-        self._seconds = self._drift_seconds = 0.0
-
-    def take_written(
-        self, *, frames: int, seconds: float, size_bytes: int, drift_seconds: float
-    ) -> None:
-        """So far the piece goes, and so far sound is from its picture."""
-        with self._lock:
-            self._frames, self._seconds, self._size_bytes = frames, seconds, size_bytes
-            self._drift_seconds = drift_seconds
 
     def take_picture(self, picture: bytes) -> None:
         """One grabbed picture, in grey pixels."""
@@ -105,20 +95,16 @@ class Gauges:
             self._levels.append(power)
 
     def look(self) -> Health:
-        """How things are now."""
+        """How things are now; how far the piece goes is for its writer to add."""
         now = time.monotonic()
         with self._lock:
             self._forget(now)
             still = now - self._changed_at if self._picture else 0.0
             return Health(
-                frame_count=self._frames,
                 changed_frame_rate=len(self._changes) / RATE_SECONDS,
                 audio_level_db=_level_db(self._levels),
                 picture=self._state(still),
                 still_seconds=still,
-                drift_ms=self._drift_seconds * 1000,
-                recorded_seconds=self._seconds,
-                size_bytes=self._size_bytes,
             )
 
     def _state(self, still_seconds: float) -> Picture:

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public server: every service behind one gate, with their health and their reflection."""
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from callsd.v1 import (
+    caption_pb2,
+    caption_pb2_grpc,
+    job_pb2,
+    job_pb2_grpc,
+    media_pb2,
+    media_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    server_pb2,
+    server_pb2_grpc,
+)
+from callsd_daemon.config import Config
+from callsd_daemon.rpc.captions import CaptionService
+from callsd_daemon.rpc.gate import Gate
+from callsd_daemon.rpc.jobs import JobService
+from callsd_daemon.rpc.listening import SERVER_OPTIONS, listen, serve_metrics, share_socket
+from callsd_daemon.rpc.media import MediaService
+from callsd_daemon.rpc.models import ModelService
+from callsd_daemon.rpc.server import ServerService
+
+
+SERVICES = (
+    job_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
+    media_pb2.DESCRIPTOR.services_by_name["MediaService"].full_name,
+    server_pb2.DESCRIPTOR.services_by_name["ServerService"].full_name,
+    model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    caption_pb2.DESCRIPTOR.services_by_name["CaptionService"].full_name,
+)
+
+
+class PublicServer:
+    """What clients talk to."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        *,
+        jobs: JobService,
+        media: MediaService,
+        models: ModelService,
+        captions: CaptionService,
+        server: ServerService,
+    ) -> None:
+        """Put it together; nobody is let in yet."""
+        self._server = grpc.aio.server(interceptors=(gate,), options=SERVER_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        job_pb2_grpc.add_JobServiceServicer_to_server(jobs, self._server)
+        media_pb2_grpc.add_MediaServiceServicer_to_server(media, self._server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
+        caption_pb2_grpc.add_CaptionServiceServicer_to_server(captions, self._server)
+        server_pb2_grpc.add_ServerServiceServicer_to_server(server, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+
+    async def open(self, config: Config) -> None:
+        """Answer at every endpoint of the configuration; raises StartError."""
+        for endpoint in config.server.listen:
+            listen(self._server, endpoint, config)
+        await self._server.start()
+        for endpoint in config.server.listen:
+            share_socket(endpoint, config.server.socket_group)
+        if config.metrics.listen:
+            serve_metrics(config.metrics.listen)
+        for service in ("", *SERVICES):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    async def say_not_serving(self) -> None:
+        """Tell who asks for health, and who watches it, to go elsewhere. For good."""
+        await self._health.enter_graceful_shutdown()
+
+    async def close(self, patience_seconds: float) -> None:
+        """Let nobody in any more, and give the calls that are open so long to end."""
+        await self._server.stop(patience_seconds)
