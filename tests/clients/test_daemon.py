@@ -3,6 +3,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing
 from pathlib import Path
 
@@ -73,6 +74,25 @@ class TestJobs:
         assert dict(ended.labels) == {"call": "one"}
         assert (tmp_path / "t.vtt").read_bytes() == b"WEBVTT\n"
         assert client.get_job(created.name.removeprefix("jobs/")) == ended
+
+    def test_fetch_waits_for_a_daemon_that_restarts(
+        self, daemon: StartDaemon, tmp_path: Path
+    ) -> None:
+        """A download that begins while the daemon is away has what it asked for when it is back."""
+        real = daemon()
+        with (
+            Client(real.address, token_file=real.token_file) as client,
+            ThreadPoolExecutor() as pool,
+        ):
+            ended = client.wait_job(client.create_job(spec(real)).job, timeout_seconds=30)
+            real.kill()
+            fetching = pool.submit(
+                client.fetch_artifact, ended, "transcript.vtt", tmp_path / "t.vtt"
+            )
+            real.start()
+            fetching.result(timeout=30)
+
+        assert (tmp_path / "t.vtt").read_bytes() == b"WEBVTT\n"
 
     def test_failed_job_is_returned(self, client: Client, running: Daemon) -> None:
         """`wait_job` tells of a failure by the job, not by an exception."""

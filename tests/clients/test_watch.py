@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from callsd import (
     Bookmark,
     CallsdError,
+    CapacityError,
     ConflictError,
     Interrupted,
     JobChanged,
@@ -226,6 +227,19 @@ class TestBackoff:
         """A wrong address does not cost minutes."""
         with pytest.raises(UnavailableError):
             Backoff().failed(CUT)
+
+    def test_a_server_that_has_answered_other_calls_is_waited_for(self) -> None:
+        """Its address is right: it restarts. What it refuses is no cut, and told at once."""
+        backoff = Backoff(is_known=True)
+        full = CapacityError(
+            "full", code=grpc.StatusCode.RESOURCE_EXHAUSTED, reason="STREAMS_EXHAUSTED"
+        )
+
+        assert backoff.failed(CUT) > 0
+        with pytest.raises(CapacityError):
+            backoff.failed(full)
+        backoff.answered()
+        assert backoff.failed(full) > 0
 
     def test_delays_grow_to_a_limit_and_start_again(self) -> None:
         """Tries come quickly at first, then every few seconds; an answer begins anew."""

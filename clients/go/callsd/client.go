@@ -24,6 +24,7 @@ type Client struct {
 	timeout  time.Duration
 	patience time.Duration
 	closed   atomic.Bool
+	answered atomic.Bool
 
 	conn      *grpc.ClientConn
 	watchConn *grpc.ClientConn
@@ -55,8 +56,8 @@ func WithTimeout(timeout time.Duration) Option {
 	return func(c *Client) { c.timeout = timeout }
 }
 
-// WithPatience sets how long streams that once worked wait for a daemon that has gone away, and how
-// long a CaptionSender waits for room. Default: 5 min.
+// WithPatience sets how long streams wait for a daemon that has answered and gone away, and how long
+// a CaptionSender waits for room. Default: 5 min.
 func WithPatience(patience time.Duration) Option {
 	return func(c *Client) { c.patience = patience }
 }
@@ -164,4 +165,10 @@ func (w *capacityWatch) receive(response *callsdv1.WatchCapacityResponse) error 
 	return w.fn(response.GetCapacity())
 }
 
-func (c *Client) backoff() *backoff { return &backoff{patience: c.patience} }
+func (c *Client) backoff() *backoff {
+	b := &backoff{patience: c.patience}
+	if c.answered.Load() {
+		b.answeredAt = time.Now()
+	}
+	return b
+}

@@ -104,7 +104,11 @@ func (c *Client) interceptUnary(
 	if err != nil {
 		return err
 	}
-	return c.typed(ctx, invoke(authorized, method, request, reply, connection, options...))
+	err = invoke(authorized, method, request, reply, connection, options...)
+	if err == nil {
+		c.answered.Store(true)
+	}
+	return c.typed(ctx, err)
 }
 
 // interceptStream gives a stream its token and types its errors.
@@ -142,6 +146,9 @@ type typedStream struct {
 // RecvMsg tells the stream's error; SendMsg says io.EOF, for which gRPC refers to here.
 func (s *typedStream) RecvMsg(message any) error {
 	err := s.ClientStream.RecvMsg(message)
+	if err == nil {
+		s.client.answered.Store(true)
+	}
 	if errors.Is(err, io.EOF) {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"time"
 
@@ -19,19 +20,21 @@ const (
 	maxDelay   = 5 * time.Second
 )
 
-// backoff decides after each failure whether to come back, and when. A stream that never worked
-// fails at once: its address is probably wrong. One that did work is resumed until the patience has
+// backoff decides after each failure whether to come back, and when. A stream to a daemon that never
+// answered fails at once: its address is probably wrong. Any other is resumed until the patience has
 // gone by without an answer.
 type backoff struct {
 	patience   time.Duration
 	failures   int
 	answeredAt time.Time
+	hasBegun   bool
 }
 
 // answered takes note that the daemon answered.
 func (b *backoff) answered() {
 	b.failures = 0
 	b.answeredAt = time.Now()
+	b.hasBegun = true
 }
 
 // failed returns how long to wait before the next try, or the error itself when another try is of
@@ -42,8 +45,14 @@ func (b *backoff) failed(err error) (time.Duration, error) {
 
 // retry is failed; isPassing: another try may help although the error does not look like it.
 func (b *backoff) retry(err error, isPassing bool) (time.Duration, error) {
+	var token *SettingsError
 	e := inside(err)
-	if e == nil || !isPassing && !isOver(e) {
+	switch {
+	case b.hasBegun && errors.As(err, &token) && errors.Is(err, fs.ErrNotExist):
+		// The owner's token may go with the directory of a daemon that is stopped, and come back
+		// with the next one.
+		e = &Error{}
+	case e == nil || !isPassing && !b.isOver(e):
 		return 0, err
 	}
 	if time.Since(b.answeredAt) > b.patience { // never answered is long ago
@@ -57,10 +66,10 @@ func (b *backoff) retry(err error, isPassing bool) (time.Duration, error) {
 
 // isOver tells the errors that say "this stream is over" from those that say "this request is
 // wrong".
-func isOver(e *Error) bool {
+func (b *backoff) isOver(e *Error) bool {
 	switch e.Reason {
 	case "SLOW_CONSUMER", "STREAMS_EXHAUSTED":
-		return true
+		return b.hasBegun
 	}
 	switch e.Code {
 	case codes.Unavailable, codes.Canceled:

@@ -3,6 +3,7 @@
 package callsd
 
 import (
+	"io/fs"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,6 +49,44 @@ func TestRetryAfter(t *testing.T) {
 	delay, err := b.failed(typed(&Error{Code: codes.Unavailable, RetryAfter: 7 * time.Second}))
 	equal(t, err, nil)
 	equal(t, delay, 7*time.Second)
+}
+
+// A daemon that has answered other calls is waited for; what it refuses is told at once.
+func TestKnownDaemon(t *testing.T) {
+	client := &Client{patience: time.Minute}
+	away := typed(&Error{Code: codes.Unavailable})
+	full := typed(&Error{Code: codes.ResourceExhausted, Reason: "STREAMS_EXHAUSTED"})
+	if _, err := client.backoff().failed(away); err == nil {
+		t.Fatal("a daemon that never answered is waited for")
+	}
+	client.answered.Store(true)
+	b := client.backoff()
+	if _, err := b.failed(away); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.failed(full); err == nil {
+		t.Fatal("a stream that was never let in comes back")
+	}
+	b.answered()
+	if _, err := b.failed(full); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A token file that has gone with its daemon is waited for; one that cannot be read is not.
+func TestTokenGone(t *testing.T) {
+	b := &backoff{patience: time.Minute}
+	gone := unreadable("token file", "/run/callsd/owner.token", fs.ErrNotExist)
+	if _, err := b.failed(gone); err == nil {
+		t.Fatal("the token of a daemon that never answered is waited for")
+	}
+	b.answered()
+	if _, err := b.failed(gone); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.failed(unreadable("token file", "/root/token", fs.ErrPermission)); err == nil {
+		t.Fatal("a token file of somebody else is tried again")
+	}
 }
 
 // What another try cannot help is not tried again.

@@ -50,6 +50,7 @@ export class Calls {
     readonly #timeoutSeconds: number;
     readonly #connections: readonly Connection[];
     readonly #closed = new AbortController();
+    #hasAnswered = false;
     readonly jobs;
     readonly media;
     readonly models;
@@ -78,6 +79,11 @@ export class Calls {
         this.captionWatches = createClient(CaptionService, watching.transport);
     }
 
+    /** Whether there is a daemon at the endpoint, or was one. */
+    get hasAnswered(): boolean {
+        return this.#hasAnswered;
+    }
+
     /** End all calls and disconnect. */
     close(): void {
         if (!this.#closed.signal.aborted) {
@@ -98,9 +104,11 @@ export class Calls {
         const deadline = now() + (options?.timeoutSeconds ?? this.#timeoutSeconds);
         for (let attempt = 1; ; attempt++) {
             try {
-                return await this.#during(options?.signal, async (signal) =>
+                const answer = await this.#during(options?.signal, async (signal) =>
                     method(request, await this.#options(signal, deadline - now())),
                 );
+                this.#hasAnswered = true;
+                return answer;
             } catch (error) {
                 const limit = Math.min(FIRST_RETRY_SECONDS * 2 ** (attempt - 1), MAX_RETRY_SECONDS);
                 const known =
@@ -128,6 +136,7 @@ export class Calls {
             try {
                 const options = await this.#options(scope.signal, undefined);
                 for await (const response of method(stream.request(), options)) {
+                    this.#hasAnswered = true;
                     stream.backoff.answered();
                     yield* stream.receive(response);
                 }

@@ -387,6 +387,10 @@ export class Client implements Disposable {
 
     #backoff(options: CallOptions = {}): Backoff {
         const { timeoutSeconds } = options;
-        return new Backoff({ patienceSeconds: this.#patienceSeconds, timeoutSeconds });
+        return new Backoff({
+            patienceSeconds: this.#patienceSeconds,
+            timeoutSeconds,
+            isKnown: this.#calls.hasAnswered,
+        });
     }
 }

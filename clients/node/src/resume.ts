@@ -14,7 +14,7 @@ import { now } from "./time.js";
 const FIRST_DELAY_SECONDS = 0.1;
 const MAX_DELAY_SECONDS = 5;
 
-/** How long a stream that once worked waits for the server to come back. */
+/** How long a stream waits for a server that has answered to come back. */
 export const DEFAULT_PATIENCE_SECONDS = 300;
 
 /**
@@ -27,8 +27,8 @@ const RETRIED_REASONS: ReadonlySet<string> = new Set(["SLOW_CONSUMER", "STREAMS_
 /**
  * Decides after each failure whether to come back, and when.
  *
- * A stream that never worked fails at once: its address is probably wrong. One that did work is
- * resumed until `patienceSeconds` have gone by without an answer.
+ * A stream to a server that never answered fails at once: its address is probably wrong. Any other
+ * is resumed until `patienceSeconds` have gone by without an answer.
  */
 export class Backoff {
     readonly #patienceSeconds: number;
@@ -37,17 +37,21 @@ export class Backoff {
     readonly #deadline: number | undefined;
     #failures = 0;
     #lastAnswer: number | undefined;
+    #hasBegun = false;
 
     constructor(options: {
         patienceSeconds: number;
         /** For the whole stream. Default: no limit. */
         timeoutSeconds?: number | undefined;
+        /** The server has answered before, to another call. */
+        isKnown?: boolean;
         clock?: () => number;
         jitter?: () => number;
     }) {
         this.#patienceSeconds = options.patienceSeconds;
         this.#clock = options.clock ?? now;
         this.#jitter = options.jitter ?? Math.random;
+        this.#lastAnswer = options.isKnown ? this.#clock() : undefined;
         this.#deadline =
             options.timeoutSeconds === undefined
                 ? undefined
@@ -65,6 +69,7 @@ export class Backoff {
     answered(): void {
         this.#failures = 0;
         this.#lastAnswer = this.#clock();
+        this.#hasBegun = true;
     }
 
     /**
@@ -75,7 +80,7 @@ export class Backoff {
         const isGone =
             error instanceof SettingsError &&
             (error.cause as NodeJS.ErrnoException | undefined)?.code === "ENOENT";
-        return isGone && this.#lastAnswer !== undefined
+        return isGone && this.#hasBegun
             ? new UnavailableError(error.message, { code: "UNAVAILABLE", cause: error })
             : error;
     }
@@ -88,7 +93,8 @@ export class Backoff {
      * @throws `error` itself, when another try is of no use or patience is at its end.
      */
     failed(error: CallsdError, { isPassing = false } = {}): number {
-        const isOver = RETRIED_CODES.has(error.code) || RETRIED_REASONS.has(error.reason);
+        const isPutOff = this.#hasBegun && RETRIED_REASONS.has(error.reason);
+        const isOver = RETRIED_CODES.has(error.code) || isPutOff;
         const now = this.#clock();
         const since = this.#lastAnswer === undefined ? Infinity : now - this.#lastAnswer;
         if (!(isPassing || isOver) || since > this.#patienceSeconds) {

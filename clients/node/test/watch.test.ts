@@ -7,6 +7,7 @@ import { create } from "@bufbuild/protobuf";
 
 import {
     type CallsdError,
+    CapacityError,
     ConflictError,
     JobEventSchema,
     JobSchema,
@@ -231,6 +232,19 @@ describe("coming back", () => {
 
     test("A stream that never worked fails at once: a wrong address does not cost minutes.", () => {
         assert.throws(() => new Backoff(patient).failed(CUT), CUT);
+    });
+
+    test("A server that has answered other calls is waited for; what it refuses is told.", () => {
+        const backoff = new Backoff({ ...patient, isKnown: true });
+        const full = new CapacityError("full", {
+            code: "RESOURCE_EXHAUSTED",
+            reason: "STREAMS_EXHAUSTED",
+        });
+
+        assert.equal(backoff.failed(CUT), 0.1);
+        assert.throws(() => backoff.failed(full), full);
+        backoff.answered();
+        assert.equal(backoff.failed(full), 0.1);
     });
 
     test("Tries come quickly at first, then every few seconds; an answer begins anew.", () => {

@@ -35,6 +35,8 @@ class AsyncCalls:
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
         self._is_closed = False
+        self.has_answered = False
+        """Whether there is a daemon at the endpoint, or was one."""
         self._channel = _open(endpoint, watching=False)
         self._watch_channel = _open(endpoint, watching=True)
         self.jobs = JobServiceStub(self._channel)
@@ -67,9 +69,11 @@ class AsyncCalls:
         """One question, one answer, one deadline."""
         timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         try:
-            return await method(request, timeout=timeout, metadata=self._endpoint.metadata())
+            response = await method(request, timeout=timeout, metadata=self._endpoint.metadata())
         except grpc.RpcError as error:
             raise error_from_rpc(error) from None
+        self.has_answered = True
+        return response
 
     async def stream(
         self,
@@ -83,6 +87,7 @@ class AsyncCalls:
             call = method(stream.request(), timeout=timeout, metadata=self._endpoint.metadata())
             try:
                 async for response in call:
+                    self.has_answered = True
                     stream.backoff.answered()
                     for item in stream.receive(response):
                         yield item

@@ -21,7 +21,7 @@ FIRST_DELAY_SECONDS = 0.1
 MAX_DELAY_SECONDS = 5.0
 
 DEFAULT_PATIENCE_SECONDS = 300.0
-"""How long a stream that once worked waits for the server to come back."""
+"""How long a stream waits for a server that has answered to come back."""
 
 # Statuses that say "this stream is over", not "this request is wrong". A server that stops
 # abruptly cancels its streams; a cancellation of our own never arrives here as a status.
@@ -37,7 +37,7 @@ Item = TypeVar("Item")
 class Backoff:
     """Decides after each failure whether to come back, and when.
 
-    A stream that never worked fails at once: its address is probably wrong. One that did work
+    A stream to a server that never answered fails at once: its address is probably wrong. Any other
     is resumed until `patience_seconds` have gone by without an answer.
     """
 
@@ -46,15 +46,18 @@ class Backoff:
         *,
         patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
         timeout_seconds: float | None = None,
+        is_known: bool = False,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        """`is_known`: the server has answered before, to another call."""
         self._patience_seconds = patience_seconds
         self._clock = clock
         self._jitter = jitter
         self._deadline = None if timeout_seconds is None else clock() + timeout_seconds
         self._failures = 0
-        self._last_answer: float | None = None
+        self._last_answer = clock() if is_known else None
+        self._has_begun = False
 
     def remaining_seconds(self) -> float | None:
         """Time left for the whole stream; None without a limit."""
@@ -64,6 +67,7 @@ class Backoff:
         """Take note that the server answered."""
         self._failures = 0
         self._last_answer = self._clock()
+        self._has_begun = True
 
     def failed(self, error: CallsdError, *, is_passing: bool = False) -> float:
         """Seconds to wait before the next try.
@@ -79,8 +83,9 @@ class Backoff:
         # status that was lost: with a call that ended while a message was written, or behind a
         # proxy that was cut off from the daemon. The next try tells what it was.
         is_masked = error.code in _MASKING_CODES and not error.reason
-        is_over = error.code in _RETRIED_CODES or error.reason in _RETRIED_REASONS
-        if not (is_passing or is_masked or is_over):
+        is_cut = error.code in _RETRIED_CODES
+        is_put_off = self._has_begun and error.reason in _RETRIED_REASONS
+        if not (is_passing or is_masked or is_cut or is_put_off):
             raise error from None
         now = self._clock()
         if self._last_answer is None or now - self._last_answer > self._patience_seconds:

@@ -34,6 +34,8 @@ class Calls:
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
         self._is_closed = False
+        self.has_answered = False
+        """Whether there is a daemon at the endpoint, or was one."""
         self._channel = _open(endpoint, watching=False)
         self._watch_channel = _open(endpoint, watching=True)
         self.jobs = JobServiceStub(self._channel)
@@ -66,9 +68,11 @@ class Calls:
         """One question, one answer, one deadline."""
         timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         try:
-            return method(request, timeout=timeout, metadata=self._endpoint.metadata())
+            response = method(request, timeout=timeout, metadata=self._endpoint.metadata())
         except grpc.RpcError as error:
             raise error_from_rpc(error) from None
+        self.has_answered = True
+        return response
 
     def stream(
         self,
@@ -82,6 +86,7 @@ class Calls:
             call = method(stream.request(), timeout=timeout, metadata=self._endpoint.metadata())
             try:
                 for response in call:
+                    self.has_answered = True
                     stream.backoff.answered()
                     yield from stream.receive(response)
                 stream.ended()

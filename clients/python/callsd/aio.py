@@ -303,4 +303,8 @@ class AsyncClient:
         return self._calls.stream(self._calls.server_watches.WatchCapacity, watch)
 
     def _backoff(self, timeout_seconds: float | None = None) -> Backoff:
-        return Backoff(patience_seconds=self._patience_seconds, timeout_seconds=timeout_seconds)
+        return Backoff(
+            patience_seconds=self._patience_seconds,
+            timeout_seconds=timeout_seconds,
+            is_known=self._calls.has_answered,
+        )
