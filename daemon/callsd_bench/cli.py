@@ -85,11 +85,13 @@ def transcription(
     try:
         with tempfile.TemporaryDirectory(prefix="callsd-bench-") as scratch:
             name, calls = open_calls(call=call, clips=clips, seconds=seconds, scratch=Path(scratch))
+            # All of them before the first is measured: nobody waits minutes for a misspelt name.
+            directories = {model: ensure_model(model, models_dir) for model in models}
             reports = [
                 bench_transcription(
                     calls,
                     name=name,
-                    models_directory=ensure_model(model, models_dir),
+                    models_directory=directories[model],
                     model=model,
                     threads=count,
                     engine=engine,

@@ -94,11 +94,12 @@ class TestCommand:
         ids=["no such model", "too short", "no threads", "both"],
     )
     def test_refusals(self, arguments: list[str], complaint: str) -> None:
-        """What cannot be measured is refused with what to do."""
+        """What cannot be measured is refused with what to do, before anything is measured."""
         result = run(*arguments)
 
         assert result.exit_code != 0
         assert complaint in result.stderr
+        assert "ours, tiny.en" not in result.stderr
 
     def test_baseline_needs_its_weights(self, tmp_path: Path) -> None:
         """A model without f16 weights cannot have a baseline, and the message says so."""

@@ -163,7 +163,7 @@ class TestKilled:
             "a second piece is recorded",
             seconds=START_SECONDS,
         )
-        await_frames(one, job, beyond=frames(one, job) + 3 * FPS)
+        await_frames(one, job, beyond=frames(one, job) + 2 * FPS)
         ended = finish(one, job)
 
         check(one, ended, tmp_path / "a.mp4", what=case.what, most_seconds=case.most_seconds)
@@ -185,7 +185,7 @@ class TestKilled:
             "a second piece is recorded",
             seconds=START_SECONDS,
         )
-        await_frames(one, job, beyond=3 * FPS)
+        await_frames(one, job, beyond=2 * FPS)
         ended = finish(one, job)
 
         check(one, ended, tmp_path / "a.mp4", what="the worker", most_seconds=10.0)
@@ -200,7 +200,7 @@ class TestKilled:
         worker = one.worker(job.name)
         one.kill()
         one.start()
-        await_frames(one, job, beyond=frames(one, job) + 3 * FPS)
+        await_frames(one, job, beyond=frames(one, job) + 2 * FPS)
 
         assert one.worker(job.name) == worker
         ended = finish(one, job)
@@ -221,7 +221,7 @@ class TestKilled:
             "a second piece is recorded",
             seconds=START_SECONDS,
         )
-        await_frames(one, job, beyond=3 * FPS)
+        await_frames(one, job, beyond=2 * FPS)
         ended = finish(one, job)
 
         check(one, ended, tmp_path / "a.mp4", what="everything", most_seconds=15.0)
