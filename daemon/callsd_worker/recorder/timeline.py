@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from callsd_worker.recorder.sound import FRAME_BYTES, RATE_HZ
 
 
-SOUND_SECONDS = 0.150
+SOUND_SECONDS = 0.138
 """From what a page begins to play to where it is heard: what lies in the browser's and the sound
-server's buffers. Measured with the bench's pages."""
+server's buffers. This and PICTURE_FRAMES fit some 80 recordings of the bench's pages, at 15 and 20
+pictures a second."""
 
-PICTURE_FRAMES = 2.4
+PICTURE_FRAMES = 2.0
 """From what a page paints to the first recorded picture that shows it: on the average half a frame
-until the page is asked to paint, half a frame until the picture is grabbed, and between them half a
-frame to two and a half, as the browser's stages fall in step when a page is opened. Nearer to the
-most than to the least: sound that is early is noticed before sound that is late."""
+until the page is asked to paint, half a frame until the picture is grabbed, and between them next to
+nothing, one frame or two, as the browser's stages fall in step when a page is opened."""
 
 WEIGHT = 0.1
 """Of the newest block in the average distance: about a second's worth. Single blocks are some
