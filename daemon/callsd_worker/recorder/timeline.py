@@ -13,8 +13,8 @@ pictures a second."""
 
 PICTURE_FRAMES = 2.0
 """From what a page paints to the first recorded picture that shows it: on the average half a frame
-until the page is asked to paint, half a frame until the picture is grabbed, and between them next to
-nothing, one frame or two, as the browser's stages fall in step when a page is opened."""
+until the page is asked to paint, half a frame until the picture is grabbed, and between them next
+to nothing, one frame or two, as the browser's stages fall in step when a page is opened."""
 
 WEIGHT = 0.1
 """Of the newest block in the average distance: about a second's worth. Single blocks are some
