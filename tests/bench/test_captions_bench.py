@@ -294,7 +294,7 @@ class TestCommand:
 
     def test_json(self, scratch: Path, models_directory: Path) -> None:
         """A short run has every figure of both sides, and leaves nothing behind."""
-        result = _run(models_directory, "--calls", "2", "--encoding", "opus", "--json", seconds=7)
+        result = _run(models_directory, "--calls", "2", "--encoding", "opus", "--json")
 
         assert result.exit_code == 0, result.output
         report = json.loads(result.stdout)
@@ -348,12 +348,12 @@ class TestCommand:
         assert list(scratch.iterdir()) == []
 
 
-def _run(models: Path, *arguments: str, seconds: int = 4) -> Result:
+def _run(models: Path, *arguments: str) -> Result:
     return CliRunner().invoke(
         bench,
         [
             *("captions", "--models-dir", str(models), "--model", "tiny.en"),
-            *("--seconds", str(seconds), "--stagger", "1", *arguments),
+            *("--seconds", "7", "--stagger", "1", *arguments),
         ],
     )
 
