@@ -4,6 +4,7 @@
 What each death costs is printed: `pytest tests/faults/test_recordings.py -rP | grep lost`.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -90,8 +91,12 @@ def finish(one: Daemon, job: Job) -> Job:
 
 def victim(one: Daemon, job: Job, is_it: Chooser) -> int:
     """The process of a recording that `is_it` tells."""
-    worker = psutil.Process(one.worker(job.name))
-    return next(child.pid for child in worker.children(recursive=True) if is_it(child))
+    for child in psutil.Process(one.worker(job.name)).children(recursive=True):
+        # Some of the browser's helpers end by themselves meanwhile.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if is_it(child):
+                return child.pid
+    raise AssertionError("no such process")
 
 
 def named(name: str) -> Chooser:

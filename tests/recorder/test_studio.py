@@ -253,8 +253,10 @@ class TestDeath:
         with Studio(Page(url=pages.url("typical"), ready_expression=READY), SMALL) as studio:
             studio.open(should_stop=never)
             for process in browser_processes(studio):
-                if "--type=renderer" in process.cmdline():
-                    process.kill()
+                # Some of the browser's helpers end by themselves meanwhile.
+                with suppress(psutil.NoSuchProcess):
+                    if "--type=renderer" in process.cmdline():
+                        process.kill()
             assert eventually(studio.problem, "a problem") == "the page has crashed"
 
     def test_a_browser_that_is_killed_is_noticed(self, pages: PageServer) -> None:
