@@ -2,8 +2,7 @@
 """Measures a recording of a test page: is each picture there, and at the moment of its sound?
 
 The pages (`recording_site/common.js`) paint a counter and, each 2.01 s, flash and beep at one
-moment.
-The file is read once, packet by packet; what is kept is some bytes for each frame and each
+moment. The file is read once, packet by packet; what is kept is some bytes for each frame and each
 millisecond.
 """
 

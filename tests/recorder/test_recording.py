@@ -179,6 +179,8 @@ class TestWhole:
         assert last.health.changed_frame_rate > 10
         assert last.health.frame_count >= 100
         assert last.health.size_bytes > 50_000
+        assert last.health.recorded_seconds == pytest.approx(last.health.frame_count / 20, abs=1)
+        assert 0 < abs(last.health.drift_ms) < 100
         assert max(
             status.health.audio_level_db for status in recording.statuses if status.health
         ) == pytest.approx(-20, abs=6)

@@ -84,7 +84,7 @@ func TestTokenGone(t *testing.T) {
 	if _, err := b.failed(gone); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.failed(unreadable("token file", "/root/token", fs.ErrPermission)); err == nil {
+	if _, err := b.failed(unreadable("token file", "/etc/callsd/token", fs.ErrPermission)); err == nil {
 		t.Fatal("a token file of somebody else is tried again")
 	}
 }
