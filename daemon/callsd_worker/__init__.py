@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker: one process that does one job and ends. It meets the daemon in `callsd_ipc` only."""
+"""The worker: one process that does one job and ends. It meets the daemon in `callsd_ipc`."""
 
 import os
 

@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callsd_worker.speech.formats import (
+from callsd_transcript.formats import (
     Compaction,
     clean_name,
     to_json,
@@ -13,7 +13,7 @@ from callsd_worker.speech.formats import (
     to_text,
     to_vtt,
 )
-from callsd_worker.speech.transcript import Segment, TrackResult, Transcript, Word
+from callsd_transcript.transcript import Segment, TrackResult, Transcript, Word
 
 
 def say(speaker: str, start: float, end: float, text: str) -> Segment:

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from callsd_ipc.v1 import worker_pb2
+from callsd_transcript import formats
+from callsd_transcript.transcript import Segment, TrackResult, Transcript, Word
 from callsd_worker.media.decode import SAMPLE_RATE_HZ
 from callsd_worker.session.failures import failure_of
 from callsd_worker.session.outcome import ARTIFACTS, write_artifact, write_outcome
-from callsd_worker.speech import formats
-from callsd_worker.speech.transcript import Segment, TrackResult, Transcript, Word
 
 
 log = logging.getLogger(__name__)

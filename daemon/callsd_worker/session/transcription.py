@@ -22,7 +22,7 @@ def transcribe(session: Session) -> None:
     session.report(worker_pb2.Status(phase="loading"))
     check_files(Path(work.model_directory), list(work.model_files))
     # Imported late: the daemon shall see a worker that has begun before it loads its libraries.
-    from callsd_worker.speech import formats
+    from callsd_transcript import formats
     from callsd_worker.transcriber import pipeline
 
     began = time.monotonic()

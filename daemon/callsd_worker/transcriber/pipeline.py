@@ -8,10 +8,10 @@ All windows of a round, whoever speaks in them, are recognised in batches of equ
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
+from callsd_transcript.transcript import Segment, TrackResult, Transcript, Word
 from callsd_worker.speech.engine import DecodeOptions, Encoded
 from callsd_worker.speech.errors import Reason, SpeechError
 from callsd_worker.speech.loading import ModelFiles, clamp_threads, load_engine
-from callsd_worker.speech.transcript import Segment, TrackResult, Transcript, Word
 from callsd_worker.transcriber.languages import Vote, check_language, choose_probes, decide
 from callsd_worker.transcriber.listening import listen
 from callsd_worker.transcriber.progress import Meter

@@ -4,9 +4,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from callsd_transcript.transcript import Segment
 from callsd_worker.media.decode import AudioStream, MediaError
 from callsd_worker.speech.errors import Reason, SpeechError
-from callsd_worker.speech.transcript import Segment
 from callsd_worker.speech.vad import UtteranceFinder, VoiceDetector
 from callsd_worker.speech.windows import Window, WindowPacker
 from callsd_worker.transcriber.progress import Meter

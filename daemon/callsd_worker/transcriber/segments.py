@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from callsd_transcript.transcript import Segment, Word
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.transcript import Segment, Word
 from callsd_worker.speech.windows import Window
 
 

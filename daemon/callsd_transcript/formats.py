@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from callsd_worker.speech.transcript import Segment, Transcript, Word
+from callsd_transcript.transcript import Segment, Transcript, Word
 
 
 COMPACTION_SILENCE_SECONDS = 2.0
