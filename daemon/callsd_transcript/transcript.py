@@ -12,7 +12,7 @@ class Word:
     start_seconds: float
     end_seconds: float
     probability: float | None = None
-    """How sure the recogniser was; None from live captions, which are settled by other means."""
+    """How sure the recogniser was; None if it did not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,7 @@ class Segment:
     end_seconds: float
     text: str
     words: tuple[Word, ...]
+    """With times; empty from live captions, which have none."""
     language: str
 
 

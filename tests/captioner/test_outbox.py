@@ -3,7 +3,7 @@
 
 import time
 
-from callsd_worker.captioner.outbox import Outbox, TrackNews, Written
+from callsd_worker.captioner.outbox import Outbox, TrackNews
 from callsd_worker.captioner.words import News, SpeechChange, Words
 
 
@@ -14,7 +14,6 @@ def words(text: str, *, segment: int = 0) -> Words:
         revision=1,
         is_end_of_utterance=False,
         text=text,
-        words=(),
         start_sample=segment,
         end_sample=segment + 100,
         heard_sample=segment + 100,
@@ -48,7 +47,7 @@ def news(
     )
 
 
-def emptied(outbox: Outbox) -> list[TrackNews | Written]:
+def emptied(outbox: Outbox) -> list[TrackNews]:
     """All that waits."""
     taken = []
     while (report := outbox.take(time.monotonic())) is not None:
@@ -94,16 +93,13 @@ def test_changes_of_speech_are_all_told() -> None:
 
 
 def test_each_track_has_its_turn() -> None:
-    """A track with much to tell does not hold up the others; files that are written go first."""
+    """A track with much to tell does not hold up the others."""
     outbox = Outbox()
     outbox.put(news(1, is_drained=True))
     outbox.put(news(1, is_drained=True))
     outbox.put(news(2))
-    outbox.put_written("a")
 
-    taken = emptied(outbox)
-    assert taken[0] == Written(call="a")
-    assert [report.track for report in taken[1:] if isinstance(report, TrackNews)] == [1, 2, 1]
+    assert [report.track for report in emptied(outbox)] == [1, 2, 1]
 
 
 def test_a_forgotten_track_is_silent() -> None:

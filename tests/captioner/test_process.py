@@ -2,7 +2,6 @@
 """The captioner as the daemon meets it: a process, orders, reports."""
 
 import itertools
-import json
 import random
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from callsd_ipc.v1 import worker_pb2
 from callsd_worker.media.decode import SAMPLE_RATE_HZ, Samples
 from tests.helpers.waiting import eventually
 
-from .conftest import TOKEN, WORK_SECONDS, StartCaptioner
+from .conftest import TOKEN, StartCaptioner
 from .sound import MAYA_SECONDS, MAYA_TEXT, cut, decoded, opus_pieces, pcm_pieces
 
 
@@ -57,6 +56,7 @@ class TestWords:
         assert processed[-1] >= finals[-1].end_sample
         assert one.hellos[0].token == TOKEN
         assert one.statuses[0].peak_memory_bytes > 0
+        assert one.statuses[0].engine == "ctranslate2"
 
     def test_speech_begins_and_ends(self, captioner: StartCaptioner, maya: Samples) -> None:
         """Viewers are told of speech as it begins and ends, by turns."""
@@ -118,6 +118,17 @@ class TestWords:
         assert len(first.finals()) >= 2
         assert second.finals()[0].start_sample >= sentence.end_sample
         assert errors(MAYA_TEXT, f"{sentence.text} {second.text()}") <= 2
+
+    def test_it_keeps_nothing(self, captioner: StartCaptioner, maya: Samples) -> None:
+        """Whatever is said, no file comes of it but the log: it needs to see no job's directory."""
+        one = captioner().loaded()
+        one.open()
+        one.hear(pcm_pieces(maya))
+        one.end_speech()
+        one.send(stop=worker_pb2.Stop())
+
+        assert one.process.wait(EXIT_SECONDS) == 0
+        assert [file.name for file in one.directory.iterdir()] == ["log.txt"]
 
     def test_two_calls_share_the_costs(self, captioner: StartCaptioner, maya: Samples) -> None:
         """Each call is charged for its own speech, and a silent one for next to nothing."""
@@ -218,91 +229,3 @@ class TestEnd:
             lambda: [r.failure for r in one.reports if r.HasField("failure")], "it says why"
         )
         assert failures[0].reason == "MODEL_INVALID"
-
-
-class TestFiles:
-    """What stays of a call."""
-
-    def test_files_and_outcome(self, captioner: StartCaptioner, tmp_path: Path) -> None:
-        """Captions that came in parts are one file of each kind, and the outcome vouches for it."""
-        directory = tmp_path / "job"
-        directory.mkdir()
-        one = captioner().loaded()
-        later, earlier = (
-            worker_pb2.CaptionWords(
-                text=text,
-                display_name=name,
-                start_sample=start * SAMPLE_RATE_HZ,
-                end_sample=(start + 2) * SAMPLE_RATE_HZ,
-                language="en",
-                words=[
-                    worker_pb2.CaptionWordTime(
-                        text=text,
-                        start_sample=start * SAMPLE_RATE_HZ,
-                        end_sample=(start + 1) * SAMPLE_RATE_HZ,
-                    )
-                ],
-            )
-            for name, text, start in (("Bo", "Hello!", 5), ("Ann", "Hi <there>", 1))
-        )
-        one.send(
-            write=worker_pb2.WriteCaptions(
-                job_id="a", generation=3, directory=str(directory), captions=[later]
-            )
-        )
-        one.send(
-            write=worker_pb2.WriteCaptions(
-                job_id="a",
-                generation=3,
-                directory=str(directory),
-                captions=[earlier],
-                is_last=True,
-                outcome=worker_pb2.CaptionsOutcome(caption_count=2, restart_count=1),
-                cpu_seconds=4.5,
-                wall_seconds=60,
-                notices=[worker_pb2.OutcomeNotice(code="SKIPPED", message="2 s")],
-            )
-        )
-        eventually(
-            lambda: [r for r in one.reports if r.HasField("written") and r.written.job_id == "a"],
-            "the files are written",
-            seconds=WORK_SECONDS,
-        )
-
-        outcome = worker_pb2.Outcome.FromString((directory / "outcome.binpb").read_bytes())
-        assert (outcome.generation, outcome.cpu_seconds, outcome.wall_seconds) == (3, 4.5, 60)
-        assert (outcome.captions.caption_count, outcome.captions.restart_count) == (2, 1)
-        assert [notice.code for notice in outcome.notices] == ["SKIPPED"]
-        assert [artifact.file_name for artifact in outcome.artifacts] == [
-            "captions.vtt",
-            "captions.txt",
-            "captions.json",
-        ]
-        assert (directory / "artifacts/captions.vtt").read_text() == (
-            "WEBVTT\n"
-            "\n00:00:01.000 --> 00:00:03.000\n<v Ann>(Ann) Hi &lt;there&gt;\n"
-            "\n00:00:05.000 --> 00:00:07.000\n<v Bo>(Bo) Hello!\n"
-        )
-        document = json.loads((directory / "artifacts/captions.json").read_text())
-        assert [segment["speaker"] for segment in document["segments"]] == ["Ann", "Bo"]
-        assert document["segments"][1]["words"] == [
-            {"text": "Hello!", "start_seconds": 5, "end_seconds": 6}
-        ]
-        assert (document["language"], document["engine"]) == ("en", "ctranslate2")
-
-    def test_a_directory_that_is_gone(self, captioner: StartCaptioner, tmp_path: Path) -> None:
-        """Files that cannot be written harm no other call: its captions go on, its files too."""
-        good = tmp_path / "good"
-        good.mkdir()
-        one = captioner().loaded()
-        # The daemon makes the directory: without it something is wrong indeed.
-        one.expects_bugs = True
-        for job_id, directory in (("gone", tmp_path / "gone"), ("good", good)):
-            order = worker_pb2.WriteCaptions(
-                job_id=job_id, generation=1, directory=str(directory), is_last=True
-            )
-            one.send(write=order)
-        eventually((good / "outcome.binpb").is_file, "the other files are written")
-
-        assert "gone" not in {r.written.job_id for r in one.reports if r.HasField("written")}
-        assert one.process.poll() is None

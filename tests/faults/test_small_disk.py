@@ -10,12 +10,15 @@ from pathlib import Path
 import grpc
 import pytest
 
-from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED
+from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED, StopJobRequest
 from tests.conftest import StartDaemon
 from tests.faults.conftest import RecordFigure
+from tests.helpers.api import Api
+from tests.helpers.captions import MODEL, WORK_SECONDS, Sender, Viewer, begin_call, end_call
 from tests.helpers.daemon import Daemon
 from tests.helpers.invariants import all_jobs, assert_invariants
 from tests.helpers.reasons import failure, refused, status
+from tests.helpers.speech import chunks, speech
 from tests.helpers.waiting import eventually
 
 
@@ -109,6 +112,60 @@ def test_no_inodes(small_disk: SmallDisk) -> None:
     assert one.wait(api, running.name).state == JOB_STATE_SUCCEEDED
     eventually(lambda: is_accepted(one), "jobs are done again")
     assert len(all_jobs(api)) >= 2
+    assert_invariants(one)
+
+
+def spoken_call(one: Daemon, api: Api) -> tuple[str, Viewer]:
+    """A call in which something was said that is final, on a disk without room for files."""
+    name = begin_call(one, api)
+    with Viewer(api, name) as viewer, Sender(api, name) as sender:
+        sender.push(chunks("kenji", speech("kenji", 42.5, 48.0)))
+        viewer.wait_final()
+        sender.wait_worked_off()
+    litter = one.state / "litter"
+    litter.mkdir()
+    take_all_inodes(litter)
+    return name, viewer
+
+
+@pytest.mark.scenario(12, "a call ends on a full disk: its files are written when there is room")
+def test_call_waits_for_room(small_disk: SmallDisk, models_directory: Path) -> None:
+    """The files of a call that ends while none can be made are made when they can."""
+    one = small_disk(
+        f"size={DISK_BYTES},nr_inodes={INODES}",
+        is_real=True,
+        config={"captions": {"model": MODEL, "workers": 1}},
+    )
+    api = one.api()
+    name, _ = spoken_call(one, api)
+    api(api.jobs.StopJob, StopJobRequest(name=name))
+    eventually(lambda: one.events("captions_unwritten"), "it was tried", seconds=WORK_SECONDS)
+    for file in (one.state / "litter").iterdir():
+        file.unlink()
+
+    assert one.wait(api, name, seconds=WORK_SECONDS).state == JOB_STATE_SUCCEEDED
+    assert_invariants(one)
+
+
+@pytest.mark.scenario(12, "a call whose files cannot be written: DISK_FULL, its captions are kept")
+@pytest.mark.reason("DISK_FULL")
+def test_call_finds_no_room(small_disk: SmallDisk, models_directory: Path) -> None:
+    """When there is no room for long the job fails, and its captions can still be read."""
+    one = small_disk(
+        f"size={DISK_BYTES},nr_inodes={INODES}",
+        is_real=True,
+        config={"captions": {"model": MODEL, "workers": 1}},
+        constants={"callsd_daemon.workers.captions.attempt.WRITE_SECONDS": 1.5},
+    )
+    api = one.api()
+    name, viewer = spoken_call(one, api)
+    job = end_call(one, api, name)
+    late = Viewer(api, name, resume_sequence=0)
+    late.join()
+
+    assert failure(job) == "DISK_FULL"
+    assert not job.artifacts
+    assert late.finals[: len(viewer.finals)] == viewer.finals
     assert_invariants(one)
 
 

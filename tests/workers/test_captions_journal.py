@@ -2,13 +2,15 @@
 """What is kept of a call's captions, through cuts and full disks."""
 
 import resource
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from callsd_daemon.domain.captions import Word, Words
+from callsd_daemon.domain.captions import Words
 from callsd_daemon.workers.captions.journal import FILE, Final, Journal, Position, read_finals
 
 
@@ -27,11 +29,9 @@ def position(processed_sample: int, speaker: str = "ada") -> Position:
 def final(sequence: int, speaker: str = "ada") -> Final:
     """A final caption."""
     end = sequence * 16_000
-    word = Word(text="hello", start_sample=end - 16_000, end_sample=end)
     words = Words(
         segment=sequence,
         text="hello",
-        words=(word,),
         start_sample=end - 16_000,
         end_sample=end,
         heard_sample=end,
@@ -73,6 +73,34 @@ def test_written_and_read(tmp_path: Path) -> None:
             "eve": position(5 * 16_000 + 800, "eve"),
         }
     assert list(read_finals(tmp_path / "call", 3)) == finals[3:]
+
+
+def test_the_engine(tmp_path: Path) -> None:
+    """Who recognised a call is known to the next daemon, even if later captions do not say it."""
+    with closing(Journal(tmp_path)) as journal:
+        before = journal.engine
+        journal.append(msgspec.structs.replace(final(1), engine="ctranslate2"))
+        journal.append(final(2))
+    with closing(Journal(tmp_path)) as journal:
+        assert (before, journal.engine) == ("", "ctranslate2")
+
+
+def test_an_earlier_release(tmp_path: Path) -> None:
+    """Captions that were kept with times of their words, and without an engine, are read."""
+    written = msgspec.to_builtins(final(1)) | {"type": "final"}
+    del written["engine"]
+    written["words"]["words"] = [{"text": "hello", "start_sample": 0, "end_sample": 16_000}]
+    (tmp_path / FILE).write_bytes(msgspec.json.encode(written) + b"\n")
+
+    assert list(read_finals(tmp_path, 0)) == [final(1)]
+
+
+def test_nobody_else_reads_it(tmp_path: Path) -> None:
+    """What was said in a call can be read by the daemon's user only."""
+    write(tmp_path / "call", 1)
+
+    assert stat.S_IMODE((tmp_path / "call").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "call" / FILE).stat().st_mode) == 0o600
 
 
 def test_nothing(tmp_path: Path) -> None:

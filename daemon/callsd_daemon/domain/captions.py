@@ -43,15 +43,6 @@ class CaptionsResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
-    """One word and where it lies."""
-
-    text: str
-    start_sample: int
-    end_sample: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
     """Words of one speaker, as a captioner heard them.
 
@@ -61,7 +52,6 @@ class Words:
     segment: int
     revision: int = 1
     text: str
-    words: tuple[Word, ...] = ()
     start_sample: int
     end_sample: int
     heard_sample: int

@@ -194,14 +194,6 @@ def _caption(caption: Caption) -> caption_pb2.Caption:
         end_of_utterance=words.is_end_of_utterance,
         speaker=caption.speaker,
         text=words.text,
-        words=[
-            caption_pb2.CaptionWord(
-                text=word.text,
-                start_offset=offset(word.start_sample),
-                end_offset=offset(word.end_sample),
-            )
-            for word in words.words
-        ],
         start_offset=offset(words.start_sample),
         end_offset=offset(words.end_sample),
         language_code=words.language,

@@ -16,7 +16,7 @@ import structlog
 from callsd_daemon import tokens
 from callsd_daemon.domain.admission import Admit, Decision
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.domain.jobs import BATCH_KINDS, Failure, Job, Progress, State, Worker
+from callsd_daemon.domain.jobs import BATCH_KINDS, Failure, Job, Outcome, Progress, State, Worker
 from callsd_daemon.domain.recording import PageSecrets
 from callsd_daemon.host import processes
 from callsd_daemon.store.database import Database
@@ -98,6 +98,8 @@ class Course:
         self._boot_id = processes.boot_id()
         self._attempts: dict[str, Attempt | CaptionsAttempt] = {}
         self._stopping: set[str] = set()
+        self._outcomes: dict[str, Outcome] = {}
+        """Of attempts that left none in a file, until they are written down."""
 
     def with_worker(self, job: Job) -> tuple[Job, str]:
         """The job as it is when it gets its next worker, and that worker's token."""
@@ -151,6 +153,7 @@ class Course:
         if job.recording is not None:
             await self._salvage(job, failure)
         again = await self._surely_conclude(job, failure)
+        self._outcomes.pop(job.id, None)
         if again is None:
             self._stopping.discard(job.id)
         return again
@@ -170,6 +173,8 @@ class Course:
             # Its captioner ends with the daemon and is started again, on this boot or the next.
             captions = CaptionsAttempt(job, self._calls, directory, self.rules.calls, listener)
             verdict = await self._run(job, captions)
+            if captions.outcome is not None:
+                self._outcomes[job.id] = captions.outcome
             return verdict or ending.killed("the files were not written")
         mark = _mark(job, job.worker)
         if not token and job.worker.boot_id != self._boot_id:
@@ -322,7 +327,9 @@ class Course:
         if not await sweep(_mark(job, job.worker)):
             log.error("processes_left", job_id=job.id)
         directory = self._directory / job.id
-        outcome = await asyncio.to_thread(messages.read_outcome, directory, job.attempt)
+        outcome = self._outcomes.get(job.id)
+        if outcome is None:
+            outcome = await asyncio.to_thread(messages.read_outcome, directory, job.attempt)
         if outcome is not None and not await asyncio.to_thread(ending.is_whole, outcome, directory):
             outcome = None
 

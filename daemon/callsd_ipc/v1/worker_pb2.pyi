@@ -921,7 +921,6 @@ class CaptionResponse(_message.Message):
     AUDIO_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
-    WRITE_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def work(self) -> Global___CaptionerWork:
@@ -944,10 +943,6 @@ class CaptionResponse(_message.Message):
         """A speaker is forgotten."""
 
     @_builtins.property
-    def write(self) -> Global___WriteCaptions:
-        """A call is over: write its files."""
-
-    @_builtins.property
     def stop(self) -> Global___Stop:
         """End."""
 
@@ -959,14 +954,13 @@ class CaptionResponse(_message.Message):
         audio: Global___AudioParcel | None = ...,
         end: Global___EndSpeech | None = ...,
         close: Global___CloseTrack | None = ...,
-        write: Global___WriteCaptions | None = ...,
         stop: Global___Stop | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "close", b"close", "end", b"end", "open", b"open", "order", b"order", "stop", b"stop", "work", b"work", "write", b"write"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "close", b"close", "end", b"end", "open", b"open", "order", b"order", "stop", b"stop", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "close", b"close", "end", b"end", "open", b"open", "order", b"order", "stop", b"stop", "work", b"work", "write", b"write"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "close", b"close", "end", b"end", "open", b"open", "order", b"order", "stop", b"stop", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_order: _TypeAlias = _typing.Literal["work", "open", "audio", "end", "close", "write", "stop"]  # noqa: Y015
+    _WhichOneofReturnType_order: _TypeAlias = _typing.Literal["work", "open", "audio", "end", "close", "stop"]  # noqa: Y015
     _WhichOneofArgType_order: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_order) -> _WhichOneofReturnType_order | None: ...
 
@@ -1159,68 +1153,6 @@ class CloseTrack(_message.Message):
 Global___CloseTrack: _TypeAlias = CloseTrack  # noqa: Y015
 
 @_typing.final
-class WriteCaptions(_message.Message):
-    """A call is over. Its captions come in one or more of these; with the last one the
-    files and the outcome are written.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    JOB_ID_FIELD_NUMBER: _builtins.int
-    GENERATION_FIELD_NUMBER: _builtins.int
-    DIRECTORY_FIELD_NUMBER: _builtins.int
-    CAPTIONS_FIELD_NUMBER: _builtins.int
-    IS_LAST_FIELD_NUMBER: _builtins.int
-    OUTCOME_FIELD_NUMBER: _builtins.int
-    CPU_SECONDS_FIELD_NUMBER: _builtins.int
-    WALL_SECONDS_FIELD_NUMBER: _builtins.int
-    NOTICES_FIELD_NUMBER: _builtins.int
-    job_id: _builtins.str
-    """The call's job."""
-    generation: _builtins.int
-    """The worker generation of the job, for its outcome."""
-    directory: _builtins.str
-    """The job's directory, absolute."""
-    is_last: _builtins.bool
-    """No more come."""
-    cpu_seconds: _builtins.float
-    """Processor time charged to the call, all captioners together. Unit: seconds."""
-    wall_seconds: _builtins.float
-    """How long the call was served. Unit: seconds."""
-    @_builtins.property
-    def captions(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaptionWords]:
-        """Captions in the order of their sequence."""
-
-    @_builtins.property
-    def outcome(self) -> Global___CaptionsOutcome:
-        """For the outcome; set in the last one."""
-
-    @_builtins.property
-    def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeNotice]:
-        """What a person should know."""
-
-    def __init__(
-        self,
-        *,
-        job_id: _builtins.str = ...,
-        generation: _builtins.int = ...,
-        directory: _builtins.str = ...,
-        captions: _abc.Iterable[Global___CaptionWords] | None = ...,
-        is_last: _builtins.bool = ...,
-        outcome: Global___CaptionsOutcome | None = ...,
-        cpu_seconds: _builtins.float = ...,
-        wall_seconds: _builtins.float = ...,
-        notices: _abc.Iterable[Global___OutcomeNotice] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "cpu_seconds", b"cpu_seconds", "directory", b"directory", "generation", b"generation", "is_last", b"is_last", "job_id", b"job_id", "notices", b"notices", "outcome", b"outcome", "wall_seconds", b"wall_seconds"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___WriteCaptions: _TypeAlias = WriteCaptions  # noqa: Y015
-
-@_typing.final
 class CaptionRequest(_message.Message):
     """What a captioner reports."""
 
@@ -1229,7 +1161,6 @@ class CaptionRequest(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     NEWS_FIELD_NUMBER: _builtins.int
-    WRITTEN_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
@@ -1244,10 +1175,6 @@ class CaptionRequest(_message.Message):
         """News of a track."""
 
     @_builtins.property
-    def written(self) -> Global___CaptionsWritten:
-        """A call's files and outcome are written."""
-
-    @_builtins.property
     def failure(self) -> Global___CaptionerFailure:
         """It cannot go on."""
 
@@ -1257,14 +1184,13 @@ class CaptionRequest(_message.Message):
         hello: Global___Hello | None = ...,
         status: Global___CaptionerStatus | None = ...,
         news: Global___TrackNews | None = ...,
-        written: Global___CaptionsWritten | None = ...,
         failure: Global___CaptionerFailure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "news", b"news", "report", b"report", "status", b"status", "written", b"written"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "news", b"news", "report", b"report", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "news", b"news", "report", b"report", "status", b"status", "written", b"written"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "news", b"news", "report", b"report", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["hello", "status", "news", "written", "failure"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["hello", "status", "news", "failure"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
@@ -1282,6 +1208,7 @@ class CaptionerStatus(_message.Message):
     REAL_TIME_FACTOR_FIELD_NUMBER: _builtins.int
     COSTS_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     load: _builtins.float
     """Share of the time in which the workers were busy. Range 0 to 1."""
     lag_seconds: _builtins.float
@@ -1292,6 +1219,8 @@ class CaptionerStatus(_message.Message):
     """Speech worked off in one second of processor time."""
     peak_memory_bytes: _builtins.int
     """Largest resident set. Unit: bytes."""
+    engine: _builtins.str
+    """Name of the engine that final words come from: ctranslate2 or whispercpp."""
     @_builtins.property
     def costs(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallCost]:
         """Processor time by call since the captioner began."""
@@ -1305,10 +1234,11 @@ class CaptionerStatus(_message.Message):
         real_time_factor: _builtins.float = ...,
         costs: _abc.Iterable[Global___CallCost] | None = ...,
         peak_memory_bytes: _builtins.int = ...,
+        engine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["costs", b"costs", "degraded", b"degraded", "lag_seconds", b"lag_seconds", "load", b"load", "peak_memory_bytes", b"peak_memory_bytes", "real_time_factor", b"real_time_factor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["costs", b"costs", "degraded", b"degraded", "engine", b"engine", "lag_seconds", b"lag_seconds", "load", b"load", "peak_memory_bytes", b"peak_memory_bytes", "real_time_factor", b"real_time_factor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1406,13 +1336,11 @@ class CaptionWords(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     END_OF_UTTERANCE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
-    WORDS_FIELD_NUMBER: _builtins.int
     START_SAMPLE_FIELD_NUMBER: _builtins.int
     END_SAMPLE_FIELD_NUMBER: _builtins.int
     HEARD_SAMPLE_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     STABILITY_FIELD_NUMBER: _builtins.int
-    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     segment: _builtins.int
     """First sample of the utterance: tells utterances of a track apart."""
     revision: _builtins.int
@@ -1431,12 +1359,6 @@ class CaptionWords(_message.Message):
     """ISO 639-1 code."""
     stability: _builtins.float
     """How much of the text will stay. Range 0 to 1."""
-    display_name: _builtins.str
-    """Name to show; only in WriteCaptions."""
-    @_builtins.property
-    def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaptionWordTime]:
-        """The words with times, when known."""
-
     def __init__(
         self,
         *,
@@ -1444,73 +1366,19 @@ class CaptionWords(_message.Message):
         revision: _builtins.int = ...,
         end_of_utterance: _builtins.bool = ...,
         text: _builtins.str = ...,
-        words: _abc.Iterable[Global___CaptionWordTime] | None = ...,
         start_sample: _builtins.int = ...,
         end_sample: _builtins.int = ...,
         heard_sample: _builtins.int = ...,
         language: _builtins.str = ...,
         stability: _builtins.float = ...,
-        display_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "end_of_utterance", b"end_of_utterance", "end_sample", b"end_sample", "heard_sample", b"heard_sample", "language", b"language", "revision", b"revision", "segment", b"segment", "stability", b"stability", "start_sample", b"start_sample", "text", b"text", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_of_utterance", b"end_of_utterance", "end_sample", b"end_sample", "heard_sample", b"heard_sample", "language", b"language", "revision", b"revision", "segment", b"segment", "stability", b"stability", "start_sample", b"start_sample", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CaptionWords: _TypeAlias = CaptionWords  # noqa: Y015
-
-@_typing.final
-class CaptionWordTime(_message.Message):
-    """One word."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TEXT_FIELD_NUMBER: _builtins.int
-    START_SAMPLE_FIELD_NUMBER: _builtins.int
-    END_SAMPLE_FIELD_NUMBER: _builtins.int
-    text: _builtins.str
-    """The word."""
-    start_sample: _builtins.int
-    """Where it begins."""
-    end_sample: _builtins.int
-    """Where it ends."""
-    def __init__(
-        self,
-        *,
-        text: _builtins.str = ...,
-        start_sample: _builtins.int = ...,
-        end_sample: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_sample", b"end_sample", "start_sample", b"start_sample", "text", b"text"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CaptionWordTime: _TypeAlias = CaptionWordTime  # noqa: Y015
-
-@_typing.final
-class CaptionsWritten(_message.Message):
-    """A call's files and outcome are written."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    JOB_ID_FIELD_NUMBER: _builtins.int
-    job_id: _builtins.str
-    """The call's job."""
-    def __init__(
-        self,
-        *,
-        job_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CaptionsWritten: _TypeAlias = CaptionsWritten  # noqa: Y015
 
 @_typing.final
 class CaptionerFailure(_message.Message):

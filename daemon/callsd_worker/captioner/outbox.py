@@ -22,13 +22,6 @@ class TrackNews:
     """Sound that never came or could not be decoded, since the news before."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """The files of a call are written."""
-
-    call: str
-
-
 class Outbox:
     """Filled by any thread, emptied by one."""
 
@@ -36,7 +29,6 @@ class Outbox:
         self._changed = threading.Condition()
         # Tracks in the order in which their oldest news came.
         self._waiting: dict[int, deque[TrackNews]] = {}
-        self._written: deque[Written] = deque()
         self.is_closed = False
 
     def put(self, told: TrackNews) -> None:
@@ -55,25 +47,17 @@ class Outbox:
         with self._changed:
             self._waiting.pop(track, None)
 
-    def put_written(self, call: str) -> None:
-        """Have it told that a call's files are written; never waits."""
-        with self._changed:
-            self._written.append(Written(call=call))
-            self._changed.notify()
-
-    def take(self, until_seconds: float) -> TrackNews | Written | None:
-        """The next report; None when there is none until then, or `close` was called.
+    def take(self, until_seconds: float) -> TrackNews | None:
+        """The next news; None when there is none until then, or `close` was called.
 
         `until_seconds` is by the monotonic clock.
         """
         with self._changed:
-            while not (self._waiting or self._written or self.is_closed):
+            while not (self._waiting or self.is_closed):
                 left_seconds = until_seconds - time.monotonic()
                 if left_seconds <= 0:
                     return None
                 self._changed.wait(left_seconds)
-            if self._written:
-                return self._written.popleft()
             if not self._waiting:
                 return None
             track = next(iter(self._waiting))

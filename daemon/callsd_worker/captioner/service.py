@@ -103,6 +103,8 @@ class Status:
     """Speech worked off in one second of processor time; 0 = not known."""
     cpu_seconds: Mapping[str, float]
     """By call."""
+    engine: str
+    """Name of the one that final words come from."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -199,6 +201,7 @@ class CaptionService:
                 degraded=self._degradation.text,
                 real_time_factor=self._costs.real_time_factor,
                 cpu_seconds=self._costs.by_call,
+                engine=self._engines[0].name,
             )
 
     def _root(self, work: Callable[..., None], *args: int) -> None:

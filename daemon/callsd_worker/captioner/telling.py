@@ -96,7 +96,6 @@ class Telling:
             revision=segment.revision,
             is_end_of_utterance=segment.is_end_of_utterance,
             text=("" if self.language in UNSPACED_LANGUAGES else " ").join(words),
-            words=(),
             start_sample=segment.voice_start_sample,
             end_sample=min(end_sample, max(heard_sample, segment.voice_start_sample)),
             heard_sample=heard_sample,

@@ -13,15 +13,6 @@ class SpeechChange(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
-    """One word and where it lies."""
-
-    text: str
-    start_sample: int
-    end_sample: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
     """What is said in one segment, as far as it is known."""
 
@@ -32,8 +23,6 @@ class Words:
     is_end_of_utterance: bool
     """The speaker paused behind it."""
     text: str
-    words: tuple[Word, ...]
-    """With times, where they are known; else empty."""
     start_sample: int
     """Where the first word begins."""
     end_sample: int

@@ -15,13 +15,12 @@ from pathlib import Path
 import grpc
 
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
-from callsd_worker.captioner.outbox import Outbox, TrackNews, Written
+from callsd_worker.captioner.outbox import Outbox, TrackNews
 from callsd_worker.captioner.rules import rules_for
 from callsd_worker.captioner.service import CaptionService, Close, End, Open, Order, Sound, Status
 from callsd_worker.captioner.words import SpeechChange, Words
 from callsd_worker.media.live import Piece
 from callsd_worker.session.bootstrap import hello
-from callsd_worker.session.captions_files import CaptionsFiles
 from callsd_worker.session.client import STATUS_SECONDS
 from callsd_worker.session.failures import failure_of
 from callsd_worker.session.files import check_files
@@ -63,7 +62,6 @@ class _Session:
     ) -> None:
         self._bootstrap = bootstrap
         self._outbox = Outbox()
-        self._files: CaptionsFiles | None = None
         self._service: CaptionService | None = None
         self._failure: worker_pb2.CaptionerFailure | None = None
         self._is_begun = threading.Event()
@@ -80,8 +78,6 @@ class _Session:
             self._outbox.close()
             self._is_begun.set()
             self._call.cancel()
-        if self._files is not None:
-            self._files.close()
         code = EXIT_CRASHED if self._has_crashed else 0
         if self._service is not None and not self._service.stop():
             # A thread inside an engine cannot be ended, and Python could not end around it.
@@ -94,8 +90,6 @@ class _Session:
             match order.WhichOneof("order"):
                 case "work":
                     self._begin(order.work)
-                case "write" if self._files is not None:
-                    self._files.take(order.write)
                 case "stop":
                     log.info("asked to stop")
                     return
@@ -130,7 +124,6 @@ class _Session:
             smaller = ModelFiles(name="", directory=Path(work.fallback_directory))
             return load_engines(smaller, engine=work.engine, workers=work.workers)
 
-        self._files = CaptionsFiles(engine=engines[0].name, on_written=self._outbox.put_written)
         self._service = CaptionService(
             engines,
             self._outbox,
@@ -158,16 +151,9 @@ class _Session:
             if time.monotonic() >= status_seconds:
                 status_seconds = time.monotonic() + STATUS_SECONDS
                 yield worker_pb2.CaptionRequest(status=_status(self._service.status()))
-            report = self._outbox.take(status_seconds)
-            match report:
-                case TrackNews():
-                    yield worker_pb2.CaptionRequest(news=_news(report))
-                case Written():
-                    yield worker_pb2.CaptionRequest(
-                        written=worker_pb2.CaptionsWritten(job_id=report.call)
-                    )
-                case None:
-                    pass
+            told = self._outbox.take(status_seconds)
+            if told is not None:
+                yield worker_pb2.CaptionRequest(news=_news(told))
 
 
 def _order(order: worker_pb2.CaptionResponse) -> Order | None:
@@ -214,6 +200,7 @@ def _status(status: Status) -> worker_pb2.CaptionerStatus:
             for call, seconds in status.cpu_seconds.items()
         ],
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
+        engine=status.engine,
     )
 
 
@@ -237,12 +224,6 @@ def _words(words: Words) -> worker_pb2.CaptionWords:
         revision=words.revision,
         end_of_utterance=words.is_end_of_utterance,
         text=words.text,
-        words=[
-            worker_pb2.CaptionWordTime(
-                text=word.text, start_sample=word.start_sample, end_sample=word.end_sample
-            )
-            for word in words.words
-        ],
         start_sample=words.start_sample,
         end_sample=words.end_sample,
         heard_sample=words.heard_sample,

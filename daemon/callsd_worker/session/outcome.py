@@ -51,15 +51,10 @@ def write_outcome(
     artifacts: list[worker_pb2.ArtifactFile] | None = None,
     notices: list[tuple[str, str]] | None = None,
     transcription: worker_pb2.TranscriptionOutcome | None = None,
-    captions: worker_pb2.CaptionsOutcome | None = None,
     recording: worker_pb2.RecordingOutcome | None = None,
-    cpu_seconds: float | None = None,
     wall_seconds: float = 0.0,
 ) -> None:
-    """Write how the work ended. `failure` is (reason, message); None = it is done.
-
-    `cpu_seconds` is given by a process that does the work of several jobs.
-    """
+    """Write how the work ended. `failure` is (reason, message); None = it is done."""
     reason, message = failure or ("", "")
     own, children = (
         resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -72,11 +67,8 @@ def write_outcome(
         artifacts=artifacts,
         notices=[worker_pb2.OutcomeNotice(code=code, message=text) for code, text in notices or []],
         transcription=transcription,
-        captions=captions,
         recording=recording,
-        cpu_seconds=sum(u.ru_utime + u.ru_stime for u in (own, children))
-        if cpu_seconds is None
-        else cpu_seconds,
+        cpu_seconds=sum(u.ru_utime + u.ru_stime for u in (own, children)),
         wall_seconds=wall_seconds,
         peak_memory_bytes=max(own.ru_maxrss, children.ru_maxrss) * KIB,
     )

@@ -2,21 +2,26 @@
 """A captions job: open to sound until it is stopped, then its files are written."""
 
 import asyncio
+import errno
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from callsd_daemon.domain.captions import SAMPLE_RATE_HZ
 from callsd_daemon.domain.errors import Reason
-from callsd_daemon.domain.jobs import Failure, Job, Progress
+from callsd_daemon.domain.jobs import Failure, Job, Outcome, Progress, Usage
+from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.workers.attempt import Listener
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.captions.captioner import Captioner
-from callsd_daemon.workers.captions.link import WriteFiles
-from callsd_daemon.workers.ending import ARTIFACTS
+from callsd_daemon.workers.captions.files import Written, write_files
 from callsd_daemon.workers.waits import first_of, until
 
+
+log = structlog.get_logger(__name__)
 
 TICK_SECONDS = 0.5
 KEEP_TICKS = 2
@@ -29,6 +34,9 @@ DRAIN_SECONDS = 15.0
 """How long the last words may take; longer only while the captioner gets on with them."""
 
 WRITE_SECONDS = 60.0
+"""How long a disk that takes no files is tried again: somebody may be making room."""
+
+RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +60,8 @@ class CaptionsAttempt:
         self._stop = asyncio.Event()
         self.sessions: tuple[int, ...] = ()
         """Of its own it has no process."""
+        self.outcome: Outcome | None = None
+        """How the call ended, once it has come to its end; no worker leaves one."""
 
     def stop(self) -> None:
         """The call is over: work off what has come, and write the files."""
@@ -69,7 +79,8 @@ class CaptionsAttempt:
         try:
             failure = await self._listen(call, captioner, began + max_seconds, ran_seconds)
             if failure is None:
-                failure = await self._finish(call, captioner, time.monotonic() - began)
+                self.outcome = await self._finish(call, captioner, time.monotonic() - began)
+                failure = self.outcome.failure
             if failure is not None:
                 call.note(f"failed: {failure.message}")
             return failure
@@ -105,11 +116,32 @@ class CaptionsAttempt:
             await first_of(events, TICK_SECONDS)
         return None
 
-    async def _finish(
-        self, call: Call, captioner: Captioner, wall_seconds: float
-    ) -> Failure | None:
+    async def _finish(self, call: Call, captioner: Captioner, wall_seconds: float) -> Outcome:
         call.refuse_sound()
-        (self._directory / ARTIFACTS).mkdir(exist_ok=True)
+        failure = await self._drain(call, captioner)
+        written: Written | None = None
+        if failure is None:
+            try:
+                written = await self._write(call)
+            except OSError as problem:
+                failure = _unwritten(problem)
+        return Outcome(
+            failure=failure,
+            artifacts=written.artifacts if written else (),
+            captions=(
+                call.result(caption_count=written.caption_count, word_count=written.word_count)
+                if written
+                else None
+            ),
+            usage=Usage(
+                cpu_seconds=call.cpu_seconds,
+                peak_memory_bytes=call.peak_memory_bytes,
+                wall_seconds=wall_seconds,
+            ),
+        )
+
+    async def _drain(self, call: Call, captioner: Captioner) -> Failure | None:
+        """Have what has come worked off."""
         patience = time.monotonic() + DRAIN_SECONDS
         heard = -1
         while not call.is_drained and time.monotonic() < patience:
@@ -122,25 +154,45 @@ class CaptionsAttempt:
             call.acks.clear()
         if not call.is_drained:
             call.note("the last words were given up: they took too long")
-        call.keep()
+        return None
+
+    async def _write(self, call: Call) -> Written:
+        """Write the files; raises OSError when the disk does not take them within WRITE_SECONDS.
+
+        A daemon that dies before the job's end is written down leaves it to the next one, which
+        finds the same captions and writes the same files over these.
+        """
+        deadline = time.monotonic() + WRITE_SECONDS
+        while True:
+            try:
+                return await self._write_once(call)
+            except OSError as problem:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("captions_unwritten", job_id=self._job.id, problem=str(problem))
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _write_once(self, call: Call) -> Written:
+        if not call.keep():
+            raise OSError(errno.ENOSPC, "there are captions that wait for room on the disk")
         await asyncio.to_thread(call.sync)
-        finals = await asyncio.to_thread(call.finals, 0, call.board.last_sequence)
-        order = WriteFiles(
-            job_id=self._job.id,
-            generation=self._job.attempt,
-            directory=self._directory,
-            finals=tuple(finals),
-            result=call.result(finals),
-            cpu_seconds=call.cpu_seconds,
-            wall_seconds=wall_seconds,
+        failpoint("captions.before_files")
+        async with self._calls.writing:
+            written = await asyncio.to_thread(write_files, self._directory, engine=call.engine)
+        failpoint("captions.after_files")
+        return written
+
+
+def _unwritten(problem: OSError) -> Failure:
+    kept = "the captions are kept: `callsd captions watch` shows them"
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure(
+            reason=Reason.DISK_FULL,
+            message=f"the disk is full, and the files were not written: free some space; {kept}",
         )
-        if await captioner.write(order, WRITE_SECONDS):
-            return None
-        return captioner.failure or Failure(
-            reason=Reason.WORKER_UNRESPONSIVE,
-            message=f"the files were not written within {WRITE_SECONDS:g} s; the captions are "
-            "kept: `callsd captions watch` shows them",
-        )
+    return Failure(
+        reason=Reason.INTERNAL, message=f"the files could not be written: {problem}; {kept}"
+    )
 
 
 def _progress(call: Call) -> Progress:

@@ -112,7 +112,7 @@ class Board:
         for shown in list(self._interims.values()):
             words = shown.content.words
             if words.text:
-                empty = replace(words, revision=words.revision + 1, text="", words=())
+                empty = replace(words, revision=words.revision + 1, text="")
                 self.show(replace(shown.content, words=empty))
 
     def close(self) -> None:

@@ -4,7 +4,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +60,8 @@ class Call:
         self.encoding: Encoding | None = None
         self.speakers: dict[str, Speaker] = {}
         self.cpu_seconds = 0.0
+        self.peak_memory_bytes = 0
+        """The most that a captioner of this call has taken, for all calls that it served."""
         self.real_time_factor = 0.0
         self.restart_count = 0
         self.acks = asyncio.Event()
@@ -72,6 +74,8 @@ class Call:
         """No more sound is taken."""
         self._line = line
         self._journal = Journal(directory)
+        self.engine = self._journal.engine
+        """Name of the captioner's engine; empty until one has reported."""
         self.board = Board(self.pulse, last_sequence=self._journal.last_sequence)
         """What viewers are shown."""
         self._stream = 0
@@ -236,7 +240,7 @@ class Call:
             words=words,
         )
         position = self._position(speaker)
-        final = Final(sequence=caption.sequence, position=position, words=words)
+        final = Final(sequence=caption.sequence, position=position, words=words, engine=self.engine)
         if self._journal.append(final):
             speaker.kept_sample = position.processed_sample
         self.board.show(caption)
@@ -315,13 +319,13 @@ class Call:
         """Final captions behind `after_sequence`, in order, from the disk; blocks."""
         return self._journal.finals(after_sequence, limit)
 
-    def result(self, finals: Sequence[Final]) -> CaptionsResult:
-        """What it has come to, with all its final captions."""
+    def result(self, *, caption_count: int, word_count: int) -> CaptionsResult:
+        """What it has come to, with so much in its files."""
         sound = [s.received_samples for s in self.speakers.values() if s.received_samples]
         skipped = sum(speaker.skipped_samples for speaker in self.speakers.values())
         return CaptionsResult(
-            caption_count=len(finals),
-            word_count=sum(len(final.words.text.split()) for final in finals),
+            caption_count=caption_count,
+            word_count=word_count,
             speaker_count=len(sound),
             audio_seconds=sum(sound) / SAMPLE_RATE_HZ,
             skipped_seconds=skipped / SAMPLE_RATE_HZ,
@@ -342,8 +346,8 @@ class Call:
         for speaker in self.speakers.values():
             self._end_speech(speaker)
 
-    def keep(self) -> None:
-        """Write down all positions that have changed, as far as the disk has room."""
+    def keep(self) -> bool:
+        """Write down all positions that have changed; False while the disk has no room for it."""
         is_full = not self._journal.flush()
         for speaker in self.speakers.values():
             position = self._position(speaker)
@@ -356,6 +360,7 @@ class Call:
         if is_full != self._is_disk_full:
             self._is_disk_full = is_full
             log.error("captions_not_kept" if is_full else "captions_kept_again", job_id=self.job_id)
+        return not is_full
 
     def sync(self) -> None:
         """Have the disk keep what is written; blocks."""

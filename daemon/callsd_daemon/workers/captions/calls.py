@@ -50,6 +50,9 @@ class Calls:
         self._lives: dict[str, asyncio.Task[None]] = {}
         """The life of each model's latest captioner, which may be over."""
         self._opened = asyncio.Event()
+        self.writing = asyncio.Lock()
+        """Held while a call's files are written: of 20,000 captions that takes 50 MB for a second,
+        and all calls may end at once."""
 
     async def open(
         self, job_id: str, spec: CaptionsSpec, directory: Path

@@ -30,7 +30,6 @@ from callsd_daemon.workers.captions.link import (
     OpenTrack,
     Order,
     Sound,
-    WriteFiles,
 )
 from callsd_daemon.workers.captions.speaker import Chunk, Speaker
 from callsd_daemon.workers.launchers.launcher import Launcher, Limits, limits_of_service
@@ -93,7 +92,6 @@ class Captioner:
         self._numbers: dict[Speaker, int] = {}
         self._next_track = 1
         self._costs: dict[str, float] = {}
-        self._written: dict[str, asyncio.Event] = {}
         self._closing = asyncio.Event()
 
     # Calls
@@ -122,21 +120,6 @@ class Captioner:
         """Say that a speaker has ended for now."""
         if speaker in self._numbers:
             self._send(EndSpeech(track=self._numbers[speaker]))
-
-    async def write(self, order: WriteFiles, patience_seconds: float) -> bool:
-        """Have a call's files written; False when that took too long."""
-        event = self._written[order.job_id] = asyncio.Event()
-        deadline = time.monotonic() + patience_seconds
-        try:
-            # A captioner that dies over it is followed by one that knows nothing of the order.
-            while not event.is_set() and time.monotonic() < deadline and not self.failed.is_set():
-                link = self._link
-                self._send(order)
-                while link is self._link and not event.is_set() and time.monotonic() < deadline:
-                    await until(event, TICK_SECONDS)
-            return event.is_set()
-        finally:
-            del self._written[order.job_id]
 
     def _open(self, call: Call, speaker: Speaker) -> int:
         track = self._next_track
@@ -173,6 +156,8 @@ class Captioner:
             cost = status.cpu_seconds.get(call.job_id, 0.0)
             call.cpu_seconds += max(0.0, cost - self._costs.get(call.job_id, 0.0))
             call.real_time_factor = status.real_time_factor
+            call.engine = status.engine or call.engine
+            call.peak_memory_bytes = max(call.peak_memory_bytes, status.peak_memory_bytes)
             call.degrade(status.degraded)
         self._costs = status.cpu_seconds
 
@@ -182,11 +167,6 @@ class Captioner:
         if track in self._tracks:
             call, speaker = self._tracks[track]
             call.apply(speaker, news)
-
-    def on_written(self, job_id: str) -> None:
-        """A call's files are written."""
-        if job_id in self._written:
-            self._written[job_id].set()
 
     def on_failure(self, failure: Failure) -> None:
         """It cannot go on, and another one could not either."""

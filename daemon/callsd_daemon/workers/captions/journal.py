@@ -35,6 +35,8 @@ class Final(msgspec.Struct, frozen=True, kw_only=True, tag="final"):
     sequence: int
     position: Position
     words: Words
+    engine: str = ""
+    """By which it was recognised; empty if that was not known yet."""
 
 
 Line = Position | Final
@@ -48,7 +50,7 @@ class Journal:
 
     def __init__(self, directory: Path) -> None:
         """Open or make the file; what was written last and is not whole is cut off."""
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = directory / FILE
         self._offsets = array("Q")
         """Where in the file each final caption begins."""
@@ -57,10 +59,12 @@ class Journal:
         self._waiting: list[Line] = []
         self.positions: dict[str, Position] = {}
         """The last position of each speaker."""
+        self.engine = ""
+        """That of the last final caption that names one."""
         for offset, line, end in _lines(self._path):
             self._remember(line, offset)
             self._end = end
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o640)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         os.ftruncate(self._file, self._end)
 
     @property
@@ -117,6 +121,7 @@ class Journal:
     def _remember(self, line: Line, offset: int) -> None:
         if isinstance(line, Final):
             self._offsets.append(offset)
+            self.engine = line.engine or self.engine
             line = line.position
         self.positions[line.speaker] = line
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from callsd_daemon.domain.captions import CaptionsResult, Encoding, News
+from callsd_daemon.domain.captions import Encoding, News
 from callsd_daemon.domain.jobs import Failure
-from callsd_daemon.workers.captions.journal import Final
 from callsd_daemon.workers.captions.speaker import Chunk
 from callsd_daemon.workers.seat import ModelFile
 
@@ -63,20 +62,7 @@ class CloseTrack:
     track: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteFiles:
-    """A call is over: write its files and its outcome."""
-
-    job_id: str
-    generation: int
-    directory: Path
-    finals: tuple[Final, ...]
-    result: CaptionsResult
-    cpu_seconds: float
-    wall_seconds: float
-
-
-Order = OpenTrack | Sound | EndSpeech | CloseTrack | WriteFiles
+Order = OpenTrack | Sound | EndSpeech | CloseTrack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +75,9 @@ class CaptionerStatus:
     real_time_factor: float
     cpu_seconds: dict[str, float]
     """Processor time by job, since this captioner began."""
+    peak_memory_bytes: int
+    engine: str
+    """Name of the engine in use; empty from a captioner that does not say."""
 
 
 class Listener(Protocol):
@@ -99,9 +88,6 @@ class Listener(Protocol):
 
     def on_news(self, track: int, news: News) -> None:
         """It has heard something."""
-
-    def on_written(self, job_id: str) -> None:
-        """A call's files are written."""
 
     def on_failure(self, failure: Failure) -> None:
         """It cannot go on, and another one could not either."""

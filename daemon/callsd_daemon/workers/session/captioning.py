@@ -3,10 +3,9 @@
 
 from collections.abc import Iterable, Iterator
 
-from callsd_daemon.domain.captions import CaptionsResult, Encoding, News, SpeechChange, Word, Words
+from callsd_daemon.domain.captions import Encoding, News, SpeechChange, Words
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure
-from callsd_daemon.workers.captions.journal import Final
 from callsd_daemon.workers.captions.link import (
     CaptionerStatus,
     CaptionerWork,
@@ -16,7 +15,6 @@ from callsd_daemon.workers.captions.link import (
     OpenTrack,
     Order,
     Sound,
-    WriteFiles,
 )
 from callsd_daemon.workers.session.messages import finite
 from callsd_ipc.v1 import worker_pb2
@@ -25,8 +23,8 @@ from callsd_ipc.v1 import worker_pb2
 PARCEL_BYTES = 256 * 1024
 """Sound in one message: far below the limit of a message, far above what comes in 20 ms."""
 
-FINALS_PER_MESSAGE = 200
-"""Final captions in one message: some 200 KiB with the times of all words."""
+MAX_ENGINE_LETTERS = 64
+"""It goes into each line of a call's captions; ours have a dozen letters."""
 
 _SPEECH = {
     worker_pb2.SPEECH_CHANGE_BEGIN: SpeechChange.BEGIN,
@@ -85,61 +83,10 @@ def orders(batch: Iterable[Order]) -> Iterator[worker_pb2.CaptionResponse]:
                 yield worker_pb2.CaptionResponse(end=worker_pb2.EndSpeech(track=order.track))
             case CloseTrack():
                 yield worker_pb2.CaptionResponse(close=worker_pb2.CloseTrack(track=order.track))
-            case WriteFiles():
-                yield from _write(order)
             case Sound():
                 pass
     if pieces:
         yield worker_pb2.CaptionResponse(audio=worker_pb2.AudioParcel(pieces=pieces))
-
-
-def _write(order: WriteFiles) -> Iterator[worker_pb2.CaptionResponse]:
-    finals = order.finals
-    for first in range(0, max(1, len(finals)), FINALS_PER_MESSAGE):
-        message = worker_pb2.WriteCaptions(
-            job_id=order.job_id,
-            generation=order.generation,
-            directory=str(order.directory),
-            captions=[_final(final) for final in finals[first : first + FINALS_PER_MESSAGE]],
-            is_last=first + FINALS_PER_MESSAGE >= len(finals),
-        )
-        if message.is_last:
-            message.outcome.CopyFrom(_outcome(order.result))
-            message.cpu_seconds = order.cpu_seconds
-            message.wall_seconds = order.wall_seconds
-        yield worker_pb2.CaptionResponse(write=message)
-
-
-def _outcome(result: CaptionsResult) -> worker_pb2.CaptionsOutcome:
-    return worker_pb2.CaptionsOutcome(
-        caption_count=result.caption_count,
-        word_count=result.word_count,
-        speaker_count=result.speaker_count,
-        audio_seconds=result.audio_seconds,
-        skipped_seconds=result.skipped_seconds,
-        restart_count=result.restart_count,
-    )
-
-
-def _final(final: Final) -> worker_pb2.CaptionWords:
-    words = final.words
-    return worker_pb2.CaptionWords(
-        segment=words.segment,
-        revision=words.revision,
-        end_of_utterance=words.is_end_of_utterance,
-        text=words.text,
-        words=[
-            worker_pb2.CaptionWordTime(
-                text=word.text, start_sample=word.start_sample, end_sample=word.end_sample
-            )
-            for word in words.words
-        ],
-        start_sample=words.start_sample,
-        end_sample=words.end_sample,
-        heard_sample=words.heard_sample,
-        language=words.language,
-        display_name=final.position.display_name or final.position.speaker,
-    )
 
 
 def report(message: worker_pb2.CaptionRequest, link: Link) -> None:
@@ -154,12 +101,12 @@ def report(message: worker_pb2.CaptionRequest, link: Link) -> None:
                     degraded=status.degraded[:200],
                     real_time_factor=finite(status.real_time_factor),
                     cpu_seconds={cost.job_id: finite(cost.cpu_seconds) for cost in status.costs},
+                    peak_memory_bytes=status.peak_memory_bytes,
+                    engine=status.engine[:MAX_ENGINE_LETTERS],
                 )
             )
         case "news":
             link.listener.on_news(message.news.track, _news(message.news))
-        case "written":
-            link.listener.on_written(message.written.job_id)
         case "failure":
             name = message.failure.reason
             link.listener.on_failure(
@@ -190,10 +137,6 @@ def _words(message: worker_pb2.CaptionWords) -> Words:
         segment=message.segment,
         revision=message.revision,
         text=message.text,
-        words=tuple(
-            Word(text=word.text, start_sample=word.start_sample, end_sample=word.end_sample)
-            for word in message.words
-        ),
         start_sample=message.start_sample,
         end_sample=message.end_sample,
         heard_sample=message.heard_sample,

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A call's captions as files, when it is over.
+
+They are made of what is kept of the call and nothing else, so that whoever makes them again makes
+the same.
+"""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from callsd_daemon.domain.captions import SAMPLE_RATE_HZ
+from callsd_daemon.domain.jobs import Artifact
+from callsd_daemon.store.files import sync
+from callsd_daemon.workers.captions.journal import Final, read_finals
+from callsd_daemon.workers.ending import ARTIFACTS
+from callsd_transcript import formats
+from callsd_transcript.transcript import Segment, TrackResult, Transcript
+
+
+_FORMATS: dict[str, tuple[str, Callable[[Transcript], str]]] = {
+    "captions.vtt": ("text/vtt", lambda transcript: formats.to_vtt(transcript.segments)),
+    "captions.txt": ("text/plain", lambda transcript: formats.to_text(transcript.segments)),
+    "captions.json": ("application/json", formats.to_json),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """The files, and what is in them."""
+
+    artifacts: tuple[Artifact, ...]
+    caption_count: int
+    word_count: int
+
+
+def write_files(directory: Path, *, engine: str) -> Written:
+    """Write the files of the call that is kept in a job's directory; blocks, raises OSError.
+
+    Each file is there whole or not at all. To do it again is harmless.
+    """
+    transcript = transcript_of(read_finals(directory, 0), engine=engine)
+    artifacts = directory / ARTIFACTS
+    artifacts.mkdir(mode=0o700, exist_ok=True)
+    sync(directory)
+    return Written(
+        artifacts=tuple(
+            _write(artifacts / name, media_type, to_text(transcript).encode())
+            for name, (media_type, to_text) in _FORMATS.items()
+        ),
+        caption_count=len(transcript.segments),
+        word_count=sum(len(segment.text.split()) for segment in transcript.segments),
+    )
+
+
+def transcript_of(finals: Iterable[Final], *, engine: str) -> Transcript:
+    """Final captions as a transcript, in the order in which they were said."""
+    segments = sorted(
+        map(_segment, finals), key=lambda segment: (segment.start_seconds, segment.end_seconds)
+    )
+    by_speaker: dict[str, list[Segment]] = defaultdict(list)
+    for segment in segments:
+        by_speaker[segment.speaker].append(segment)
+    return Transcript(
+        segments=tuple(segments),
+        tracks=tuple(
+            TrackResult(
+                speaker=speaker,
+                duration_seconds=max(segment.end_seconds for segment in spoken),
+                speech_seconds=_seconds(spoken),
+                language=_main_language(spoken),
+            )
+            for speaker, spoken in by_speaker.items()
+        ),
+        language=_main_language(segments),
+        engine=engine,
+        notices=(),
+    )
+
+
+def _segment(final: Final) -> Segment:
+    words = final.words
+    return Segment(
+        speaker=final.position.display_name or final.position.speaker,
+        start_seconds=words.start_sample / SAMPLE_RATE_HZ,
+        end_seconds=words.end_sample / SAMPLE_RATE_HZ,
+        text=words.text,
+        words=(),
+        language=words.language,
+    )
+
+
+def _seconds(segments: Sequence[Segment]) -> float:
+    return sum(segment.end_seconds - segment.start_seconds for segment in segments)
+
+
+def _main_language(segments: Sequence[Segment]) -> str:
+    """The one most is spoken in; empty if nobody speaks."""
+    spoken: Counter[str] = Counter()
+    for segment in segments:
+        spoken[segment.language] += round(_seconds([segment]) * SAMPLE_RATE_HZ)
+    return max(spoken, key=spoken.__getitem__, default="")
+
+
+def _write(path: Path, media_type: str, content: bytes) -> Artifact:
+    """Write, sync, rename, sync the directory: after a power cut all of it is there or nothing."""
+    draft = path.with_name(f".{path.name}.part")
+    draft.unlink(missing_ok=True)
+    try:
+        # A new file, never what a link of that name leads to.
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        draft.replace(path)
+    finally:
+        # Half a file on a full disk helps nobody.
+        draft.unlink(missing_ok=True)
+    sync(path.parent)
+    return Artifact(
+        file_name=path.name,
+        media_type=media_type,
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
