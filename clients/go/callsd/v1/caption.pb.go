@@ -1061,7 +1061,7 @@ type Caption struct {
 	Speaker string `protobuf:"bytes,7,opt,name=speaker,proto3" json:"speaker,omitempty"`
 	// The words. Empty in an interim: what was shown of this utterance is withdrawn.
 	Text string `protobuf:"bytes,8,opt,name=text,proto3" json:"text,omitempty"`
-	// The words with times, when known.
+	// Not set: live captions have no times of single words.
 	Words []*CaptionWord `protobuf:"bytes,9,rep,name=words,proto3" json:"words,omitempty"`
 	// When the first word begins, from the start of the call.
 	StartOffset *durationpb.Duration `protobuf:"bytes,10,opt,name=start_offset,json=startOffset,proto3" json:"start_offset,omitempty"`

@@ -562,7 +562,7 @@ class Caption(_message.Message):
     """Name to show for the speaker."""
     @_builtins.property
     def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaptionWord]:
-        """The words with times, when known."""
+        """Not set: live captions have no times of single words."""
 
     @_builtins.property
     def start_offset(self) -> _duration_pb2.Duration:

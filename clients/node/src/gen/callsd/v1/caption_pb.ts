@@ -528,7 +528,7 @@ export type Caption = Message<"callsd.v1.Caption"> & {
   text: string;
 
   /**
-   * The words with times, when known.
+   * Not set: live captions have no times of single words.
    *
    * @generated from field: repeated callsd.v1.CaptionWord words = 9;
    */
