@@ -40,7 +40,7 @@ def _live_through(books: Transaction, jobs: int) -> None:
     for number in range(jobs):
         now = began + timedelta(seconds=number)
         job = books.put(_queued(_job_id(number), now))
-        job = books.put(job.starting(Worker(token_sha256="0" * 64, boot_id="past"), now))
+        job = books.put(job.starting(Worker(token_sha256="0" * 64, epoch="past"), now))
         job = books.put(job.running(now))
         books.put(job.finished(_outcome(), now, retention=_RETENTION))
 

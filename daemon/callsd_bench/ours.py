@@ -42,7 +42,7 @@ def _transcribe(request: Request, index: int) -> Transcript:
         tell_progress(request, (index + done) / len(request.calls))
 
     return transcribe(
-        [Track(path=Path(path), speaker=speaker) for speaker, path in request.calls[index]],
+        [Track(source=Path(path), speaker=speaker) for speaker, path in request.calls[index]],
         Settings(
             model=ModelFiles(name=request.model_name, directory=Path(request.model_directory)),
             engine=request.engine,

@@ -20,6 +20,7 @@ from callsd_daemon import logs, notify, rules
 from callsd_daemon.config import Config, ConfigError
 from callsd_daemon.domain.jobs import BATCH_KINDS
 from callsd_daemon.domain.transcription import Engine
+from callsd_daemon.files import FilePool
 from callsd_daemon.host.probe import Probe
 from callsd_daemon.media import Uploads
 from callsd_daemon.models.store import ModelStore
@@ -28,7 +29,7 @@ from callsd_daemon.rpc.gate import Gate
 from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.rpc.intake import Intake
 from callsd_daemon.rpc.jobs import JobService
-from callsd_daemon.rpc.listening import MAX_MESSAGE_BYTES
+from callsd_daemon.rpc.listening import MAX_MESSAGE_BYTES, read_secret
 from callsd_daemon.rpc.media import MediaService
 from callsd_daemon.rpc.models import ModelService
 from callsd_daemon.rpc.public import PublicServer
@@ -49,7 +50,7 @@ from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.course import Course
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.housekeeping import Housekeeper
-from callsd_daemon.workers.session.door import Door
+from callsd_daemon.workers.session.door import Door, RemoteDoor
 from callsd_daemon.workers.supervisor import Supervisor
 
 
@@ -96,6 +97,7 @@ class _Daemon:
         self._start_time = datetime.now(UTC)
         self._asked_to_stop = asyncio.Event()
         self._forced = asyncio.Event()
+        self._pool = FilePool()
         self._engines = _engines()
 
     async def run(self) -> int:
@@ -125,6 +127,7 @@ class _Daemon:
         await self._supervisor.close()
         await self._door.close()
         await asyncio.to_thread(self._database.close)
+        self._pool.close()
         log.info("stopped", forced=self._forced.is_set())
         return EXIT_FORCED if self._forced.is_set() else EXIT_OK
 
@@ -185,14 +188,15 @@ class _Daemon:
             rules=rules.intake(config),
             now=_now,
         )
-        # In a directory of its own: all of it that a worker under systemd gets to see.
-        self._door = Door(self._runtime / "workers" / "door.sock")
         launcher = rules.launcher(config)
-        self._desk = Desk(Probe(state), rules.policy(config))
+        # In a directory of its own: all of it that a worker under systemd gets to see.
+        self._door = Door(self._runtime / "workers", self._pool, _remote_door(config))
+        self._desk = Desk(Probe(state), rules.policy(config), launcher.spent)
         self._calls = Calls(
             door=self._door,
             launcher=launcher,
             directory=state / "captioners",
+            pool=self._pool,
             resolve=self._intake.captioner,
             owner=self._database.database_id,
             max_log_bytes=config.jobs.max_log_bytes,
@@ -202,6 +206,7 @@ class _Daemon:
             door=self._door,
             launcher=launcher,
             directory=state / "jobs",
+            pool=self._pool,
             resolve=self._intake.assignment,
             calls=self._calls,
             now=_now,
@@ -218,8 +223,9 @@ class _Daemon:
             database=self._database,
             desk=self._desk,
             supervisor=self._supervisor,
-            course=self._course,
+            calls=self._calls,
             uploads=self._uploads,
+            launcher=launcher,
             directory=state / "jobs",
             now=_now,
         )
@@ -303,6 +309,16 @@ class _Daemon:
             await server.close(0)
         forced.cancel()
         await asyncio.gather(stopping, forced, return_exceptions=True)
+
+
+def _remote_door(config: Config) -> RemoteDoor | None:
+    if not config.workers.listen:
+        return None
+    return RemoteDoor(
+        address=config.workers.listen,
+        certificate=read_secret(config.server.tls_certificate),
+        key=read_secret(config.server.tls_key),
+    )
 
 
 async def _ping() -> None:

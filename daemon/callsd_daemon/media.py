@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.files import open_beneath, open_regular, sync_directory
 
 
 class UploadRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,8 +35,8 @@ class MediaRoots:
     def __init__(self, roots: tuple[str, ...]) -> None:
         self._roots = tuple(Path(os.path.realpath(root)) for root in roots)
 
-    def resolve(self, path: str) -> Path:
-        """The real file behind `path`.
+    def open(self, path: str) -> int:
+        """Open the file behind `path` for reading, and return its descriptor.
 
         Raises PATH_FORBIDDEN when it lies outside the roots, symbolic links followed, and only
         then MEDIA_NOT_FOUND: nobody shall learn which files exist elsewhere.
@@ -45,7 +45,8 @@ class MediaRoots:
             real = Path(os.path.realpath(path))
         except ValueError:  # a NUL: no file has such a name, anywhere
             real = Path("/")
-        if not any(root == real or root in real.parents for root in self._roots):
+        root = next((root for root in self._roots if real.is_relative_to(root)), None)
+        if root is None:
             roots = ", ".join(map(str, self._roots)) or "none"
             raise CallsdError(
                 Reason.PATH_FORBIDDEN,
@@ -54,17 +55,18 @@ class MediaRoots:
                 metadata={"path": path},
             )
         try:
-            status = real.stat()
-            readable = stat.S_ISREG(status.st_mode) and os.access(real, os.R_OK)
+            # No part of it is a link now: one that has become one since is not followed.
+            return open_beneath(root, real.relative_to(root))
         except OSError:
-            readable = False
-        if not readable:
             raise CallsdError(
                 Reason.MEDIA_NOT_FOUND,
                 f"{path} is not a file that callsd can read",
                 metadata={"path": path},
-            )
-        return real
+            ) from None
+
+    def check(self, path: str) -> None:
+        """Raise as `open` does."""
+        os.close(self.open(path))
 
 
 class Uploads:
@@ -144,16 +146,16 @@ class Uploads:
             )
         with _naming_a_full_disk():
             (place / "complete").touch()
-            _sync_directory(place)
-            _sync_directory(self._directory)
+            sync_directory(place)
+            sync_directory(self._directory)
 
     def status(self, upload_id: str) -> tuple[UploadRecord, int, bool]:
         """The record, the bytes received, and whether it is complete; raises UPLOAD_NOT_FOUND."""
         place, record = self._directory / upload_id, self._record(upload_id)
         return record, (place / "media").stat().st_size, (place / "complete").exists()
 
-    def resolve(self, upload_id: str) -> Path:
-        """The file of a complete upload; raises UPLOAD_NOT_FOUND or UPLOAD_INCOMPLETE."""
+    def check(self, upload_id: str) -> None:
+        """Raise UPLOAD_NOT_FOUND or UPLOAD_INCOMPLETE unless it can be read."""
         record, received, complete = self.status(upload_id)
         if not complete:
             raise CallsdError(
@@ -161,7 +163,11 @@ class Uploads:
                 f"upload {upload_id} is not complete: {received} of {record.size_bytes} bytes",
                 metadata={"received_bytes": str(received)},
             )
-        return self._directory / upload_id / "media"
+
+    def open(self, upload_id: str) -> int:
+        """Open a complete upload for reading; raises UPLOAD_NOT_FOUND or UPLOAD_INCOMPLETE."""
+        self.check(upload_id)
+        return open_regular(self._directory / upload_id / "media")
 
     def remove(self, upload_id: str) -> None:
         """Remove an upload; raises UPLOAD_NOT_FOUND."""
@@ -208,11 +214,3 @@ def _naming_a_full_disk() -> Iterator[None]:
         raise CallsdError(
             Reason.DISK_FULL, f"the upload could not be written ({problem.strerror})"
         ) from problem
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

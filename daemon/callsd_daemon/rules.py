@@ -48,9 +48,10 @@ def changed_keys(old: Config, new: Config) -> Iterator[str]:
 
 def launcher(config: Config) -> Launcher:
     """How workers are started."""
+    directories = Path(config.state.directory) / "workers"
     if config.workers.launcher == "process":
-        return ProcessLauncher()
-    return SystemdLauncher(Path(config.state.directory), Path(config.state.runtime_directory))
+        return ProcessLauncher(directories)
+    return SystemdLauncher(directories, Path(config.state.runtime_directory))
 
 
 def policy(config: Config) -> Policy:

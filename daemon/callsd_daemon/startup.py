@@ -12,6 +12,9 @@ from typing import IO
 DATABASE_FILE = "callsd.db"
 """Where in the state directory the database is."""
 
+STATE_ROOMS = ("jobs", "uploads", "captioners", "workers")
+"""What lies beside it: all of it the daemon's alone."""
+
 EXIT_OK = 0
 EXIT_FORCED = 1
 EXIT_STATE_UNUSABLE = 73
@@ -33,10 +36,10 @@ def own_state(state: Path, runtime: Path) -> Iterator[None]:
 
     Raises StartError.
     """
-    os.umask(0o007)
+    os.umask(0o077)
     try:
-        state.mkdir(mode=0o750, parents=True, exist_ok=True)
-        runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
+        state.mkdir(parents=True, exist_ok=True)
+        runtime.mkdir(parents=True, exist_ok=True)
         for directory in (state, runtime):
             if directory.stat().st_uid != os.geteuid():
                 raise StartError(
@@ -44,8 +47,11 @@ def own_state(state: Path, runtime: Path) -> Iterator[None]:
                     "another directory (state.directory, state.runtime_directory)",
                     EXIT_STATE_UNUSABLE,
                 )
-        for directory in (state / "jobs", state / "uploads", runtime / "workers"):
-            directory.mkdir(mode=0o750, exist_ok=True)
+        # Whoever may use the socket comes to it, and to nothing else.
+        runtime.chmod(0o750)
+        for directory in (state, *(state / name for name in STATE_ROOMS), runtime / "workers"):
+            directory.mkdir(exist_ok=True)
+            directory.chmod(0o700)
         lock: IO[str] = (state / "lock").open("a+")
     except OSError as problem:
         raise StartError(

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker's life: read the bootstrap, dial the daemon, do the work, leave the outcome, end.
+"""A worker's life: read the bootstrap, dial the daemon, do the work, bring the outcome, end.
 
 A captioner is another shape of worker: see `callsd_worker.session.captions`.
 
-Exit codes: 0 = there is an outcome; 2 = no bootstrap; 3 = the daemon gave no work.
+Exit codes: 0 = the daemon has all there is, or will find it; 2 = no bootstrap; 3 = the daemon gave
+no work.
 """
 
 import faulthandler
@@ -12,10 +13,13 @@ import os
 import signal
 import sys
 
-from callsd_worker.session.bootstrap import is_captioner, read_bootstrap
+from callsd_ipc.v1 import worker_pb2
+from callsd_worker.session.bootstrap import read_bootstrap
 from callsd_worker.session.client import Session
+from callsd_worker.session.code import hold_code
 from callsd_worker.session.failures import failure_of
-from callsd_worker.session.outcome import write_outcome
+from callsd_worker.session.inputs import Inputs
+from callsd_worker.session.outcome import has_outcome, write_outcome
 
 
 log = logging.getLogger(__name__)
@@ -29,7 +33,7 @@ BATCH_NICENESS = 10
 
 
 def main() -> int:
-    """Run one job, or a captioner; returns the exit code."""
+    """Be the worker that the bootstrap asks for; returns the exit code."""
     logging.basicConfig(
         stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -37,23 +41,24 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     bootstrap = read_bootstrap(sys.stdin.buffer.read())
     if bootstrap is None:
-        log.error("started without a bootstrap; only the daemon starts workers")
+        log.error("started without a bootstrap of this release; only the daemon starts workers")
         return EXIT_NO_BOOTSTRAP
-    if is_captioner(bootstrap):
-        # Imported late: a worker for one job shall not load what only a captioner needs.
+    if bootstrap.role == worker_pb2.ROLE_CAPTIONER:
         from callsd_worker.session.captions import serve
 
         return serve(bootstrap)
-    if bootstrap.HasField("salvage"):
-        from callsd_worker.session.recording import salvage
-
-        salvage(bootstrap)
-        return 0
     session = Session(bootstrap)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: session.request_stop())
+    if bootstrap.HasField("salvage"):
+        _salvage(session, bootstrap)
+        session.deliver()
+        return 0
+    if bootstrap.role == worker_pb2.ROLE_RECORDER:
+        # What shows the page and captures it is loaded piece by piece, and joins them at the end.
+        hold_code(session.directory)
     if session.start(ASSIGNMENT_TIMEOUT_SECONDS):
-        failure = _work(session)
+        failure = _work(session, bootstrap)
     elif session.should_stop():
         failure = ("CANCELLED", "stopped before it began")
     else:
@@ -62,19 +67,33 @@ def main() -> int:
     if failure is not None:
         log.error("%s: %s", *failure)
         write_outcome(session.directory, session.generation, failure=failure)
+    session.deliver()
     return 0
 
 
-def _work(session: Session) -> tuple[str, str] | None:
+def _salvage(session: Session, bootstrap: worker_pb2.Bootstrap) -> None:
+    """Make an outcome of what an earlier worker has left, unless it has left one itself."""
+    if has_outcome(session.directory, bootstrap.generation):
+        return
+    if bootstrap.role == worker_pb2.ROLE_RECORDER:
+        from callsd_worker.session.recording import salvage
+
+        reason, message = bootstrap.salvage.reason, bootstrap.salvage.message
+        salvage(session.directory, bootstrap.generation, reason, message)
+
+
+def _work(session: Session, bootstrap: worker_pb2.Bootstrap) -> tuple[str, str] | None:
     """Do the work; the reason and message of its failure, or None when it is done."""
     assert session.assignment is not None
     try:
         match session.assignment.WhichOneof("work"):
             case "transcription":
+                # Imported late: the daemon shall see a worker that has begun before it loads its
+                # libraries. All of them are loaded before the work begins.
                 from callsd_worker.session.transcription import transcribe
 
                 os.nice(BATCH_NICENESS)
-                transcribe(session)
+                transcribe(session, Inputs(bootstrap, session.directory))
             case "recording":
                 from callsd_worker.session.recording import record
 

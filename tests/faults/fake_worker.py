@@ -33,7 +33,7 @@ class Script:
     def __init__(self, bootstrap: worker_pb2.Bootstrap) -> None:
         self.bootstrap = bootstrap
         self.session = Session(bootstrap)
-        self.directory = Path(bootstrap.job_directory)
+        self.directory = Path.cwd()
         self.is_deaf = False
         self.failure: tuple[str, str] | None = None
         self.lies: list[worker_pb2.ArtifactFile] = []
@@ -54,6 +54,7 @@ class Script:
         write_outcome(
             self.directory, self.bootstrap.generation, failure=self.failure, artifacts=good
         )
+        self.session.deliver()
 
     def _wait(self, is_over: Callable[[], bool]) -> None:
         while not is_over():

@@ -15,7 +15,7 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 MIB = 1024 * 1024
 
-WORKER = Worker(token_sha256="a" * 64, boot_id="boot")
+WORKER = Worker(token_sha256="a" * 64, epoch="boot")
 
 SPEC = TranscriptionSpec(tracks=(Track(speaker="Maya", path="/calls/maya.ogg"),), model="base")
 

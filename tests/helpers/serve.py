@@ -12,7 +12,7 @@ Environment: CALLSD_TEST_MACHINE, a file with a `Host` in JSON; CALLSD_TEST_CONS
 import importlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,7 @@ from callsd_daemon.host import probe
 
 
 def _describe(machine: Path) -> None:
-    def sample(self: probe.Probe, sessions: Iterable[int]) -> Host:
+    def sample(self: probe.Probe, spent: Mapping[str, probe.Spent]) -> Host:
         return msgspec.json.decode(machine.read_bytes(), type=Host)
 
     host = msgspec.json.decode(machine.read_bytes(), type=Host)

@@ -48,7 +48,7 @@ def run(
 
 def sample_tracks() -> list[Track]:
     """The four tracks of the sample call."""
-    return [Track(path=SAMPLE_CALL / f"{name}.ogg", speaker=name) for name in SPEAKERS]
+    return [Track(source=SAMPLE_CALL / f"{name}.ogg", speaker=name) for name in SPEAKERS]
 
 
 def plain(text: str) -> str:
@@ -111,7 +111,10 @@ class TestCall:
     def test_offsets_and_given_language(self, tiny: Settings) -> None:
         """A track that starts late keeps its place in the call."""
         track = Track(
-            path=SAMPLE_CALL / "maya.ogg", speaker="Maya", start_offset_seconds=1000, language="en"
+            source=SAMPLE_CALL / "maya.ogg",
+            speaker="Maya",
+            start_offset_seconds=1000,
+            language="en",
         )
 
         transcript = run([track], tiny)
@@ -123,9 +126,9 @@ class TestCall:
         """The bad one is named with its reason, the good one is transcribed."""
         (tmp_path / "bad.ogg").write_bytes(b"no sound" * 100)
         tracks = [
-            Track(path=tmp_path / "bad.ogg", speaker="Bad"),
-            Track(path=SAMPLE_CALL / "maya.ogg", speaker="Maya"),
-            Track(path=tmp_path / "absent.ogg", speaker="Absent"),
+            Track(source=tmp_path / "bad.ogg", speaker="Bad"),
+            Track(source=SAMPLE_CALL / "maya.ogg", speaker="Maya"),
+            Track(source=tmp_path / "absent.ogg", speaker="Absent"),
         ]
 
         transcript = run(tracks, tiny)
@@ -145,7 +148,7 @@ class TestCall:
         data = (SAMPLE_CALL / "maya.ogg").read_bytes()
         path.write_bytes(data[: len(data) // 2])
 
-        transcript = run([Track(path=path, speaker="Maya")], tiny)
+        transcript = run([Track(source=path, speaker="Maya")], tiny)
 
         assert "explain what happened" in " ".join(s.text for s in transcript.segments)
         assert transcript.tracks[0].duration_seconds < 60
@@ -158,7 +161,7 @@ class TestSilence:
         """Silence succeeds with nothing said and no language."""
         path = write_wav(np.zeros(60 * SAMPLE_RATE_HZ, dtype=np.float32))
 
-        transcript = run([Track(path=path, speaker="A")], tiny)
+        transcript = run([Track(source=path, speaker="A")], tiny)
 
         assert transcript.segments == ()
         assert transcript.language == ""
@@ -179,7 +182,7 @@ class TestSilence:
             track[second * SAMPLE_RATE_HZ :][: burst.size] += 0.3 * burst
         path = write_wav(track.astype(np.float32))
 
-        transcript = run([Track(path=path, speaker="A")], replace(tiny, engine=engine))
+        transcript = run([Track(source=path, speaker="A")], replace(tiny, engine=engine))
 
         assert transcript.segments == ()
 
@@ -192,7 +195,9 @@ class TestSilence:
         answer = speech[: int(2.9 * SAMPLE_RATE_HZ)]
         track[60 * SAMPLE_RATE_HZ :][: answer.size] = answer
 
-        transcript = run([Track(path=write_wav(track), speaker="A")], replace(tiny, engine=engine))
+        transcript = run(
+            [Track(source=write_wav(track), speaker="A")], replace(tiny, engine=engine)
+        )
 
         assert plain("I will write to them today") in plain(transcript.segments[0].text)
         assert 59.5 < transcript.segments[0].start_seconds < 61
@@ -206,8 +211,8 @@ class TestRefusals:
         """If no track can be used the job fails, naming each track."""
         (tmp_path / "a.wav").write_bytes(b"")
         tracks = [
-            Track(path=tmp_path / "a.wav", speaker="A"),
-            Track(path=tmp_path / "b.wav", speaker="B"),
+            Track(source=tmp_path / "a.wav", speaker="A"),
+            Track(source=tmp_path / "b.wav", speaker="B"),
         ]
 
         error = refusal(tracks, tiny)
@@ -278,7 +283,7 @@ class TestSettings:
         """Impossible numbers of threads do not fail a job."""
         path = write_wav(np.zeros(SAMPLE_RATE_HZ, dtype=np.float32))
 
-        transcript = run([Track(path=path, speaker="A")], replace(tiny, threads=threads))
+        transcript = run([Track(source=path, speaker="A")], replace(tiny, threads=threads))
 
         assert [code for code, _ in transcript.notices] == ["THREADS_CLAMPED"]
         assert str(threads) in transcript.notices[0][1]
@@ -291,13 +296,13 @@ class TestSettings:
         settings = Settings(model=ModelFiles(name="tiny.en", directory=tmp_path))
         path = write_wav(np.zeros(SAMPLE_RATE_HZ, dtype=np.float32))
 
-        assert run([Track(path=path, speaker="A")], settings).engine == "whispercpp"
+        assert run([Track(source=path, speaker="A")], settings).engine == "whispercpp"
 
     def test_vocabulary_helps(self, tiny: Settings) -> None:
         """Hints do not derail recognition."""
         settings = replace(tiny, initial_prompt="A meeting.", vocabulary=("Nina", "Ohio"))
 
-        transcript = run([Track(path=SAMPLE_CALL / "maya.ogg", speaker="maya")], settings)
+        transcript = run([Track(source=SAMPLE_CALL / "maya.ogg", speaker="maya")], settings)
 
         assert "Nina" in " ".join(segment.text for segment in transcript.segments)
 

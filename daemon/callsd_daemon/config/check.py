@@ -87,7 +87,7 @@ def check(config: Config, where: str) -> None:
             if values["state"][key] != value:
                 raise ConfigError(
                     f'{where}: with workers.launcher = "systemd", state.{key} must be {value}, as '
-                    "callsd-worker@.service has it"
+                    "the units of workers have it"
                 )
     _check_endpoints(config, where)
 
@@ -101,6 +101,13 @@ def _check_endpoints(config: Config, where: str) -> None:
         raise ConfigError(f"{where}: server.tls_client_ca needs server.tls_certificate as well")
     for endpoint in config.server.listen:
         _check_endpoint(endpoint, config, where)
+    if config.workers.listen:
+        if _host_and_port(config.workers.listen) is None:
+            raise ConfigError(
+                f'{where}: workers.listen: {config.workers.listen} must be "HOST:PORT"'
+            )
+        if not config.server.tls_certificate:
+            raise ConfigError(f"{where}: workers.listen needs server.tls_certificate")
     if config.metrics.listen and _host_and_port(config.metrics.listen) is None:
         raise ConfigError(f'{where}: metrics.listen: {config.metrics.listen} must be "HOST:PORT"')
 

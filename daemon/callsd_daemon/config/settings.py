@@ -103,6 +103,7 @@ class Workers(Section, frozen=True):
     """How workers are started."""
 
     launcher: str = "process"
+    listen: str = ""
 
 
 class Metrics(Section, frozen=True):
@@ -195,6 +196,8 @@ SETTINGS: dict[str, str] = {
     "file together.",
     "workers.launcher": '"process" = children of the daemon; "systemd" = units of their own, which '
     "outlive it and are held to limits, as `callsd install` sets them up.",
+    "workers.listen": 'Where workers dial that share no disk with the daemon, "HOST:PORT"; needs '
+    "server.tls_certificate. Empty = nowhere: workers run on this machine.",
     "metrics.listen": 'Prometheus endpoint, such as "127.0.0.1:9464". Empty = off.',
     "log.level": '"debug", "info", "warning" or "error".',
     "log.format": '"json", "console", or "auto": console on a terminal.',

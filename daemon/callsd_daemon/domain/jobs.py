@@ -126,11 +126,12 @@ class Usage:
 class Worker:
     """The process that does a job's work, so that a later daemon knows it again.
 
-    It proves itself by a token of which only the hash is kept, and belongs to one boot.
+    It proves itself by a token of which only the hash is kept.
     """
 
     token_sha256: str
-    boot_id: str
+    epoch: str = ""
+    """What was started under another one is gone; empty: the launcher has to look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,7 @@
 import os
 import shutil
 import time
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,6 @@ from callsd_daemon.host import processes
 SMOOTHING_SECONDS = 3.0
 """Time constant of the external load: long enough to pass over a short burst, short enough that
 a queue moves within seconds after a load has ended."""
-
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 CGROUP = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
@@ -81,12 +77,21 @@ def _numbers(path: Path) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What a worker, with everything it has started, has taken."""
+
+    cpu_seconds: float
+    """Since it began."""
+    memory_bytes: int
+    """Resident now; what processes share may be counted for each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """What the processes of one session take."""
+    """What a worker takes."""
 
     cores: float
     memory_bytes: int
-    """Resident; what processes share is counted for each."""
 
 
 class Probe:
@@ -94,24 +99,22 @@ class Probe:
 
     def __init__(self, directory: Path) -> None:
         """`directory` lies on the file system that jobs write to."""
-        self.uses: dict[int, Use] = {}
-        """By session, as of the last sample."""
+        self.uses: dict[str, Use] = {}
+        """By the names of our workers, as of the last sample."""
         self._directory = directory
         self._limits = limits()
         self._machine_cores = os.cpu_count() or 1
         self._external_cores = 0.0
-        self._ours: dict[int, int] = {}
-        self._last = (time.monotonic(), self._busy_ticks())
+        self._spent: dict[str, float] = {}
+        self._last = (time.monotonic(), self._busy_seconds(), time.process_time())
 
-    def sample(self, sessions: Iterable[int]) -> Host:
-        """Measure now. `sessions` are the process sessions of our workers.
-
-        Takes some milliseconds: it reads the state of every process.
-        """
-        ours_pages = self._measure_processor(frozenset(sessions))
+    def sample(self, spent: Mapping[str, Spent]) -> Host:
+        """Measure now. `spent` is what our workers have taken, by name."""
+        self._measure_processor(spent)
+        ours = psutil.Process().memory_info().rss + sum(one.memory_bytes for one in spent.values())
         memory = psutil.virtual_memory()
         disk = shutil.disk_usage(self._directory)
-        used_by_others = memory.total - memory.available - ours_pages * PAGE_BYTES
+        used_by_others = memory.total - memory.available - ours
         memory_total = min(memory.total, self._limits.memory_bytes)
         return Host(
             cores_total=self._limits.cores,
@@ -126,43 +129,36 @@ class Probe:
             cpu_pressure=_pressure(),
         )
 
-    def _measure_processor(self, sessions: frozenset[int]) -> int:
-        """Update the external load; returns the memory pages of our own processes."""
-        now, busy = time.monotonic(), self._busy_ticks()
-        then, busy_then = self._last
+    def _measure_processor(self, spent: Mapping[str, Spent]) -> None:
+        """Update the external load, and what each worker takes."""
+        now, busy, own = time.monotonic(), self._busy_seconds(), time.process_time()
+        then, busy_then, own_then = self._last
         elapsed = now - then
-        ours: dict[int, int] = {}
-        spent: dict[int, int] = defaultdict(int)
-        pages: dict[int, int] = defaultdict(int)
-        for pid in processes.pids():
-            found = processes.stat(pid)
-            if found is not None and (found.session in sessions or pid == os.getpid()):
-                ours[pid] = found.cpu_ticks
-                spent[found.session] += found.cpu_ticks - self._ours.get(pid, 0)
-                pages[found.session] += found.resident_pages
-        if elapsed > 0:
-            others = (busy - busy_then - sum(spent.values())) / TICKS_PER_SECOND / elapsed
-            weight = min(1.0, elapsed / SMOOTHING_SECONDS)
-            self._external_cores += weight * (max(0.0, others) - self._external_cores)
-            self._last = (now, busy)
-            self.uses = {
-                session: Use(
-                    cores=spent[session] / TICKS_PER_SECOND / elapsed,
-                    memory_bytes=pages[session] * PAGE_BYTES,
-                )
-                for session in sessions & spent.keys()
-            }
-        self._ours = ours
-        return sum(pages.values())
+        if elapsed <= 0:
+            return
+        taken = {
+            # What has ended without its parent's waiting for it is no longer counted.
+            name: max(0.0, one.cpu_seconds - self._spent.get(name, 0.0))
+            for name, one in spent.items()
+        }
+        others = (busy - busy_then - (own - own_then) - sum(taken.values())) / elapsed
+        weight = min(1.0, elapsed / SMOOTHING_SECONDS)
+        self._external_cores += weight * (max(0.0, others) - self._external_cores)
+        self.uses = {
+            name: Use(cores=taken[name] / elapsed, memory_bytes=one.memory_bytes)
+            for name, one in spent.items()
+        }
+        self._spent = {name: one.cpu_seconds for name, one in spent.items()}
+        self._last = (now, busy, own)
 
     @staticmethod
-    def _busy_ticks() -> int:
-        """Ticks in which some processor worked. Source: first line of /proc/stat."""
+    def _busy_seconds() -> float:
+        """Time in which processors worked, all together. Source: first line of /proc/stat."""
         with (processes.PROC / "stat").open() as lines:
             user, nice, system, _idle, _wait, irq, soft, steal = map(
                 int, lines.readline().split()[1:9]
             )
-        return user + nice + system + irq + soft + steal
+        return (user + nice + system + irq + soft + steal) / processes.TICKS_PER_SECOND
 
 
 def _pressure() -> float | None:

@@ -4,11 +4,16 @@
 import os
 import signal
 import time
+from collections import defaultdict
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
 
 PROC = Path("/proc")
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 JOB_MARK = "CALLSD_JOB"
 """Environment variable that marks every process of a job, whatever session it moved to."""
@@ -25,6 +30,7 @@ class ProcessStat:
 
     session: int
     cpu_ticks: int
+    """Its own, and those of its children that have ended."""
     resident_pages: int
 
 
@@ -38,9 +44,36 @@ def stat(pid: int) -> ProcessStat | None:
     fields = text.rpartition(")")[2].split()
     return ProcessStat(
         session=int(fields[3]),
-        cpu_ticks=int(fields[11]) + int(fields[12]),
+        cpu_ticks=sum(map(int, fields[11:15])),
         resident_pages=int(fields[21]),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """What the processes of one session have taken."""
+
+    cpu_seconds: float
+    memory_bytes: int
+    """Resident now; what processes share is counted for each."""
+
+
+def uses(sessions: AbstractSet[int]) -> dict[int, Use]:
+    """What some sessions have taken; takes milliseconds, as it looks at every process."""
+    ticks: dict[int, int] = defaultdict(int)
+    pages: dict[int, int] = defaultdict(int)
+    for pid in pids() if sessions else ():
+        found = stat(pid)
+        if found is not None and found.session in sessions:
+            ticks[found.session] += found.cpu_ticks
+            pages[found.session] += found.resident_pages
+    return {
+        session: Use(
+            cpu_seconds=ticks[session] / TICKS_PER_SECOND,
+            memory_bytes=pages[session] * PAGE_BYTES,
+        )
+        for session in ticks
+    }
 
 
 def age_seconds(pid: int) -> float:
@@ -50,7 +83,7 @@ def age_seconds(pid: int) -> float:
     except OSError:
         return 0.0
     start_ticks = int(text.rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / TICKS_PER_SECOND
 
 
 def pids() -> list[int]:

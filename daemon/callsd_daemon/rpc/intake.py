@@ -2,7 +2,10 @@
 """From a request to a job that can be done: media, model, language, threads, cost."""
 
 import asyncio
+import contextlib
+import functools
 import hashlib
+import os
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -22,7 +25,7 @@ from callsd_daemon.domain.costs import (
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job, Kind, Notice, Reservation, State, Usage
 from callsd_daemon.domain.recording import PageSecrets, RecordingSpec
-from callsd_daemon.domain.transcription import Engine, Task, TranscriptionSpec
+from callsd_daemon.domain.transcription import Engine, Task, Track, TranscriptionSpec
 from callsd_daemon.media import MediaRoots, Uploads
 from callsd_daemon.models.store import ModelStatus, ModelStore
 from callsd_daemon.rpc import validate
@@ -31,6 +34,7 @@ from callsd_daemon.workers.captions.link import CaptionerWork
 from callsd_daemon.workers.seat import (
     Assignment,
     ModelFile,
+    Opener,
     RecordingAssignment,
     TranscriptionAssignment,
 )
@@ -152,16 +156,14 @@ class Intake:
 
     def captioner(self, name: str) -> CaptionerWork:
         """All that a captioner must know; raises CallsdError when its model is not there."""
-        model = self.models.require(name)
-        fallback = None
+        fallback: tuple[ModelFile, ...] = ()
         if self.rules.caption_fallback not in ("", name):
-            fallback = self.models.require(self.rules.caption_fallback).directory
+            fallback = _files(self.models.require(self.rules.caption_fallback))
         return CaptionerWork(
             model=name,
-            directory=model.directory,
-            files=_files(model),
+            model_files=_files(self.models.require(name)),
             workers=self.rules.caption_workers,
-            fallback_directory=fallback,
+            fallback_files=fallback,
         )
 
     def assignment(self, job: Job, page_secrets: PageSecrets) -> Assignment:
@@ -175,11 +177,10 @@ class Intake:
             )
         spec = job.transcription
         assert spec is not None
-        media, model = self._check(spec)
+        model = self._check(spec)
         return TranscriptionAssignment(
             spec=spec,
-            media=media,
-            model_directory=model.directory,
+            media=tuple(self._opener(track) for track in spec.tracks),
             model_files=_files(model),
             threads=self._threads(spec),
         )
@@ -187,9 +188,13 @@ class Intake:
     def _threads(self, spec: TranscriptionSpec) -> int:
         return min(max(spec.threads or self.rules.default_threads, 1), self.rules.max_threads)
 
-    def _check(self, spec: TranscriptionSpec) -> tuple[tuple[Path, ...], ModelStatus]:
+    def _check(self, spec: TranscriptionSpec) -> ModelStatus:
         """Blocks on files, for up to a second when a model is looked at for the first time."""
-        media = self._media(spec)
+        for track in spec.tracks:
+            if track.upload_id:
+                self.uploads.check(track.upload_id)
+            else:
+                self.rules.roots.check(track.path)
         languages = {spec.language, *(track.language for track in spec.tracks)}
         if spec.task is Task.TRANSLATE:
             languages.add("translation")
@@ -201,7 +206,7 @@ class Intake:
                 f"{', '.join(model.engines)}",
                 metadata={"engine": spec.engine, "engines": ",".join(model.engines)},
             )
-        return media, model
+        return model
 
     def _model(self, name: str, languages: AbstractSet[str]) -> ModelStatus:
         """The model, which must be able to do these languages, or whatever else is not English."""
@@ -216,18 +221,35 @@ class Intake:
             )
         return model
 
-    def _media(self, spec: TranscriptionSpec) -> tuple[Path, ...]:
-        return tuple(
-            self.uploads.resolve(track.upload_id)
-            if track.upload_id
-            else self.rules.roots.resolve(track.path)
-            for track in spec.tracks
-        )
+    def _opener(self, track: Track) -> Opener:
+        """Looks the file up anew each time: what is opened is what is checked."""
+        if track.upload_id:
+            return functools.partial(self.uploads.open, track.upload_id)
+        return functools.partial(self.rules.roots.open, track.path)
 
 
 def _files(model: ModelStatus) -> tuple[ModelFile, ...]:
     assert model.manifest is not None
     return tuple(
-        ModelFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
+        ModelFile(
+            path=file.path,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            open=functools.partial(_open_model_file, model.directory / file.path),
+        )
         for file in model.manifest.files
     )
+
+
+def _open_model_file(path: Path) -> int:
+    """Open it so that others can: a worker may be of another user, and engines open by name."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as problem:
+        raise CallsdError(
+            Reason.MODEL_INVALID,
+            f"{path} cannot be read ({problem.strerror}): pull the model again",
+        ) from problem
+    with contextlib.suppress(PermissionError):
+        os.fchmod(descriptor, os.fstat(descriptor).st_mode | 0o444)
+    return descriptor

@@ -5,6 +5,7 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import os
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -17,6 +18,7 @@ from callsd.v1 import capacity_pb2, job_pb2, job_pb2_grpc
 from callsd_daemon.domain.admission import Decision, Queue, Refuse
 from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
 from callsd_daemon.domain.jobs import Job, State
+from callsd_daemon.files import open_regular
 from callsd_daemon.rpc import convert, validate, validate_recording
 from callsd_daemon.rpc.gate import caller
 from callsd_daemon.rpc.hub import Hub
@@ -26,8 +28,7 @@ from callsd_daemon.store.database import Database
 from callsd_daemon.store.transaction import Page, Transaction
 from callsd_daemon.workers.course import Grant
 from callsd_daemon.workers.desk import Desk
-from callsd_daemon.workers.ending import ARTIFACTS
-from callsd_daemon.workers.process import JOB_LOG
+from callsd_daemon.workers.seat import ARTIFACTS, WORKER_LOG
 from callsd_daemon.workers.supervisor import Supervisor
 
 
@@ -184,7 +185,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
     ) -> AsyncIterator[job_pb2.ReadLogResponse]:
         """Return a job's log."""
         job_id, offset = validate.job_id(request.name), request.offset
-        path = self._directory / job_id / JOB_LOG
+        path = self._directory / job_id / WORKER_LOG
         job = await self._database.read(lambda books: books.find(job_id))
         size = path.stat().st_size if path.exists() else 0
         if not 0 <= offset <= size:
@@ -322,8 +323,10 @@ def _page_position(request: job_pb2.ListJobsRequest) -> int | None:
 
 def _read(path: Path, offset: int, size: int) -> bytes:
     try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
-    except FileNotFoundError:
+        descriptor = open_regular(path)
+    except OSError:
         return b""
+    try:
+        return os.pread(descriptor, size, offset)
+    finally:
+        os.close(descriptor)

@@ -73,18 +73,20 @@ def _make_way(path: Path) -> None:
     path.unlink()
 
 
-def _credentials(config: Config) -> grpc.ServerCredentials:
-    def read(setting: str) -> bytes:
-        path = secret_file(setting, os.environ)
-        try:
-            return path.read_bytes()
-        except OSError as problem:
-            raise ConfigError(f"{path} cannot be read: {problem.strerror}") from None
+def read_secret(setting: str) -> bytes:
+    """A file that a setting names; raises ConfigError."""
+    path = secret_file(setting, os.environ)
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise ConfigError(f"{path} cannot be read: {problem.strerror}") from None
 
+
+def _credentials(config: Config) -> grpc.ServerCredentials:
     settings = config.server
-    client_ca = read(settings.tls_client_ca) if settings.tls_client_ca else None
+    client_ca = read_secret(settings.tls_client_ca) if settings.tls_client_ca else None
     return grpc.ssl_server_credentials(
-        [(read(settings.tls_key), read(settings.tls_certificate))],
+        [(read_secret(settings.tls_key), read_secret(settings.tls_certificate))],
         root_certificates=client_ca,
         require_client_auth=client_ca is not None,
     )

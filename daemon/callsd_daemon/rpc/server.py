@@ -130,7 +130,8 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
                 capacity_pb2.JobLoad(
                     job=convert.job_name(job_id), cores=use.cores, memory_bytes=use.memory_bytes
                 )
-                for job_id, use in self._desk.uses.items()
+                for job_id in sorted(job.id for job in books.active())
+                if (use := self._desk.uses.get(job_id)) is not None
             ],
         )
         if host.cpu_pressure is not None:

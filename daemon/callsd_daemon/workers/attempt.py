@@ -6,13 +6,12 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Progress
-from callsd_daemon.workers.process import Process, bound_log
+from callsd_daemon.workers.launchers.launcher import WorkerProcess
 from callsd_daemon.workers.seat import Seat
 from callsd_daemon.workers.waits import first_of, until
 
@@ -36,6 +35,7 @@ class Bounds:
     silence_timeout_seconds: float
     stop_grace_seconds: float
     max_log_bytes: int
+    """Of each log: the worker's own, and what is kept of it."""
     is_live: bool = False
     """What has run for its longest time is then done, and told to end; other work has failed."""
 
@@ -46,25 +46,21 @@ class Listener:
 
     running: Callable[[], Awaitable[None]]
     progress: Callable[[Progress], Awaitable[None]]
+    tick: Callable[[], Awaitable[None]]
+    """Once a second."""
 
 
 class Attempt:
     """Watches over one worker. `stop()` may be called at any time, from the same event loop."""
 
     def __init__(
-        self, seat: Seat, process: Process, log_file: Path, bounds: Bounds, listener: Listener
+        self, seat: Seat, process: WorkerProcess, bounds: Bounds, listener: Listener
     ) -> None:
         self.process = process
         self._seat = seat
-        self._log_file = log_file
         self._bounds = bounds
         self._listener = listener
         self._stop = asyncio.Event()
-
-    @property
-    def sessions(self) -> tuple[int, ...]:
-        """Process sessions that this attempt has."""
-        return (self.process.pid,)
 
     def stop(self) -> None:
         """Have the worker put its work in order and end; harmless when it does already."""
@@ -89,6 +85,8 @@ class Attempt:
         began = None if ran_seconds is None else started - ran_seconds
         while not self.process.exited.is_set() and not self._stop.is_set():
             now = time.monotonic()
+            if self._seat.refusal is not None:
+                raise self._seat.refusal
             if began is None and self._seat.arrived.is_set():
                 began = now
                 await self._listener.running()
@@ -116,7 +114,7 @@ class Attempt:
             if self._seat.progress is not None and self._seat.progress != reported:
                 reported = self._seat.progress
                 await self._listener.progress(reported)
-            bound_log(self._log_file, self._bounds.max_log_bytes)
+            await self._listener.tick()
             events = [self.process.exited, self._stop]
             if began is None:
                 events.append(self._seat.arrived)
@@ -134,9 +132,9 @@ class Attempt:
             (signal.SIGTERM, TERM_SECONDS),
             (STACK_DUMP_SIGNAL, DUMP_SECONDS),
         ):
-            self.process.send(number)
+            await self.process.send(number)
             if await until(self.process.exited, patience):
                 return
-        log.warning("worker_killed", pid=self.process.pid, mark=self.process.mark)
-        self.process.send(signal.SIGKILL)
+        log.warning("worker_killed", generation=self._seat.generation)
+        await self.process.send(signal.SIGKILL)
         await until(self.process.exited, TERM_SECONDS)

@@ -5,7 +5,7 @@ import asyncio
 import errno
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,9 +16,18 @@ import structlog
 from callsd_daemon import tokens
 from callsd_daemon.domain.admission import Admit, Decision
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.domain.jobs import BATCH_KINDS, Failure, Job, Outcome, Progress, State, Worker
+from callsd_daemon.domain.jobs import (
+    BATCH_KINDS,
+    Failure,
+    Job,
+    Kind,
+    Outcome,
+    Progress,
+    State,
+    Worker,
+)
 from callsd_daemon.domain.recording import PageSecrets
-from callsd_daemon.host import processes
+from callsd_daemon.files import FilePool
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.transaction import Transaction
@@ -26,13 +35,22 @@ from callsd_daemon.workers import ending
 from callsd_daemon.workers.attempt import Attempt, Bounds, Listener
 from callsd_daemon.workers.captions.attempt import CallRules, CaptionsAttempt
 from callsd_daemon.workers.captions.calls import Calls
-from callsd_daemon.workers.ending import ARTIFACTS, EndRules
-from callsd_daemon.workers.launchers.launcher import Launcher, limits_of
-from callsd_daemon.workers.process import JOB_LOG, Process, sweep
-from callsd_daemon.workers.seat import Assignment, Seat
+from callsd_daemon.workers.delivery import Delivery
+from callsd_daemon.workers.ending import EndRules
+from callsd_daemon.workers.launchers.launcher import Launcher, WorkerId, WorkerProcess, limits_of
+from callsd_daemon.workers.seat import (
+    ARTIFACTS,
+    OUTCOME,
+    PIECES,
+    WORKER_LOG,
+    Assignment,
+    Role,
+    Seat,
+)
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.door import Door
-from callsd_daemon.workers.waits import until
+from callsd_daemon.workers.waits import first_of
+from callsd_daemon.workers.worker_log import WorkerLog
 
 
 log = structlog.get_logger(__name__)
@@ -45,7 +63,8 @@ RETRY_SECONDS = 1.0
 OVERTIME_SECONDS = 60.0
 """For all that a recording does besides recording; then it is told to end."""
 
-DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+LAST_LOG_BYTES = 256 * 1024
+"""So much of what a worker wrote last is looked for when it has not told it itself."""
 
 SCARCE_ERRNOS = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """What the system lacks for a while, and what says nothing about the job."""
@@ -80,6 +99,7 @@ class Course:
         door: Door,
         launcher: Launcher,
         directory: Path,
+        pool: FilePool,
         resolve: Callable[[Job, PageSecrets], Assignment],
         calls: Calls,
         now: Callable[[], datetime],
@@ -90,12 +110,12 @@ class Course:
         self._door = door
         self._launcher = launcher
         self._directory = directory
+        self._pool = pool
         self._resolve = resolve
         self._calls = calls
         self._now = now
         self.rules = rules
         """May be replaced while the daemon runs; an attempt keeps those it began with."""
-        self._boot_id = processes.boot_id()
         self._attempts: dict[str, Attempt | CaptionsAttempt] = {}
         self._stopping: set[str] = set()
         self._outcomes: dict[str, Outcome] = {}
@@ -104,7 +124,7 @@ class Course:
     def with_worker(self, job: Job) -> tuple[Job, str]:
         """The job as it is when it gets its next worker, and that worker's token."""
         token = secrets.token_urlsafe(32)
-        worker = Worker(token_sha256=tokens.digest(token), boot_id=self._boot_id)
+        worker = Worker(token_sha256=tokens.digest(token), epoch=self._launcher.epoch)
         return job.starting(worker, self._now()), token
 
     def expect(self, job: Job) -> None:
@@ -119,15 +139,6 @@ class Course:
         self._stopping.add(job_id)
         if job_id in self._attempts:
             self._attempts[job_id].stop()
-
-    def sessions(self) -> dict[int, str]:
-        """Process sessions of the workers that run, with their jobs; captioners have none."""
-        jobs = {
-            session: job_id
-            for job_id, attempt in self._attempts.items()
-            for session in attempt.sessions
-        }
-        return jobs | dict.fromkeys(self._calls.sessions(), "")
 
     async def run(self, job: Job, token: str) -> Grant | None:
         """See one worker through, from its start or, without a token, its adoption.
@@ -150,8 +161,7 @@ class Course:
                 metadata={"error_id": error_id},
             )
         self._door.clear(job.id)
-        if job.recording is not None:
-            await self._salvage(job, failure)
+        await self._surely_salvage(job, failure)
         again = await self._surely_conclude(job, failure)
         self._outcomes.pop(job.id, None)
         if again is None:
@@ -164,35 +174,72 @@ class Course:
         Returns what to make of that end, should the worker have left no outcome.
         """
         assert job.worker is not None
-        listener = Listener(
-            running=lambda: self._running(job.id),
-            progress=lambda progress: self._progress(job.id, progress),
-        )
         directory = self._directory / job.id
         if job.captions is not None:
             # Its captioner ends with the daemon and is started again, on this boot or the next.
+            listener = self._listener(job)
             captions = CaptionsAttempt(job, self._calls, directory, self.rules.calls, listener)
             verdict = await self._run(job, captions)
             if captions.outcome is not None:
                 self._outcomes[job.id] = captions.outcome
             return verdict or ending.killed("the files were not written")
-        mark = _mark(job, job.worker)
-        if not token and job.worker.boot_id != self._boot_id:
-            return Failure(reason=Reason.HOST_REBOOT, message="the machine was restarted")
-        page_secrets = await self._database.read(lambda books: books.secrets(job.id))
-        assignment = await self._patiently(
-            job.id, lambda: asyncio.to_thread(self._resolve, job, page_secrets)
-        )
-        seat = Seat(assignment, generation=job.attempt, token_sha256=job.worker.token_sha256)
+        worker = _worker_id(job)
+        seat = await self._seat(job, job.worker.token_sha256)
+        if token:
+            # Before it is started: what cannot be done is told at once.
+            await self._patiently(job.id, seat.assignment)
         self._door.keep(job.id, seat)
-        adopted = None if token else self._launcher.adopt(mark, directory)
-        process = await self._launch(job, mark, token) if token else adopted
+        adopted = None if token else await self._launcher.adopt(worker)
+        process = await self._launch(job, token) if token else adopted
+        if process is None and job.worker.epoch not in ("", self._launcher.epoch):
+            return Failure(reason=Reason.HOST_REBOOT, message="the machine was restarted")
         if process is None:
-            end = await self._launcher.last_end(directory)
+            end = await self._launcher.last_end(worker)
             return ending.death(end, None, message="the worker died while callsd was not running")
         bounds = self.rules.bounds if job.recording is None else self.rules.recording_bounds
-        attempt = Attempt(seat, process, directory / JOB_LOG, bounds, listener)
-        return await self._run(job, attempt) or ending.death(process.end, seat.progress)
+        attempt = Attempt(seat, process, bounds, self._listener(job))
+        try:
+            return await self._run(job, attempt) or ending.death(process.end, seat.progress)
+        finally:
+            if process.exited.is_set():
+                await self._take_last_words(job, seat)
+
+    def _listener(self, job: Job) -> Listener:
+        async def tick() -> None:
+            await self._bound_log(job.id)
+
+        return Listener(
+            running=lambda: self._running(job.id),
+            progress=lambda progress: self._progress(job.id, progress),
+            tick=tick,
+        )
+
+    async def _seat(self, job: Job, token_sha256: str) -> Seat:
+        """A place for the worker with this token, in the job's own directory."""
+        directory = self._directory / job.id
+        await self._pool.run(lambda: (directory / ARTIFACTS).mkdir(parents=True, exist_ok=True))
+        worker_log = WorkerLog(
+            directory / WORKER_LOG, self._pool, max_bytes=self.rules.bounds.max_log_bytes
+        )
+        await worker_log.open()
+
+        async def resolve() -> Assignment:
+            page_secrets = await self._database.read(lambda books: books.secrets(job.id))
+            return await self._pool.run(self._resolve, job, page_secrets)
+
+        return Seat(
+            resolve,
+            delivery=Delivery(
+                directory,
+                self._pool,
+                lambda file, target: self._launcher.take(job.id, file, target),
+                artifacts=ARTIFACTS,
+                outcome=OUTCOME,
+            ),
+            log=worker_log,
+            generation=job.attempt,
+            token_sha256=token_sha256,
+        )
 
     async def _run(self, job: Job, attempt: Attempt | CaptionsAttempt) -> Failure | None:
         self._attempts[job.id] = attempt
@@ -200,8 +247,8 @@ class Course:
             attempt.stop()
         ran, is_starting = self._ran_seconds(job), job.state is State.STARTING
         if isinstance(attempt, Attempt) and not is_starting and job.attempt == 1:
-            age = processes.age_seconds(attempt.process.pid)
-            if abs(ran - age) > self.rules.bounds.start_timeout_seconds:
+            age = await attempt.process.age_seconds()
+            if age is not None and abs(ran - age) > self.rules.bounds.start_timeout_seconds:
                 ran = age  # somebody has set the wall clock meanwhile
         try:
             return await attempt.run(
@@ -213,27 +260,29 @@ class Course:
             del self._attempts[job.id]
 
     async def _launch(
-        self, job: Job, mark: str, token: str, *, salvage: Failure | None = None
-    ) -> Process:
-        directory = self._directory / job.id
+        self, job: Job, token: str, *, salvage: Failure | None = None
+    ) -> WorkerProcess:
+        """Raises CallsdError when the worker cannot be started."""
+        worker = _worker_id(job)
+        door = self._door
         bootstrap = messages.bootstrap(
-            job_id=job.id,
+            name=worker.name,
+            role=worker.role,
             generation=job.attempt,
             token=token,
-            socket=self._door.socket,
-            directory=directory,
+            endpoint=door.local_endpoint if self._launcher.is_local else door.remote_endpoint,
             salvage=salvage,
         )
         failpoint("worker.before_spawn")
         try:
-            (directory / ARTIFACTS).mkdir(parents=True, exist_ok=True)
             process = await self._patiently(
-                job.id,
-                lambda: self._launcher.launch(mark, bootstrap, directory, limits_of(job)),
+                job.id, lambda: self._launcher.launch(worker, bootstrap, limits_of(job))
             )
         except OSError as problem:
             raise CallsdError(
-                Reason.DISK_FULL if problem.errno in DISK_FULL_ERRNOS else Reason.WORKER_KILLED,
+                Reason.DISK_FULL
+                if problem.errno in (errno.ENOSPC, errno.EDQUOT)
+                else Reason.WORKER_KILLED,
                 f"the worker could not be started: {problem}",
             ) from problem
         failpoint("worker.after_spawn")
@@ -277,31 +326,42 @@ class Course:
 
     # The end of an attempt
 
-    async def _salvage(self, job: Job, failure: Failure) -> None:
-        """Have what was recorded made into a file, when nobody else will do it.
+    async def _surely_salvage(self, job: Job, failure: Failure) -> None:
+        """Whatever comes of it, the job is concluded."""
+        try:
+            await self._salvage(job, failure)
+        except Exception:
+            log.exception("salvage_failed", job_id=job.id)
 
-        This is done by a worker that does only this, under the name of the one that is gone.
+    async def _salvage(self, job: Job, failure: Failure) -> None:
+        """Have an outcome that a worker has left brought to us, and what was recorded saved.
+
+        The latter when no other worker will go on with the recording. This is done by a worker that
+        does only this, in the directory of the one that is gone.
         """
-        assert job.worker is not None
-        directory, mark = self._directory / job.id, _mark(job, job.worker)
-        await sweep(mark)
+        if job.captions is not None or await self._outcome(job) is not None:
+            return
+        await self._launcher.sweep(_worker_id(job))
         current = await self._database.read(lambda books: books.get(job.id))
-        if (
-            current is None
-            or self._is_retried(current, failure)
-            or await asyncio.to_thread(messages.read_outcome, directory, job.attempt) is not None
-        ):
+        left = await self._pool.run(self._launcher.leftovers, job.id)
+        is_last = current is not None and not self._is_retried(current, failure)
+        wanted = {OUTCOME} | ({PIECES} if job.recording is not None and is_last else set())
+        if current is None or (left is not None and not wanted & left):
             return
         log.info("salvage", job_id=job.id, reason=failure.reason)
+        token = secrets.token_urlsafe(32)
+        seat = await self._seat(job, tokens.digest(token))
+        self._door.keep(job.id, seat)
+        process = await self._launch(job, token, salvage=failure)
         try:
-            process = await self._launch(job, mark, secrets.token_urlsafe(32), salvage=failure)
-        except CallsdError as problem:
-            log.error("salvage_failed", job_id=job.id, reason=problem.reason)  # noqa: TRY400
-            return
-        try:
-            await until(process.exited, self.rules.recording_bounds.stop_grace_seconds)
+            await first_of((seat.is_over, process.exited), self._salvage_seconds)
         finally:
             process.detach()
+            self._door.clear(job.id)
+
+    @property
+    def _salvage_seconds(self) -> float:
+        return self.rules.recording_bounds.stop_grace_seconds
 
     def _is_retried(self, job: Job, failure: Failure) -> bool:
         is_at_end = job.recording is not None and (
@@ -323,15 +383,9 @@ class Course:
 
         Live work that another worker goes on with keeps it: returns what that one is given.
         """
-        assert job.worker is not None
-        if not await sweep(_mark(job, job.worker)):
+        if job.captions is None and not await self._launcher.sweep(_worker_id(job)):
             log.error("processes_left", job_id=job.id)
-        directory = self._directory / job.id
-        outcome = self._outcomes.get(job.id)
-        if outcome is None:
-            outcome = await asyncio.to_thread(messages.read_outcome, directory, job.attempt)
-        if outcome is not None and not await asyncio.to_thread(ending.is_whole, outcome, directory):
-            outcome = None
+        outcome = await self._outcome(job)
 
         def write(books: Transaction) -> Grant | None:
             current = books.get(job.id)
@@ -345,8 +399,32 @@ class Course:
 
         grant = await self._store(write)
         if grant is not None and grant.job.is_final:
+            await self._pool.run(self._launcher.discard, job.id)
             ending.count(grant.job)
         return grant if grant is not None and grant.token else None
+
+    async def _outcome(self, job: Job) -> Outcome | None:
+        """What was taken over from the attempt; None if there is nothing, or a file is missing."""
+        directory = self._directory / job.id
+        outcome = self._outcomes.get(job.id) or await self._pool.run(
+            messages.read_outcome, directory, job.attempt
+        )
+        if outcome is None or not await self._pool.run(ending.is_whole, outcome, directory):
+            return None
+        return outcome
+
+    async def _bound_log(self, job_id: str) -> None:
+        """Keep a worker that floods its log from filling the disk."""
+        try:
+            await self._pool.run(self._launcher.bound_log, job_id, self.rules.bounds.max_log_bytes)
+        except OSError as problem:
+            log.warning("log_not_bounded", job_id=job_id, problem=str(problem))
+
+    async def _take_last_words(self, job: Job, seat: Seat) -> None:
+        """What the worker wrote into its log and did not tell any more: why it died."""
+        data = await self._pool.run(self._launcher.read_log, job.id, seat.log.kept, LAST_LOG_BYTES)
+        if data:
+            await seat.log.take(seat.log.kept, data)
 
     async def _store(self, work: Callable[[Transaction], T]) -> T:
         """Write, and try again for as long as the disk is full."""
@@ -367,6 +445,14 @@ def _longest_seconds(job: Job) -> float:
     return job.max_duration_seconds + job.recording.ready_timeout_seconds + OVERTIME_SECONDS
 
 
-def _mark(job: Job, worker: Worker) -> str:
-    """By what the processes of this attempt are known."""
-    return f"{job.id}:{job.attempt}:{worker.token_sha256[:16]}"
+_ROLES: Mapping[Kind, Role] = {
+    Kind.TRANSCRIPTION: Role.TRANSCRIBER,
+    Kind.RECORDING: Role.RECORDER,
+}
+
+
+def _worker_id(job: Job) -> WorkerId:
+    """By what the launcher knows the worker of this attempt."""
+    assert job.worker is not None
+    tag = f"{job.id}:{job.attempt}:{job.worker.token_sha256[:16]}"
+    return WorkerId(name=job.id, tag=tag, role=_ROLES[job.kind])

@@ -2,7 +2,7 @@
 """Admission at work: the latest look at the machine, the books, and the decision."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -21,7 +21,7 @@ from callsd_daemon.domain.admission import (
 )
 from callsd_daemon.domain.costs import captioner_cost
 from callsd_daemon.domain.jobs import Job, Reservation
-from callsd_daemon.host.probe import Probe, Use
+from callsd_daemon.host.probe import Probe, Spent, Use
 from callsd_daemon.metrics import DECISIONS
 from callsd_daemon.store.transaction import Transaction
 
@@ -32,27 +32,24 @@ log = structlog.get_logger(__name__)
 class Desk:
     """Keeps the latest sample of the host, and decides within a transaction of the store."""
 
-    def __init__(self, probe: Probe, policy: Policy) -> None:
+    def __init__(
+        self, probe: Probe, policy: Policy, spent: Callable[[], Mapping[str, Spent]]
+    ) -> None:
+        """`spent` tells what our workers have taken, by name; it blocks for milliseconds."""
         self.policy = policy
         self._probe = probe
-        self.host: Host = probe.sample(())
+        self._spent = spent
+        self.host: Host = probe.sample({})
         self.host_time = datetime.now(UTC)
         self.uses: dict[str, Use] = {}
-        """What jobs take, by id, as of the latest look."""
+        """What workers take, by name, as of the latest look. A worker that serves one job bears
+        the job's."""
 
-    async def look(self, sessions: Mapping[int, str]) -> None:
-        """Sample the machine. `sessions` are those of our workers, and the ids of their jobs.
-
-        Those of captioners, which serve many, have an empty id.
-        """
-        self.host = await asyncio.to_thread(self._probe.sample, tuple(sessions))
+    async def look(self) -> None:
+        """Sample the machine."""
+        self.host = await asyncio.to_thread(lambda: self._probe.sample(self._spent()))
         self.host_time = datetime.now(UTC)
-        uses = self._probe.uses
-        self.uses = {
-            job_id: uses[session]
-            for session, job_id in sessions.items()
-            if job_id and session in uses
-        }
+        self.uses = self._probe.uses
 
     def decide(self, books: Transaction, job: Job, *, may_queue: bool) -> Decision:
         """Decide about a new job."""

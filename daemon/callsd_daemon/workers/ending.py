@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the end of an attempt means for its job."""
 
+import os
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,14 +10,14 @@ import structlog
 
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Job, Notice, Outcome, Progress, State
+from callsd_daemon.files import open_regular
 from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
-from callsd_daemon.workers.process import End
+from callsd_daemon.workers.delivery import FILE_NAME
+from callsd_daemon.workers.launchers.launcher import End
+from callsd_daemon.workers.seat import ARTIFACTS
 
 
 log = structlog.get_logger(__name__)
-
-ARTIFACTS = "artifacts"
-"""Where in a job's directory its artifacts lie."""
 
 CRASH_SIGNALS = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE"})
 """What a speech library dies of when it is given a model that it cannot read."""
@@ -115,13 +116,18 @@ def death(end: End, progress: Progress | None, *, message: str = NO_RESULT) -> F
 
 def is_whole(outcome: Outcome, directory: Path) -> bool:
     """Whether every file that the worker reports is there at its full length."""
-    try:
-        return all(
-            (directory / ARTIFACTS / artifact.file_name).stat().st_size == artifact.size_bytes
-            for artifact in outcome.artifacts
-        )
-    except OSError:
-        return False
+    for artifact in outcome.artifacts:
+        if not FILE_NAME.fullmatch(artifact.file_name):
+            return False
+        try:
+            descriptor = open_regular(directory / ARTIFACTS / artifact.file_name)
+        except OSError:
+            return False
+        size = os.fstat(descriptor).st_size
+        os.close(descriptor)
+        if size != artifact.size_bytes:
+            return False
+    return True
 
 
 def count(job: Job) -> None:

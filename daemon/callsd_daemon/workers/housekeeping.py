@@ -26,8 +26,9 @@ from callsd_daemon.metrics import (
 )
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.transaction import Transaction
-from callsd_daemon.workers.course import Course
+from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.launchers.launcher import Launcher
 from callsd_daemon.workers.supervisor import Supervisor
 
 
@@ -50,8 +51,9 @@ class Housekeeper:
         database: Database,
         desk: Desk,
         supervisor: Supervisor,
-        course: Course,
+        calls: Calls,
         uploads: Uploads,
+        launcher: Launcher,
         directory: Path,
         now: Callable[[], datetime],
     ) -> None:
@@ -59,8 +61,9 @@ class Housekeeper:
         self._database = database
         self._desk = desk
         self._supervisor = supervisor
-        self._course = course
+        self._calls = calls
         self._uploads = uploads
+        self._launcher = launcher
         self._directory = directory
         self._now = now
 
@@ -72,7 +75,7 @@ class Housekeeper:
             await asyncio.sleep(TICK_SECONDS)
             EVENT_LOOP_LAG.observe(time.monotonic() - before - TICK_SECONDS)
             try:
-                await self._desk.look(self._course.sessions())
+                await self._desk.look()
                 await self._supervisor.dispatch()
                 await self._measure()
                 if time.monotonic() - swept > SWEEP_SECONDS:
@@ -110,11 +113,14 @@ class Housekeeper:
         await self._database.write(expire)
         # Directories first, jobs second: one that is made in between belongs to a job.
         found = await asyncio.to_thread(os.listdir, jobs)
+        workers = await asyncio.to_thread(self._launcher.names)
         known, needed = await self._database.read(
             lambda books: (books.ids(), books.needed_uploads())
         )
         for name in set(found) - known:
             await asyncio.to_thread(shutil.rmtree, jobs / name, ignore_errors=True)
+        for name in workers - known - self._calls.names():
+            await asyncio.to_thread(self._launcher.discard, name)
         await asyncio.to_thread(self._uploads.remove_expired, self._now(), needed)
 
 

@@ -3,12 +3,53 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
 
+from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Progress
 from callsd_daemon.domain.recording import PageSecrets, RecordingSpec
 from callsd_daemon.domain.transcription import TranscriptionSpec
+from callsd_daemon.workers.delivery import Delivery
+from callsd_daemon.workers.worker_log import WorkerLog
+
+
+WORKER_LOG = "log.txt"
+"""Where in its directory a worker's output lies."""
+
+ARTIFACTS = "artifacts"
+"""Where in its directory a worker's finished files lie; where in a job's, those that were taken."""
+
+OUTCOME = "outcome.binpb"
+"""Where a worker's outcome lies until it is accepted, and where in a job's directory after that."""
+
+PIECES = "pieces"
+"""Where in its directory a recorder's recording lies while it goes on."""
+
+Opener = Callable[[], int]
+"""Opens a file for reading, and returns its descriptor. Blocks; raises OSError or CallsdError."""
+
+
+class Role(StrEnum):
+    """Kinds of workers."""
+
+    TRANSCRIBER = "transcriber"
+    RECORDER = "recorder"
+    CAPTIONER = "captioner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """How a worker reaches the daemon."""
+
+    address: str
+    """`unix:/path`, or `HOST:PORT`, which is TLS."""
+    tls_roots: bytes = b""
+    """Certificates to trust, PEM."""
+    file_socket: str = ""
+    """Where files are handed over as descriptors; empty: they come through the session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +59,7 @@ class ModelFile:
     path: str
     size_bytes: int
     sha256: str
+    open: Opener = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +67,17 @@ class TranscriptionAssignment:
     """All that a worker must know to do a transcription; it looks nothing up."""
 
     spec: TranscriptionSpec
-    media: tuple[Path, ...]
+    media: tuple[Opener, ...]
     """A file for each track, in the order of the job's tracks."""
-    model_directory: Path
     model_files: tuple[ModelFile, ...]
     threads: int
+
+    @property
+    def files(self) -> Mapping[str, Opener]:
+        """What the worker may read, by the names it asks with."""
+        return {f"media/{number}": opener for number, opener in enumerate(self.media)} | {
+            f"model/{file.path}": file.open for file in self.model_files
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +90,11 @@ class RecordingAssignment:
     min_free_bytes: int
     """Disk space that is not its own."""
 
+    @property
+    def files(self) -> Mapping[str, Opener]:
+        """It reads none."""
+        return {}
+
 
 Assignment = TranscriptionAssignment | RecordingAssignment
 
@@ -49,20 +102,46 @@ Assignment = TranscriptionAssignment | RecordingAssignment
 class Seat:
     """One attempt at one job, kept for the one worker that holds its token."""
 
-    def __init__(self, assignment: Assignment, *, generation: int, token_sha256: str) -> None:
-        self.assignment = assignment
+    def __init__(
+        self,
+        resolve: Callable[[], Coroutine[Any, Any, Assignment]],
+        *,
+        delivery: Delivery,
+        log: WorkerLog,
+        generation: int,
+        token_sha256: str,
+    ) -> None:
+        """`resolve` finds out what the work is; it raises CallsdError when it cannot be done."""
+        self.delivery = delivery
+        self.log = log
         self.generation = generation
         self.token_sha256 = token_sha256
         self.progress: Progress | None = None
         self.last_heard = time.monotonic()
         self.arrived = asyncio.Event()
-        """Set once the worker has proved itself."""
+        """Set once the worker has proved itself, and has its work."""
         self.stop = asyncio.Event()
         """Set when the worker shall be told to end, now or when it next connects."""
         self.stop_grace_seconds = 0.0
+        self.refusal: CallsdError | None = None
+        """Why the worker cannot be given its work."""
+        self.is_over = asyncio.Event()
+        """Set when the worker will tell nothing more: its outcome is kept, or there is none."""
+        self._resolve = resolve
+        self._assignment: Assignment | None = None
+
+    async def assignment(self) -> Assignment:
+        """The work; raises CallsdError."""
+        if self._assignment is None:
+            self._assignment = await self._resolve()
+        return self._assignment
+
+    async def files(self) -> Mapping[str, Opener]:
+        """What the worker may read."""
+        return (await self.assignment()).files
 
     def greet(self) -> None:
-        """The worker has proved itself."""
+        """The worker has proved itself and has its work."""
         self.last_heard = time.monotonic()
         self.arrived.set()
 

@@ -3,8 +3,10 @@
 isort:skip_file
 SPDX-License-Identifier: Apache-2.0
 
-The corridor between the daemon and its workers. Private: both ends come from
+The contract between the daemon and its workers. Private: both ends come from
 the same installation, but a worker may be one release older than the daemon.
+Neither end knows a process or a directory of the other's: all that passes
+between them passes here, or as descriptors over the file socket.
 """
 
 from collections import abc as _abc
@@ -22,6 +24,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Role:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    """None."""
+    ROLE_TRANSCRIBER: _Role.ValueType  # 1
+    """Does one transcription."""
+    ROLE_RECORDER: _Role.ValueType  # 2
+    """Does one recording."""
+    ROLE_CAPTIONER: _Role.ValueType  # 3
+    """Serves live captions with one model."""
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper):
+    """Kinds of workers. Each loads all its code before it dials."""
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+"""None."""
+ROLE_TRANSCRIBER: Role.ValueType  # 1
+"""Does one transcription."""
+ROLE_RECORDER: Role.ValueType  # 2
+"""Does one recording."""
+ROLE_CAPTIONER: Role.ValueType  # 3
+"""Serves live captions with one model."""
+Global___Role: _TypeAlias = Role  # noqa: Y015
 
 class _SpeechChange:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -49,30 +79,38 @@ Global___SpeechChange: _TypeAlias = SpeechChange  # noqa: Y015
 
 @_typing.final
 class Bootstrap(_message.Message):
-    """What a worker reads from standard input, to its end, before anything else."""
+    """What a worker reads from standard input, to its end, before anything else. Its
+    working directory is its own: it writes nowhere else.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
-    SOCKET_PATH_FIELD_NUMBER: _builtins.int
-    JOB_DIRECTORY_FIELD_NUMBER: _builtins.int
     SALVAGE_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    TLS_ROOTS_FIELD_NUMBER: _builtins.int
+    FILE_SOCKET_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """The job's identifier."""
+    """The job's identifier; a captioner's name."""
     generation: _builtins.int
     """Counts the workers started for the job; an older one is refused."""
     token: _builtins.str
     """Proves that the caller is the worker that was started."""
-    socket_path: _builtins.str
-    """Path of the unix socket to dial."""
-    job_directory: _builtins.str
-    """The job's directory, absolute. The worker writes nowhere else."""
+    role: Global___Role.ValueType
+    """What kind of worker to be."""
+    endpoint: _builtins.str
+    """Where to dial: "unix:/path" or "HOST:PORT", which is TLS."""
+    tls_roots: _builtins.bytes
+    """With TLS: the certificates to trust, PEM."""
+    file_socket: _builtins.str
+    """Unix socket on which files are handed over as descriptors; empty = by ReadFile."""
     @_builtins.property
     def salvage(self) -> Global___Salvage:
-        """Set to save what an earlier worker of this job has recorded: dial nobody, and
-        leave an outcome.
+        """Set to save what an earlier worker has left in this directory: its outcome, or
+        what it had recorded.
         """
 
     def __init__(
@@ -81,13 +119,15 @@ class Bootstrap(_message.Message):
         job_id: _builtins.str = ...,
         generation: _builtins.int = ...,
         token: _builtins.str = ...,
-        socket_path: _builtins.str = ...,
-        job_directory: _builtins.str = ...,
         salvage: Global___Salvage | None = ...,
+        role: Global___Role.ValueType = ...,
+        endpoint: _builtins.str = ...,
+        tls_roots: _builtins.bytes = ...,
+        file_socket: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["salvage", b"salvage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job_directory", b"job_directory", "job_id", b"job_id", "salvage", b"salvage", "socket_path", b"socket_path", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "file_socket", b"file_socket", "generation", b"generation", "job_id", b"job_id", "role", b"role", "salvage", b"salvage", "tls_roots", b"tls_roots", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -121,14 +161,17 @@ Global___Salvage: _TypeAlias = Salvage  # noqa: Y015
 
 @_typing.final
 class SessionRequest(_message.Message):
-    """What a worker reports. All reports but `hello` describe how things are now, so
-    that the newest one is enough.
+    """What a worker reports. `status` describes how things are now, so that the newest
+    one is enough.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HELLO_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    NOTHING_SAVED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """The first one."""
@@ -137,21 +180,79 @@ class SessionRequest(_message.Message):
     def status(self) -> Global___Status:
         """Sent once a second, and when the phase changes."""
 
+    @_builtins.property
+    def log(self) -> Global___LogData:
+        """What the worker has written into its log."""
+
+    @_builtins.property
+    def outcome(self) -> Global___Outcome:
+        """The work has ended. Said again in each session until it is accepted."""
+
+    @_builtins.property
+    def nothing_saved(self) -> Global___NothingSaved:
+        """There is nothing to save."""
+
     def __init__(
         self,
         *,
         hello: Global___Hello | None = ...,
         status: Global___Status | None = ...,
+        log: Global___LogData | None = ...,
+        outcome: Global___Outcome | None = ...,
+        nothing_saved: Global___NothingSaved | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "report", b"report", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "log", b"log", "nothing_saved", b"nothing_saved", "outcome", b"outcome", "report", b"report", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "report", b"report", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "log", b"log", "nothing_saved", b"nothing_saved", "outcome", b"outcome", "report", b"report", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["hello", "status"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["hello", "status", "log", "outcome", "nothing_saved"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
 Global___SessionRequest: _TypeAlias = SessionRequest  # noqa: Y015
+
+@_typing.final
+class LogData(_message.Message):
+    """A part of a worker's log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    """Where it begins."""
+    data: _builtins.bytes
+    """At most 64 KiB."""
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogData: _TypeAlias = LogData  # noqa: Y015
+
+@_typing.final
+class NothingSaved(_message.Message):
+    """An earlier worker has left nothing of use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NothingSaved: _TypeAlias = NothingSaved  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
@@ -163,7 +264,7 @@ class Hello(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
-    PID_FIELD_NUMBER: _builtins.int
+    IS_ASSIGNED_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """As in the bootstrap."""
     generation: _builtins.int
@@ -171,9 +272,11 @@ class Hello(_message.Message):
     token: _builtins.str
     """As in the bootstrap."""
     protocol_version: _builtins.int
-    """Version of this protocol: 1."""
-    pid: _builtins.int
-    """The worker's process id."""
+    """Version of this protocol: 2. A daemon takes its own and the one before; version 1
+    had a disk in common with the daemon, and left its outcome there.
+    """
+    is_assigned: _builtins.bool
+    """It knows its work already, from an earlier session, or needs none."""
     def __init__(
         self,
         *,
@@ -181,11 +284,11 @@ class Hello(_message.Message):
         generation: _builtins.int = ...,
         token: _builtins.str = ...,
         protocol_version: _builtins.int = ...,
-        pid: _builtins.int = ...,
+        is_assigned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job_id", b"job_id", "pid", b"pid", "protocol_version", b"protocol_version", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "is_assigned", b"is_assigned", "job_id", b"job_id", "protocol_version", b"protocol_version", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -297,6 +400,9 @@ class SessionResponse(_message.Message):
 
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    SEND_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    LOG_KEPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> Global___Assignment:
         """The first one: the work."""
@@ -305,21 +411,240 @@ class SessionResponse(_message.Message):
     def stop(self) -> Global___Stop:
         """Put things in order and end."""
 
+    @_builtins.property
+    def send(self) -> Global___SendOrder:
+        """Send a file of the outcome."""
+
+    @_builtins.property
+    def verdict(self) -> Global___OutcomeVerdict:
+        """The outcome is kept, or cannot be used: end."""
+
+    @_builtins.property
+    def log_kept(self) -> Global___LogKept:
+        """So much of the log is kept: go on from there."""
+
     def __init__(
         self,
         *,
         assignment: Global___Assignment | None = ...,
         stop: Global___Stop | None = ...,
+        send: Global___SendOrder | None = ...,
+        verdict: Global___OutcomeVerdict | None = ...,
+        log_kept: Global___LogKept | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "order", b"order", "stop", b"stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "log_kept", b"log_kept", "order", b"order", "send", b"send", "stop", b"stop", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "order", b"order", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "log_kept", b"log_kept", "order", b"order", "send", b"send", "stop", b"stop", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_order: _TypeAlias = _typing.Literal["assignment", "stop"]  # noqa: Y015
+    _WhichOneofReturnType_order: _TypeAlias = _typing.Literal["assignment", "stop", "send", "verdict", "log_kept"]  # noqa: Y015
     _WhichOneofArgType_order: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_order) -> _WhichOneofReturnType_order | None: ...
 
 Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
+
+@_typing.final
+class SendOrder(_message.Message):
+    """Send a file of the outcome."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    file_name: _builtins.str
+    """Its name."""
+    offset: _builtins.int
+    """From this byte on: what is before has arrived."""
+    def __init__(
+        self,
+        *,
+        file_name: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendOrder: _TypeAlias = SendOrder  # noqa: Y015
+
+@_typing.final
+class OutcomeVerdict(_message.Message):
+    """What becomes of an outcome."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    problem: _builtins.str
+    """Empty = it is on the daemon's disk, and the worker may forget it. Otherwise why it
+    cannot be used, for a person.
+    """
+    def __init__(
+        self,
+        *,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutcomeVerdict: _TypeAlias = OutcomeVerdict  # noqa: Y015
+
+@_typing.final
+class LogKept(_message.Message):
+    """So much of a worker's log is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    """Where the next part shall begin."""
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogKept: _TypeAlias = LogKept  # noqa: Y015
+
+@_typing.final
+class ReadFileRequest(_message.Message):
+    """A file to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As the assignment names it."""
+    @_builtins.property
+    def hello(self) -> Global___Hello:
+        """Who asks."""
+
+    def __init__(
+        self,
+        *,
+        hello: Global___Hello | None = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadFileRequest: _TypeAlias = ReadFileRequest  # noqa: Y015
+
+@_typing.final
+class ReadFileResponse(_message.Message):
+    """A part of a file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """At most 256 KiB."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadFileResponse: _TypeAlias = ReadFileResponse  # noqa: Y015
+
+@_typing.final
+class SendFileRequest(_message.Message):
+    """A part of a file of the outcome."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """At most 256 KiB."""
+    @_builtins.property
+    def start(self) -> Global___SendFileStart:
+        """Who sends, and what; in the first message."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___SendFileStart | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendFileRequest: _TypeAlias = SendFileRequest  # noqa: Y015
+
+@_typing.final
+class SendFileStart(_message.Message):
+    """Which file is sent, and from where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    file_name: _builtins.str
+    """As the outcome names it."""
+    offset: _builtins.int
+    """Where the first data begin."""
+    @_builtins.property
+    def hello(self) -> Global___Hello:
+        """Who sends."""
+
+    def __init__(
+        self,
+        *,
+        hello: Global___Hello | None = ...,
+        file_name: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "hello", b"hello", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendFileStart: _TypeAlias = SendFileStart  # noqa: Y015
+
+@_typing.final
+class SendFileResponse(_message.Message):
+    """A file has been taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    """So many bytes of it are there now."""
+    def __init__(
+        self,
+        *,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendFileResponse: _TypeAlias = SendFileResponse  # noqa: Y015
 
 @_typing.final
 class Assignment(_message.Message):
@@ -457,7 +782,6 @@ class TranscriptionWork(_message.Message):
 
     TRACKS_FIELD_NUMBER: _builtins.int
     MODEL_NAME_FIELD_NUMBER: _builtins.int
-    MODEL_DIRECTORY_FIELD_NUMBER: _builtins.int
     MODEL_FILES_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
@@ -469,8 +793,6 @@ class TranscriptionWork(_message.Message):
     WEBVTT_OMIT_SPEAKER_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Name of the model."""
-    model_directory: _builtins.str
-    """Directory of the model's files, absolute."""
     engine: _builtins.str
     """auto, ctranslate2 or whispercpp."""
     threads: _builtins.int
@@ -489,7 +811,7 @@ class TranscriptionWork(_message.Message):
 
     @_builtins.property
     def model_files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FilePin]:
-        """Files in it that must be whole."""
+        """Its files, to be read by the names "model/PATH"."""
 
     @_builtins.property
     def vocabulary(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -504,7 +826,6 @@ class TranscriptionWork(_message.Message):
         *,
         tracks: _abc.Iterable[Global___TrackWork] | None = ...,
         model_name: _builtins.str = ...,
-        model_directory: _builtins.str = ...,
         model_files: _abc.Iterable[Global___FilePin] | None = ...,
         engine: _builtins.str = ...,
         threads: _builtins.int = ...,
@@ -517,7 +838,7 @@ class TranscriptionWork(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "formats", b"formats", "initial_prompt", b"initial_prompt", "language", b"language", "model_directory", b"model_directory", "model_files", b"model_files", "model_name", b"model_name", "task", b"task", "threads", b"threads", "tracks", b"tracks", "vocabulary", b"vocabulary", "webvtt_omit_speaker", b"webvtt_omit_speaker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "formats", b"formats", "initial_prompt", b"initial_prompt", "language", b"language", "model_files", b"model_files", "model_name", b"model_name", "task", b"task", "threads", b"threads", "tracks", b"tracks", "vocabulary", b"vocabulary", "webvtt_omit_speaker", b"webvtt_omit_speaker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -529,12 +850,9 @@ class TrackWork(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    PATH_FIELD_NUMBER: _builtins.int
     SPEAKER_FIELD_NUMBER: _builtins.int
     START_OFFSET_SECONDS_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
-    path: _builtins.str
-    """Absolute path."""
     speaker: _builtins.str
     """Name to show."""
     start_offset_seconds: _builtins.float
@@ -544,14 +862,13 @@ class TrackWork(_message.Message):
     def __init__(
         self,
         *,
-        path: _builtins.str = ...,
         speaker: _builtins.str = ...,
         start_offset_seconds: _builtins.float = ...,
         language: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "path", b"path", "speaker", b"speaker", "start_offset_seconds", b"start_offset_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "speaker", b"speaker", "start_offset_seconds", b"start_offset_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -611,9 +928,9 @@ Global___Stop: _TypeAlias = Stop  # noqa: Y015
 
 @_typing.final
 class Outcome(_message.Message):
-    """How a worker's work ended. Written to `outcome.binpb` in the job's directory,
-    synced and renamed into place, before the worker ends: the process may die a
-    moment later, and the daemon may be away.
+    """How a worker's work ended. Kept as `outcome.binpb` in the worker's directory, synced
+    and renamed into place, before it is told: the process may die a moment later, and the
+    daemon may be away.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -647,7 +964,6 @@ class Outcome(_message.Message):
     TRANSCRIPTION_FIELD_NUMBER: _builtins.int
     CPU_SECONDS_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
-    CAPTIONS_FIELD_NUMBER: _builtins.int
     WALL_SECONDS_FIELD_NUMBER: _builtins.int
     RECORDING_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
@@ -668,7 +984,7 @@ class Outcome(_message.Message):
 
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactFile]:
-        """Files made, in the job's directory."""
+        """Files made, at most 64."""
 
     @_builtins.property
     def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeNotice]:
@@ -677,10 +993,6 @@ class Outcome(_message.Message):
     @_builtins.property
     def transcription(self) -> Global___TranscriptionOutcome:
         """Result of a transcription."""
-
-    @_builtins.property
-    def captions(self) -> Global___CaptionsOutcome:
-        """Result of a captions job."""
 
     @_builtins.property
     def recording(self) -> Global___RecordingOutcome:
@@ -698,13 +1010,12 @@ class Outcome(_message.Message):
         transcription: Global___TranscriptionOutcome | None = ...,
         cpu_seconds: _builtins.float = ...,
         peak_memory_bytes: _builtins.int = ...,
-        captions: Global___CaptionsOutcome | None = ...,
         wall_seconds: _builtins.float = ...,
         recording: Global___RecordingOutcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "recording", b"recording", "transcription", b"transcription"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recording", b"recording", "transcription", b"transcription"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "captions", b"captions", "cpu_seconds", b"cpu_seconds", "failure_message", b"failure_message", "failure_metadata", b"failure_metadata", "failure_reason", b"failure_reason", "generation", b"generation", "notices", b"notices", "peak_memory_bytes", b"peak_memory_bytes", "recording", b"recording", "transcription", b"transcription", "wall_seconds", b"wall_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "cpu_seconds", b"cpu_seconds", "failure_message", b"failure_message", "failure_metadata", b"failure_metadata", "failure_reason", b"failure_reason", "generation", b"generation", "notices", b"notices", "peak_memory_bytes", b"peak_memory_bytes", "recording", b"recording", "transcription", b"transcription", "wall_seconds", b"wall_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -771,7 +1082,7 @@ class ArtifactFile(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     file_name: _builtins.str
-    """File name inside the job's `artifacts` directory."""
+    """Plain file name."""
     media_type: _builtins.str
     """IANA media type."""
     size_bytes: _builtins.int
@@ -973,38 +1284,42 @@ class CaptionerWork(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_NAME_FIELD_NUMBER: _builtins.int
-    MODEL_DIRECTORY_FIELD_NUMBER: _builtins.int
     MODEL_FILES_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
-    FALLBACK_DIRECTORY_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    FALLBACK_FILES_FIELD_NUMBER: _builtins.int
+    LOG_KEPT_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Name of the model."""
-    model_directory: _builtins.str
-    """Directory of the model's files, absolute."""
     workers: _builtins.int
     """Windows recognised side by side, one processor thread each."""
-    fallback_directory: _builtins.str
-    """A smaller model for interim captions when this one falls behind; empty = none."""
     engine: _builtins.str
     """auto, ctranslate2 or whispercpp."""
+    log_kept: _builtins.int
+    """So much of the captioner's log is kept."""
     @_builtins.property
     def model_files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FilePin]:
-        """Files in it that must be whole."""
+        """Its files, to be read by the names "model/PATH"."""
+
+    @_builtins.property
+    def fallback_files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FilePin]:
+        """Files of a smaller model for interim captions when this one falls behind, to be
+        read by the names "fallback/PATH"; none = no such model.
+        """
 
     def __init__(
         self,
         *,
         model_name: _builtins.str = ...,
-        model_directory: _builtins.str = ...,
         model_files: _abc.Iterable[Global___FilePin] | None = ...,
         workers: _builtins.int = ...,
-        fallback_directory: _builtins.str = ...,
         engine: _builtins.str = ...,
+        fallback_files: _abc.Iterable[Global___FilePin] | None = ...,
+        log_kept: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "fallback_directory", b"fallback_directory", "model_directory", b"model_directory", "model_files", b"model_files", "model_name", b"model_name", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "fallback_files", b"fallback_files", "log_kept", b"log_kept", "model_files", b"model_files", "model_name", b"model_name", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1162,6 +1477,7 @@ class CaptionRequest(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     NEWS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """The first one."""
@@ -1178,6 +1494,10 @@ class CaptionRequest(_message.Message):
     def failure(self) -> Global___CaptionerFailure:
         """It cannot go on."""
 
+    @_builtins.property
+    def log(self) -> Global___LogData:
+        """What the captioner has written into its log."""
+
     def __init__(
         self,
         *,
@@ -1185,12 +1505,13 @@ class CaptionRequest(_message.Message):
         status: Global___CaptionerStatus | None = ...,
         news: Global___TrackNews | None = ...,
         failure: Global___CaptionerFailure | None = ...,
+        log: Global___LogData | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "news", b"news", "report", b"report", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "log", b"log", "news", b"news", "report", b"report", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "news", b"news", "report", b"report", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "hello", b"hello", "log", b"log", "news", b"news", "report", b"report", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["hello", "status", "news", "failure"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["hello", "status", "news", "failure", "log"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
@@ -1405,45 +1726,3 @@ class CaptionerFailure(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CaptionerFailure: _TypeAlias = CaptionerFailure  # noqa: Y015
-
-@_typing.final
-class CaptionsOutcome(_message.Message):
-    """What a captions job came to."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CAPTION_COUNT_FIELD_NUMBER: _builtins.int
-    WORD_COUNT_FIELD_NUMBER: _builtins.int
-    SPEAKER_COUNT_FIELD_NUMBER: _builtins.int
-    AUDIO_SECONDS_FIELD_NUMBER: _builtins.int
-    SKIPPED_SECONDS_FIELD_NUMBER: _builtins.int
-    RESTART_COUNT_FIELD_NUMBER: _builtins.int
-    caption_count: _builtins.int
-    """Final captions."""
-    word_count: _builtins.int
-    """Words in them."""
-    speaker_count: _builtins.int
-    """Speakers that sent sound."""
-    audio_seconds: _builtins.float
-    """Sound received. Unit: seconds."""
-    skipped_seconds: _builtins.float
-    """Sound that never came. Unit: seconds."""
-    restart_count: _builtins.int
-    """How often the captioner had to be started again."""
-    def __init__(
-        self,
-        *,
-        caption_count: _builtins.int = ...,
-        word_count: _builtins.int = ...,
-        speaker_count: _builtins.int = ...,
-        audio_seconds: _builtins.float = ...,
-        skipped_seconds: _builtins.float = ...,
-        restart_count: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_seconds", b"audio_seconds", "caption_count", b"caption_count", "restart_count", b"restart_count", "skipped_seconds", b"skipped_seconds", "speaker_count", b"speaker_count", "word_count", b"word_count"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CaptionsOutcome: _TypeAlias = CaptionsOutcome  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class WorkerServiceStub(object):
-    """The daemon's door for workers. A worker always dials out to it.
+    """The daemon's gateway for workers. A worker always dials out to it.
     """
 
     def __init__(self, channel):
@@ -45,15 +45,26 @@ class WorkerServiceStub(object):
                 request_serializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionRequest.SerializeToString,
                 response_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionResponse.FromString,
                 _registered_method=True)
+        self.ReadFile = channel.unary_stream(
+                '/callsd_ipc.v1.WorkerService/ReadFile',
+                request_serializer=callsd__ipc_dot_v1_dot_worker__pb2.ReadFileRequest.SerializeToString,
+                response_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.ReadFileResponse.FromString,
+                _registered_method=True)
+        self.SendFile = channel.stream_unary(
+                '/callsd_ipc.v1.WorkerService/SendFile',
+                request_serializer=callsd__ipc_dot_v1_dot_worker__pb2.SendFileRequest.SerializeToString,
+                response_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.SendFileResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer(object):
-    """The daemon's door for workers. A worker always dials out to it.
+    """The daemon's gateway for workers. A worker always dials out to it.
     """
 
     def Session(self, request_iterator, context):
-        """One worker's session. The first report is `hello`, the first order is
-        `assignment`. A session that breaks is dialled again with the same hello.
+        """One worker's session. The first report is `hello`. A session that breaks is
+        dialled again with the same hello, for as long as the worker has something to
+        tell: the last thing is its outcome, which is kept until it is accepted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -64,6 +75,21 @@ class WorkerServiceServicer(object):
         first report is `hello`, the first order is `work`. When this session breaks,
         the captioner ends: sound comes through the daemon, and the daemon has all
         that a new captioner needs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadFile(self, request, context):
+        """Reads a file that the assignment names. For a worker that shares no disk with
+        the daemon; the others are handed descriptors over the file socket.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SendFile(self, request_iterator, context):
+        """Sends a file that the outcome names, from the byte that `send` asks for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,6 +108,16 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     request_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionRequest.FromString,
                     response_serializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionResponse.SerializeToString,
             ),
+            'ReadFile': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadFile,
+                    request_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.ReadFileRequest.FromString,
+                    response_serializer=callsd__ipc_dot_v1_dot_worker__pb2.ReadFileResponse.SerializeToString,
+            ),
+            'SendFile': grpc.stream_unary_rpc_method_handler(
+                    servicer.SendFile,
+                    request_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.SendFileRequest.FromString,
+                    response_serializer=callsd__ipc_dot_v1_dot_worker__pb2.SendFileResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'callsd_ipc.v1.WorkerService', rpc_method_handlers)
@@ -91,7 +127,7 @@ def add_WorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkerService(object):
-    """The daemon's door for workers. A worker always dials out to it.
+    """The daemon's gateway for workers. A worker always dials out to it.
     """
 
     @staticmethod
@@ -138,6 +174,60 @@ class WorkerService(object):
             '/callsd_ipc.v1.WorkerService/Caption',
             callsd__ipc_dot_v1_dot_worker__pb2.CaptionRequest.SerializeToString,
             callsd__ipc_dot_v1_dot_worker__pb2.CaptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/callsd_ipc.v1.WorkerService/ReadFile',
+            callsd__ipc_dot_v1_dot_worker__pb2.ReadFileRequest.SerializeToString,
+            callsd__ipc_dot_v1_dot_worker__pb2.ReadFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendFile(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/callsd_ipc.v1.WorkerService/SendFile',
+            callsd__ipc_dot_v1_dot_worker__pb2.SendFileRequest.SerializeToString,
+            callsd__ipc_dot_v1_dot_worker__pb2.SendFileResponse.FromString,
             options,
             channel_credentials,
             insecure,

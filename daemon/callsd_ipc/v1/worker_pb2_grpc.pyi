@@ -3,8 +3,10 @@
 isort:skip_file
 SPDX-License-Identifier: Apache-2.0
 
-The corridor between the daemon and its workers. Private: both ends come from
+The contract between the daemon and its workers. Private: both ends come from
 the same installation, but a worker may be one release older than the daemon.
+Neither end knows a process or a directory of the other's: all that passes
+between them passes here, or as descriptors over the file socket.
 """
 
 from callsd_ipc.v1 import worker_pb2 as _worker_pb2
@@ -31,15 +33,16 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WorkerServiceStub:
-    """The daemon's door for workers. A worker always dials out to it."""
+    """The daemon's gateway for workers. A worker always dials out to it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Session: _grpc.StreamStreamMultiCallable[_worker_pb2.SessionRequest, _worker_pb2.SessionResponse]
-    """One worker's session. The first report is `hello`, the first order is
-    `assignment`. A session that breaks is dialled again with the same hello.
+    """One worker's session. The first report is `hello`. A session that breaks is
+    dialled again with the same hello, for as long as the worker has something to
+    tell: the last thing is its outcome, which is kept until it is accepted.
     """
     Caption: _grpc.StreamStreamMultiCallable[_worker_pb2.CaptionRequest, _worker_pb2.CaptionResponse]
     """The session of a captioner, which serves all calls that use one model. The
@@ -47,15 +50,22 @@ class WorkerServiceStub:
     the captioner ends: sound comes through the daemon, and the daemon has all
     that a new captioner needs.
     """
+    ReadFile: _grpc.UnaryStreamMultiCallable[_worker_pb2.ReadFileRequest, _worker_pb2.ReadFileResponse]
+    """Reads a file that the assignment names. For a worker that shares no disk with
+    the daemon; the others are handed descriptors over the file socket.
+    """
+    SendFile: _grpc.StreamUnaryMultiCallable[_worker_pb2.SendFileRequest, _worker_pb2.SendFileResponse]
+    """Sends a file that the outcome names, from the byte that `send` asks for."""
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
-    """The daemon's door for workers. A worker always dials out to it."""
+    """The daemon's gateway for workers. A worker always dials out to it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Session: _aio.StreamStreamMultiCallable[_worker_pb2.SessionRequest, _worker_pb2.SessionResponse]  # type: ignore[assignment]
-    """One worker's session. The first report is `hello`, the first order is
-    `assignment`. A session that breaks is dialled again with the same hello.
+    """One worker's session. The first report is `hello`. A session that breaks is
+    dialled again with the same hello, for as long as the worker has something to
+    tell: the last thing is its outcome, which is kept until it is accepted.
     """
     Caption: _aio.StreamStreamMultiCallable[_worker_pb2.CaptionRequest, _worker_pb2.CaptionResponse]  # type: ignore[assignment]
     """The session of a captioner, which serves all calls that use one model. The
@@ -63,9 +73,15 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     the captioner ends: sound comes through the daemon, and the daemon has all
     that a new captioner needs.
     """
+    ReadFile: _aio.UnaryStreamMultiCallable[_worker_pb2.ReadFileRequest, _worker_pb2.ReadFileResponse]  # type: ignore[assignment]
+    """Reads a file that the assignment names. For a worker that shares no disk with
+    the daemon; the others are handed descriptors over the file socket.
+    """
+    SendFile: _aio.StreamUnaryMultiCallable[_worker_pb2.SendFileRequest, _worker_pb2.SendFileResponse]  # type: ignore[assignment]
+    """Sends a file that the outcome names, from the byte that `send` asks for."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The daemon's door for workers. A worker always dials out to it."""
+    """The daemon's gateway for workers. A worker always dials out to it."""
 
     @_abc_1.abstractmethod
     def Session(
@@ -73,8 +89,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_worker_pb2.SessionRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.SessionResponse], _abc.AsyncIterator[_worker_pb2.SessionResponse]]:
-        """One worker's session. The first report is `hello`, the first order is
-        `assignment`. A session that breaks is dialled again with the same hello.
+        """One worker's session. The first report is `hello`. A session that breaks is
+        dialled again with the same hello, for as long as the worker has something to
+        tell: the last thing is its outcome, which is kept until it is accepted.
         """
 
     @_abc_1.abstractmethod
@@ -88,5 +105,23 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         the captioner ends: sound comes through the daemon, and the daemon has all
         that a new captioner needs.
         """
+
+    @_abc_1.abstractmethod
+    def ReadFile(
+        self,
+        request: _worker_pb2.ReadFileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.ReadFileResponse], _abc.AsyncIterator[_worker_pb2.ReadFileResponse]]:
+        """Reads a file that the assignment names. For a worker that shares no disk with
+        the daemon; the others are handed descriptors over the file socket.
+        """
+
+    @_abc_1.abstractmethod
+    def SendFile(
+        self,
+        request_iterator: _MaybeAsyncIterator[_worker_pb2.SendFileRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.SendFileResponse, _abc.Awaitable[_worker_pb2.SendFileResponse]]:
+        """Sends a file that the outcome names, from the byte that `send` asks for."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

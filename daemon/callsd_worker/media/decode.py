@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any local audio or video file → a stream of 16 kHz mono blocks on the file's own clock."""
 
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import av
 import numpy as np
@@ -50,6 +51,12 @@ _FORMATS = (
 )
 
 
+_READ_BYTES = 256 * 1024
+
+Source = Path | int
+"""A file: its path, or a descriptor that is open for reading and stays so."""
+
+
 class MediaError(Exception):
     """A file that cannot be used; the message says why, where in it, and what to do.
 
@@ -77,8 +84,7 @@ class AudioStream:
         MediaError: on opening, if nothing can be decoded from this file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, source: Source) -> None:
         self.notices: list[tuple[str, str]] = []
         """(code, message) pairs, complete once the blocks are exhausted."""
         self.position_samples = 0
@@ -86,12 +92,12 @@ class AudioStream:
         self._bad_packets = 0
         self._first_bad_seconds = 0.0
         self._not_finite = 0
-        _check_regular_file(path)
-        self._container = _open(path)
+        self._file = _open_regular(source)
         try:
+            self._container = _open(self._file)
             self._stream = _choose_stream(self._container)
         except BaseException:
-            self._container.close()
+            self._file.close()
             raise
         self.declared_seconds = self._declared_seconds()
         """What the header claims; 0.0 if it claims nothing. Never trusted for allocation."""
@@ -106,6 +112,7 @@ class AudioStream:
         traceback: TracebackType | None,
     ) -> None:
         self._container.close()
+        self._file.close()
 
     @property
     def position_seconds(self) -> float:
@@ -221,7 +228,7 @@ class AudioStream:
                 f"{self._bad_packets} undecodable packets, the first at "
                 f"{self._first_bad_seconds:.1f} s; the rest was used",
             )
-        missing_bytes = _riff_missing_bytes(self.path)
+        missing_bytes = _riff_missing_bytes(self._file)
         if missing_bytes:
             self._notice(
                 "INPUT_TRUNCATED",
@@ -256,38 +263,50 @@ class AudioStream:
         return self._container.start_time / av.time_base
 
 
-def _check_regular_file(path: Path) -> None:
+def _open_regular(source: Source) -> BinaryIO:
+    """The file itself, opened once: what is looked at is what is decoded."""
     try:
-        status = path.stat()
+        if isinstance(source, int):
+            file = os.fdopen(source, "rb", buffering=0, closefd=False)
+        else:
+            # A pipe without a writer would never open.
+            descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            file = os.fdopen(descriptor, "rb", buffering=0)
     except OSError as error:
         raise MediaError(
             f"cannot be read ({error.strerror}); check the path and its permissions"
         ) from None
     except ValueError:
         raise MediaError("the path contains a NUL byte; send a plain file path") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise MediaError("not a regular file; give the path of a media file")
-    if status.st_size == 0:
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size:
+        file.seek(0)
+        return file
+    file.close()
+    if stat.S_ISREG(status.st_mode):
         raise MediaError("empty (0 bytes); send the file again")
+    raise MediaError("not a regular file; give the path of a media file")
 
 
-def _riff_missing_bytes(path: Path) -> int:
+def _riff_missing_bytes(file: BinaryIO) -> int:
     """How much a WAV file is shorter than it says: the library takes it for shorter in silence."""
-    with path.open("rb") as file:
-        head = file.read(8)
+    head = os.pread(file.fileno(), 8, 0)
     claimed_bytes = int.from_bytes(head[4:], "little")
     # Writers that do not know the length in advance leave zero or (nearly) all ones.
     if head[:4] != b"RIFF" or not 0 < claimed_bytes < _RIFF_UNKNOWN_BYTES:
         return 0
-    return max(0, claimed_bytes + 8 - path.stat().st_size)
+    return max(0, claimed_bytes + 8 - os.fstat(file.fileno()).st_size)
 
 
-def _open(path: Path) -> av.container.InputContainer:
+def _open(file: BinaryIO) -> av.container.InputContainer:
     try:
         return av.open(
-            f"file:{path.absolute()}",
-            options={"protocol_whitelist": "file", "format_whitelist": _FORMATS},
+            file,
+            "r",
+            # It is read through this file alone: there is nothing else that it could open.
+            options={"protocol_whitelist": "", "format_whitelist": _FORMATS},
             metadata_errors="replace",
+            buffer_size=_READ_BYTES,
         )
     except (FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -20,10 +20,10 @@ from callsd_worker.captioner.rules import rules_for
 from callsd_worker.captioner.service import CaptionService, Close, End, Open, Order, Sound, Status
 from callsd_worker.captioner.words import SpeechChange, Words
 from callsd_worker.media.live import Piece
-from callsd_worker.session.bootstrap import hello
-from callsd_worker.session.client import STATUS_SECONDS
+from callsd_worker.session.bootstrap import channel, hello
+from callsd_worker.session.client import LOG_FILE, STATUS_SECONDS, LogTail
 from callsd_worker.session.failures import failure_of
-from callsd_worker.session.files import check_files
+from callsd_worker.session.inputs import InputError, Inputs
 from callsd_worker.session.outcome import KIB
 from callsd_worker.speech.engine import Engine
 from callsd_worker.speech.errors import SpeechError
@@ -50,8 +50,8 @@ _SPEECH = {
 def serve(bootstrap: worker_pb2.Bootstrap) -> int:
     """Caption what the daemon sends for as long as it is there; returns the exit code."""
     os.nice(NICENESS)
-    with grpc.insecure_channel(f"unix:{bootstrap.socket_path}") as channel:
-        return _Session(bootstrap, worker_pb2_grpc.WorkerServiceStub(channel)).run()
+    with channel(bootstrap) as connection:
+        return _Session(bootstrap, worker_pb2_grpc.WorkerServiceStub(connection)).run()
 
 
 class _Session:
@@ -64,6 +64,7 @@ class _Session:
         self._outbox = Outbox()
         self._service: CaptionService | None = None
         self._failure: worker_pb2.CaptionerFailure | None = None
+        self._log = LogTail(Path.cwd() / LOG_FILE)
         self._is_begun = threading.Event()
         """Set when it is known whether there is a service or a failure."""
         self._has_crashed = False
@@ -101,9 +102,10 @@ class _Session:
     def _begin(self, work: worker_pb2.CaptionerWork) -> None:
         if self._is_begun.is_set():
             return
+        self._log.offset = work.log_kept
         try:
             self._load(work)
-        except (SpeechError, MemoryError) as error:
+        except (SpeechError, InputError, MemoryError) as error:
             reason, message = failure_of(error)
             self._failure = worker_pb2.CaptionerFailure(reason=reason, message=message)
         if self._failure is not None:
@@ -114,20 +116,20 @@ class _Session:
         self._is_begun.set()
 
     def _load(self, work: worker_pb2.CaptionerWork) -> None:
-        """Raises SpeechError as `load_engines` and `check_files`."""
-        directory = Path(work.model_directory)
-        check_files(directory, work.model_files)
-        model = ModelFiles(name=work.model_name, directory=directory)
+        """Raises SpeechError as `load_engines`, and InputError."""
+        inputs = Inputs(self._bootstrap, Path.cwd())
+        model = ModelFiles(name=work.model_name, directory=inputs.model("model", work.model_files))
         engines = load_engines(model, engine=work.engine, workers=work.workers)
 
         def load_fallback() -> Sequence[Engine]:
-            smaller = ModelFiles(name="", directory=Path(work.fallback_directory))
+            directory = inputs.model("fallback", work.fallback_files)
+            smaller = ModelFiles(name="", directory=directory)
             return load_engines(smaller, engine=work.engine, workers=work.workers)
 
         self._service = CaptionService(
             engines,
             self._outbox,
-            load_fallback=load_fallback if work.fallback_directory else None,
+            load_fallback=load_fallback if work.fallback_files else None,
             on_crash=self._crash,
             rules=rules_for(work.model_name),
         )
@@ -151,6 +153,8 @@ class _Session:
             if time.monotonic() >= status_seconds:
                 status_seconds = time.monotonic() + STATUS_SECONDS
                 yield worker_pb2.CaptionRequest(status=_status(self._service.status()))
+                if (part := self._log.next()) is not None:
+                    yield worker_pb2.CaptionRequest(log=part)
             told = self._outbox.take(status_seconds)
             if told is not None:
                 yield worker_pb2.CaptionRequest(news=_news(told))

@@ -2,18 +2,22 @@
 """The session with the daemon, on a thread of its own.
 
 The daemon may go away and come back: the work goes on meanwhile, and the session is dialled again.
+What the work comes to lies in the worker's own directory until the daemon has taken it over.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
-from callsd_worker.session.bootstrap import hello
+from callsd_worker.session.bootstrap import channel, hello
+from callsd_worker.session.outcome import ARTIFACTS, OUTCOME_FILE
 
 
 log = logging.getLogger(__name__)
@@ -23,14 +27,53 @@ STATUS_SECONDS = 1.0
 
 REDIAL_SECONDS = 1.0
 
+LOG_FILE = "log.txt"
+"""Where in our directory our output goes."""
+
+LOG_CHUNK_BYTES = 64 * 1024
+MAX_LOG_BACKLOG_BYTES = 256 * 1024
+"""Of a log that grows faster than it is told, the end is told."""
+
+FILE_CHUNK_BYTES = 256 * 1024
+
+DELIVERY_SECONDS = 3600.0
+"""How long a daemon that is away is waited for; after that another worker brings it the outcome."""
+
+FAREWELL_SECONDS = 5.0
+"""The same, for a worker that was told to end."""
+
+
+class LogTail:
+    """What of our own log the daemon does not have yet."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.offset = 0
+        """So much it has."""
+
+    def next(self) -> worker_pb2.LogData | None:
+        """The next part; None when there is nothing new."""
+        try:
+            with self._path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size < self.offset:
+                    self.offset = 0  # it was cut, because it had grown too long
+                self.offset = max(self.offset, size - MAX_LOG_BACKLOG_BYTES)
+                file.seek(self.offset)
+                part = worker_pb2.LogData(offset=self.offset, data=file.read(LOG_CHUNK_BYTES))
+        except OSError:
+            return None
+        self.offset += len(part.data)
+        return part if part.data else None
+
 
 class Session:
     """Tells the daemon how things are, and hears what it wants."""
 
     def __init__(self, bootstrap: worker_pb2.Bootstrap) -> None:
         self._bootstrap = bootstrap
-        self.directory = Path(bootstrap.job_directory)
-        """The job's directory; the worker writes nowhere else."""
+        self.directory = Path.cwd()
+        """Our own directory; we write nowhere else."""
         self.generation = bootstrap.generation
         self._status = worker_pb2.Status(phase="starting")
         self._changed = threading.Condition()
@@ -38,6 +81,13 @@ class Session:
         self.assignment: worker_pb2.Assignment | None = None
         """The work, once the daemon has given it."""
         self._stop = threading.Event()
+        self._log = LogTail(self.directory / LOG_FILE)
+        self._last_report: worker_pb2.SessionRequest | None = None
+        """What ends the session: an outcome, or that there is none."""
+        self._is_connected = False
+        self._settled = threading.Event()
+        """Set when the daemon has all of it, or wants none of it."""
+        self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="send")
         self._thread = threading.Thread(target=self._serve, name="session", daemon=True)
 
     def start(self, timeout_seconds: float) -> bool:
@@ -59,39 +109,116 @@ class Session:
     def report(self, status: worker_pb2.Status) -> None:
         """How things are now; what was reported before does not matter any more."""
         with self._changed:
-            urgent = status.phase != self._status.phase
             self._status = status
-            if urgent:
-                self._changed.notify()
+            self._changed.notify()
+
+    # The end
+
+    def deliver(self) -> None:
+        """Bring the daemon the outcome that lies in our directory, or say that there is none.
+
+        Returns when it has all of it, or wants none of it, or when it was waited for long enough:
+        what lies there can be brought by another worker.
+        """
+        try:
+            outcome = worker_pb2.Outcome.FromString((self.directory / OUTCOME_FILE).read_bytes())
+            report = worker_pb2.SessionRequest(outcome=outcome)
+        except FileNotFoundError:
+            report = worker_pb2.SessionRequest(nothing_saved=worker_pb2.NothingSaved())
+        with self._changed:
+            self._last_report = report
+            self._changed.notify()
+        if not self._thread.is_alive() and not self._settled.is_set():
+            self._thread.start()
+        began = heard = time.monotonic()
+        while not self._settled.wait(STATUS_SECONDS / 10):
+            now = time.monotonic()
+            heard = now if self._is_connected else heard
+            patience = FAREWELL_SECONDS if self.should_stop() else DELIVERY_SECONDS
+            if now - heard > patience or now - began > DELIVERY_SECONDS:
+                log.warning("the daemon is away; the outcome is kept here")
+                return
+
+    # The session
 
     def _serve(self) -> None:
-        while True:
+        # Never closed: closing fails when the thread dies with the process.
+        stub = worker_pb2_grpc.WorkerServiceStub(channel(self._bootstrap))
+        while not self._settled.is_set():
             try:
-                with grpc.insecure_channel(f"unix:{self._bootstrap.socket_path}") as channel:
-                    self._converse(worker_pb2_grpc.WorkerServiceStub(channel))
+                self._converse(stub)
             except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+                if error.code() in (
+                    grpc.StatusCode.PERMISSION_DENIED,
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                ):
                     # Another worker does this job now, or nobody shall: our results do not count.
-                    log.warning("the daemon does not want this worker any more")
+                    log.warning("the daemon does not want this worker: %s", error.details())
+                    self._settled.set()
                     self.request_stop()
                     return
-            time.sleep(REDIAL_SECONDS)
+            finally:
+                self._is_connected = False
+            if not self._settled.is_set():
+                time.sleep(REDIAL_SECONDS)
 
     def _converse(self, stub: worker_pb2_grpc.WorkerServiceStub) -> None:
         for response in stub.Session(self._reports()):
-            if response.HasField("assignment") and self.assignment is None:
-                self.assignment = response.assignment
-                self._assigned.set()
-            elif response.HasField("stop"):
-                log.info("asked to stop")
-                self.request_stop()
+            self._is_connected = True
+            match response.WhichOneof("order"):
+                case "log_kept":
+                    self._log.offset = response.log_kept.offset
+                case "assignment" if self.assignment is None:
+                    self.assignment = response.assignment
+                    self._assigned.set()
+                case "stop":
+                    log.info("asked to stop")
+                    self.request_stop()
+                case "send":
+                    self._sender.submit(self._send, stub, response.send)
+                case "verdict":
+                    if response.verdict.problem:
+                        log.error("the outcome cannot be used: %s", response.verdict.problem)
+                    self._settled.set()
+                    return
+                case _:
+                    pass
 
     def _reports(self) -> Iterator[worker_pb2.SessionRequest]:
-        yield worker_pb2.SessionRequest(hello=hello(self._bootstrap))
-        while True:
+        is_assigned = self.assignment is not None or self._last_report is not None
+        yield worker_pb2.SessionRequest(hello=hello(self._bootstrap, is_assigned=is_assigned))
+        told: worker_pb2.SessionRequest | None = None
+        while not self._settled.is_set():
             with self._changed:
-                status = self._status
+                status, last = self._status, self._last_report
+            if last is not None and told is None:
+                while (part := self._log.next()) is not None:
+                    yield worker_pb2.SessionRequest(log=part)
+                told = last
+                yield last
+                if last.HasField("nothing_saved"):
+                    self._settled.set()
+                    return
             yield worker_pb2.SessionRequest(status=status)
+            if (part := self._log.next()) is not None:
+                yield worker_pb2.SessionRequest(log=part)
             with self._changed:
-                if self._status is status:
+                if self._status is status and self._last_report is last:
                     self._changed.wait(STATUS_SECONDS)
+
+    def _send(self, stub: worker_pb2_grpc.WorkerServiceStub, order: worker_pb2.SendOrder) -> None:
+        try:
+            stub.SendFile(self._parts(order.file_name, order.offset))
+        except (grpc.RpcError, OSError) as problem:
+            # The daemon asks again for what is missing.
+            log.warning("%s was not sent: %s", order.file_name, problem)
+
+    def _parts(self, file_name: str, offset: int) -> Iterator[worker_pb2.SendFileRequest]:
+        start = worker_pb2.SendFileStart(
+            hello=hello(self._bootstrap, is_assigned=True), file_name=file_name, offset=offset
+        )
+        yield worker_pb2.SendFileRequest(start=start)
+        with (self.directory / ARTIFACTS / file_name).open("rb") as file:
+            file.seek(offset)
+            while data := file.read(FILE_CHUNK_BYTES):
+                yield worker_pb2.SendFileRequest(data=data)

@@ -5,6 +5,7 @@ import errno
 import logging
 
 from callsd_worker.recorder.errors import RecordingError
+from callsd_worker.session.inputs import InputError
 from callsd_worker.speech.errors import SpeechError
 
 
@@ -15,6 +16,8 @@ def failure_of(error: Exception) -> tuple[str, str]:
     """Reason and message of a failure, for an outcome or a report."""
     if isinstance(error, (SpeechError, RecordingError)):
         return error.reason, error.message
+    if isinstance(error, InputError):
+        return "MEDIA_NOT_FOUND", f"a file of the job could not be read: {error}"
     if isinstance(error, MemoryError):
         return "OUT_OF_MEMORY", "there was not enough memory: take a smaller model"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker leaves behind: its artifacts and its outcome, each written whole or not at all."""
+"""What a worker has made: files and an outcome, each written whole or not at all.
+
+They lie in its own directory until the daemon has taken them over, and survive the worker.
+"""
 
 import hashlib
 import os
@@ -7,18 +10,22 @@ import resource
 from collections.abc import Mapping
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from callsd_ipc.v1 import worker_pb2
 
 
 OUTCOME_FILE = "outcome.binpb"
 ARTIFACTS = "artifacts"
+"""Where in our directory finished files lie until the daemon has taken them."""
 KIB = 1024
 
 
 def write_artifact(
     directory: Path, file_name: str, media_type: str, content: bytes
 ) -> worker_pb2.ArtifactFile:
-    """Write a file into the job's artifacts; it has its final name only once it is on the disk."""
+    """Write a finished file; it has its final name only once it is on the disk."""
+    (directory / ARTIFACTS).mkdir(exist_ok=True)
     write_whole(directory / ARTIFACTS / file_name, content)
     return worker_pb2.ArtifactFile(
         file_name=file_name,
@@ -29,7 +36,7 @@ def write_artifact(
 
 
 def artifact_of(directory: Path, file_name: str, media_type: str) -> worker_pb2.ArtifactFile:
-    """A file that lies among the job's artifacts, once the disk has it."""
+    """A finished file, once the disk has it."""
     path = directory / ARTIFACTS / file_name
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -73,6 +80,21 @@ def write_outcome(
         peak_memory_bytes=max(own.ru_maxrss, children.ru_maxrss) * KIB,
     )
     write_whole(directory / OUTCOME_FILE, outcome.SerializeToString())
+
+
+def has_outcome(directory: Path, generation: int) -> bool:
+    """Whether a worker of this generation has left an outcome; that of another one is removed."""
+    path = directory / OUTCOME_FILE
+    try:
+        outcome = worker_pb2.Outcome.FromString(path.read_bytes())
+    except FileNotFoundError:
+        return False
+    except DecodeError:
+        outcome = worker_pb2.Outcome()
+    if outcome.generation != generation:
+        path.unlink()
+        return False
+    return True
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -79,17 +79,16 @@ _SAID = {
 }
 
 
-def salvage(bootstrap: worker_pb2.Bootstrap) -> None:
+def salvage(directory: Path, generation: int, reason: str, message: str) -> None:
     """Make a recording of what workers have left that are no more.
 
     If that is nothing, no outcome is left: why they are no more is then all there is to say.
     """
-    reason, message = bootstrap.salvage.reason, bootstrap.salvage.message
-    remove_leftovers(Path(bootstrap.job_directory).name)
+    remove_leftovers(directory.name)
     try:
         _finish(
-            Path(bootstrap.job_directory),
-            bootstrap.generation,
+            directory,
+            generation,
             notices=[("RECORDING_RECOVERED", f"what was recorded is here; {message} [{reason}]")],
             is_cut_short=True,
             wall_seconds=0.0,

@@ -3,28 +3,25 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from callsd_ipc.v1 import worker_pb2
+from callsd_transcript import formats
 from callsd_worker.session.client import Session
-from callsd_worker.session.files import check_files
+from callsd_worker.session.inputs import Inputs
 from callsd_worker.session.outcome import write_artifact, write_outcome
+from callsd_worker.transcriber import pipeline
 
 
-def transcribe(session: Session) -> None:
+def transcribe(session: Session, inputs: Inputs) -> None:
     """Do the work that the session was given, and write what came of it.
 
-    Raises SpeechError as `callsd_worker.transcriber.pipeline.transcribe`.
+    Raises SpeechError as `callsd_worker.transcriber.pipeline.transcribe`, and InputError.
     """
     assert session.assignment is not None
     work = session.assignment.transcription
     directory, generation = session.directory, session.generation
     session.report(worker_pb2.Status(phase="loading"))
-    check_files(Path(work.model_directory), list(work.model_files))
-    # Imported late: the daemon shall see a worker that has begun before it loads its libraries.
-    from callsd_transcript import formats
-    from callsd_worker.transcriber import pipeline
-
+    model = inputs.model("model", work.model_files)
     began = time.monotonic()
     last = worker_pb2.Status()
 
@@ -44,15 +41,15 @@ def transcribe(session: Session) -> None:
     transcript = pipeline.transcribe(
         [
             pipeline.Track(
-                path=Path(track.path),
+                source=inputs.open(f"media/{number}"),
                 speaker=track.speaker,
                 start_offset_seconds=track.start_offset_seconds,
                 language=track.language,
             )
-            for track in work.tracks
+            for number, track in enumerate(work.tracks)
         ],
         pipeline.Settings(
-            model=pipeline.ModelFiles(name=work.model_name, directory=Path(work.model_directory)),
+            model=pipeline.ModelFiles(name=work.model_name, directory=model),
             engine=work.engine,
             threads=work.threads,
             language=work.language,

@@ -47,7 +47,7 @@ def open_tracks(tracks: Sequence[Track], meter: Meter) -> list[TrackState]:
     for state in states:
         meter.check()
         try:
-            with AudioStream(state.track.path) as stream:
+            with AudioStream(state.track.source) as stream:
                 state.declared_seconds = stream.declared_seconds
         except MediaError as error:
             state.failure = str(error)
@@ -102,7 +102,7 @@ def _windows(
 ) -> Iterator[Window]:
     finder = UtteranceFinder(detector)
     packer = WindowPacker(target_seconds=WINDOW_SECONDS)
-    with AudioStream(state.track.path) as stream:
+    with AudioStream(state.track.source) as stream:
         for block in stream.blocks():
             for utterance in finder.feed(block.start_sample, block.samples):
                 yield from packer.add(utterance)

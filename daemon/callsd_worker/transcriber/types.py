@@ -2,8 +2,8 @@
 """What a transcription is given. All times in seconds of the call."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from callsd_worker.media.decode import Source
 from callsd_worker.speech.loading import COMPUTE_TYPE, GGML_TYPE, ModelFiles
 
 
@@ -11,7 +11,7 @@ from callsd_worker.speech.loading import COMPUTE_TYPE, GGML_TYPE, ModelFiles
 class Track:
     """One speaker's audio."""
 
-    path: Path
+    source: Source
     speaker: str
     start_offset_seconds: float = 0.0
     """When the track begins in the call."""

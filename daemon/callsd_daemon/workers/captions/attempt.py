@@ -58,8 +58,6 @@ class CaptionsAttempt:
         self._rules = rules
         self._listener = listener
         self._stop = asyncio.Event()
-        self.sessions: tuple[int, ...] = ()
-        """Of its own it has no process."""
         self.outcome: Outcome | None = None
         """How the call ended, once it has come to its end; no worker leaves one."""
 

@@ -24,7 +24,7 @@ from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
 from callsd_daemon.workers.captions.board import Board, Caption, Event, EventType, Pulse
 from callsd_daemon.workers.captions.journal import Final, Journal, Position
 from callsd_daemon.workers.captions.speaker import Chunk, Speaker
-from callsd_daemon.workers.process import JOB_LOG
+from callsd_daemon.workers.seat import WORKER_LOG
 
 
 log = structlog.get_logger(__name__)
@@ -376,7 +376,7 @@ class Call:
     def note(self, text: str) -> None:
         """Write a line into the job's log."""
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
-        with contextlib.suppress(OSError), (self.directory / JOB_LOG).open("a") as file:
+        with contextlib.suppress(OSError), (self.directory / WORKER_LOG).open("a") as file:
             file.write(f"{stamp} {text}\n")
 
     def _position(self, speaker: Speaker) -> Position:

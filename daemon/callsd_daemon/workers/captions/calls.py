@@ -8,6 +8,7 @@ from pathlib import Path
 
 from callsd_daemon.domain.captions import CaptionsSpec
 from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.files import FilePool
 from callsd_daemon.workers.captions.call import Call, Line
 from callsd_daemon.workers.captions.captioner import Captioner
 from callsd_daemon.workers.captions.link import CaptionerWork
@@ -34,6 +35,7 @@ class Calls:
         door: Door,
         launcher: Launcher,
         directory: Path,
+        pool: FilePool,
         resolve: Callable[[str], CaptionerWork],
         owner: str,
         max_log_bytes: int,
@@ -42,6 +44,7 @@ class Calls:
         self._door = door
         self._launcher = launcher
         self._directory = directory
+        self._pool = pool
         self._resolve = resolve
         self._owner = owner
         self._max_log_bytes = max_log_bytes
@@ -66,7 +69,8 @@ class Calls:
                 door=self._door,
                 launcher=self._launcher,
                 directory=self._directory / spec.model,
-                mark=f"captioner.{spec.model}:{self._owner}",
+                pool=self._pool,
+                tag=f"captioner.{spec.model}:{self._owner}",
                 max_log_bytes=self._max_log_bytes,
             )
             self._lives[spec.model] = asyncio.create_task(
@@ -127,10 +131,9 @@ class Calls:
             call.acks.set()
             call.board.wake()
 
-    def sessions(self) -> list[int]:
-        """Process sessions of the captioners that run."""
-        processes = [service.captioner.process for service in self._services.values()]
-        return [process.pid for process in processes if process is not None]
+    def names(self) -> frozenset[str]:
+        """Of the captioners that there have been, by which their directories are known."""
+        return frozenset(f"captioner.{model}" for model in self._lives)
 
     async def end(self) -> None:
         """End all captioners; what they had not worked off is sent again to the next daemon."""

@@ -19,6 +19,7 @@ from callsd_daemon.domain.captions import Encoding, News
 from callsd_daemon.domain.costs import captioner_cost, captions_cost
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure
+from callsd_daemon.files import FilePool
 from callsd_daemon.metrics import CAPTION_LAG, CAPTIONER_LOAD, CAPTIONERS_LOST
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.link import (
@@ -32,11 +33,18 @@ from callsd_daemon.workers.captions.link import (
     Sound,
 )
 from callsd_daemon.workers.captions.speaker import Chunk, Speaker
-from callsd_daemon.workers.launchers.launcher import Launcher, Limits, limits_of_service
-from callsd_daemon.workers.process import JOB_LOG, Process, bound_log, sweep
+from callsd_daemon.workers.launchers.launcher import (
+    Launcher,
+    Limits,
+    WorkerId,
+    WorkerProcess,
+    limits_of_service,
+)
+from callsd_daemon.workers.seat import WORKER_LOG, Role
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.door import Door
 from callsd_daemon.workers.waits import first_of, until
+from callsd_daemon.workers.worker_log import WorkerLog
 
 
 log = structlog.get_logger(__name__)
@@ -56,6 +64,9 @@ RESTART_PAUSES_SECONDS = (0.0, 0.0, 0.5, 1.0, 2.0)
 
 TICK_SECONDS = 1.0
 
+LAST_LOG_BYTES = 256 * 1024
+"""So much of what it wrote last is looked for when it has not told it itself."""
+
 
 class Captioner:
     """Belongs to one event loop; `run` is its life."""
@@ -67,23 +78,25 @@ class Captioner:
         door: Door,
         launcher: Launcher,
         directory: Path,
-        mark: str,
+        pool: FilePool,
+        tag: str,
         max_log_bytes: int,
     ) -> None:
-        """`mark` is by what its processes are known, to the next daemon too."""
+        """`directory` holds what is kept of its log; `tag` tells its processes to any daemon."""
         self.ready = asyncio.Event()
         """Set while its model is loaded."""
         self.failure: Failure | None = None
         """Why no captioner can serve this model."""
         self.failed = asyncio.Event()
-        self.process: Process | None = None
+        self._process: WorkerProcess | None = None
         self._work = work
         self._door = door
         self._launcher = launcher
         self._directory = directory
-        self._mark = mark
+        self._pool = pool
         self._max_log_bytes = max_log_bytes
         self._name = f"captioner.{work.model}"
+        self._worker = WorkerId(name=self._name, tag=tag, role=Role.CAPTIONER)
         self._link: Link | None = None
         self._generation = 0
         self._last_heard = 0.0
@@ -178,7 +191,7 @@ class Captioner:
         """Until `close`, or until it is clear that no captioner can serve this model."""
         deaths: deque[float] = deque(maxlen=MAX_DEATHS)
         # One that an earlier daemon has left has lost its session, and is of no use.
-        await sweep(self._mark)
+        await self._launcher.sweep(self._worker)
         while not self._closing.is_set() and self.failure is None:
             try:
                 reason = await self._one_life()
@@ -197,7 +210,7 @@ class Captioner:
                 self.failure = Failure(
                     reason=Reason.CRASH_LOOP,
                     message=f"{MAX_DEATHS} captioners were lost within {DEATHS_SECONDS:g} s, the "
-                    f"last one so: {reason}; look at {self._directory / JOB_LOG}",
+                    f"last one so: {reason}; look at {self._directory / WORKER_LOG}",
                 )
                 break
             await until(self._closing, RESTART_PAUSES_SECONDS[recent])
@@ -216,39 +229,52 @@ class Captioner:
         """From start to end of one process; returns what it ended of."""
         self._generation += 1
         token = secrets.token_urlsafe(32)
+        await self._pool.run(lambda: self._directory.mkdir(parents=True, exist_ok=True))
+        worker_log = WorkerLog(
+            self._directory / WORKER_LOG, self._pool, max_bytes=self._max_log_bytes
+        )
+        await worker_log.open()
         link = Link(
             self._work,
             self,
+            log=worker_log,
             generation=self._generation,
             token_sha256=tokens.digest(token),
         )
-        self._directory.mkdir(parents=True, exist_ok=True)
-        log_file = self._directory / JOB_LOG
-        bound_log(log_file, self._max_log_bytes)
         self._door.keep_captioner(self._name, link)
         process = await self._launcher.launch(
-            self._mark,
+            self._worker,
             messages.bootstrap(
-                job_id=self._name,
+                name=self._name,
+                role=Role.CAPTIONER,
                 generation=self._generation,
                 token=token,
-                socket=self._door.socket,
-                directory=self._directory,
+                endpoint=self._door.local_endpoint
+                if self._launcher.is_local
+                else self._door.remote_endpoint,
             ),
-            self._directory,
             self._limits(),
         )
-        self.process, self._link, self._costs = process, link, {}
+        self._process, self._link, self._costs = process, link, {}
         try:
             self._hand_over_rings()
-            return await self._watch(process, log_file)
+            return await self._watch(process)
         finally:
             self.ready.clear()
-            self.process, self._link = None, None
+            self._process, self._link = None, None
             self._door.clear_captioner(self._name)
             link.close()
             process.detach()
-            await asyncio.shield(sweep(self._mark))
+            await asyncio.shield(self._end(worker_log))
+
+    async def _end(self, worker_log: WorkerLog) -> None:
+        """Leave nothing running, and nothing untold."""
+        await self._launcher.sweep(self._worker)
+        data = await self._pool.run(
+            self._launcher.read_log, self._name, worker_log.kept, LAST_LOG_BYTES
+        )
+        if data:
+            await worker_log.take(worker_log.kept, data)
 
     def _limits(self) -> Limits:
         """What it may take now, with the calls that it serves."""
@@ -265,7 +291,7 @@ class Captioner:
                 if speaker.is_asked_to_end:
                     self.end_speech(speaker)
 
-    async def _watch(self, process: Process, log_file: Path) -> str:
+    async def _watch(self, process: WorkerProcess) -> str:
         started = self._last_heard = time.monotonic()
         limits = self._limits()
         while not process.exited.is_set():
@@ -276,10 +302,10 @@ class Captioner:
                 return f"its model was not loaded within {LOAD_TIMEOUT_SECONDS:g} s"
             if self.ready.is_set() and now - self._last_heard > SILENCE_TIMEOUT_SECONDS:
                 return f"it said nothing for {SILENCE_TIMEOUT_SECONDS:g} s"
-            bound_log(log_file, self._max_log_bytes)
-            if limits != (limits := self._limits()):
-                with contextlib.suppress(OSError):  # it may just have ended
-                    await self._launcher.adjust(self._directory, limits)
+            with contextlib.suppress(OSError):  # it may just have ended
+                await self._pool.run(self._launcher.bound_log, self._name, self._max_log_bytes)
+                if limits != (limits := self._limits()):
+                    await self._launcher.adjust(self._worker, limits)
             await first_of((process.exited, self._closing), TICK_SECONDS)
         if process.end.is_out_of_memory:
             return "it took more memory than it was given"

@@ -6,7 +6,6 @@ the same.
 """
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from pathlib import Path
 
 from callsd_daemon.domain.captions import SAMPLE_RATE_HZ
 from callsd_daemon.domain.jobs import Artifact
-from callsd_daemon.store.files import sync
+from callsd_daemon.files import sync_directory, write_whole
 from callsd_daemon.workers.captions.journal import Final, read_finals
-from callsd_daemon.workers.ending import ARTIFACTS
+from callsd_daemon.workers.seat import ARTIFACTS
 from callsd_transcript import formats
 from callsd_transcript.transcript import Segment, TrackResult, Transcript
 
@@ -45,7 +44,7 @@ def write_files(directory: Path, *, engine: str) -> Written:
     transcript = transcript_of(read_finals(directory, 0), engine=engine)
     artifacts = directory / ARTIFACTS
     artifacts.mkdir(mode=0o700, exist_ok=True)
-    sync(directory)
+    sync_directory(directory)
     return Written(
         artifacts=tuple(
             _write(artifacts / name, media_type, to_text(transcript).encode())
@@ -106,21 +105,7 @@ def _main_language(segments: Sequence[Segment]) -> str:
 
 
 def _write(path: Path, media_type: str, content: bytes) -> Artifact:
-    """Write, sync, rename, sync the directory: after a power cut all of it is there or nothing."""
-    draft = path.with_name(f".{path.name}.part")
-    draft.unlink(missing_ok=True)
-    try:
-        # A new file, never what a link of that name leads to.
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        draft.replace(path)
-    finally:
-        # Half a file on a full disk helps nobody.
-        draft.unlink(missing_ok=True)
-    sync(path.parent)
+    write_whole(path, content)
     return Artifact(
         file_name=path.name,
         media_type=media_type,

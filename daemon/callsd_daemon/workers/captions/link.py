@@ -3,15 +3,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from callsd_daemon.domain.captions import Encoding, News
 from callsd_daemon.domain.jobs import Failure
 from callsd_daemon.workers.captions.speaker import Chunk
-from callsd_daemon.workers.seat import ModelFile
+from callsd_daemon.workers.seat import ModelFile, Opener
+from callsd_daemon.workers.worker_log import WorkerLog
 
 
 GATHER_SECONDS = 0.02
@@ -23,10 +23,17 @@ class CaptionerWork:
     """The model that a captioner serves, and with how many threads."""
 
     model: str
-    directory: Path
-    files: tuple[ModelFile, ...]
+    model_files: tuple[ModelFile, ...]
     workers: int
-    fallback_directory: Path | None
+    fallback_files: tuple[ModelFile, ...] = ()
+    """Of a smaller model for interim captions while this one falls behind; none = no such."""
+
+    @property
+    def files(self) -> Mapping[str, Opener]:
+        """What the captioner may read, by the names it asks with."""
+        return {f"model/{file.path}": file.open for file in self.model_files} | {
+            f"fallback/{file.path}": file.open for file in self.fallback_files
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,16 +104,27 @@ class Link:
     """One captioner process, kept for the one that holds its token."""
 
     def __init__(
-        self, work: CaptionerWork, listener: Listener, *, generation: int, token_sha256: str
+        self,
+        work: CaptionerWork,
+        listener: Listener,
+        *,
+        log: WorkerLog,
+        generation: int,
+        token_sha256: str,
     ) -> None:
         self.work = work
         self.listener = listener
+        self.log = log
         self.generation = generation
         self.token_sha256 = token_sha256
         self._orders: deque[Order] = deque()
         self._news = asyncio.Event()
         self.is_closed = False
         """Set when it is over: what is still reported does not count any more."""
+
+    async def files(self) -> Mapping[str, Opener]:
+        """What the captioner may read."""
+        return self.work.files
 
     def send(self, order: Order) -> None:
         """Have an order carried out; bounded by what calls let in."""

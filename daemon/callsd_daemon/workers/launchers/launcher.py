@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every launcher does, and what it holds a worker to."""
+"""What a launcher is: it starts workers, and is the only one who knows what they are made of.
 
+Nobody else has a process id, reads /proc, or knows where a worker's directory lies. What passes
+between daemon and worker passes through the session; a launcher whose workers are on this disk may
+hand a finished file over by itself, which is faster.
+"""
+
+import asyncio
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from callsd_daemon.domain.jobs import BATCH_KINDS, Job, Reservation
-from callsd_daemon.workers.process import End, Process
+from callsd_daemon.host.probe import Spent
+from callsd_daemon.workers.seat import Role
 
 
 BATCH_WEIGHT = 20
@@ -46,17 +54,95 @@ def limits_of_service(reservation: Reservation) -> Limits:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerId:
+    """Which worker is meant."""
+
+    name: str
+    """Of the job, or of the captioner. One worker bears it at a time, and it has one directory for
+    all that bear it one after the other."""
+    tag: str
+    """Tells those apart."""
+    role: Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How a worker ended, as far as it is known: nobody tells of a stranger's end."""
+
+    exit_code: int | None = None
+    """None when it is not known, or a signal ended it."""
+    signal: str = ""
+    """Name of the signal that ended it."""
+    is_out_of_memory: bool = False
+    """Whether it was ended because it had more than its share."""
+
+
+class WorkerProcess(Protocol):
+    """A worker that was started or adopted."""
+
+    exited: asyncio.Event
+    end: End
+    """Known once `exited` is set."""
+
+    async def send(self, number: signal.Signals) -> None:
+        """Send a signal, if it still lives."""
+
+    async def age_seconds(self) -> float | None:
+        """How long ago it was started, on a clock that nobody sets; None when that is not known."""
+
+    def detach(self) -> None:
+        """Stop watching; the worker goes on."""
+
+
 class Launcher(Protocol):
-    """How workers are started on this machine. Each has a directory of its own."""
+    """How workers are started."""
 
-    async def launch(self, mark: str, bootstrap: bytes, directory: Path, limits: Limits) -> Process:
-        """Start a worker, whose standard input is `bootstrap`; raises OSError."""
+    is_local: bool
+    """Whether workers can dial this machine's own sockets, and be handed descriptors there."""
+    epoch: str
+    """What was started under another one is gone, such as all processes after a boot."""
 
-    def adopt(self, mark: str, directory: Path) -> Process | None:
-        """The worker that an earlier daemon started under this mark, if it lives."""
+    async def launch(self, worker: WorkerId, bootstrap: bytes, limits: Limits) -> WorkerProcess:
+        """Start a worker in its directory, with `bootstrap` as its input; raises OSError.
 
-    async def last_end(self, directory: Path) -> End:
-        """How the latest worker in this directory ended, when nobody was there to be told."""
+        Its output goes to the file `log.txt` there.
+        """
 
-    async def adjust(self, directory: Path, limits: Limits) -> None:
-        """Change what a running worker may take."""
+    async def adopt(self, worker: WorkerId) -> WorkerProcess | None:
+        """The worker that an earlier daemon started, if it lives."""
+
+    async def last_end(self, worker: WorkerId) -> End:
+        """How the latest worker of this name ended, when nobody was there to be told."""
+
+    async def sweep(self, worker: WorkerId) -> bool:
+        """Kill all that the worker has started, and wait until it is gone; False if some stays."""
+
+    async def adjust(self, worker: WorkerId, limits: Limits) -> None:
+        """Change what a running worker may take; raises OSError."""
+
+    def spent(self) -> dict[str, Spent]:
+        """What the workers that run have taken, by name; blocks for milliseconds."""
+
+    # What lies in a worker's directory. The daemon is told of most of it by the worker itself.
+
+    def leftovers(self, name: str) -> frozenset[str] | None:
+        """Names of what lies there; None when this launcher cannot look. Blocks."""
+
+    def take(self, name: str, file: str, target: Path) -> bool:
+        """Move a file from there to `target`; False when it must come through the session.
+
+        Raises OSError. It is a stranger's file, before and after. Blocks.
+        """
+
+    def read_log(self, name: str, offset: int, size: int) -> bytes:
+        """A part of the log; empty when there is none, or it cannot be looked at. Blocks."""
+
+    def bound_log(self, name: str, max_bytes: int) -> None:
+        """Cut the log when it has grown too long; raises OSError. Blocks."""
+
+    def discard(self, name: str) -> None:
+        """Remove the directory, once no worker uses it. Blocks."""
+
+    def names(self) -> frozenset[str]:
+        """All names that have a directory. Blocks."""

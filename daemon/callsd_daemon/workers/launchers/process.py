@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers as children of the daemon."""
+"""Workers as children of the daemon, of its own user. Nothing limits them or shuts them in."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from callsd_daemon.host import processes
-from callsd_daemon.workers.launchers.launcher import Limits
-from callsd_daemon.workers.process import JOB_LOG, End, Process, adopt
+from callsd_daemon.host.probe import Spent
+from callsd_daemon.workers.launchers.launcher import End, Limits, WorkerId, WorkerProcess
+from callsd_daemon.workers.launchers.local import Directories, LocalProcess
+from callsd_daemon.workers.seat import WORKER_LOG
 
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CT2_FORCE_CPU_ISA")
@@ -19,53 +24,128 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CT2
 PROGRAM = os.environ.get("CALLSD_WORKER_PROGRAM", "")
 """A Python file to run as the worker; only for tests of what happens when workers misbehave."""
 
+SWEEP_TIMEOUT_SECONDS = 10.0
+SWEEP_INTERVAL_SECONDS = 0.05
 
-class ProcessLauncher:
-    """Workers are processes of their own session, started by the daemon. Nothing limits them."""
 
-    async def launch(self, mark: str, bootstrap: bytes, directory: Path, limits: Limits) -> Process:
+class ProcessLauncher(Directories):
+    """Each worker is a process of its own session, which outlives the daemon.
+
+    It and all that it starts carry its tag in their environment, by which any daemon knows them.
+    """
+
+    is_local = True
+
+    def __init__(self, top: Path) -> None:
+        """`top` holds the workers' directories."""
+        super().__init__(top, mode=0o700)
+        self.epoch = processes.boot_id()
+        self._sessions: dict[int, str] = {}
+        """Of the workers that run, and their names."""
+
+    async def launch(self, worker: WorkerId, bootstrap: bytes, limits: Limits) -> WorkerProcess:
         """Start a worker.
 
         Never uses `preexec_fn`, `user` or `group`: they would make Python fork this process, which
         gRPC does not survive.
         """
-        with (directory / JOB_LOG).open("ab") as output:
+        directory = self.make(worker.name)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        with os.fdopen(os.open(directory / WORKER_LOG, flags, 0o600), "ab") as output:
             child = subprocess.Popen(  # noqa: ASYNC220 - returns at once; pidfd tells of its end
-                # The mark is of no use to the worker: by it a later daemon knows it again.
-                [sys.executable, *([PROGRAM] if PROGRAM else ["-m", "callsd_worker"]), mark],
+                # The tag is of no use to the worker: by it a later daemon knows it again.
+                [sys.executable, *([PROGRAM] if PROGRAM else ["-m", "callsd_worker"]), worker.tag],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=directory,
-                env=_environment(mark),
+                env=_environment(worker.tag),
                 start_new_session=True,
             )
         assert child.stdin is not None
-        # Far smaller than a pipe's buffer: this never waits for the worker.
-        with contextlib.suppress(BrokenPipeError), child.stdin:
-            child.stdin.write(bootstrap)
+        try:
+            # Far smaller than a pipe's buffer: this never waits for the worker.
+            with contextlib.suppress(BrokenPipeError), child.stdin:
+                child.stdin.write(bootstrap)
+
+            async def read_end() -> End:
+                return _end_of(child.wait())
+
+            return self._watch(worker, child.pid, read_end)
+        except BaseException:
+            # Half a worker would be in the way of the next one.
+            child.kill()
+            child.wait()
+            raise
+
+    async def adopt(self, worker: WorkerId) -> WorkerProcess | None:
+        """Find a worker by its tag."""
+        pid = processes.leader_of_job(worker.tag)
+        if pid is None:
+            return None
 
         async def read_end() -> End:
-            return _end_of(child.wait())
+            return End()  # only a process' parent is told, and that is gone
 
-        return Process(child.pid, mark, read_end)
+        try:
+            process = self._watch(worker, pid, read_end)
+        except ProcessLookupError:
+            return None
+        # The pid may have passed to somebody else before we held on to it.
+        if processes.leader_of_job(worker.tag) != pid:
+            process.detach()
+            return None
+        return process
 
-    def adopt(self, mark: str, directory: Path) -> Process | None:
-        """Find a worker by its mark."""
-        return adopt(mark, lambda: self.last_end(directory))
+    def _watch(
+        self, worker: WorkerId, pid: int, read_end: Callable[[], Awaitable[End]]
+    ) -> LocalProcess:
+        async def read_end_once() -> End:
+            self._sessions.pop(pid, None)
+            return await read_end()
 
-    async def last_end(self, directory: Path) -> End:
+        async def age() -> float | None:
+            return processes.age_seconds(pid)
+
+        process = LocalProcess(pid, read_end=read_end_once, send=_send, read_age=age)
+        self._sessions[pid] = worker.name
+        return process
+
+    async def last_end(self, worker: WorkerId) -> End:
         """Nothing: only a process' parent is told, and that is gone."""
         return End()
 
-    async def adjust(self, directory: Path, limits: Limits) -> None:
+    async def sweep(self, worker: WorkerId) -> bool:
+        """Kill every process that carries the tag."""
+        deadline = time.monotonic() + SWEEP_TIMEOUT_SECONDS
+        # A process that forks while we look is found in the next round.
+        while await asyncio.to_thread(processes.kill_job, worker.tag):
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(SWEEP_INTERVAL_SECONDS)
+        return True
+
+    async def adjust(self, worker: WorkerId, limits: Limits) -> None:
         """Do nothing: there are no limits."""
+
+    def spent(self) -> dict[str, Spent]:
+        """By their sessions: what leaves its worker's session is counted with the others' load."""
+        sessions = dict(self._sessions)
+        return {
+            sessions[session]: Spent(cpu_seconds=use.cpu_seconds, memory_bytes=use.memory_bytes)
+            for session, use in processes.uses(frozenset(sessions)).items()
+        }
+
+
+async def _send(pidfd: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, number)
 
 
 def _end_of(code: int) -> End:
     return End(signal=signal.Signals(-code).name) if code < 0 else End(exit_code=code)
 
 
-def _environment(mark: str) -> dict[str, str]:
+def _environment(tag: str) -> dict[str, str]:
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return {**inherited, processes.JOB_MARK: mark}
+    return {**inherited, processes.JOB_MARK: tag}

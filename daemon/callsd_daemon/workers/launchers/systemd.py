@@ -1,109 +1,229 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers as units of systemd."""
+"""Workers as units of systemd, each of a user of its own.
+
+The daemon may start such units, signal them and set their limits, and nothing else; they outlive
+it. What it shares with a worker lies in two directories of the group `callsd-worker`, to which the
+daemon and all workers belong: the worker's own, and the one with its bootstrap. Each worker sees
+its own two only.
+"""
 
 import asyncio
-import string
+import contextlib
+import grp
+import os
+import signal
 import subprocess
 import time
 from pathlib import Path
 
+from callsd_daemon.files import read_regular
 from callsd_daemon.host import processes
-from callsd_daemon.workers.launchers.launcher import Limits
-from callsd_daemon.workers.process import End, Process, adopt
+from callsd_daemon.host.probe import Spent
+from callsd_daemon.workers.launchers.launcher import End, Limits, WorkerId, WorkerProcess
+from callsd_daemon.workers.launchers.local import Directories, LocalProcess
+from callsd_daemon.workers.seat import Role
 
 
-PLAIN = frozenset(string.ascii_letters + string.digits + ":_.")
-PREFIX, SUFFIX = "callsd-worker@", ".service"
+GROUP = "callsd-worker"
+
+OLD_UNIT = "callsd-worker@jobs-{name}.service"
+"""What the release before called the unit of a job; such workers outlive an upgrade."""
+
+CGROUPS = Path("/sys/fs/cgroup/callsd.slice/callsd-workers.slice")
 
 SYSTEMCTL_SECONDS = 20.0
 """Starting a unit takes some 50 ms; on a machine that starves, some seconds."""
 
-EXIT_FILE = "exit"
-"""Where in its directory a worker's unit writes how it ended; see callsd-worker@.service."""
+SWEEP_SECONDS = 10.0
+LOOK_SECONDS = 0.05
 
+EXIT_FILE = "exit"
+"""Where in its directory a worker's unit writes how it ended; see the units' ExecStopPost."""
+
+MAX_EXIT_FILE_BYTES = 256
 EXIT_FILE_SECONDS = 5.0
 
-MARK_SECONDS = 10.0
-"""How long a unit that has been started may take to become the worker."""
 
-LOOK_SECONDS = 0.02
+class SystemdLauncher(Directories):
+    """What a worker is told lies in a directory that only this worker can see; it takes it away."""
 
+    is_local = True
 
-class SystemdLauncher:
-    """Workers are units of systemd, which outlive the daemon and are held to their limits.
+    def __init__(self, top: Path, runtime: Path) -> None:
+        """Both directories are those that the units know: /var/lib/callsd/workers, /run/callsd.
 
-    What a worker is told lies in a directory that only this worker can see, which takes it away.
-    """
-
-    def __init__(self, state: Path, runtime: Path) -> None:
-        """Both directories are those that the units know: /var/lib/callsd and /run/callsd."""
-        self._state = state
+        Raises OSError when there is no such group, or we are not in it.
+        """
+        super().__init__(top, mode=0o2770)
+        self.epoch = processes.boot_id()
+        self._units: dict[str, str] = {}
+        """Of the workers that run, by name."""
+        try:
+            self._group = grp.getgrnam(GROUP).gr_gid
+        except KeyError:
+            raise OSError(f"there is no group {GROUP}: run `callsd install` again") from None
         self._bootstraps = runtime / "bootstrap"
         self._bootstraps.mkdir(mode=0o700, exist_ok=True)
+        # The daemon's sockets for workers.
+        self._share(runtime / "workers", 0o750)
 
-    async def launch(self, mark: str, bootstrap: bytes, directory: Path, limits: Limits) -> Process:
+    def _share(self, path: Path, mode: int) -> None:
+        os.chown(path, -1, self._group)
+        path.chmod(mode)
+
+    def make(self, name: str) -> Path:
+        """The directory of a worker, in which its files belong to the group."""
+        path = self._top / name
+        path.mkdir(exist_ok=True)
+        self._share(path, self._mode)
+        return path
+
+    async def launch(self, worker: WorkerId, bootstrap: bytes, limits: Limits) -> WorkerProcess:
         """Start a unit."""
         # In one go on a thread: when the caller is cancelled it is done to its end all the same.
-        await asyncio.to_thread(self._start, mark, bootstrap, directory, limits)
-        deadline = time.monotonic() + MARK_SECONDS
-        while time.monotonic() < deadline and not (directory / EXIT_FILE).exists():
-            if await asyncio.to_thread(processes.leader_of_job, mark) is not None:
-                process = self.adopt(mark, directory)
-                if process is not None:
-                    return process
-            await asyncio.sleep(LOOK_SECONDS)
-        raise OSError("its unit ended at once: see journalctl --unit 'callsd-worker@*'")
+        await asyncio.to_thread(self._start, worker, bootstrap, limits)
+        process = await self.adopt(worker)
+        if process is None:
+            raise OSError(f"its unit ended at once: see journalctl --unit '{_unit(worker)}'")
+        return process
 
-    def _start(self, mark: str, bootstrap: bytes, directory: Path, limits: Limits) -> None:
-        unit = self._unit(directory)
-        told = self._bootstraps / unit.removeprefix(PREFIX).removesuffix(SUFFIX)
-        told.mkdir(mode=0o700, exist_ok=True)
-        (told / "mark").write_text(mark)
-        (told / "bootstrap").write_bytes(bootstrap)
+    def _start(self, worker: WorkerId, bootstrap: bytes, limits: Limits) -> None:
+        directory = self.make(worker.name)
         (directory / EXIT_FILE).unlink(missing_ok=True)
-        self._limit(directory, limits)
-        _systemctl("start", unit)
+        told = self._bootstraps / worker.name
+        told.mkdir(exist_ok=True)
+        self._share(told, 0o2770)
+        (told / "bootstrap").write_bytes(bootstrap)
+        self._share(told / "bootstrap", 0o640)
+        self._limit(worker, limits)
+        _systemctl("start", _unit(worker))
 
-    def adopt(self, mark: str, directory: Path) -> Process | None:
-        """Find a worker by its mark."""
-        return adopt(mark, lambda: self.last_end(directory))
+    async def adopt(self, worker: WorkerId) -> WorkerProcess | None:
+        """Ask systemd for the worker's process."""
+        for unit in (_unit(worker), OLD_UNIT.format(name=worker.name)):
+            pid = int((await _show(unit, "MainPID")).get("MainPID") or 0)
+            if not pid:
+                continue
+            try:
+                process = self._watch(worker, unit, pid)
+            except ProcessLookupError:
+                continue
+            # The pid may have passed to somebody else before we held on to it.
+            if (await _show(unit, "MainPID")).get("MainPID") == str(pid):
+                return process
+            process.detach()
+        return None
 
-    async def last_end(self, directory: Path) -> End:
+    def _watch(self, worker: WorkerId, unit: str, pid: int) -> LocalProcess:
+        async def read_end() -> End:
+            self._units.pop(worker.name, None)
+            return await self.last_end(worker)
+
+        async def send(_pidfd: int, number: signal.Signals) -> None:
+            await _kill(unit, number)
+
+        async def age() -> float | None:
+            stamp = (await _show(unit, "ExecMainStartTimestampMonotonic")).get(
+                "ExecMainStartTimestampMonotonic"
+            )
+            return time.clock_gettime(time.CLOCK_MONOTONIC) - int(stamp) / 1e6 if stamp else None
+
+        process = LocalProcess(pid, read_end=read_end, send=send, read_age=age)
+        self._units[worker.name] = unit
+        return process
+
+    async def last_end(self, worker: WorkerId) -> End:
         """What its unit has written; it does so some milliseconds after the exit."""
-        try:
-            async with asyncio.timeout(EXIT_FILE_SECONDS):
-                while (end := _read_exit_file(directory / EXIT_FILE)) is None:  # noqa: ASYNC110 - a file wakes nobody
-                    await asyncio.sleep(LOOK_SECONDS)
-        except TimeoutError:
-            return End()
-        return end
+        path = self.path(worker.name) / EXIT_FILE
+        deadline = time.monotonic() + EXIT_FILE_SECONDS
+        while (end := _read_exit_file(path)) is None and time.monotonic() < deadline:  # noqa: ASYNC110 - a file wakes nobody
+            await asyncio.sleep(LOOK_SECONDS)
+        return end or End()
 
-    async def adjust(self, directory: Path, limits: Limits) -> None:
+    async def sweep(self, worker: WorkerId) -> bool:
+        """Kill all that is in the unit's control group, and wait until the unit is over."""
+        units = [_unit(worker), OLD_UNIT.format(name=worker.name)]
+        deadline = time.monotonic() + SWEEP_SECONDS
+        while running := [unit for unit in units if await _is_running(unit)]:
+            if time.monotonic() > deadline:
+                return False
+            for unit in running:
+                await _kill(unit, signal.SIGKILL, everything=True)
+            await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.to_thread(self._forget, worker)
+        return True
+
+    def _forget(self, worker: WorkerId) -> None:
+        """Remove a bootstrap that was not taken, and its directory."""
+        told = self._bootstraps / worker.name
+        with contextlib.suppress(OSError):
+            (told / "bootstrap").unlink(missing_ok=True)
+            told.rmdir()
+
+    async def adjust(self, worker: WorkerId, limits: Limits) -> None:
         """Set a unit's limits, until it ends."""
-        await asyncio.to_thread(self._limit, directory, limits)
+        await asyncio.to_thread(self._limit, worker, limits)
 
-    def _limit(self, directory: Path, limits: Limits) -> None:
+    def _limit(self, worker: WorkerId, limits: Limits) -> None:
         quota = "" if limits.cores is None else f"{limits.cores:.0%}"
         _systemctl(
             "set-property",
             "--runtime",
-            self._unit(directory),
+            _unit(worker),
             f"CPUWeight={limits.cpu_weight}",
             f"CPUQuota={quota}",
             f"MemoryMax={limits.memory_bytes}",
         )
 
-    def _unit(self, directory: Path) -> str:
-        return unit_of(directory.relative_to(self._state))
+    def spent(self) -> dict[str, Spent]:
+        """By their control groups: of another user's processes we see nothing."""
+        found = {}
+        for name, unit in list(self._units.items()):
+            group = CGROUPS / unit
+            try:
+                usage = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+            except OSError:
+                continue
+            memory = 0
+            with contextlib.suppress(OSError):  # where the kernel does not account for it
+                memory = int((group / "memory.current").read_text())
+            found[name] = Spent(
+                cpu_seconds=int(usage.get("usage_usec", 0)) / 1e6, memory_bytes=memory
+            )
+        return found
 
 
-def unit_of(path: Path) -> str:
-    """The unit whose %I is this path, relative to the state directory."""
-    return PREFIX + "-".join(_escaped(part) for part in path.parts) + SUFFIX
+def _unit(worker: WorkerId) -> str:
+    return f"{_PREFIXES[worker.role]}@{worker.name}.service"
 
 
-def _systemctl(*arguments: str) -> None:
-    """Raises OSError with what systemctl has to say."""
+_PREFIXES = {role: f"callsd-{role}" for role in Role}
+
+
+async def _kill(unit: str, number: signal.Signals, *, everything: bool = False) -> None:
+    """Send a signal to a unit's first process, or to all of them, if there are any."""
+    whom = "all" if everything else "main"
+    with contextlib.suppress(OSError):
+        await asyncio.to_thread(
+            _systemctl, "kill", f"--kill-whom={whom}", f"--signal={number.name}", unit
+        )
+
+
+async def _is_running(unit: str) -> bool:
+    state = (await _show(unit, "ActiveState")).get("ActiveState", "")
+    return state not in ("inactive", "failed", "")
+
+
+async def _show(unit: str, *names: str) -> dict[str, str]:
+    """Some properties of a unit; raises OSError."""
+    text = await asyncio.to_thread(
+        _systemctl, "show", *(f"--property={name}" for name in names), unit
+    )
+    return dict(line.partition("=")[::2] for line in text.splitlines())
+
+
+def _systemctl(*arguments: str) -> str:
+    """What systemctl prints; raises OSError with what it has to say."""
     try:
         done = subprocess.run(
             ["/usr/bin/systemctl", "--no-ask-password", *arguments],
@@ -117,25 +237,24 @@ def _systemctl(*arguments: str) -> None:
         raise OSError(f"systemctl {arguments[0]}: no answer in {SYSTEMCTL_SECONDS:g} s") from None
     if done.returncode:
         raise OSError(f"systemctl {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _read_exit_file(path: Path) -> End | None:
-    """$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS as systemd.exec(5) has them; None = not there."""
+    """$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS as systemd.exec(5) has them; None = not there.
+
+    It was written by the worker's own user, and may say anything.
+    """
     try:
-        words = path.read_text().split()
+        words = read_regular(path, MAX_EXIT_FILE_BYTES).decode(errors="replace").split()
     except OSError:
         return None
     match words:
         case ["oom-kill", _, _]:
             return End(is_out_of_memory=True)
-        case [_, "exited", status]:
+        case [_, "exited", status] if status.isascii() and status.isdecimal():
             return End(exit_code=int(status))
-        case [_, _, name]:
+        case [_, _, name] if f"SIG{name}" in signal.Signals.__members__:
             return End(signal=f"SIG{name}")
         case _:
             return None
-
-
-def _escaped(part: str) -> str:
-    """A file name as a part of a unit's name: systemd.unit(5), "String Escaping"."""
-    return "".join(chr(byte) if chr(byte) in PLAIN else f"\\x{byte:02x}" for byte in part.encode())

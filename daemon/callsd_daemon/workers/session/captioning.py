@@ -16,7 +16,7 @@ from callsd_daemon.workers.captions.link import (
     Order,
     Sound,
 )
-from callsd_daemon.workers.session.messages import finite
+from callsd_daemon.workers.session.messages import finite, pins
 from callsd_ipc.v1 import worker_pb2
 
 
@@ -32,19 +32,16 @@ _SPEECH = {
 }
 
 
-def work(order: CaptionerWork) -> worker_pb2.CaptionResponse:
+def work(order: CaptionerWork, *, log_kept: int) -> worker_pb2.CaptionResponse:
     """The first order."""
     return worker_pb2.CaptionResponse(
         work=worker_pb2.CaptionerWork(
             model_name=order.model,
-            model_directory=str(order.directory),
-            model_files=[
-                worker_pb2.FilePin(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
-                for file in order.files
-            ],
+            model_files=pins(order.model_files),
             workers=order.workers,
-            fallback_directory=str(order.fallback_directory or ""),
+            fallback_files=pins(order.fallback_files),
             engine="auto",
+            log_kept=log_kept,
         )
     )
 

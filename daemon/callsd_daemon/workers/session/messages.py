@@ -6,43 +6,75 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from callsd_daemon.domain.captions import CaptionsResult
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Artifact, Failure, Notice, Outcome, Progress, Usage
 from callsd_daemon.domain.recording import Picture, RecordingHealth, RecordingResult
 from callsd_daemon.domain.transcription import Engine, TrackResult, TranscriptionResult
-from callsd_daemon.workers.seat import Assignment, RecordingAssignment, TranscriptionAssignment
+from callsd_daemon.files import read_regular
+from callsd_daemon.workers.seat import (
+    OUTCOME,
+    Assignment,
+    Endpoint,
+    ModelFile,
+    RecordingAssignment,
+    Role,
+    TranscriptionAssignment,
+)
 from callsd_ipc.v1 import worker_pb2
 
 
-OUTCOME_FILE = "outcome.binpb"
-MAX_OUTCOME_BYTES = 4 * 1024 * 1024
+MAX_OUTCOME_BYTES = 1024 * 1024
 """An outcome names at most 256 tracks and some files; anything larger was not written by us."""
+
+MAX_NAME = 200
+MAX_TEXT = 2_000
+MAX_NOTICES = 64
+MAX_TRACKS = 256
+"""What a job can keep of what a worker says. Texts in characters."""
+
+MAX_NUMBER = 1e9
+"""No figure of ours is larger: seconds of sound, loudness, ratios."""
 
 CANCELLED = "CANCELLED"
 """What a worker reports as its failure when it ended because it was asked to."""
 
+_ROLES = {
+    Role.TRANSCRIBER: worker_pb2.ROLE_TRANSCRIBER,
+    Role.RECORDER: worker_pb2.ROLE_RECORDER,
+    Role.CAPTIONER: worker_pb2.ROLE_CAPTIONER,
+}
+
 
 def bootstrap(
     *,
-    job_id: str,
+    name: str,
+    role: Role,
     generation: int,
     token: str,
-    socket: Path,
-    directory: Path,
+    endpoint: Endpoint,
     salvage: Failure | None = None,
 ) -> bytes:
     """What a worker reads from its standard input; with `salvage`, that it saves what there is."""
     message = worker_pb2.Bootstrap(
-        job_id=job_id,
+        job_id=name,
+        role=_ROLES[role],
         generation=generation,
         token=token,
-        socket_path=str(socket),
-        job_directory=str(directory),
+        endpoint=endpoint.address,
+        tls_roots=endpoint.tls_roots,
+        file_socket=endpoint.file_socket,
     )
     if salvage is not None:
         message.salvage.reason, message.salvage.message = salvage.reason, salvage.message
     return message.SerializeToString()
+
+
+def pins(files: tuple[ModelFile, ...]) -> list[worker_pb2.FilePin]:
+    """Files of a model, as a worker is told them."""
+    return [
+        worker_pb2.FilePin(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
+        for file in files
+    ]
 
 
 def assignment(seat: Assignment) -> worker_pb2.Assignment:
@@ -78,22 +110,16 @@ def _transcription_work(seat: TranscriptionAssignment) -> worker_pb2.Transcripti
     spec = seat.spec
     tracks = [
         worker_pb2.TrackWork(
-            path=str(path),
             speaker=track.speaker,
             start_offset_seconds=track.start_offset_seconds,
             language=track.language,
         )
-        for track, path in zip(spec.tracks, seat.media, strict=True)
-    ]
-    pins = [
-        worker_pb2.FilePin(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
-        for file in seat.model_files
+        for track in spec.tracks
     ]
     return worker_pb2.TranscriptionWork(
         tracks=tracks,
         model_name=spec.model,
-        model_directory=str(seat.model_directory),
-        model_files=pins,
+        model_files=pins(seat.model_files),
         engine=spec.engine,
         threads=seat.threads,
         language=spec.language,
@@ -132,24 +158,30 @@ def _health(status: worker_pb2.RecordingStatus) -> RecordingHealth:
 
 
 def read_outcome(directory: Path, generation: int) -> Outcome | None:
-    """What the worker of this generation left behind; None if it left nothing (valid)."""
-    path = directory / OUTCOME_FILE
+    """The outcome of this generation that lies in a job's directory; None if there is no valid one.
+
+    It may be a stranger's file: workers of the release before wrote it themselves.
+    """
     try:
-        if path.stat().st_size > MAX_OUTCOME_BYTES:
-            return None
-        message = worker_pb2.Outcome.FromString(path.read_bytes())
+        message = worker_pb2.Outcome.FromString(
+            read_regular(directory / OUTCOME, MAX_OUTCOME_BYTES)
+        )
     except (OSError, DecodeError):
         return None
-    return _outcome(message) if message.generation == generation else None
+    return outcome(message) if message.generation == generation else None
 
 
-def _outcome(message: worker_pb2.Outcome) -> Outcome:
+def outcome(message: worker_pb2.Outcome) -> Outcome:
+    """How a worker says that its work ended; what is too long or no number is cut."""
     failure = None
     if message.failure_reason and message.failure_reason != CANCELLED:
         failure = Failure(
             reason=_reason(message.failure_reason),
-            message=message.failure_message,
-            metadata=dict(message.failure_metadata),
+            message=message.failure_message[:MAX_TEXT],
+            metadata={
+                key[:MAX_NAME]: value[:MAX_NAME]
+                for key, value in sorted(message.failure_metadata.items())[:MAX_NOTICES]
+            },
         )
     return Outcome(
         failure=failure,
@@ -157,23 +189,23 @@ def _outcome(message: worker_pb2.Outcome) -> Outcome:
         artifacts=tuple(
             Artifact(
                 file_name=file.file_name,
-                media_type=file.media_type,
+                media_type=file.media_type[:MAX_NAME],
                 size_bytes=file.size_bytes,
-                sha256=file.sha256,
+                sha256=file.sha256[:MAX_NAME],
             )
             for file in message.artifacts
         ),
         notices=tuple(
-            Notice(code=notice.code, message=notice.message) for notice in message.notices
+            Notice(code=notice.code[:MAX_NAME], message=notice.message[:MAX_TEXT])
+            for notice in message.notices[:MAX_NOTICES]
         ),
         transcription=(
             _transcription(message.transcription) if message.HasField("transcription") else None
         ),
-        captions=_captions(message.captions) if message.HasField("captions") else None,
         recording=_recording(message.recording) if message.HasField("recording") else None,
         usage=Usage(
             cpu_seconds=finite(message.cpu_seconds),
-            peak_memory_bytes=message.peak_memory_bytes,
+            peak_memory_bytes=max(0, message.peak_memory_bytes),
             wall_seconds=finite(message.wall_seconds),
         ),
     )
@@ -183,32 +215,21 @@ def _transcription(message: worker_pb2.TranscriptionOutcome) -> TranscriptionRes
     return TranscriptionResult(
         tracks=tuple(
             TrackResult(
-                speaker=track.speaker,
+                speaker=track.speaker[:MAX_NAME],
                 duration_seconds=finite(track.duration_seconds),
                 speech_seconds=finite(track.speech_seconds),
-                language=track.language,
+                language=track.language[:MAX_NAME],
                 failure_reason=_reason(track.failure_reason) if track.failure_reason else None,
-                failure_message=track.failure_message,
+                failure_message=track.failure_message[:MAX_TEXT],
             )
-            for track in message.tracks
+            for track in message.tracks[:MAX_TRACKS]
         ),
-        language=message.language,
+        language=message.language[:MAX_NAME],
         engine=Engine(message.engine) if message.engine in set(Engine) else Engine.AUTO,
         segment_count=message.segment_count,
         word_count=message.word_count,
         audio_seconds=finite(message.audio_seconds),
         real_time_factor=finite(message.real_time_factor),
-    )
-
-
-def _captions(message: worker_pb2.CaptionsOutcome) -> CaptionsResult:
-    return CaptionsResult(
-        caption_count=message.caption_count,
-        word_count=message.word_count,
-        speaker_count=message.speaker_count,
-        audio_seconds=finite(message.audio_seconds),
-        skipped_seconds=finite(message.skipped_seconds),
-        restart_count=message.restart_count,
     )
 
 
@@ -227,7 +248,7 @@ def _recording(message: worker_pb2.RecordingOutcome) -> RecordingResult:
 
 def finite(value: float) -> float:
     """What a worker sends may be nonsense, but must not spoil what is stored of the job."""
-    return value if math.isfinite(value) else 0.0
+    return min(max(value, -MAX_NUMBER), MAX_NUMBER) if math.isfinite(value) else 0.0
 
 
 def _reason(name: str) -> Reason:

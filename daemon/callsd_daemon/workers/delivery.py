@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes over what one attempt has made: its files first, its outcome last.
+
+All of it lies in the job's own directory afterwards, where no worker can write. An outcome that is
+there counts, whatever becomes of its worker and of this daemon.
+"""
+
+import asyncio
+import contextlib
+import errno
+import functools
+import hashlib
+import io
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from callsd_daemon.domain.jobs import Artifact, Outcome
+from callsd_daemon.files import FilePool, open_regular, sync_directory, write_whole
+from callsd_daemon.workers.waits import until
+
+
+log = structlog.get_logger(__name__)
+
+MAX_FILES = 64
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+IDLE_SECONDS = 30.0
+"""When nothing of a file arrives for so long, it is asked for once more."""
+
+MAX_REQUESTS = 5
+"""So often in a row without a byte: then it will not come."""
+
+RETRY_SECONDS = 1.0
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+Take = Callable[[str, Path], bool]
+"""Moves a finished file of the worker's to a path, if it lies on this disk; see `Launcher.take`."""
+
+Ask = Callable[[str, int], Awaitable[None]]
+"""Asks the worker to send a file from a byte on."""
+
+
+class UnusableError(Exception):
+    """What the worker has made cannot be used; the message says why, for a person."""
+
+
+class Delivery:
+    """Into one job's directory, from the workers of one attempt."""
+
+    def __init__(
+        self, directory: Path, pool: FilePool, take: Take, *, artifacts: str, outcome: str
+    ) -> None:
+        """`artifacts` and `outcome` are the names of what is kept in `directory`."""
+        self._folder = directory / artifacts
+        self._outcome_file = directory / outcome
+        self._pool = pool
+        self._take = take
+        self._arriving: _Arriving | None = None
+
+    async def collect(self, outcome: Outcome, raw: bytes, ask: Ask) -> None:
+        """Take all files that the outcome names, then keep the outcome itself, `raw`.
+
+        Waits while the disk is full. Raises UnusableError.
+        """
+        if len(outcome.artifacts) > MAX_FILES:
+            raise UnusableError(f"it names {len(outcome.artifacts)} files: {MAX_FILES} are allowed")
+        for artifact in outcome.artifacts:
+            if not FILE_NAME.fullmatch(artifact.file_name) or artifact.size_bytes < 0:
+                raise UnusableError("it names a file that cannot be one")
+            await self._patiently(functools.partial(self._collect, artifact, ask))
+        await self._patiently(lambda: self._pool.run(write_whole, self._outcome_file, raw))
+
+    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                return await work()
+            except OSError as problem:
+                if problem.errno not in DISK_FULL_ERRNOS:
+                    raise UnusableError(f"its files cannot be taken: {problem}") from problem
+                log.error("delivery_blocked", problem=str(problem))  # noqa: TRY400 - no bug of ours
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _collect(self, artifact: Artifact, ask: Ask) -> None:
+        if await self._pool.run(self._is_taken, artifact):
+            return
+        draft = self._folder / f".{artifact.file_name}.part"
+        if await self._pool.run(self._take, artifact.file_name, draft):
+            await self._pool.run(self._keep, artifact, draft)
+            return
+        was_begun = await self._pool.run(_size, draft) > 0
+        await self._receive(artifact, draft, ask)
+        try:
+            await self._pool.run(self._keep, artifact, draft)
+        except UnusableError:
+            if not was_begun:
+                raise
+            # The beginning was of another file of this name.
+            await self._receive(artifact, draft, ask)
+            await self._pool.run(self._keep, artifact, draft)
+
+    def _is_taken(self, artifact: Artifact) -> bool:
+        """Whether it was taken before this session, or by an earlier daemon."""
+        try:
+            descriptor = open_regular(self._folder / artifact.file_name)
+        except FileNotFoundError:
+            return False
+        with os.fdopen(descriptor, "rb") as file:
+            is_long_enough = os.fstat(descriptor).st_size == artifact.size_bytes
+            return is_long_enough and _sha256(file) == artifact.sha256
+
+    def _keep(self, artifact: Artifact, draft: Path) -> None:
+        """Look at a file that has come, and give it its name when it is what it should be."""
+        with os.fdopen(open_regular(draft), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != artifact.size_bytes:
+                draft.unlink()
+                problem = f"{artifact.file_name} has {size} bytes, not {artifact.size_bytes}"
+                raise UnusableError(problem)
+            if _sha256(file) != artifact.sha256:
+                draft.unlink()
+                raise UnusableError(f"{artifact.file_name} is not what its hash says")
+            with contextlib.suppress(PermissionError):  # it may stay its worker's user's
+                os.fchmod(file.fileno(), 0o600)
+            os.fsync(file.fileno())
+        draft.replace(self._folder / artifact.file_name)
+        sync_directory(self._folder)
+
+    # Files that come through the session
+
+    async def _receive(self, artifact: Artifact, draft: Path, ask: Ask) -> None:
+        requests = 0
+        while (offset := await self._pool.run(_size, draft)) < artifact.size_bytes:
+            requests += 1
+            if requests > MAX_REQUESTS:
+                raise UnusableError(f"{artifact.file_name} does not arrive")
+            arriving = self._arriving = _Arriving(artifact, draft, offset, self._pool)
+            try:
+                await ask(artifact.file_name, offset)
+                while time.monotonic() - arriving.last_heard < IDLE_SECONDS:
+                    if await until(arriving.ended, IDLE_SECONDS):
+                        break
+            finally:
+                self._arriving = None
+            if arriving.offset > offset:
+                requests = 0
+            if arriving.problem is not None:
+                raise arriving.problem
+
+    async def write(self, file_name: str, offset: int, data: bytes) -> int:
+        """Take a part of the file that was asked for; returns where the next one begins.
+
+        Raises UnusableError when this is not what is missing, OSError when it cannot be written.
+        """
+        arriving = self._arriving
+        if arriving is None or arriving.artifact.file_name != file_name:
+            raise UnusableError(f"{file_name} was not asked for")
+        await arriving.write(offset, data)
+        return arriving.offset
+
+    def end_file(self, file_name: str) -> None:
+        """No more of this file comes for now."""
+        if self._arriving is not None and self._arriving.artifact.file_name == file_name:
+            self._arriving.ended.set()
+
+
+class _Arriving:
+    """A file that is on its way."""
+
+    def __init__(self, artifact: Artifact, draft: Path, offset: int, pool: FilePool) -> None:
+        self.artifact = artifact
+        self.offset = offset
+        self.last_heard = time.monotonic()
+        self.ended = asyncio.Event()
+        self.problem: OSError | None = None
+        self._draft = draft
+        self._pool = pool
+
+    async def write(self, offset: int, data: bytes) -> None:
+        if offset != self.offset or offset + len(data) > self.artifact.size_bytes:
+            raise UnusableError(f"these bytes of {self.artifact.file_name} were not asked for")
+        try:
+            await self._pool.run(_append, self._draft, offset, data)
+        except OSError as problem:
+            self.problem = problem
+            self.ended.set()
+            raise
+        self.offset = offset + len(data)
+        self.last_heard = time.monotonic()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _append(path: Path, offset: int, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0) as file:
+        file.seek(offset)
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, "half written", str(path))
+
+
+def _sha256(file: io.BufferedReader) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()

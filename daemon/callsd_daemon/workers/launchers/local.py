@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What launchers have in common whose workers run on this machine: directories and processes."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from callsd_daemon.files import open_regular
+from callsd_daemon.workers.launchers.launcher import End
+from callsd_daemon.workers.seat import ARTIFACTS, WORKER_LOG
+
+
+TRASH = ".trash"
+"""Where directories wait for their removal, out of the way of whoever bears their name next."""
+
+
+class Directories:
+    """The workers' own directories, one for each name, as their launcher and the daemon see them.
+
+    All that lies in one of them may be a stranger's: it is opened as such.
+    """
+
+    def __init__(self, top: Path, *, mode: int) -> None:
+        """`mode` is that of each worker's directory."""
+        self._top = top
+        self._mode = mode
+
+    def make(self, name: str) -> Path:
+        """The directory of a worker, made if it is not there."""
+        path = self._top / name
+        path.mkdir(exist_ok=True)
+        path.chmod(self._mode)
+        return path
+
+    def path(self, name: str) -> Path:
+        """The directory of a worker, which may not be there."""
+        return self._top / name
+
+    def leftovers(self, name: str) -> frozenset[str]:
+        """Names of what lies there."""
+        with contextlib.suppress(FileNotFoundError):
+            return frozenset(path.name for path in (self._top / name).iterdir())
+        return frozenset()
+
+    def take(self, name: str, file: str, target: Path) -> bool:
+        """Move a finished file to `target`; raises OSError."""
+        folder = self._open(name, ARTIFACTS)
+        try:
+            os.rename(file, target, src_dir_fd=folder)
+        finally:
+            os.close(folder)
+        return True
+
+    def read_log(self, name: str, offset: int, size: int) -> bytes:
+        """A part of the log; empty when there is none."""
+        try:
+            log = self._open_log(name, os.O_RDONLY)
+        except OSError:
+            return b""
+        with os.fdopen(log, "rb") as file:
+            return os.pread(file.fileno(), size, offset)
+
+    def bound_log(self, name: str, max_bytes: int) -> None:
+        """Empty a log that has grown too long: who appends goes on at its new end by itself."""
+        with contextlib.suppress(FileNotFoundError):
+            log = self._open_log(name, os.O_WRONLY)
+            try:
+                if os.fstat(log).st_size > max_bytes:
+                    os.ftruncate(log, 0)
+            finally:
+                os.close(log)
+
+    def discard(self, name: str) -> None:
+        """Remove a directory, as far as its worker has left it removable."""
+        trash = self._top / TRASH
+        trash.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            (self._top / name).rename(trash / f"{name}.{secrets.token_hex(4)}")
+        for path in trash.iterdir():
+            shutil.rmtree(path, ignore_errors=True)
+
+    def names(self) -> frozenset[str]:
+        """All names that have a directory."""
+        return frozenset(path.name for path in self._top.iterdir()) - {TRASH}
+
+    def _open_log(self, name: str, flags: int) -> int:
+        folder = self._open(name)
+        try:
+            return open_regular(WORKER_LOG, flags, dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    def _open(self, name: str, inner: str = "") -> int:
+        """A worker's directory, or one in it; nothing in the way is a link."""
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        folder = os.open(self._top / name, flags)
+        if not inner:
+            return folder
+        try:
+            return os.open(inner, flags, dir_fd=folder)
+        finally:
+            os.close(folder)
+
+
+class LocalProcess:
+    """A process on this machine, watched through a descriptor that stands for it alone."""
+
+    def __init__(
+        self,
+        pid: int,
+        *,
+        read_end: Callable[[], Awaitable[End]],
+        send: Callable[[int, signal.Signals], Awaitable[None]],
+        read_age: Callable[[], Awaitable[float | None]],
+    ) -> None:
+        """`read_end` is awaited once it has exited; `send` is given the descriptor.
+
+        Raises OSError: ESRCH when there is no such process (any more), EMFILE.
+        """
+        self.exited = asyncio.Event()
+        self.end = End()
+        self._read_age = read_age
+        self._read_end = read_end
+        self._send = send
+        self._ending: asyncio.Task[None] | None = None
+        self._pidfd = os.pidfd_open(pid)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
+
+    def _on_exit(self) -> None:
+        self.detach()
+        self._ending = asyncio.create_task(self._take_end())
+
+    async def _take_end(self) -> None:
+        try:
+            self.end = await self._read_end()
+        finally:
+            self.exited.set()
+
+    async def send(self, number: signal.Signals) -> None:
+        """Send a signal to the worker, if it still lives."""
+        if self._pidfd >= 0:
+            await self._send(self._pidfd, number)
+
+    async def age_seconds(self) -> float | None:
+        """How long ago it was started; None when that is not known."""
+        return await self._read_age()
+
+    def detach(self) -> None:
+        """Stop watching; the worker goes on."""
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1

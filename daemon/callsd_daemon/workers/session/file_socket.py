@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hands files over to workers of this machine, as descriptors.
+
+A worker sees neither media nor models, and no path means anything to it: it shows its token, names
+a file of its assignment, and is given that file, open for reading. gRPC cannot carry descriptors.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from callsd_daemon.domain.errors import CallsdError
+from callsd_daemon.files import FilePool
+from callsd_daemon.workers.seat import Opener
+from callsd_ipc.v1 import worker_pb2
+
+
+log = structlog.get_logger(__name__)
+
+MAX_REQUEST_BYTES = 4096
+MAX_CONNECTIONS = 64
+TIMEOUT_SECONDS = 10.0
+
+Find = Callable[[worker_pb2.ReadFileRequest], Awaitable[Opener | None]]
+
+
+class FileSocket:
+    """One request a connection, a ReadFileRequest; the answer is a descriptor, or why not."""
+
+    def __init__(self, path: Path, pool: FilePool, find: Find) -> None:
+        self.path = path
+        self._pool = pool
+        self._find = find
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._accepting: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Begin to listen."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        listener.bind(str(self.path))
+        listener.listen(MAX_CONNECTIONS)
+        self._accepting = asyncio.create_task(self._accept(listener), name="file socket")
+
+    async def close(self) -> None:
+        """Take no more requests."""
+        tasks = [*self._tasks, *([self._accepting] if self._accepting else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with listener:
+            while True:
+                while len(self._tasks) >= MAX_CONNECTIONS:
+                    await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+                try:
+                    connection, _ = await loop.sock_accept(listener)
+                except OSError as problem:
+                    # No descriptors are left for now.
+                    log.warning("file_socket_blocked", problem=str(problem))
+                    await asyncio.sleep(1.0)
+                    continue
+                task = asyncio.create_task(self._serve(connection))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with connection:
+            try:
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    data = await loop.sock_recv(connection, MAX_REQUEST_BYTES)
+                    opener = await self._find(worker_pb2.ReadFileRequest.FromString(data))
+                    if opener is None:
+                        connection.send(b"no such file for this worker")
+                        return
+                    descriptor = await self._pool.run(opener)
+                    try:
+                        socket.send_fds(connection, [b"ok"], [descriptor])
+                    finally:
+                        os.close(descriptor)
+            except (DecodeError, ConnectionResetError):
+                return  # it asks again when it can make something of that
+            except CallsdError as problem:
+                _answer(connection, problem.message)
+            except OSError as problem:  # of the file, or a worker that is gone; and the timeout
+                _answer(connection, problem.strerror or "no answer in time")
+
+
+def _answer(connection: socket.socket, text: str) -> None:
+    with contextlib.suppress(OSError):
+        connection.send(text.encode()[:MAX_REQUEST_BYTES])

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast a worker may talk: one that floods its session is read no faster than others need."""
+
+import asyncio
+import time
+
+
+class Pace:
+    """Lets `rate` things a second pass, and `burst` at once."""
+
+    def __init__(self, *, rate: float, burst: float) -> None:
+        self._seconds = 1 / rate
+        self._burst_seconds = burst / rate
+        self._due = time.monotonic()
+        """When the next thing would be due, if they came evenly."""
+
+    async def wait(self) -> None:
+        """Return when one more may pass."""
+        now = time.monotonic()
+        self._due = max(self._due + self._seconds, now - self._burst_seconds)
+        if self._due > now:
+            await asyncio.sleep(self._due - now)

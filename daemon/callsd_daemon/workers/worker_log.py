@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker's log as the daemon keeps it: what has arrived of it, never longer than allowed."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from callsd_daemon.files import FilePool
+
+
+CUT_MARK = b"\n[callsd: the log was longer than allowed; what stood here is lost]\n"
+
+
+class WorkerLog:
+    """The kept log of one job or captioner.
+
+    A file beside it says how much of the worker's own log is in it, so that the next daemon goes
+    on where this one was.
+    """
+
+    def __init__(self, path: Path, pool: FilePool, *, max_bytes: int) -> None:
+        self._path = path
+        self._pool = pool
+        self._max_bytes = max_bytes
+        self._kept_file = path.with_name(f"{path.name}.kept")
+        self.kept = 0
+        """So much of the worker's own log has been taken. Unit: bytes."""
+
+    async def open(self) -> None:
+        """Find out where an earlier daemon was."""
+        with contextlib.suppress(OSError, ValueError):
+            self.kept = int(await self._pool.run(self._kept_file.read_text))
+
+    async def take(self, offset: int, data: bytes) -> None:
+        """Keep a part of the worker's log, from `offset` on; what cannot be written is lost.
+
+        A part that does not follow the last one tells that the worker's log was cut.
+        """
+        with contextlib.suppress(OSError):
+            await self._pool.run(self._take, offset, data)
+
+    def _take(self, offset: int, data: bytes) -> None:
+        is_cut = offset != self.kept
+        self.kept = offset + len(data)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        with os.fdopen(os.open(self._path, flags, 0o600), "ab") as file:
+            if is_cut:
+                file.write(CUT_MARK)
+            if file.tell() + len(data) > self._max_bytes:
+                # What is newest tells most.
+                file.truncate(0)
+                file.write(CUT_MARK)
+            file.write(data[-self._max_bytes :])
+        with os.fdopen(os.open(self._kept_file, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            file.write(f"{self.kept:020d}".encode())

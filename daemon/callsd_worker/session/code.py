@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A copy of our own code, for a worker that goes on for hours and loads parts of itself late.
+
+An upgrade of the installation changes nothing under it.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import callsd_ipc
+import callsd_worker
+
+
+CODE = "code"
+"""Where in our directory it lies."""
+
+
+def hold_code(directory: Path) -> None:
+    """Copy our code; what is loaded from now on, here and by programs we start, is the copy."""
+    place = directory / CODE
+    shutil.rmtree(place, ignore_errors=True)
+    for package in (callsd_worker, callsd_ipc):
+        source = Path(package.__path__[0])
+        shutil.copytree(source, place / source.name)
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] == package.__name__ and hasattr(module, "__path__"):
+                module.__path__ = [str(place.joinpath(*name.split(".")))]
+    sys.path.insert(0, str(place))
+    os.environ["PYTHONPATH"] = str(place)
