@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from callsd_daemon.domain.jobs import BATCH_KINDS
 from callsd_daemon.domain.transcription import Engine
 from callsd_daemon.files import FilePool
 from callsd_daemon.host.probe import Probe
+from callsd_daemon.liveness import Liveness
 from callsd_daemon.media import Uploads
 from callsd_daemon.models.store import ModelStore
 from callsd_daemon.rpc.captions import CaptionService
@@ -107,7 +108,8 @@ class _Daemon:
         await self._supervisor.recover()
         await self._door.open()
         server = await self._serve()
-        pinging = asyncio.create_task(_ping(), name="watchdog")
+        liveness = Liveness(self._parts(), lambda is_well: server.say_well(is_well=is_well))
+        pinging = asyncio.create_task(liveness.run(), name="liveness")
         ticking = asyncio.create_task(self._housekeeper.run(), name="housekeeping")
         log.info(
             "ready",
@@ -260,6 +262,15 @@ class _Daemon:
         await server.open(self._config)
         return server
 
+    def _parts(self) -> dict[str, Callable[[], Awaitable[object]]]:
+        """On what calls wait."""
+        return {
+            "store": lambda: self._database.write(lambda books: books.revision),
+            "reads": lambda: self._database.read(lambda books: books.revision),
+            "files": lambda: self._pool.run(os.getpid),
+            "threads": lambda: asyncio.to_thread(os.getpid),
+        }
+
     def _facts(self) -> Facts:
         config = self._config
         return Facts(
@@ -319,14 +330,6 @@ def _remote_door(config: Config) -> RemoteDoor | None:
         certificate=read_secret(config.server.tls_certificate),
         key=read_secret(config.server.tls_key),
     )
-
-
-async def _ping() -> None:
-    """Tell the watchdog that the event loop turns, three times as often as it wants to know."""
-    seconds = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
-    while seconds:
-        notify.notify(notify.ALIVE)
-        await asyncio.sleep(seconds / 3)
 
 
 def _now() -> datetime:

@@ -28,9 +28,9 @@ POOL_THREADS = 8
 def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> int:
     """Open a file that is a plain file and has no second name; the caller closes it.
 
-    Raises OSError; EINVAL when it is anything else than that.
+    One that O_CREAT in `flags` makes is our user's alone. Raises OSError; EINVAL when it is anything else than that.
     """
-    descriptor = os.open(path, flags | STRANGERS_FLAGS, dir_fd=dir_fd)
+    descriptor = os.open(path, flags | STRANGERS_FLAGS, 0o600, dir_fd=dir_fd)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(descriptor)

@@ -13,8 +13,7 @@ import os
 import signal
 import sys
 
-from callsd_ipc.v1 import worker_pb2
-from callsd_worker.session.bootstrap import read_bootstrap
+from callsd_worker.session.bootstrap import Bootstrap, is_captioner, is_recorder, read_bootstrap
 from callsd_worker.session.client import Session
 from callsd_worker.session.code import hold_code
 from callsd_worker.session.failures import failure_of
@@ -43,7 +42,7 @@ def main() -> int:
     if bootstrap is None:
         log.error("started without a bootstrap of this release; only the daemon starts workers")
         return EXIT_NO_BOOTSTRAP
-    if bootstrap.role == worker_pb2.ROLE_CAPTIONER:
+    if is_captioner(bootstrap):
         from callsd_worker.session.captions import serve
 
         return serve(bootstrap)
@@ -54,7 +53,7 @@ def main() -> int:
         _salvage(session, bootstrap)
         session.deliver()
         return 0
-    if bootstrap.role == worker_pb2.ROLE_RECORDER:
+    if is_recorder(bootstrap):
         # What shows the page and captures it is loaded piece by piece, and joins them at the end.
         hold_code(session.directory)
     if session.start(ASSIGNMENT_TIMEOUT_SECONDS):
@@ -71,18 +70,18 @@ def main() -> int:
     return 0
 
 
-def _salvage(session: Session, bootstrap: worker_pb2.Bootstrap) -> None:
+def _salvage(session: Session, bootstrap: Bootstrap) -> None:
     """Make an outcome of what an earlier worker has left, unless it has left one itself."""
     if has_outcome(session.directory, bootstrap.generation):
         return
-    if bootstrap.role == worker_pb2.ROLE_RECORDER:
+    if is_recorder(bootstrap):
         from callsd_worker.session.recording import salvage
 
         reason, message = bootstrap.salvage.reason, bootstrap.salvage.message
         salvage(session.directory, bootstrap.generation, reason, message)
 
 
-def _work(session: Session, bootstrap: worker_pb2.Bootstrap) -> tuple[str, str] | None:
+def _work(session: Session, bootstrap: Bootstrap) -> tuple[str, str] | None:
     """Do the work; the reason and message of its failure, or None when it is done."""
     assert session.assignment is not None
     try:

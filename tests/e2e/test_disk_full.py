@@ -33,7 +33,7 @@ def test_artifact(server: Daemon) -> None:
     asked = request(GOOD)
     asked.request_id = str(uuid.uuid4())
     job_id = hashlib.sha256(f"owner\0{asked.request_id}".encode()).hexdigest()[:20]
-    artifacts = server.state / "jobs" / job_id / "artifacts"
+    artifacts = server.worker_directory(job_id) / "artifacts"
     artifacts.mkdir(parents=True)
     (artifacts / ".transcript.vtt.part").symlink_to("/dev/full")
     job = server.wait(api, api(api.jobs.CreateJob, asked).job.name, seconds=60)

@@ -101,7 +101,7 @@ class TestRecording:
         client.fetch_artifact(ended, "recording.mp4", target)
         client.fetch_artifact(ended, "thumbnail.jpg", tmp_path / "thumbnail.jpg")
         found = measure(target, fps=20)
-        log = (running.state / "jobs" / ended.name.removeprefix("jobs/") / "log.txt").read_text()
+        log = (running.job_directory(ended.name) / "log.txt").read_text()
 
         assert ended.state == JOB_STATE_SUCCEEDED
         assert (found.width, found.height) == (1280, 720)
@@ -123,7 +123,8 @@ class TestRecording:
             assert secret not in running.log
             assert secret not in str(ended)
         assert ended.recording.headers == {"X-Calls-Recorder": ""}
-        assert not (running.state / "jobs" / ended.name.removeprefix("jobs/") / "pieces").exists()
+        workers = running.worker_directory(ended.name)
+        eventually(lambda: not workers.exists(), "what it was made of is gone")
 
     def test_longest_time(self, client: Client, pages: PageServer) -> None:
         """After max_duration it is done, with a file of that length."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from callsd_ipc.v1 import worker_pb2
 from callsd_worker.session.client import Session
-from callsd_worker.session.outcome import write_artifact, write_outcome
+from callsd_worker.session.outcome import has_outcome, write_artifact, write_outcome
 
 
 TEMPORARY = Path(os.environ["TMPDIR"])
@@ -56,6 +56,11 @@ class Script:
         )
         self.session.deliver()
 
+    def salvage(self) -> None:
+        """Bring what a worker has left that is gone, as the real one does."""
+        has_outcome(self.directory, self.bootstrap.generation)
+        self.session.deliver()
+
     def _wait(self, is_over: Callable[[], bool]) -> None:
         while not is_over():
             if self.session.should_stop() and not self.is_deaf:
@@ -86,6 +91,11 @@ class Script:
     def touch(self, name: str) -> None:
         """Tell the test how far the script is, by a file in TMPDIR."""
         (TEMPORARY / name).touch()
+
+    def print(self, text: str) -> None:
+        """Write a line into the log."""
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
 
     def note(self, name: str) -> None:
         """Add this job to a list in TMPDIR: one write, which kills cannot tear."""
@@ -191,6 +201,9 @@ class Script:
 def main() -> None:
     """Do a job as its script says."""
     script = Script(worker_pb2.Bootstrap.FromString(sys.stdin.buffer.read()))
+    if script.bootstrap.HasField("salvage"):
+        script.salvage()
+        return
     before = TEMPORARY / "before-hello"
     if before.exists():
         script.run(before.read_text())

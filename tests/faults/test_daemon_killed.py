@@ -24,6 +24,7 @@ from callsd.v1.job_pb2 import (
 )
 from tests.conftest import StartDaemon
 from tests.faults.conftest import RecordFigure
+from tests.helpers.api import log_of
 from tests.helpers.daemon import Daemon
 from tests.helpers.history import Recorder
 from tests.helpers.invariants import all_jobs, assert_invariants
@@ -183,19 +184,24 @@ class TestEveryState:
 
     @pytest.mark.scenario(2, "queued, running, stopping, ended: each comes to its right end")
     def test_finished_meanwhile(self, daemon: StartDaemon) -> None:
-        """A worker that ends while no daemon runs is believed by its outcome."""
+        """A worker whose work ends while no daemon runs waits, and tells the next one."""
         one = daemon()
         api = one.api()
-        job = one.create(api, "until go").job
+        job = one.create(api, "print begun; until go; print done; note done").job
         one.wait(api, job.name, JOB_STATE_RUNNING)
+        worker = one.worker(job.name)
 
         one.kill()
         (one.root / "tmp" / "go").touch()
-        eventually(lambda: not one.worker_pids(job.name), "the worker has ended")
+        outcome = one.worker_directory(job.name) / "outcome.binpb"
+        eventually(outcome.exists, "the work is done")
+        assert one.leaders(job.name) == [worker]
         api = one.start().api()
 
         ended = one.wait(api, job.name)
         assert (ended.state, ended.attempt) == (JOB_STATE_SUCCEEDED, 1)
+        assert (one.root / "tmp" / "done").read_text().split() == [job.name.removeprefix("jobs/")]
+        assert log_of(api, job.name) == b"begun\ndone\n"
         assert_invariants(one)
 
     def test_killed_again_and_again(self, daemon: StartDaemon) -> None:
@@ -286,7 +292,7 @@ def pretend_reboot(one: Daemon) -> None:
     with database:
         for job_id, text in database.execute("SELECT id, body FROM jobs").fetchall():
             body = json.loads(text)
-            body["worker"]["boot_id"] = "another"
+            body["worker"]["epoch"] = "another"
             changed = json.dumps(body).encode()
             database.execute("UPDATE jobs SET body = ? WHERE id = ?", (changed, job_id))
     database.close()

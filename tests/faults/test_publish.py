@@ -31,7 +31,7 @@ LAST = "die-before fsync 4"
 
 def names(one: Daemon, name: str) -> set[str]:
     """The files among a job's artifacts."""
-    directory = one.state / "jobs" / name.removeprefix("jobs/") / "artifacts"
+    directory = one.job_directory(name) / "artifacts"
     return {path.name for path in directory.iterdir()}
 
 
@@ -56,7 +56,7 @@ def test_worker_killed_at_each_step(daemon: StartDaemon, record_figure: RecordFi
         job = ended[name]
         assert (job.state, job.attempt) == (JOB_STATE_SUCCEEDED, 1 if step == LAST else 2)
     for name, job in ended.items():
-        directory = one.state / "jobs" / name.removeprefix("jobs/") / "artifacts"
+        directory = one.job_directory(name) / "artifacts"
         finished = directory / "transcript.vtt"
         assert not finished.exists() or finished.read_bytes() == TRANSCRIPT
         if job.state == JOB_STATE_SUCCEEDED:
@@ -87,16 +87,17 @@ def test_daemon_killed_at_the_last_commit(daemon: StartDaemon, failpoint: str) -
 
 @pytest.mark.scenario(38, "what a killed worker leaves goes with its job")
 def test_remains_go_with_the_job(daemon: StartDaemon) -> None:
-    """Drafts of a job that has failed are removed with it, when its time is up."""
+    """Drafts of a worker go at its job's end, and what is kept of the job when its time is up."""
     one = daemon(
         config={"jobs": {"max_attempts": 1, "retention_seconds": 1.0}},
         constants={"callsd_daemon.workers.housekeeping.SWEEP_SECONDS": 0.5},
     )
     api = one.api()
     name = one.create(api, "die-before replace 1").job.name
-    directory = one.state / "jobs" / name.removeprefix("jobs/")
+    directory, workers = one.job_directory(name), one.worker_directory(name)
 
     assert failure(one.wait(api, name)) == "WORKER_KILLED"
+    eventually(lambda: not workers.exists(), "what the worker has left is gone")
     one.acknowledged.discard(name)
     eventually(lambda: not directory.exists(), "the job's directory is gone", seconds=15)
     assert_invariants(one)

@@ -275,7 +275,7 @@ class TestSaved:
         """When what was recorded cannot be read, the job says so and keeps what there is."""
         one = daemon(is_real=True, machine=None, config={"admission": {"enforced": False}})
         job = begin(one, spec(pages))
-        directory = one.state / "jobs" / job.name.removeprefix("jobs/") / "pieces"
+        directory = one.worker_directory(job.name) / "pieces"
         (piece,) = directory.iterdir()
         os.truncate(piece, 0)
         ended = finish(one, job)

@@ -13,6 +13,7 @@ from callsd.v1 import (
     model_pb2_grpc,
     server_pb2_grpc,
 )
+from callsd.v1.job_pb2 import ReadLogRequest
 
 
 if TYPE_CHECKING:
@@ -65,6 +66,13 @@ class Api:
     ) -> "_CallIterator[Answer]":
         """Call a method that answers with a stream."""
         return method(request, timeout=seconds, metadata=self.metadata)
+
+
+def log_of(api: Api, name: str) -> bytes:
+    """A job's log."""
+    return b"".join(
+        message.data for message in api.stream(api.jobs.ReadLog, ReadLogRequest(name=name))
+    )
 
 
 def health(channel: grpc.Channel) -> Any:

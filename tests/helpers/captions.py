@@ -66,7 +66,7 @@ def end_call(server: Daemon, api: Api, name: str) -> Job:
 
 def artifact(server: Daemon, name: str, file_name: str) -> Path:
     """A file that a job has made."""
-    return server.state / "jobs" / name.removeprefix("jobs/") / "artifacts" / file_name
+    return server.job_directory(name) / "artifacts" / file_name
 
 
 def talk(

@@ -292,6 +292,16 @@ class Daemon:
         assert found is not None
         return found
 
+    # Files
+
+    def job_directory(self, name: str) -> Path:
+        """What the daemon keeps of a job."""
+        return self.state / "jobs" / name.removeprefix("jobs/")
+
+    def worker_directory(self, name: str) -> Path:
+        """What the workers of a job write into, until the job has ended."""
+        return self.state / "workers" / name.removeprefix("jobs/")
+
     # Processes
 
     def worker_pids(self, name: str = "") -> list[int]:

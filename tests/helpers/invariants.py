@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must hold after whatever has happened."""
 
+import contextlib
 import hashlib
 import sqlite3
 from collections import Counter
@@ -23,6 +24,7 @@ from callsd.v1.job_pb2 import (
     ListJobsRequest,
 )
 from callsd.v1.server_pb2 import GetCapacityRequest
+from callsd_daemon.startup import STATE_ROOMS
 from tests.helpers.api import Api
 from tests.helpers.daemon import Daemon
 from tests.helpers.history import Recorder
@@ -46,8 +48,11 @@ def assert_invariants(daemon: Daemon, recorder: Recorder | None = None) -> None:
     for job in jobs:
         assert_processes(daemon, job)
         assert_explained(daemon, job)
+        if job.state in FINAL_STATES:
+            assert_tidy(daemon, job)
         if job.state == JOB_STATE_SUCCEEDED:
             assert_whole(daemon, job)
+    assert_private(daemon)
     assert_books_balance(api)
     if not daemon.expects_bugs:
         assert daemon.bugs() == []
@@ -110,7 +115,7 @@ def assert_books_balance(api: Api) -> None:
 
 def assert_whole(daemon: Daemon, job: Job) -> None:
     """I6: what a job that has succeeded says it made is there, whole, and nothing else is."""
-    directory = daemon.state / "jobs" / job.name.removeprefix("jobs/") / "artifacts"
+    directory = daemon.job_directory(job.name) / "artifacts"
     assert job.artifacts
     assert {path.name for path in directory.iterdir()} == {
         Path(artifact.name).name for artifact in job.artifacts
@@ -119,6 +124,44 @@ def assert_whole(daemon: Daemon, job: Job) -> None:
         content = (directory / Path(artifact.name).name).read_bytes()
         assert len(content) == artifact.size_bytes
         assert hashlib.sha256(content).hexdigest() == artifact.sha256
+
+
+def assert_tidy(daemon: Daemon, job: Job) -> None:
+    """I10: nothing of a worker's stays after its job's end, and no file is there by half.
+
+    But for what was recorded and cannot be read: that is for a person.
+    """
+    workers = daemon.worker_directory(job.name)
+    eventually(
+        lambda: not workers.exists() or is_for_a_person(job, workers),
+        f"the directory of the workers of {job.name} is gone",
+        seconds=EMPTY_SECONDS,
+    )
+    artifacts = daemon.job_directory(job.name) / "artifacts"
+    if artifacts.exists():
+        assert [path for path in artifacts.iterdir() if path.name.startswith(".")] == []
+
+
+def is_for_a_person(job: Job, directory: Path) -> bool:
+    """Whether these are the pieces of a recording that is lost."""
+    return (
+        job.HasField("recording")
+        and job.state == JOB_STATE_FAILED
+        and {path.name for path in directory.iterdir()} >= {"pieces"}
+    )
+
+
+def assert_private(daemon: Daemon) -> None:
+    """I11: nobody else can read or change anything that is kept, or see that it is there."""
+    paths = [daemon.state, *daemon.state.glob("callsd.db*"), daemon.state / "tokens.json"]
+    for room in STATE_ROOMS:
+        paths.append(daemon.state / room)
+        # What lies in a worker's directory is the worker's; who cannot get in cannot see it.
+        deep = "*" if room == "workers" else "**/*"
+        paths += (daemon.state / room).glob(deep)
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            assert path.lstat().st_mode & 0o077 == 0, path
 
 
 def assert_explained(daemon: Daemon, job: Job) -> None:

@@ -6,12 +6,14 @@ be admitted. Here the daemon is told what the machine is like by a file that it 
 Everything else is the real program.
 
 Environment: CALLSD_TEST_MACHINE, a file with a `Host` in JSON; CALLSD_TEST_CONSTANTS, an object
-{"package.module.NAME": value} in JSON.
+{"package.module.NAME": value} in JSON; CALLSD_TEST_DETACHED, a directory for workers that share no
+disk with the daemon, with all that the daemon has in CALLSD_TEST_HIDDEN.
 """
 
 import importlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,6 +40,13 @@ def _main() -> None:
         module, _, name = path.rpartition(".")
         assert hasattr(importlib.import_module(module), name), path
         setattr(importlib.import_module(module), name, value)
+    if directory := os.environ.get("CALLSD_TEST_DETACHED"):
+        sys.path.insert(0, str(Path(__file__).parents[2]))
+        from callsd_daemon import rules
+        from tests.helpers.detached import DetachedLauncher
+
+        hidden = Path(os.environ["CALLSD_TEST_HIDDEN"])
+        rules.launcher = lambda _config: DetachedLauncher(Path(directory), hidden)
     from callsd_daemon.cli.main import main
 
     main()

@@ -33,5 +33,5 @@ def transcribe(server: Daemon, api: Api, *paths: Path, **spec: object) -> Job:
 
 def transcript(server: Daemon, job: Job, suffix: str = "txt") -> str:
     """What a job wrote."""
-    directory = server.state / "jobs" / job.name.removeprefix("jobs/") / "artifacts"
+    directory = server.job_directory(job.name) / "artifacts"
     return (directory / f"transcript.{suffix}").read_text()

@@ -31,11 +31,25 @@ def roots(root: Path) -> MediaRoots:
 
 
 def reason(roots: MediaRoots, path: object) -> Reason:
-    """Why this path is refused."""
-    with pytest.raises(CallsdError) as refused:
-        roots.resolve(str(path))
-    assert refused.value.metadata == {"path": str(path)}
-    return refused.value.reason
+    """Why this path is refused, to who asks about it as to who reads it."""
+    reasons = []
+    for attempt in (roots.check, roots.open):
+        with pytest.raises(CallsdError) as refused:
+            attempt(str(path))
+        assert refused.value.metadata == {"path": str(path)}
+        reasons.append(refused.value.reason)
+    assert reasons[0] is reasons[1]
+    return reasons[0]
+
+
+def opened(roots: MediaRoots, path: object) -> Path:
+    """Which file this path is read from."""
+    roots.check(str(path))
+    descriptor = roots.open(str(path))
+    try:
+        return Path(f"/proc/self/fd/{descriptor}").readlink()
+    finally:
+        os.close(descriptor)
 
 
 class TestAllowed:
@@ -43,27 +57,27 @@ class TestAllowed:
 
     def test_inside(self, roots: MediaRoots, root: Path) -> None:
         """A file below a root is itself."""
-        assert roots.resolve(f"{root}/monday/maya.ogg") == root / "monday" / "maya.ogg"
+        assert opened(roots, f"{root}/monday/maya.ogg") == root / "monday" / "maya.ogg"
 
     def test_detour(self, roots: MediaRoots, root: Path) -> None:
         """A path that comes back into the root is where it ends."""
         path = f"{root}/monday/../../calls//monday/./maya.ogg"
 
-        assert roots.resolve(path) == root / "monday" / "maya.ogg"
+        assert opened(roots, path) == root / "monday" / "maya.ogg"
 
     def test_link_inside(self, roots: MediaRoots, root: Path) -> None:
         """A link that stays inside leads to the real file."""
         (root / "latest").symlink_to("monday")
 
-        assert roots.resolve(f"{root}/latest/maya.ogg") == root / "monday" / "maya.ogg"
+        assert opened(roots, f"{root}/latest/maya.ogg") == root / "monday" / "maya.ogg"
 
     def test_root_is_a_link(self, root: Path, tmp_path: Path) -> None:
         """A root may be a link: what it leads to is meant."""
         (tmp_path / "media").symlink_to(root)
 
-        found = MediaRoots((str(tmp_path / "media"),)).resolve(f"{tmp_path}/media/monday/maya.ogg")
+        roots = MediaRoots((str(tmp_path / "media"),))
 
-        assert found == root / "monday" / "maya.ogg"
+        assert opened(roots, tmp_path / "media/monday/maya.ogg") == root / "monday" / "maya.ogg"
 
     def test_link_between_roots(self, root: Path, tmp_path: Path) -> None:
         """A link from one root into another one is allowed."""
@@ -72,9 +86,9 @@ class TestAllowed:
         (other / "old.ogg").write_bytes(b"sound")
         (root / "old.ogg").symlink_to(other / "old.ogg")
 
-        found = MediaRoots((str(root), str(other))).resolve(f"{root}/old.ogg")
+        roots = MediaRoots((str(root), str(other)))
 
-        assert found == other / "old.ogg"
+        assert opened(roots, root / "old.ogg") == other / "old.ogg"
 
 
 class TestForbidden:
@@ -121,7 +135,7 @@ class TestForbidden:
     def test_no_roots(self, root: Path) -> None:
         """Without roots no path is allowed, and the message says what to do."""
         with pytest.raises(CallsdError) as refused:
-            MediaRoots(()).resolve(f"{root}/monday/maya.ogg")
+            MediaRoots(()).open(f"{root}/monday/maya.ogg")
 
         assert refused.value.reason is Reason.PATH_FORBIDDEN
         assert "(none): upload the file, or add its directory to media.roots" in str(refused.value)
@@ -185,3 +199,54 @@ class TestNotFound:
     def test_unreadable(self, unreadable: Path) -> None:
         """A file that callsd may not read is as good as none."""
         assert reason(MediaRoots((str(unreadable.parent),)), unreadable) is Reason.MEDIA_NOT_FOUND
+
+
+class TestSwapped:
+    """What somebody changes between the look at a path and the opening of the file."""
+
+    @pytest.fixture
+    def outside(self, tmp_path: Path) -> Path:
+        """A directory beside the root, with a file of the same name."""
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "maya.ogg").write_bytes(b"secret")
+        return outside
+
+    @pytest.mark.parametrize("swapped", ["monday", "monday/maya.ogg"])
+    @pytest.mark.parametrize("is_relative", [True, False])
+    def test_for_a_link(
+        self,
+        roots: MediaRoots,
+        root: Path,
+        outside: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        swapped: str,
+        *,
+        is_relative: bool,
+    ) -> None:
+        """A directory or file that has become a link since it was looked at leads nowhere."""
+        realpath = os.path.realpath
+        target = outside if swapped == "monday" else outside / "maya.ogg"
+        link = root / swapped
+
+        def look_and_swap(path: str) -> str:
+            real = realpath(path)
+            if not link.is_symlink():
+                link.rename(root / "moved")
+                link.symlink_to(os.path.relpath(target, link.parent) if is_relative else target)
+            return real
+
+        monkeypatch.setattr(os.path, "realpath", look_and_swap)
+        with pytest.raises(CallsdError) as refused:
+            roots.open(f"{root}/monday/maya.ogg")
+
+        assert refused.value.reason is Reason.MEDIA_NOT_FOUND
+
+    def test_after_it_was_opened(self, roots: MediaRoots, root: Path, outside: Path) -> None:
+        """What was opened stays what it was, whatever becomes of its path."""
+        descriptor = roots.open(f"{root}/monday/maya.ogg")
+        (root / "monday").rename(root / "moved")
+        (root / "monday").symlink_to(outside)
+
+        with os.fdopen(descriptor, "rb") as file:
+            assert file.read() == b"sound"

@@ -55,6 +55,12 @@ def complete(uploads: Uploads, upload_id: str = ID) -> None:
     uploads.finish(upload_id)
 
 
+def read(uploads: Uploads, upload_id: str = ID) -> bytes:
+    """What a job reads of an upload."""
+    with os.fdopen(uploads.open(upload_id), "rb") as file:
+        return file.read()
+
+
 def refused(work: Callable[[], object]) -> CallsdError:
     """What this is refused with."""
     with pytest.raises(CallsdError) as problem:
@@ -70,7 +76,7 @@ class TestWhole:
         complete(uploads)
 
         record, received, is_complete = uploads.status(ID)
-        assert uploads.resolve(ID).read_bytes() == SOUND
+        assert read(uploads) == SOUND
         assert (record.size_bytes, record.sha256, record.creator) == (len(SOUND), SHA256, "maya")
         assert (received, is_complete) == (len(SOUND), True)
 
@@ -83,7 +89,7 @@ class TestWhole:
         append(begin(later), SOUND[1000:])
         later.finish(ID)
 
-        assert later.resolve(ID).read_bytes() == SOUND
+        assert read(later) == SOUND
 
     def test_finished_twice(self, uploads: Uploads) -> None:
         """A client that did not hear the answer may ask again."""
@@ -142,8 +148,8 @@ class TestRefusals:
         """An upload without all of its bytes is no file yet, and says how many it has."""
         append(begin(uploads), SOUND[:7])
 
-        for attempt in (lambda: uploads.finish(ID), lambda: uploads.resolve(ID)):
-            error = refused(attempt)
+        for attempt in (uploads.finish, uploads.check, uploads.open):
+            error = refused(partial(attempt, ID))
             assert error.reason is Reason.UPLOAD_INCOMPLETE
             assert error.metadata == {"received_bytes": "7"}
 
@@ -151,7 +157,7 @@ class TestRefusals:
         """Bytes whose hash was never looked at are not used."""
         append(begin(uploads), SOUND)
 
-        assert refused(lambda: uploads.resolve(ID)).reason is Reason.UPLOAD_INCOMPLETE
+        assert refused(lambda: uploads.open(ID)).reason is Reason.UPLOAD_INCOMPLETE
 
     @pytest.mark.parametrize("sent", [b"?" + SOUND[1:], SOUND + b"?"])
     def test_wrong_bytes(self, uploads: Uploads, directory: Path, sent: bytes) -> None:
@@ -164,11 +170,17 @@ class TestRefusals:
         assert error.metadata == {"sha256": hashlib.sha256(sent).hexdigest()}
         assert list(directory.iterdir()) == []
         complete(uploads)
-        assert uploads.resolve(ID).read_bytes() == SOUND
+        assert read(uploads) == SOUND
 
     def test_unknown(self, uploads: Uploads) -> None:
         """There is no upload where none was begun."""
-        for attempt in (uploads.finish, uploads.status, uploads.resolve, uploads.remove):
+        for attempt in (
+            uploads.finish,
+            uploads.status,
+            uploads.check,
+            uploads.open,
+            uploads.remove,
+        ):
             assert refused(partial(attempt, ID)).reason is Reason.UPLOAD_NOT_FOUND
 
 
@@ -194,7 +206,7 @@ class TestFullDisk:
             assert refused(lambda: begin(uploads)).reason is Reason.DISK_FULL
 
         complete(uploads)
-        assert uploads.resolve(ID).read_bytes() == SOUND
+        assert read(uploads) == SOUND
 
     def test_while_finishing(self, uploads: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
         """What is not on the disk for good is not complete; what has arrived stays."""

@@ -71,8 +71,13 @@ class PublicServer:
             share_socket(endpoint, config.server.socket_group)
         if config.metrics.listen:
             serve_metrics(config.metrics.listen)
+        await self.say_well(is_well=True)
+
+    async def say_well(self, *, is_well: bool) -> None:
+        """Tell who asks for health whether calls are answered."""
+        response = health_pb2.HealthCheckResponse
         for service in ("", *SERVICES):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+            await self._health.set(service, response.SERVING if is_well else response.NOT_SERVING)
 
     async def say_not_serving(self) -> None:
         """Tell who asks for health, and who watches it, to go elsewhere. For good."""

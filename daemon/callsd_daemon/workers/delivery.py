@@ -10,9 +10,9 @@ import contextlib
 import errno
 import functools
 import hashlib
-import io
 import os
 import re
+import shutil
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,6 +21,7 @@ import structlog
 
 from callsd_daemon.domain.jobs import Artifact, Outcome
 from callsd_daemon.files import FilePool, open_regular, sync_directory, write_whole
+from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.workers.waits import until
 
 
@@ -36,6 +37,10 @@ MAX_REQUESTS = 5
 """So often in a row without a byte: then it will not come."""
 
 RETRY_SECONDS = 1.0
+
+HASH_BYTES = 8 * 1024 * 1024
+"""So much of a file is read in one go, in some 10 ms."""
+
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 Take = Callable[[str, Path], bool]
@@ -72,8 +77,11 @@ class Delivery:
         for artifact in outcome.artifacts:
             if not FILE_NAME.fullmatch(artifact.file_name) or artifact.size_bytes < 0:
                 raise UnusableError("it names a file that cannot be one")
+            failpoint("delivery.before_file")
             await self._patiently(functools.partial(self._collect, artifact, ask))
+        failpoint("delivery.before_outcome")
         await self._patiently(lambda: self._pool.run(write_whole, self._outcome_file, raw))
+        failpoint("delivery.after_outcome")
 
     async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -86,49 +94,75 @@ class Delivery:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _collect(self, artifact: Artifact, ask: Ask) -> None:
-        if await self._pool.run(self._is_taken, artifact):
+        if artifact.size_bytes > await self._pool.run(_disk_bytes, self._folder):
+            raise UnusableError(f"{artifact.file_name} is longer than the disk")
+        if await self._is_taken(artifact):
             return
         draft = self._folder / f".{artifact.file_name}.part"
-        if await self._pool.run(self._take, artifact.file_name, draft):
-            await self._pool.run(self._keep, artifact, draft)
+        if await self._pool.run(self._fetch, artifact.file_name, draft):
+            failpoint("delivery.after_take")
+            await self._keep(artifact, draft)
             return
         was_begun = await self._pool.run(_size, draft) > 0
         await self._receive(artifact, draft, ask)
         try:
-            await self._pool.run(self._keep, artifact, draft)
+            await self._keep(artifact, draft)
         except UnusableError:
             if not was_begun:
                 raise
             # The beginning was of another file of this name.
             await self._receive(artifact, draft, ask)
-            await self._pool.run(self._keep, artifact, draft)
+            await self._keep(artifact, draft)
 
-    def _is_taken(self, artifact: Artifact) -> bool:
+    async def _is_taken(self, artifact: Artifact) -> bool:
         """Whether it was taken before this session, or by an earlier daemon."""
-        try:
-            descriptor = open_regular(self._folder / artifact.file_name)
-        except FileNotFoundError:
-            return False
-        with os.fdopen(descriptor, "rb") as file:
-            is_long_enough = os.fstat(descriptor).st_size == artifact.size_bytes
-            return is_long_enough and _sha256(file) == artifact.sha256
+        path = self._folder / artifact.file_name
+        is_long_enough = await self._pool.run(_size, path) == artifact.size_bytes
+        return is_long_enough and await self._sha256(artifact, path) == artifact.sha256
 
-    def _keep(self, artifact: Artifact, draft: Path) -> None:
+    def _fetch(self, file_name: str, draft: Path) -> bool:
+        """Have a file of the worker's as a draft, if it lies on this disk."""
+        try:
+            return self._take(file_name, draft)
+        except FileNotFoundError:
+            # It was taken already, by a daemon that died, or a disk was full, before it was kept.
+            if not os.path.lexists(draft):
+                raise
+            return True
+
+    async def _keep(self, artifact: Artifact, draft: Path) -> None:
         """Look at a file that has come, and give it its name when it is what it should be."""
-        with os.fdopen(open_regular(draft), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        try:
+            size = await self._pool.run(_prepare, draft)
             if size != artifact.size_bytes:
-                draft.unlink()
                 problem = f"{artifact.file_name} has {size} bytes, not {artifact.size_bytes}"
                 raise UnusableError(problem)
-            if _sha256(file) != artifact.sha256:
-                draft.unlink()
+            if await self._sha256(artifact, draft) != artifact.sha256:
                 raise UnusableError(f"{artifact.file_name} is not what its hash says")
-            with contextlib.suppress(PermissionError):  # it may stay its worker's user's
-                os.fchmod(file.fileno(), 0o600)
-            os.fsync(file.fileno())
+            await self._pool.run(self._publish, artifact, draft)
+        except (OSError, UnusableError) as problem:
+            if not isinstance(problem, OSError) or problem.errno not in DISK_FULL_ERRNOS:
+                await self._pool.run(_remove, draft)
+            raise
+
+    def _publish(self, artifact: Artifact, draft: Path) -> None:
+        descriptor = open_regular(draft)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         draft.replace(self._folder / artifact.file_name)
         sync_directory(self._folder)
+
+    async def _sha256(self, artifact: Artifact, path: Path) -> str:
+        """The hash of a file. Part by part: others have their turn, and it ends when we do."""
+        digest, offset = hashlib.sha256(), 0
+        while offset < artifact.size_bytes:
+            size = await self._pool.run(_feed, path, offset, digest)
+            if not size:
+                break
+            offset += size
+        return digest.hexdigest()
 
     # Files that come through the session
 
@@ -208,5 +242,34 @@ def _append(path: Path, offset: int, data: bytes) -> None:
             raise OSError(errno.ENOSPC, "half written", str(path))
 
 
-def _sha256(file: io.BufferedReader) -> str:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+def _disk_bytes(path: Path) -> int:
+    return shutil.disk_usage(path).total
+
+
+def _prepare(draft: Path) -> int:
+    """The length of a file that has come, if it is a plain one, which is ours alone now."""
+    descriptor = open_regular(draft)
+    try:
+        with contextlib.suppress(PermissionError):  # it may stay its worker's user's
+            os.fchmod(descriptor, 0o600)
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
+def _feed(path: Path, offset: int, digest: "hashlib._Hash") -> int:
+    descriptor = open_regular(path)
+    try:
+        part = os.pread(descriptor, HASH_BYTES, offset)
+    finally:
+        os.close(descriptor)
+    digest.update(part)
+    return len(part)
+
+
+def _remove(path: Path) -> None:
+    """Whatever it is."""
+    try:
+        path.unlink(missing_ok=True)
+    except IsADirectoryError:
+        shutil.rmtree(path, ignore_errors=True)

@@ -9,6 +9,8 @@ from callsd_ipc.v1 import worker_pb2
 
 PROTOCOL_VERSION = 2
 
+Bootstrap = worker_pb2.Bootstrap
+
 
 def read_bootstrap(data: bytes) -> worker_pb2.Bootstrap | None:
     """The launcher's bootstrap; None when it is none, or one of another release."""
@@ -17,6 +19,16 @@ def read_bootstrap(data: bytes) -> worker_pb2.Bootstrap | None:
     except DecodeError:
         return None
     return bootstrap if bootstrap.token and bootstrap.endpoint else None
+
+
+def is_captioner(bootstrap: worker_pb2.Bootstrap) -> bool:
+    """Whether to serve live captions, not one job."""
+    return bootstrap.role == worker_pb2.ROLE_CAPTIONER
+
+
+def is_recorder(bootstrap: worker_pb2.Bootstrap) -> bool:
+    """Whether to do a recording."""
+    return bootstrap.role == worker_pb2.ROLE_RECORDER
 
 
 def hello(bootstrap: worker_pb2.Bootstrap, *, is_assigned: bool = False) -> worker_pb2.Hello:

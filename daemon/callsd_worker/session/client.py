@@ -48,11 +48,13 @@ class LogTail:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.offset = 0
-        """So much it has."""
+        self.offset: int | None = None
+        """So much it has; None until it has said so in this session."""
 
     def next(self) -> worker_pb2.LogData | None:
-        """The next part; None when there is nothing new."""
+        """The next part; None when there is nothing new, or it is not known what is new."""
+        if self.offset is None:
+            return None
         try:
             with self._path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -81,7 +83,6 @@ class Session:
         self.assignment: worker_pb2.Assignment | None = None
         """The work, once the daemon has given it."""
         self._stop = threading.Event()
-        self._log = LogTail(self.directory / LOG_FILE)
         self._last_report: worker_pb2.SessionRequest | None = None
         """What ends the session: an outcome, or that there is none."""
         self._is_connected = False
@@ -163,11 +164,15 @@ class Session:
                 time.sleep(REDIAL_SECONDS)
 
     def _converse(self, stub: worker_pb2_grpc.WorkerServiceStub) -> None:
-        for response in stub.Session(self._reports()):
+        # Of this session: what was told in the last one need not have arrived.
+        tail = LogTail(self.directory / LOG_FILE)
+        for response in stub.Session(self._reports(tail)):
             self._is_connected = True
             match response.WhichOneof("order"):
                 case "log_kept":
-                    self._log.offset = response.log_kept.offset
+                    with self._changed:
+                        tail.offset = response.log_kept.offset
+                        self._changed.notify()
                 case "assignment" if self.assignment is None:
                     self.assignment = response.assignment
                     self._assigned.set()
@@ -184,15 +189,15 @@ class Session:
                 case _:
                     pass
 
-    def _reports(self) -> Iterator[worker_pb2.SessionRequest]:
+    def _reports(self, tail: LogTail) -> Iterator[worker_pb2.SessionRequest]:
         is_assigned = self.assignment is not None or self._last_report is not None
         yield worker_pb2.SessionRequest(hello=hello(self._bootstrap, is_assigned=is_assigned))
         told: worker_pb2.SessionRequest | None = None
         while not self._settled.is_set():
             with self._changed:
-                status, last = self._status, self._last_report
-            if last is not None and told is None:
-                while (part := self._log.next()) is not None:
+                status, last, is_begun = self._status, self._last_report, tail.offset is not None
+            if last is not None and told is None and is_begun:
+                while (part := tail.next()) is not None:
                     yield worker_pb2.SessionRequest(log=part)
                 told = last
                 yield last
@@ -200,10 +205,11 @@ class Session:
                     self._settled.set()
                     return
             yield worker_pb2.SessionRequest(status=status)
-            if (part := self._log.next()) is not None:
+            if (part := tail.next()) is not None:
                 yield worker_pb2.SessionRequest(log=part)
             with self._changed:
-                if self._status is status and self._last_report is last:
+                is_same = self._status is status and self._last_report is last
+                if is_same and is_begun == (tail.offset is not None):
                     self._changed.wait(STATUS_SECONDS)
 
     def _send(self, stub: worker_pb2_grpc.WorkerServiceStub, order: worker_pb2.SendOrder) -> None:

@@ -41,7 +41,7 @@ class Directories:
         """The directory of a worker, which may not be there."""
         return self._top / name
 
-    def leftovers(self, name: str) -> frozenset[str]:
+    def leftovers(self, name: str) -> frozenset[str] | None:
         """Names of what lies there."""
         with contextlib.suppress(FileNotFoundError):
             return frozenset(path.name for path in (self._top / name).iterdir())
@@ -51,6 +51,8 @@ class Directories:
         """Move a finished file to `target`; raises OSError."""
         folder = self._open(name, ARTIFACTS)
         try:
+            # Not what we could not remove again. It is looked at once more when we have it.
+            os.close(open_regular(file, dir_fd=folder))
             os.rename(file, target, src_dir_fd=folder)
         finally:
             os.close(folder)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from callsd_daemon.files import open_regular
 from callsd_daemon.host import processes
 from callsd_daemon.host.probe import Spent
 from callsd_daemon.workers.launchers.launcher import End, Limits, WorkerId, WorkerProcess
@@ -50,11 +51,11 @@ class ProcessLauncher(Directories):
         gRPC does not survive.
         """
         directory = self.make(worker.name)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-        with os.fdopen(os.open(directory / WORKER_LOG, flags, 0o600), "ab") as output:
+        # The worker before may have left anything there: opening a pipe would never end.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        with os.fdopen(open_regular(directory / WORKER_LOG, flags), "ab") as output:
             child = subprocess.Popen(  # noqa: ASYNC220 - returns at once; pidfd tells of its end
-                # The tag is of no use to the worker: by it a later daemon knows it again.
-                [sys.executable, *([PROGRAM] if PROGRAM else ["-m", "callsd_worker"]), worker.tag],
+                self.command(worker, directory),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -77,6 +78,12 @@ class ProcessLauncher(Directories):
             child.kill()
             child.wait()
             raise
+
+    def command(self, worker: WorkerId, directory: Path) -> list[str]:
+        """The worker's command line."""
+        program = [PROGRAM] if PROGRAM else ["-m", "callsd_worker"]
+        # The tag is of no use to the worker: by it a later daemon knows it again.
+        return [sys.executable, *program, worker.tag]
 
     async def adopt(self, worker: WorkerId) -> WorkerProcess | None:
         """Find a worker by its tag."""

@@ -16,7 +16,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from callsd_daemon.files import read_regular
+from callsd_daemon.files import read_regular, write_whole
 from callsd_daemon.host import processes
 from callsd_daemon.host.probe import Spent
 from callsd_daemon.workers.launchers.launcher import End, Limits, WorkerId, WorkerProcess
@@ -93,7 +93,8 @@ class SystemdLauncher(Directories):
         told = self._bootstraps / worker.name
         told.mkdir(exist_ok=True)
         self._share(told, 0o2770)
-        (told / "bootstrap").write_bytes(bootstrap)
+        # The worker before could write here too: what it has left is replaced, not followed.
+        write_whole(told / "bootstrap", bootstrap)
         self._share(told / "bootstrap", 0o640)
         self._limit(worker, limits)
         _systemctl("start", _unit(worker))

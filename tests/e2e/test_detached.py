@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers that share no disk and no user with the daemon, and reach it by TLS alone."""
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED, Job
+from callsd.v1.recording_pb2 import RECORDING_PROFILE_LOW, RecordingSpec
+from callsd_bench.recording_measure import measure
+from callsd_bench.recording_pages import PageServer
+from callsd_daemon.host import processes
+from tests.conftest import StartDaemon
+from tests.helpers.captions import Sender, artifact, begin_call, end_call
+from tests.helpers.daemon import SAMPLE_CALL, Daemon
+from tests.helpers.detached import USER
+from tests.helpers.ports import free_port
+from tests.helpers.speech import chunks, speech
+from tests.helpers.transcripts import JOB_SECONDS, submit, transcribe
+from tests.helpers.waiting import eventually
+
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="takes root: workers become another user in a mount namespace"
+)
+
+TLS = Path(__file__).parents[1] / "rpc" / "tls"
+TRACKS = [SAMPLE_CALL / "joe.ogg"]
+FILES = ("transcript.vtt", "transcript.txt", "transcript.srt", "transcript.json")
+
+StartDetached = Callable[..., Daemon]
+
+
+@pytest.fixture
+def detached(daemon: StartDaemon) -> Iterator[StartDetached]:
+    """Starts daemons whose workers are detached."""
+    tops = []
+
+    def start(**environment: str) -> Daemon:
+        top = tempfile.mkdtemp(prefix="callsd-detached-", dir="/var/tmp")
+        tops.append(top)
+        one = daemon(
+            is_started=False,
+            is_real=True,
+            env={"CALLSD_TEST_DETACHED": top, **environment},
+            config={
+                "workers": {"listen": f"localhost:{free_port()}"},
+                "server": {
+                    "tls_certificate": str(TLS / "cert.pem"),
+                    "tls_key": str(TLS / "key.pem"),
+                },
+            },
+        )
+        one.env["CALLSD_TEST_HIDDEN"] = str(one.root)
+        return one.start()
+
+    yield start
+    for pid in workers():
+        os.kill(pid, signal.SIGKILL)
+    for top in tops:
+        shutil.rmtree(top, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def expected(shared_daemon: StartDaemon, models_directory: Path) -> dict[str, bytes]:
+    """What a worker beside the daemon writes about the same sound."""
+    one = shared_daemon(is_real=True)
+    return files_of(one, transcribe(one, one.api(), *TRACKS))
+
+
+def files_of(one: Daemon, job: Job) -> dict[str, bytes]:
+    """The files of a job that has succeeded, as a client is given them."""
+    assert job.state == JOB_STATE_SUCCEEDED, job
+    found = {}
+    for name in FILES:
+        target = one.root / name
+        one.client().fetch_artifact(job, name, target)
+        found[name] = target.read_bytes()
+    return found
+
+
+def workers(name: str = "") -> list[int]:
+    """Processes of a job, or of all jobs, that are the other user's."""
+    mark = f"{processes.JOB_MARK}={name.removeprefix('jobs/')}".encode()
+    found = []
+    for pid in processes.pids():
+        path = processes.PROC / str(pid)
+        try:
+            is_theirs = path.stat().st_uid == USER
+            environ = (path / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if is_theirs and any(entry.startswith(mark) for entry in environ):
+            found.append(pid)
+    return found
+
+
+def phase_is(one: Daemon, name: str, phase: str) -> None:
+    """Wait until a job is so far."""
+    api = one.api()
+    eventually(lambda: one.job(api, name).progress.phase == phase, phase, seconds=JOB_SECONDS)
+
+
+class TestTranscription:
+    """Media and models go to the worker, and files come back, through its session."""
+
+    def test_the_files_are_the_same(
+        self, detached: StartDetached, expected: dict[str, bytes]
+    ) -> None:
+        """A worker without a disk in common sees nothing, and writes what one with it does."""
+        one = detached()
+        api = one.api()
+        name = submit(one, api, *TRACKS)
+        phase_is(one, name, "recognising")
+        (pid,) = workers(name)
+        assert list(Path(f"/proc/{pid}/root{one.root}").iterdir()) == []
+        assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
+
+        assert files_of(one, one.wait(api, name, seconds=JOB_SECONDS)) == expected
+
+    @pytest.mark.parametrize("phase", ["starting", "recognising"])
+    def test_its_worker_is_killed(
+        self, detached: StartDetached, expected: dict[str, bytes], phase: str
+    ) -> None:
+        """Another worker does it again, with the same result."""
+        one = detached()
+        api = one.api()
+        name = submit(one, api, *TRACKS)
+        if phase != "starting":
+            phase_is(one, name, phase)
+        for pid in eventually(lambda: workers(name), "the worker runs"):
+            os.kill(pid, signal.SIGKILL)
+        ended = one.wait(api, name, seconds=JOB_SECONDS)
+
+        assert files_of(one, ended) == expected
+        assert [notice.code for notice in ended.notices] == ["WORKER_RESTARTED"]
+
+    @pytest.mark.parametrize(
+        "failpoint",
+        [
+            "worker.running",
+            "delivery.before_file",
+            "delivery.before_file=3",
+            "delivery.before_outcome",
+            "delivery.after_outcome",
+        ],
+    )
+    def test_the_daemon_is_killed(
+        self, detached: StartDetached, expected: dict[str, bytes], failpoint: str
+    ) -> None:
+        """The worker goes on, and brings the next daemon what the last one did not get."""
+        one = detached(CALLSD_FAILPOINTS=failpoint)
+        name = submit(one, one.api(), *TRACKS)
+        one.wait_dead(seconds=JOB_SECONDS)
+        del one.env["CALLSD_FAILPOINTS"]
+        one.start()
+        ended = one.wait(one.api(), name, seconds=JOB_SECONDS)
+
+        assert files_of(one, ended) == expected
+        assert ended.attempt == 1
+
+    def test_both_are_killed_at_the_end(
+        self, detached: StartDetached, expected: dict[str, bytes]
+    ) -> None:
+        """What the worker has left in its directory is brought by another one, not done again."""
+        one = detached(CALLSD_FAILPOINTS="delivery.before_file=2")
+        name = submit(one, one.api(), *TRACKS)
+        one.wait_dead(seconds=JOB_SECONDS)
+        for pid in workers(name):
+            os.kill(pid, signal.SIGKILL)
+        del one.env["CALLSD_FAILPOINTS"]
+        one.start()
+        ended = one.wait(one.api(), name, seconds=JOB_SECONDS)
+
+        assert files_of(one, ended) == expected
+        assert ended.attempt == 1
+
+
+def test_captions(detached: StartDetached) -> None:
+    """Live captions are heard, shown and kept; a captioner that is killed costs no word."""
+    one = detached()
+    api = one.api()
+    pieces = chunks("nina", speech("nina", 0, 10))
+    half = len(pieces) // 2
+    name = begin_call(one, api)
+    with Sender(api, name) as sender:
+        sender.push(pieces[:half])
+        sender.wait_worked_off()
+        for pid in workers("captioner."):
+            os.kill(pid, signal.SIGKILL)
+        sender.push(pieces[half:])
+        sender.finish()
+    ended = end_call(one, api, name)
+
+    assert ended.state == JOB_STATE_SUCCEEDED
+    assert ended.captions_result.restart_count == 1
+    text = artifact(one, name, "captions.txt").read_text()
+    assert "customer" in text
+    assert "WEBVTT" in artifact(one, name, "captions.vtt").read_text()
+
+
+def test_recording(detached: StartDetached, tmp_path: Path) -> None:
+    """A page is recorded, and the film comes whole, over a restart of the daemon too."""
+    one = detached()
+    with PageServer() as pages:
+        spec = RecordingSpec(
+            url=pages.url("typical", end=10),
+            profile=RECORDING_PROFILE_LOW,
+            ready_expression="window.callsClient?.connected",
+            over_expression="window.callsClient.closed",
+        )
+        job = one.client().create_job(spec).job
+        phase_is(one, job.name, "recording")
+        one.kill()
+        one.start()
+        ended = one.client().wait_job(job, timeout_seconds=JOB_SECONDS)
+    assert ended.state == JOB_STATE_SUCCEEDED, ended
+    one.client().fetch_artifact(ended, "recording.mp4", tmp_path / "film.mp4")
+    measured = measure(tmp_path / "film.mp4", fps=15)
+
+    assert measured.duration_seconds > 7
+    assert measured.missing_seconds < 1
