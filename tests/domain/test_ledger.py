@@ -18,7 +18,8 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Failure, Job, Kind, Outcome, Progress, Reservation, State
 from callsd_daemon.host.probe import Probe
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.transaction import Change, Transaction
+from callsd_daemon.store.reading import Change
+from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers.attempt import Bounds
 from callsd_daemon.workers.captions.attempt import CallRules
 from callsd_daemon.workers.captions.calls import Calls

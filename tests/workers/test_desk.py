@@ -13,7 +13,7 @@ from callsd_daemon.domain.jobs import State
 from callsd_daemon.host.probe import Probe, Use
 from callsd_daemon.metrics import DECISIONS
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.store.reading import Reading
 from callsd_daemon.workers.desk import Desk
 from tests.helpers.jobs import MIB, make_job, put
 
@@ -92,7 +92,7 @@ async def test_queue_before_a_new_job(desk: Desk, database: Database) -> None:
     await database.write(put(make_job(id="first", waiting_for=Reason.MEMORY_EXHAUSTED)))
     await database.write(put(make_job(id="second", waiting_for=Reason.CPU_EXHAUSTED)))
 
-    def decide(books: Transaction) -> tuple[object, object]:
+    def decide(books: Reading) -> tuple[object, object]:
         return (
             desk.decide(books, JOB, may_queue=True),
             desk.decide(books, JOB, may_queue=False),

@@ -23,7 +23,8 @@ from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.rpc.intake import Intake
 from callsd_daemon.rpc.watch import watch
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.transaction import Page, Transaction
+from callsd_daemon.store.reading import Page, Reading
+from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers.course import Grant
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import ARTIFACTS
@@ -120,7 +121,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         size = min(request.page_size or validate.DEFAULT_PAGE_SIZE, validate.MAX_PAGE_SIZE)
         before = _page_position(request)
 
-        def read(books: Transaction) -> tuple[Page, dict[str, int]]:
+        def read(books: Reading) -> tuple[Page, dict[str, int]]:
             page = books.page(
                 states=wanted.states,
                 kinds=wanted.kinds,
@@ -243,12 +244,12 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         return convert.job_message(job, queue_position=positions.get(job.id, 0))
 
 
-def _queue_positions(books: Transaction, jobs: Iterable[Job]) -> dict[str, int]:
+def _queue_positions(books: Reading, jobs: Iterable[Job]) -> dict[str, int]:
     """Where the waiting ones among the jobs stand; the queue is looked at only if there are any."""
     return books.queue_positions() if any(job.state is State.QUEUED for job in jobs) else {}
 
 
-def _same(books: Transaction, job_id: str, payload: str) -> Job | None:
+def _same(books: Reading, job_id: str, payload: str) -> Job | None:
     """The job that this request has made before, if it has."""
     known = books.get(job_id)
     if known is not None and known.payload_sha256 != payload:
@@ -261,7 +262,7 @@ def _same(books: Transaction, job_id: str, payload: str) -> Job | None:
     return known
 
 
-def _same_or(books: Transaction, job: Job, place: Callable[[], Grant]) -> Job | Grant:
+def _same_or(books: Reading, job: Job, place: Callable[[], Grant]) -> Job | Grant:
     # Two calls with one request id may have passed the first look side by side.
     return _same(books, job.id, job.payload_sha256) or place()
 

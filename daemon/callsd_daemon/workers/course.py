@@ -19,8 +19,9 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import BATCH_KINDS, Failure, Job, Progress, State, Worker
 from callsd_daemon.domain.recording import PageSecrets
 from callsd_daemon.host import processes
-from callsd_daemon.store.database import Database
+from callsd_daemon.store.database import BLOCKED, Database
 from callsd_daemon.store.failpoints import failpoint
+from callsd_daemon.store.reading import Reading
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers import ending
 from callsd_daemon.workers.attempt import Attempt, Bounds, Listener
@@ -174,7 +175,7 @@ class Course:
         mark = _mark(job, job.worker)
         if not token and job.worker.boot_id != self._boot_id:
             return Failure(reason=Reason.HOST_REBOOT, message="the machine was restarted")
-        page_secrets = await self._database.read(lambda books: books.secrets(job.id))
+        page_secrets = await self._look_up(lambda books: books.secrets(job.id))
         assignment = await self._patiently(
             job.id, lambda: asyncio.to_thread(self._resolve, job, page_secrets)
         )
@@ -280,7 +281,7 @@ class Course:
         assert job.worker is not None
         directory, mark = self._directory / job.id, _mark(job, job.worker)
         await sweep(mark)
-        current = await self._database.read(lambda books: books.get(job.id))
+        current = await self._look_up(lambda books: books.get(job.id))
         if (
             current is None
             or self._is_retried(current, failure)
@@ -342,15 +343,23 @@ class Course:
         return grant if grant is not None and grant.token else None
 
     async def _store(self, work: Callable[[Transaction], T]) -> T:
-        """Write, and try again for as long as the disk is full."""
-        while True:
-            try:
-                return await self._database.write(work)
-            except CallsdError as problem:
-                if problem.reason not in (Reason.DISK_FULL, Reason.QUEUE_FULL):
-                    raise
-                log.error("store_blocked", reason=problem.reason)  # noqa: TRY400 - no bug of ours
-                await asyncio.sleep(RETRY_SECONDS)
+        return await _surely(lambda: self._database.write(work))
+
+    async def _look_up(self, work: Callable[[Reading], T]) -> T:
+        return await _surely(lambda: self._database.read(work))
+
+
+async def _surely(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask the store until it answers: no job ends because the disk is full or the file is held."""
+    while True:
+        try:
+            return await ask()
+        except CallsdError as problem:
+            if problem.reason not in BLOCKED:
+                raise
+            # No bug of ours: no traceback.
+            log.error("store_blocked", reason=problem.reason, problem=problem.message)  # noqa: TRY400
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 def _longest_seconds(job: Job) -> float:

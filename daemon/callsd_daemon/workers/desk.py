@@ -23,7 +23,7 @@ from callsd_daemon.domain.costs import captioner_cost
 from callsd_daemon.domain.jobs import Job, Reservation
 from callsd_daemon.host.probe import Probe, Use
 from callsd_daemon.metrics import DECISIONS
-from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.store.reading import Reading
 
 
 log = structlog.get_logger(__name__)
@@ -54,7 +54,7 @@ class Desk:
             if job_id and session in uses
         }
 
-    def decide(self, books: Transaction, job: Job, *, may_queue: bool) -> Decision:
+    def decide(self, books: Reading, job: Job, *, may_queue: bool) -> Decision:
         """Decide about a new job."""
         first = books.first_queued()
         snapshot = replace(
@@ -67,7 +67,7 @@ class Desk:
         self._tell(job, decision, snapshot)
         return decision
 
-    def decide_next(self, books: Transaction, job: Job, *, waited_seconds: float) -> Decision:
+    def decide_next(self, books: Reading, job: Job, *, waited_seconds: float) -> Decision:
         """Decide whether the first job of the queue may start."""
         snapshot = self._snapshot(books)
         request = Request(
@@ -81,11 +81,11 @@ class Desk:
             self._tell(job, decision, snapshot)
         return decision
 
-    def accounts(self, books: Transaction) -> tuple[Account, Account, Account]:
+    def accounts(self, books: Reading) -> tuple[Account, Account, Account]:
         """The accounts of disk, cores and memory, as they stand."""
         return accounts(self._snapshot(books), self.policy)
 
-    def _snapshot(self, books: Transaction) -> Snapshot:
+    def _snapshot(self, books: Reading) -> Snapshot:
         # A captioner is charged once, however many calls it serves.
         reserved = sum(map(captioner_cost, books.caption_models()), books.reserved())
         return Snapshot(host=self.host, reserved=reserved, running=books.running(), queued_ahead=0)
@@ -107,7 +107,7 @@ class Desk:
         )
 
 
-def _need(books: Transaction, job: Job) -> Reservation:
+def _need(books: Reading, job: Job) -> Reservation:
     """What the job takes, with the captioner that it is the first one to need."""
     if job.captions is None or job.captions.model in books.caption_models():
         return job.reservation

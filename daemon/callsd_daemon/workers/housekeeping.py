@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Job, Kind
 from callsd_daemon.domain.recording import Picture
 from callsd_daemon.media import Uploads
@@ -24,7 +25,8 @@ from callsd_daemon.metrics import (
     RECORDINGS,
     RECORDINGS_SILENT,
 )
-from callsd_daemon.store.database import Database
+from callsd_daemon.store.database import BLOCKED, Database
+from callsd_daemon.store.reading import Reading
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers.course import Course
 from callsd_daemon.workers.desk import Desk
@@ -78,12 +80,15 @@ class Housekeeper:
                 if time.monotonic() - swept > SWEEP_SECONDS:
                     swept = time.monotonic()
                     await self._sweep()
-            except Exception:
+            except Exception as problem:
                 # The next tick tries again: a full disk may have room by then.
-                log.exception("tick_failed")
+                if isinstance(problem, CallsdError) and problem.reason in BLOCKED:
+                    log.warning("tick_delayed", reason=problem.reason, problem=problem.message)
+                else:
+                    log.exception("tick_failed")
 
     async def _measure(self) -> None:
-        def read(books: Transaction) -> None:
+        def read(books: Reading) -> None:
             JOBS_QUEUED.set(books.queue_length())
             running = books.running()
             for kind in Kind:

@@ -2,6 +2,7 @@
 """Sees every accepted job through: starts it when it is its turn, and watches over its course."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -9,7 +10,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from callsd_daemon.domain.admission import Admit, Queue, Refuse
-from callsd_daemon.domain.errors import Reason
+from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Failure, Job, State
 from callsd_daemon.domain.recording import PageSecrets
 from callsd_daemon.store.database import Database
@@ -195,7 +196,9 @@ class Supervisor:
         if again is not None:
             self._watch_over(again.job, again.token)
             return
-        await self.dispatch()
+        # Who cannot write now is told by the next tick, which tries again.
+        with contextlib.suppress(CallsdError):
+            await self.dispatch()
 
 
 def _waiting(job: Job, reason: Reason) -> Job:
