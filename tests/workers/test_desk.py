@@ -13,8 +13,7 @@ from callsd_daemon.domain.jobs import State
 from callsd_daemon.host.probe import Probe, Use
 from callsd_daemon.metrics import DECISIONS
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.reading import Reading
-from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.desk import Desk, Verdict, tell
 from tests.helpers.jobs import MIB, make_job, put
 
 
@@ -70,11 +69,16 @@ def counted(decision: str, reason: str) -> float:
     return DECISIONS.labels(decision=decision, reason=reason)._value.get()  # type: ignore[no-any-return]
 
 
+async def decided(desk: Desk, database: Database, *, may_queue: bool = True) -> Verdict:
+    """What is decided about the new job."""
+    return await database.read(lambda books: desk.decide(books, JOB, may_queue=may_queue))
+
+
 async def test_latest_look(desk: Desk, probe: ScriptedProbe, database: Database) -> None:
     """Decisions are made by the latest look at the machine, which knows our workers."""
     probe.host = replace(HOST, cores_external=1.5)
     before = datetime.now(UTC)
-    assert await database.read(lambda books: desk.decide(books, JOB, may_queue=True)) == Admit()
+    assert (await decided(desk, database)).decision == Admit()
 
     probe.uses = {7: Use(cores=0.5, memory_bytes=100), 8: Use(cores=0.2, memory_bytes=50)}
     await desk.look({7: "job", 8: ""})
@@ -82,7 +86,7 @@ async def test_latest_look(desk: Desk, probe: ScriptedProbe, database: Database)
     assert probe.asked == [(), (7, 8)]
     assert desk.uses == {"job": Use(cores=0.5, memory_bytes=100)}
     assert before <= desk.host_time <= datetime.now(UTC)
-    assert await database.read(lambda books: desk.decide(books, JOB, may_queue=True)) == Queue(
+    assert (await decided(desk, database)).decision == Queue(
         position=1, reason=Reason.CPU_EXHAUSTED
     )
 
@@ -92,13 +96,8 @@ async def test_queue_before_a_new_job(desk: Desk, database: Database) -> None:
     await database.write(put(make_job(id="first", waiting_for=Reason.MEMORY_EXHAUSTED)))
     await database.write(put(make_job(id="second", waiting_for=Reason.CPU_EXHAUSTED)))
 
-    def decide(books: Reading) -> tuple[object, object]:
-        return (
-            desk.decide(books, JOB, may_queue=True),
-            desk.decide(books, JOB, may_queue=False),
-        )
-
-    queued, refused = await database.read(decide)
+    queued = (await decided(desk, database)).decision
+    refused = (await decided(desk, database, may_queue=False)).decision
 
     assert queued == Queue(position=3, reason=Reason.MEMORY_EXHAUSTED)
     assert isinstance(refused, Refuse)
@@ -110,10 +109,9 @@ async def test_first_of_the_queue(desk: Desk, database: Database) -> None:
     first = await database.write(put(make_job(id="first")))
     await database.write(put(make_job(id="second")))
 
-    assert (
-        await database.read(lambda books: desk.decide_next(books, first, waited_seconds=0))
-        == Admit()
-    )
+    verdict = await database.read(lambda books: desk.decide_next(books, first, waited_seconds=0))
+
+    assert verdict.decision == Admit()
 
 
 async def test_accounts_show_the_books(desk: Desk, database: Database) -> None:
@@ -126,15 +124,16 @@ async def test_accounts_show_the_books(desk: Desk, database: Database) -> None:
     assert (disk.reserved, cores.reserved, memory.reserved) == (64 * MIB, 1.0, 500 * MIB)
 
 
-async def test_every_decision_is_counted_once(desk: Desk, database: Database) -> None:
-    """Admitted, queued and refused are counted by reason; a job that goes on waiting is not."""
+async def test_decisions_are_counted_when_told(desk: Desk, database: Database) -> None:
+    """Deciding counts nothing, as often as it is done; what is told is counted, by its reason."""
     await database.write(put(make_job(id="one", state=State.RUNNING)))
     await database.write(put(make_job(id="two", state=State.RUNNING)))
     before = [counted("queue", "CPU_EXHAUSTED"), counted("refuse", "CPU_EXHAUSTED")]
 
-    await database.read(lambda books: desk.decide(books, JOB, may_queue=True))
-    await database.read(lambda books: desk.decide(books, JOB, may_queue=False))
-    await database.read(lambda books: desk.decide_next(books, JOB, waited_seconds=0))
+    tell(JOB, await decided(desk, database))
+    tell(JOB, await decided(desk, database, may_queue=False))
+    await decided(desk, database)
+    await decided(desk, database, may_queue=False)
 
     after = [counted("queue", "CPU_EXHAUSTED"), counted("refuse", "CPU_EXHAUSTED")]
     assert [now - then for now, then in zip(after, before, strict=True)] == [1.0, 1.0]

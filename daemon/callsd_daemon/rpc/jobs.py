@@ -25,11 +25,10 @@ from callsd_daemon.rpc.watch import watch
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.reading import Page, Reading
 from callsd_daemon.store.transaction import Transaction
-from callsd_daemon.workers.course import Grant
-from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.desk import Desk, tell
 from callsd_daemon.workers.ending import ARTIFACTS
 from callsd_daemon.workers.process import JOB_LOG
-from callsd_daemon.workers.supervisor import Supervisor
+from callsd_daemon.workers.supervisor import Placed, Supervisor
 
 
 LOG_CHUNK_BYTES = 64 * 1024
@@ -76,7 +75,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         if request.validate_only:
             return await self._verdict(job, may_queue=not request.no_queue)
         page_secrets = validate_recording.page_secrets(request.job)
-        grant = await self._supervisor.accept(
+        placed = await self._supervisor.accept(
             lambda books: _same_or(
                 books,
                 job,
@@ -85,22 +84,24 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 ),
             )
         )
-        if isinstance(grant, Job):
-            return job_pb2.CreateJobResponse(job=await self._message(grant))
-        position = grant.decision.position if isinstance(grant.decision, Queue) else 0
+        if isinstance(placed, Job):
+            return job_pb2.CreateJobResponse(job=await self._message(placed))
+        decision = placed.verdict.decision
+        position = decision.position if isinstance(decision, Queue) else 0
         return job_pb2.CreateJobResponse(
-            job=convert.job_message(grant.job, queue_position=position),
-            admission=_admission(grant.job, grant.decision),
+            job=convert.job_message(placed.job, queue_position=position),
+            admission=_admission(placed.job, decision),
         )
 
     async def _verdict(self, job: Job, *, may_queue: bool) -> job_pb2.CreateJobResponse:
-        decision = await self._database.read(
+        verdict = await self._database.read(
             lambda books: self._desk.decide(books, job, may_queue=may_queue)
         )
-        if isinstance(decision, Refuse):
-            raise decision.error()
+        tell(job, verdict)
+        if isinstance(verdict.decision, Refuse):
+            raise verdict.decision.error()
         return job_pb2.CreateJobResponse(
-            job=convert.job_message(job), admission=_admission(job, decision)
+            job=convert.job_message(job), admission=_admission(job, verdict.decision)
         )
 
     async def GetJob(
@@ -262,7 +263,7 @@ def _same(books: Reading, job_id: str, payload: str) -> Job | None:
     return known
 
 
-def _same_or(books: Reading, job: Job, place: Callable[[], Grant]) -> Job | Grant:
+def _same_or(books: Reading, job: Job, place: Callable[[], Placed]) -> Job | Placed:
     # Two calls with one request id may have passed the first look side by side.
     return _same(books, job.id, job.payload_sha256) or place()
 

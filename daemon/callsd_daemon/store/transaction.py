@@ -17,7 +17,11 @@ _decode = msgspec.json.Decoder(Job).decode
 
 
 class Transaction(Reading):
-    """Reads, and writes that become durable together or not at all."""
+    """Reads, and writes that become durable together or not at all.
+
+    It may be undone after all and then done again: what uses it decides and writes, and whatever
+    else has to be done follows the commit.
+    """
 
     def __init__(self, connection: sqlite3.Connection, history: int) -> None:
         super().__init__(connection)

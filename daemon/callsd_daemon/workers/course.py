@@ -14,7 +14,6 @@ from typing import TypeVar
 import structlog
 
 from callsd_daemon import tokens
-from callsd_daemon.domain.admission import Admit, Decision
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import BATCH_KINDS, Failure, Job, Progress, State, Worker
 from callsd_daemon.domain.recording import PageSecrets
@@ -64,10 +63,9 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """A new job as it is written, with the token of its worker if it may start now."""
+    """A job as it is written for its next worker, with the token of that one if there is one."""
 
     job: Job
-    decision: Decision
     token: str = ""
 
 
@@ -327,7 +325,7 @@ class Course:
         if outcome is not None and not await asyncio.to_thread(ending.is_whole, outcome, directory):
             outcome = None
 
-        def write(books: Transaction) -> Grant | None:
+        def write(books: Transaction) -> tuple[Grant, bool] | None:
             current = books.get(job.id)
             if current is None or not current.is_active or current.attempt != job.attempt:
                 return None
@@ -335,12 +333,18 @@ class Course:
             settled = ending.settle(current, outcome, failure, self._now(), self.rules.end)
             if settled.state is State.QUEUED and settled.kind not in BATCH_KINDS:
                 settled, token = self.with_worker(settled)
-            return Grant(job=books.put(settled), decision=Admit(), token=token)
+            grant = Grant(job=books.put(settled), token=token)
+            return grant, ending.is_lost(current, outcome, failure)
 
-        grant = await self._store(write)
-        if grant is not None and grant.job.is_final:
+        written = await self._store(write)
+        if written is None:
+            return None
+        grant, is_lost = written
+        if is_lost:
+            ending.count_lost(job, failure)
+        if grant.job.is_final:
             ending.count(grant.job)
-        return grant if grant is not None and grant.token else None
+        return grant if grant.token else None
 
     async def _store(self, work: Callable[[Transaction], T]) -> T:
         return await _surely(lambda: self._database.write(work))

@@ -51,6 +51,12 @@ def is_retried(job: Job, failure: Failure, rules: EndRules) -> bool:
     )
 
 
+def is_lost(job: Job, outcome: Outcome | None, failure: Failure) -> bool:
+    """Whether an attempt has ended through no fault of its job, with nothing to show for it."""
+    is_done = outcome is not None and not outcome.cancelled
+    return not is_done and job.state is not State.STOPPING and failure.reason in RETRYABLE
+
+
 def settle(
     job: Job, outcome: Outcome | None, failure: Failure, now: datetime, rules: EndRules
 ) -> Job:
@@ -61,10 +67,8 @@ def settle(
         return job.finished(outcome, now, retention=retention)
     if job.state is State.STOPPING:
         return job.cancelled(now, retention=retention)
-    if failure.reason not in RETRYABLE:
+    if not is_lost(job, outcome, failure):
         return job.failed(failure, now, retention=retention)
-    WORKERS_LOST.labels(reason=failure.reason).inc()
-    log.warning("worker_lost", job_id=job.id, attempt=job.attempt, reason=failure.reason)
     if is_retried(job, failure, rules):
         notice = Notice(
             code="WORKER_RESTARTED",
@@ -122,6 +126,12 @@ def is_whole(outcome: Outcome, directory: Path) -> bool:
         )
     except OSError:
         return False
+
+
+def count_lost(job: Job, failure: Failure) -> None:
+    """Tell log and metrics of an attempt that was lost."""
+    WORKERS_LOST.labels(reason=failure.reason).inc()
+    log.warning("worker_lost", job_id=job.id, attempt=job.attempt, reason=failure.reason)
 
 
 def count(job: Job) -> None:

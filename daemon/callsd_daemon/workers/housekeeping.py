@@ -26,7 +26,6 @@ from callsd_daemon.metrics import (
     RECORDINGS_SILENT,
 )
 from callsd_daemon.store.database import BLOCKED, Database
-from callsd_daemon.store.reading import Reading
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers.course import Course
 from callsd_daemon.workers.desk import Desk
@@ -88,19 +87,21 @@ class Housekeeper:
                     log.exception("tick_failed")
 
     async def _measure(self) -> None:
-        def read(books: Reading) -> None:
-            JOBS_QUEUED.set(books.queue_length())
-            running = books.running()
-            for kind in Kind:
-                JOBS_ACTIVE.labels(kind=kind).set(running.get(kind, 0))
-            for name, account in zip(
-                ("disk_bytes", "cores", "memory_bytes"), self._desk.accounts(books), strict=True
-            ):
-                for part in ("total", "headroom", "reserved", "external", "available"):
-                    CAPACITY.labels(resource=name, account=part).set(getattr(account, part))
-            _measure_recordings(books.active())
-
-        await self._database.read(read)
+        queued, running, accounts, active = await self._database.read(
+            lambda books: (
+                books.queue_length(),
+                books.running(),
+                self._desk.accounts(books),
+                books.active(),
+            )
+        )
+        JOBS_QUEUED.set(queued)
+        for kind in Kind:
+            JOBS_ACTIVE.labels(kind=kind).set(running.get(kind, 0))
+        for name, account in zip(("disk_bytes", "cores", "memory_bytes"), accounts, strict=True):
+            for part in ("total", "headroom", "reserved", "external", "available"):
+                CAPACITY.labels(resource=name, account=part).set(getattr(account, part))
+        _measure_recordings(active)
 
     async def _sweep(self) -> None:
         """Remove jobs and uploads whose time is up, and directories that belong to no job."""
