@@ -28,7 +28,8 @@ POOL_THREADS = 8
 def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> int:
     """Open a file that is a plain file and has no second name; the caller closes it.
 
-    One that O_CREAT in `flags` makes is our user's alone. Raises OSError; EINVAL when it is anything else than that.
+    With O_CREAT, one that is made is our user's alone. Raises OSError; EINVAL when it is anything
+    else than that.
     """
     descriptor = os.open(path, flags | STRANGERS_FLAGS, 0o600, dir_fd=dir_fd)
     status = os.fstat(descriptor)

@@ -13,12 +13,14 @@ from typing import cast
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from callsd_daemon.domain.admission import Host, Policy, Queue
-from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.domain.admission import Host, Policy, Queue, Refuse
+from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Job, Kind, Outcome, Progress, Reservation, State
+from callsd_daemon.files import FilePool
 from callsd_daemon.host.probe import Probe
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.transaction import Change, Transaction
+from callsd_daemon.store.reading import Change
+from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers.attempt import Bounds
 from callsd_daemon.workers.captions.attempt import CallRules
 from callsd_daemon.workers.captions.calls import Calls
@@ -99,12 +101,13 @@ class Office:
     def __post_init__(self) -> None:
         self.database = Database(self.directory / "callsd.db")
         self.database.on_commit(self.acknowledged.extend)
-        self.desk = Desk(StillProbe(), POLICY)
+        self.desk = Desk(StillProbe(), POLICY, dict)
         course = Course(
             database=self.database,
             door=cast(Door, None),  # no worker is ever started
             launcher=cast(Launcher, None),
             directory=self.directory,
+            pool=cast(FilePool, None),
             resolve=lambda job, page_secrets: (_ for _ in ()).throw(
                 AssertionError("no worker is started")
             ),
@@ -135,14 +138,14 @@ class Office:
             update_time=self.clock,
         )
         length = books.queue_length()
-        try:
-            grant = self.supervisor.place(books, job, None, may_queue=number % 5 != 0)
-        except CallsdError as refusal:
-            self.refused.add(refusal.reason)
+        placed = self.supervisor.place(books, job, None, may_queue=number % 5 != 0)
+        decision = placed.verdict.decision
+        if isinstance(decision, Refuse):
+            self.refused.add(decision.reason)
             return
         self.placed.append(job.id)
-        if isinstance(grant.decision, Queue):
-            assert grant.decision.position == books.queue_positions()[job.id] == length + 1
+        if isinstance(decision, Queue):
+            assert decision.position == books.queue_positions()[job.id] == length + 1
         elif job.kind is Kind.TRANSCRIPTION:
             assert length == 0, "a batch job has passed the queue"
 
@@ -153,10 +156,10 @@ class Office:
                 states=(State.QUEUED,), kinds=(), labels={}, ids=(), before=None, limit=100
             )
             oldest = min((job.id for job in waiting.jobs), key=self.placed.index, default=None)
-            grant = self.supervisor._grant_next(books)
-            if grant is None:
+            head = self.supervisor.place_next(books, {}, 0.0)
+            if head is None or not head.token:
                 return
-            assert grant.job.id == oldest
+            assert head.job.id == oldest
 
     def report(self, books: Transaction, number: int) -> None:
         """A worker reports for duty, or how far it is."""

@@ -2,9 +2,10 @@
 """A worker that does what the job's prompt says, to see what the daemon makes of it.
 
 The daemon runs this file instead of the real worker when CALLSD_WORKER_PROGRAM names it. The
-session with the daemon is the real one. The prompt is a script: commands separated by ";", of
-which "2: exit 1" only counts for the second worker of a job. A worker that comes to the end of its
-script has done its work. What shall happen before hello is in the file `before-hello` in TMPDIR.
+session with the daemon is the real one. The prompt, or what a recording waits for, is a script:
+commands separated by ";", of which "2: exit 1" only counts for the second worker of a job. A worker
+that comes to the end of its script has done its work, and so has one that shall save what is left
+of a recording. What shall happen before hello is in the file `before-hello` in TMPDIR.
 """
 
 import itertools
@@ -209,7 +210,8 @@ def main() -> None:
         script.run(before.read_text())
     if script.session.start(FOREVER_SECONDS):
         assert script.session.assignment is not None
-        script.run(script.session.assignment.transcription.initial_prompt)
+        work = script.session.assignment
+        script.run(work.transcription.initial_prompt or work.recording.ready_expression)
     script.finish()
 
 

@@ -32,6 +32,7 @@ TITLES = {
     38: "a worker is killed while it publishes its result",
     41: "a start that cannot succeed",
     42: "the handbook is followed to the letter",
+    43: "another program holds the database",
 }
 """Scenarios by number. Numbers are names: they are never given to something else."""
 
@@ -55,6 +56,7 @@ ELSEWHERE: dict[str, tuple[int, str]] = {
     "tests/store/test_opening.py::TestForeign": (26, "a file that is not ours stays as it is"),
     "tests/store/test_opening.py::TestDamaged": (26, "damage is refused, with what to do"),
     "tests/store/test_writing.py::TestDurability": (27, "files at each acknowledgement hold it"),
+    "tests/store/test_beside.py": (43, "reads go on; writes are told to try again"),
     "tests/e2e/test_bad_models.py": (28, "real engines: MODEL_INVALID, never an empty result"),
     "tests/models/test_store.py": (28, "a damaged or forged model is not present"),
     "tests/recorder/test_joining.py::TestTornPieces": (38, "a torn piece costs what it lacks"),

@@ -46,7 +46,7 @@ def _main() -> None:
         from tests.helpers.detached import DetachedLauncher
 
         hidden = Path(os.environ["CALLSD_TEST_HIDDEN"])
-        rules.launcher = lambda _config: DetachedLauncher(Path(directory), hidden)
+        setattr(rules, "launcher", lambda _config: DetachedLauncher(Path(directory), hidden))  # noqa: B010 - a test's own
     from callsd_daemon.cli.main import main
 
     main()

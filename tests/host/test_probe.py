@@ -14,7 +14,7 @@ import pytest
 
 from callsd_daemon.host import probe as module
 from callsd_daemon.host import processes
-from callsd_daemon.host.probe import Limits, Probe, limits
+from callsd_daemon.host.probe import Limits, Probe, Spent, limits
 from tests.helpers.waiting import eventually
 
 
@@ -34,6 +34,14 @@ def running(program: str) -> Iterator["subprocess.Popen[bytes]"]:
     finally:
         child.kill()
         child.communicate()
+
+
+def spent(session: int) -> dict[str, Spent]:
+    """What the worker that leads this session has taken."""
+    return {
+        "worker": Spent(cpu_seconds=use.cpu_seconds, memory_bytes=use.memory_bytes)
+        for use in processes.uses({session}).values()
+    }
 
 
 @pytest.fixture
@@ -66,8 +74,6 @@ class Groups:
 class Machine:
     """A machine with four cores, whose time passes when we say so, and one worker of ours."""
 
-    worker = 77
-
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._busy = 0
@@ -81,15 +87,11 @@ class Machine:
         self._busy += busy_ticks
         self._own += own_ticks
         self._write()
-        return probe.sample((self.worker,)).cores_external
+        own = Spent(cpu_seconds=self._own / 100, memory_bytes=4096)
+        return probe.sample({"worker": own}).cores_external
 
     def _write(self) -> None:
         (self._directory / "stat").write_text(f"cpu  {self._busy} 0 0 9 9 0 0 0 0 0\n")
-        worker = self._directory / str(self.worker)
-        worker.mkdir(exist_ok=True)
-        figures = ["0"] * 40
-        figures[3], figures[11], figures[21] = str(self.worker), str(self._own), "1"
-        (worker / "stat").write_text(f"{self.worker} (worker) {' '.join(figures)}\n")
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     proc.mkdir()
     machine = Machine(proc)
     monkeypatch.setattr(processes, "PROC", proc)
-    monkeypatch.setattr(module, "TICKS_PER_SECOND", 100)
+    monkeypatch.setattr(processes, "TICKS_PER_SECOND", 100)
     monkeypatch.setattr(time, "monotonic", lambda: machine.now)
     monkeypatch.setattr(module, "limits", lambda: Limits(cores=4.0, memory_bytes=8 * GIB))
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
@@ -189,7 +191,7 @@ class TestLoad:
 
             def is_seen() -> bool:
                 share = used().user / (time.monotonic() - begun)
-                return share > 0.05 and probe.sample(()).cores_external > share / 2
+                return share > 0.05 and probe.sample({}).cores_external > share / 2
 
             eventually(is_seen, "it is seen")
 
@@ -220,7 +222,7 @@ class TestLoad:
         probe = Probe(tmp_path)
         before = machine.pass_second(probe, busy_ticks=100)
 
-        assert probe.sample(()).cores_external == before
+        assert probe.sample({}).cores_external == before
 
     def test_own_session(self, tmp_path: Path) -> None:
         """What our own workers use is not external: as much is found as others really used."""
@@ -228,26 +230,42 @@ class TestLoad:
             mine, blind = Probe(tmp_path), Probe(tmp_path)
             eventually(
                 lambda: (
-                    blind.sample(()).cores_external
-                    > mine.sample((worker.pid,)).cores_external + 0.25
+                    blind.sample({}).cores_external
+                    > mine.sample(spent(worker.pid)).cores_external + 0.25
                 ),
                 "the one that knows the worker finds less external load",
             )
 
-    def test_what_sessions_take(self, tmp_path: Path) -> None:
-        """Cores and memory of each of our sessions are told, of nobody else's."""
+    def test_what_workers_take(self, tmp_path: Path) -> None:
+        """Cores and memory of each of our workers are told by its name, of nobody else's."""
         with running(BUSY) as worker:
             probe = Probe(tmp_path)
 
             def is_seen() -> bool:
-                probe.sample((worker.pid,))
-                return worker.pid in probe.uses and probe.uses[worker.pid].cores > 0.05
+                probe.sample(spent(worker.pid))
+                return "worker" in probe.uses and probe.uses["worker"].cores > 0.05
 
             eventually(is_seen, "it is seen")
-            assert set(probe.uses) == {worker.pid}
-            assert probe.uses[worker.pid].cores < 1.5
+            assert set(probe.uses) == {"worker"}
+            assert probe.uses["worker"].cores < 1.5
             resident = psutil.Process(worker.pid).memory_info().rss
-            assert probe.uses[worker.pid].memory_bytes == pytest.approx(resident, rel=0.3)
+            assert probe.uses["worker"].memory_bytes == pytest.approx(resident, rel=0.3)
+
+    def test_what_a_worker_loses(self, tmp_path: Path, machine: "Machine") -> None:
+        """What a worker's ended children took may vanish from its figure: it never counts below 0.
+
+        A worker that has ended is forgotten, and one that comes later under its name is new.
+        """
+        probe = Probe(tmp_path)
+        machine.pass_second(probe, busy_ticks=100, own_ticks=100)
+        machine.pass_second(probe, busy_ticks=0, own_ticks=-60)
+        assert probe.uses["worker"].cores == 0.0
+
+        machine.now += 1.0
+        probe.sample({})
+        assert probe.uses == {}
+        machine.pass_second(probe, busy_ticks=0)
+        assert probe.uses["worker"].cores == pytest.approx(0.4)
 
     def test_own_memory(self, tmp_path: Path) -> None:
         """Memory of our own workers is not external."""
@@ -256,14 +274,14 @@ class TestLoad:
             worker.stdout.readline()
             probe = Probe(tmp_path)
 
-            blind = probe.sample(()).memory_external_bytes
-            mine = probe.sample((worker.pid,)).memory_external_bytes
+            blind = probe.sample({}).memory_external_bytes
+            mine = probe.sample(spent(worker.pid)).memory_external_bytes
 
         assert blind - mine > 150 * 1024**2
 
     def test_whole_sample(self, tmp_path: Path) -> None:
         """A sample's figures fit together."""
-        host = Probe(tmp_path).sample(())
+        host = Probe(tmp_path).sample({})
 
         assert 0 <= host.memory_external_bytes <= host.memory_total_bytes
         assert 0 < host.disk_free_bytes <= host.disk_total_bytes
@@ -277,8 +295,8 @@ class TestLoad:
         monkeypatch.setattr(os, "cpu_count", lambda: 64)
         probe = Probe(tmp_path)
         with running(BUSY):
-            probe.sample(())
-            host = probe.sample(())
+            probe.sample({})
+            host = probe.sample({})
 
         assert (host.cores_total, host.cores_external) == (0.5, 0.0)
         assert (host.memory_total_bytes, host.memory_external_bytes) == (GIB // 4, 0)
@@ -293,10 +311,10 @@ class TestPressure:
         file.write_text("some avg10=12.50 avg60=1.00 avg300=0.10 total=99\nfull avg10=0.00\n")
         monkeypatch.setattr(module, "PRESSURE", file)
 
-        assert Probe(tmp_path).sample(()).cpu_pressure == 0.125
+        assert Probe(tmp_path).sample({}).cpu_pressure == 0.125
 
     def test_kernel_does_not_say(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A kernel without pressure figures is no error."""
         monkeypatch.setattr(module, "PRESSURE", tmp_path / "nothing")
 
-        assert Probe(tmp_path).sample(()).cpu_pressure is None
+        assert Probe(tmp_path).sample({}).cpu_pressure is None

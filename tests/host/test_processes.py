@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,6 +37,17 @@ open(sys.argv[2], "w").write(str(os.getpid()))
 signal.pause()
 """
 """A worker that waits, and a grandchild that has left its session, as a daemon would."""
+
+
+FORK_AND_WAIT = "import os, signal; os.fork(); signal.pause()"
+
+BUSY_CHILD = """
+import signal, subprocess, sys
+work = "import time\nwhile time.process_time() < 0.4: pass"
+subprocess.run([sys.executable, "-c", work], check=True)
+signal.pause()
+"""
+"""A worker that waits, once a child of it has worked."""
 
 
 @pytest.fixture
@@ -140,12 +152,12 @@ class TestStat:
     """What the kernel says of one process."""
 
     def test_own(self) -> None:
-        """Our own figures are those that the system calls give."""
+        """Our own figures are those that the system calls give, ended children included."""
         found = processes.stat(os.getpid())
 
         assert found is not None
         assert found.session == os.getsid(0)
-        assert found.cpu_ticks / os.sysconf("SC_CLK_TCK") <= sum(os.times()[:2]) + 0.05
+        assert found.cpu_ticks / os.sysconf("SC_CLK_TCK") <= sum(os.times()[:4]) + 0.05
         assert found.resident_pages * os.sysconf("SC_PAGE_SIZE") > 5_000_000
 
     def test_name_with_parentheses(self, tmp_path: Path, start: Start) -> None:
@@ -162,6 +174,18 @@ class TestStat:
         assert found is not None
         assert found.session == child.pid
 
+    def test_age(self, start: Start) -> None:
+        """A process is as old as the time since it was started; one that is not there has no age."""
+        before = time.clock_gettime(time.CLOCK_BOOTTIME)
+        child = start(WAIT)
+
+        age = processes.age_seconds(child.pid)
+
+        longest = time.clock_gettime(time.CLOCK_BOOTTIME) - before
+        # The kernel counts the start in ticks.
+        assert 0 <= age <= longest + 2 / processes.TICKS_PER_SECOND
+        assert processes.age_seconds(2**22 + 1) == 0.0
+
     def test_nobody(self) -> None:
         """There are no figures of a process that is not there."""
         assert processes.stat(2**22 + 1) is None
@@ -174,3 +198,39 @@ class TestStat:
     def test_all(self) -> None:
         """All processes are listed, ours among them."""
         assert {1, os.getpid()} <= set(processes.pids())
+
+
+class TestUses:
+    """What sessions have taken."""
+
+    def test_by_session(self, start: Start) -> None:
+        """A session's processes are taken together; others are not looked for."""
+        mine, other = start(FORK_AND_WAIT), start(WAIT, its_mark="other")
+
+        def members() -> list[int]:
+            stats = {pid: processes.stat(pid) for pid in processes.pids()}
+            return [pid for pid, found in stats.items() if found and found.session == mine.pid]
+
+        eventually(lambda: len(members()) == 2, "there is a child in the session")
+        together = processes.uses({mine.pid, other.pid, 2**22 + 1})
+        found = [processes.stat(pid) for pid in members()]
+
+        assert set(together) == {mine.pid, other.pid}
+        resident = sum(one.resident_pages for one in found if one) * processes.PAGE_BYTES
+        assert together[mine.pid].memory_bytes == pytest.approx(resident, rel=0.2)
+        assert together[mine.pid].cpu_seconds >= 0.0
+
+    def test_ended_children(self, start: Start) -> None:
+        """What a child has taken that has ended still counts for its session."""
+        worker = start(BUSY_CHILD)
+
+        eventually(
+            lambda: processes.uses({worker.pid})[worker.pid].cpu_seconds >= 0.3,
+            "the child's work is counted",
+        )
+
+    def test_nobody_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without sessions nothing is looked at: it costs nothing."""
+        monkeypatch.setattr(processes, "pids", lambda: pytest.fail("it looked at processes"))
+
+        assert processes.uses(frozenset()) == {}

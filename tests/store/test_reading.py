@@ -29,7 +29,7 @@ from callsd_daemon.domain.transcription import (
     TranscriptionSpec,
 )
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.transaction import Change, Page, Transaction
+from callsd_daemon.store.reading import Change, Page, Reading
 from tests.helpers.jobs import NOW, SPEC, WORKER, make_job
 
 
@@ -83,7 +83,7 @@ async def page(database: Database, **wanted: Any) -> Page:
     return await database.read(lambda books: books.page(**{**every, **wanted}))
 
 
-def changes_after(revision: int) -> Callable[[Transaction], tuple[Change, ...]]:
+def changes_after(revision: int) -> Callable[[Reading], tuple[Change, ...]]:
     """Work that reads all changes after a revision."""
     return lambda books: books.changes_after(revision, 99)
 
@@ -163,7 +163,7 @@ class TestBooks:
             make_job(id="one"),
         )
 
-        def look(books: Transaction) -> list[object]:
+        def look(books: Reading) -> list[object]:
             first = books.first_queued()
             assert first is not None
             return [
@@ -303,7 +303,7 @@ class TestHousekeeping:
             make_job(id="waits"),
         )
 
-        def due(hours: float, limit: int = 9) -> Callable[[Transaction], list[str]]:
+        def due(hours: float, limit: int = 9) -> Callable[[Reading], list[str]]:
             return lambda books: ids(books.expired(NOW + timedelta(hours=hours), limit))
 
         assert await database.read(due(-0.001)) == []

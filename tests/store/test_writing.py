@@ -5,8 +5,8 @@ import math
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -16,12 +16,13 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job, Progress, Reservation, State
 from callsd_daemon.store import database as module
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.transaction import Change, Transaction
+from callsd_daemon.store.reading import Change
+from callsd_daemon.store.transaction import Transaction
 from tests.helpers.jobs import make_job, put
 
 
-@contextmanager
-def busy(database: Database) -> Iterator[None]:
+@asynccontextmanager
+async def busy(database: Database) -> AsyncIterator[None]:
     """Keep the store's thread at work, so that what comes now shares the next commit."""
     begun, done = threading.Event(), threading.Event()
 
@@ -30,11 +31,12 @@ def busy(database: Database) -> Iterator[None]:
         assert done.wait(10)
 
     holding = asyncio.ensure_future(database.write(wait))
-    holding.get_loop().call_soon(lambda: None)
     try:
+        assert await asyncio.to_thread(begun.wait, 10)
         yield
     finally:
         done.set()
+        await holding
 
 
 class TestDurability:
@@ -110,8 +112,7 @@ class TestSharing:
         """What arrives while the store is busy is committed together, in order, without a gap."""
         commits: list[list[Change]] = []
         database.on_commit(commits.append)
-        with busy(database):
-            await asyncio.sleep(0)
+        async with busy(database):
             writes = [
                 asyncio.ensure_future(database.write(put(make_job(id=f"job{number}"))))
                 for number in range(20)
@@ -135,8 +136,7 @@ class TestSharing:
             books.put(make_job(id="lost"))
             books._connection.execute("SELECT nonsense")
 
-        with busy(database):
-            await asyncio.sleep(0)
+        async with busy(database):
             outcomes = asyncio.gather(
                 database.write(put(make_job(id="before"))),
                 database.write(fail),
@@ -162,8 +162,7 @@ class TestSharing:
             books.put(make_job(id=f"job{books.revision}", state=State.STARTING))
             return books.reserved()
 
-        with busy(database):
-            await asyncio.sleep(0)
+        async with busy(database):
             writes = [asyncio.ensure_future(database.write(start)) for _ in range(3)]
             await asyncio.sleep(0)
 
@@ -202,14 +201,14 @@ class TestCallers:
 
     async def test_cancelled_before_it_began(self, database: Database) -> None:
         """What nobody waits for any more, and was not begun, is not done."""
-        with busy(database):
-            await asyncio.sleep(0)
+        async with busy(database):
             waiting = asyncio.ensure_future(database.write(put(make_job())))
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.sleep(0)
 
-        assert await database.read(lambda books: books.ids()) == set()
+        # A write comes after all that was asked before it.
+        assert await database.write(lambda books: books.ids()) == set()
 
     async def test_cancelled_while_under_way(self, database: Database) -> None:
         """What was begun is completed and told to those who listen, even if its caller left."""
@@ -227,7 +226,7 @@ class TestCallers:
         caller.cancel()
         go_on.set()
 
-        assert await database.read(lambda books: books.ids()) == {"job"}
+        assert await database.write(lambda books: books.ids()) == {"job"}
         assert [change.job_id for change in told] == ["job"]
         assert caller.cancelled()
 

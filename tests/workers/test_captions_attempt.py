@@ -99,7 +99,7 @@ async def end(calls: OneCall) -> Outcome:
         cast(Calls, calls),
         calls.call.directory,
         CallRules(abandoned_seconds=60.0),
-        workers_attempt.Listener(running=_nothing, progress=_nothing_of),
+        workers_attempt.Listener(running=_nothing, progress=_nothing_of, tick=_nothing),
     )
     attempt.stop()
     failure = await attempt.run(ran_seconds=1.0, max_seconds=60.0)

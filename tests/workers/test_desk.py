@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,11 +10,10 @@ import pytest
 from callsd_daemon.domain.admission import Admit, Host, Policy, Queue, Refuse
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import State
-from callsd_daemon.host.probe import Probe, Use
+from callsd_daemon.host.probe import Probe, Spent, Use
 from callsd_daemon.metrics import DECISIONS
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.transaction import Transaction
-from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.desk import Desk, Verdict, tell
 from tests.helpers.jobs import MIB, make_job, put
 
 
@@ -31,17 +30,21 @@ JOB = make_job(id="new")
 """It takes one of the two cores."""
 
 
+SPENT = {"job": Spent(cpu_seconds=5.0, memory_bytes=100)}
+"""What the launcher says of its workers."""
+
+
 class ScriptedProbe(Probe):
     """Shows what the test says."""
 
     def __init__(self) -> None:
         self.host = HOST
-        self.asked: list[tuple[int, ...]] = []
+        self.asked: list[Mapping[str, Spent]] = []
         self.uses = {}
 
-    def sample(self, sessions: Iterable[int]) -> Host:
+    def sample(self, spent: Mapping[str, Spent]) -> Host:
         """The machine as it is said to be."""
-        self.asked.append(tuple(sessions))
+        self.asked.append(spent)
         return self.host
 
 
@@ -54,7 +57,7 @@ def probe() -> ScriptedProbe:
 @pytest.fixture
 def desk(probe: ScriptedProbe) -> Desk:
     """A desk at that machine."""
-    return Desk(probe, POLICY)
+    return Desk(probe, POLICY, lambda: SPENT)
 
 
 @pytest.fixture
@@ -70,19 +73,24 @@ def counted(decision: str, reason: str) -> float:
     return DECISIONS.labels(decision=decision, reason=reason)._value.get()  # type: ignore[no-any-return]
 
 
+async def decided(desk: Desk, database: Database, *, may_queue: bool = True) -> Verdict:
+    """What is decided about the new job."""
+    return await database.read(lambda books: desk.decide(books, JOB, may_queue=may_queue))
+
+
 async def test_latest_look(desk: Desk, probe: ScriptedProbe, database: Database) -> None:
     """Decisions are made by the latest look at the machine, which knows our workers."""
     probe.host = replace(HOST, cores_external=1.5)
     before = datetime.now(UTC)
-    assert await database.read(lambda books: desk.decide(books, JOB, may_queue=True)) == Admit()
+    assert (await decided(desk, database)).decision == Admit()
 
-    probe.uses = {7: Use(cores=0.5, memory_bytes=100), 8: Use(cores=0.2, memory_bytes=50)}
-    await desk.look({7: "job", 8: ""})
+    probe.uses = {"job": Use(cores=0.5, memory_bytes=100)}
+    await desk.look()
 
-    assert probe.asked == [(), (7, 8)]
+    assert probe.asked == [{}, SPENT]
     assert desk.uses == {"job": Use(cores=0.5, memory_bytes=100)}
     assert before <= desk.host_time <= datetime.now(UTC)
-    assert await database.read(lambda books: desk.decide(books, JOB, may_queue=True)) == Queue(
+    assert (await decided(desk, database)).decision == Queue(
         position=1, reason=Reason.CPU_EXHAUSTED
     )
 
@@ -92,13 +100,8 @@ async def test_queue_before_a_new_job(desk: Desk, database: Database) -> None:
     await database.write(put(make_job(id="first", waiting_for=Reason.MEMORY_EXHAUSTED)))
     await database.write(put(make_job(id="second", waiting_for=Reason.CPU_EXHAUSTED)))
 
-    def decide(books: Transaction) -> tuple[object, object]:
-        return (
-            desk.decide(books, JOB, may_queue=True),
-            desk.decide(books, JOB, may_queue=False),
-        )
-
-    queued, refused = await database.read(decide)
+    queued = (await decided(desk, database)).decision
+    refused = (await decided(desk, database, may_queue=False)).decision
 
     assert queued == Queue(position=3, reason=Reason.MEMORY_EXHAUSTED)
     assert isinstance(refused, Refuse)
@@ -110,10 +113,9 @@ async def test_first_of_the_queue(desk: Desk, database: Database) -> None:
     first = await database.write(put(make_job(id="first")))
     await database.write(put(make_job(id="second")))
 
-    assert (
-        await database.read(lambda books: desk.decide_next(books, first, waited_seconds=0))
-        == Admit()
-    )
+    verdict = await database.read(lambda books: desk.decide_next(books, first, waited_seconds=0))
+
+    assert verdict.decision == Admit()
 
 
 async def test_accounts_show_the_books(desk: Desk, database: Database) -> None:
@@ -126,15 +128,16 @@ async def test_accounts_show_the_books(desk: Desk, database: Database) -> None:
     assert (disk.reserved, cores.reserved, memory.reserved) == (64 * MIB, 1.0, 500 * MIB)
 
 
-async def test_every_decision_is_counted_once(desk: Desk, database: Database) -> None:
-    """Admitted, queued and refused are counted by reason; a job that goes on waiting is not."""
+async def test_decisions_are_counted_when_told(desk: Desk, database: Database) -> None:
+    """Deciding counts nothing, as often as it is done; what is told is counted, by its reason."""
     await database.write(put(make_job(id="one", state=State.RUNNING)))
     await database.write(put(make_job(id="two", state=State.RUNNING)))
     before = [counted("queue", "CPU_EXHAUSTED"), counted("refuse", "CPU_EXHAUSTED")]
 
-    await database.read(lambda books: desk.decide(books, JOB, may_queue=True))
-    await database.read(lambda books: desk.decide(books, JOB, may_queue=False))
-    await database.read(lambda books: desk.decide_next(books, JOB, waited_seconds=0))
+    tell(JOB, await decided(desk, database))
+    tell(JOB, await decided(desk, database, may_queue=False))
+    await decided(desk, database)
+    await decided(desk, database, may_queue=False)
 
     after = [counted("queue", "CPU_EXHAUSTED"), counted("refuse", "CPU_EXHAUSTED")]
     assert [now - then for now, then in zip(after, before, strict=True)] == [1.0, 1.0]

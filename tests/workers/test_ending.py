@@ -19,6 +19,7 @@ from callsd_daemon.domain.recording import PROFILES, Profile, RecordingResult, R
 from callsd_daemon.metrics import MEDIA_SECONDS
 from callsd_daemon.workers import ending
 from callsd_daemon.workers.ending import RETRYABLE, EndRules, is_retried, settle
+from callsd_daemon.workers.seat import ARTIFACTS
 from tests.helpers.jobs import NOW, WORKER, make_job
 
 
@@ -93,10 +94,10 @@ class TestSalvaged:
             file_name="recording.mp4", media_type="video/mp4", size_bytes=3, sha256="a" * 64
         )
         outcome = Outcome(artifacts=(artifact,), recording=RECORDED.recording)
-        (tmp_path / ending.ARTIFACTS).mkdir()
+        (tmp_path / ARTIFACTS).mkdir()
         assert not ending.is_whole(outcome, tmp_path)
 
-        (tmp_path / ending.ARTIFACTS / "recording.mp4").write_bytes(b"mp4")
+        (tmp_path / ARTIFACTS / "recording.mp4").write_bytes(b"mp4")
         assert ending.is_whole(outcome, tmp_path)
 
     def test_seconds_are_counted(self) -> None:

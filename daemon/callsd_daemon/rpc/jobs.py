@@ -25,11 +25,11 @@ from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.rpc.intake import Intake
 from callsd_daemon.rpc.watch import watch
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.transaction import Page, Transaction
-from callsd_daemon.workers.course import Grant
-from callsd_daemon.workers.desk import Desk
+from callsd_daemon.store.reading import Page, Reading
+from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.workers.desk import Desk, tell
 from callsd_daemon.workers.seat import ARTIFACTS, WORKER_LOG
-from callsd_daemon.workers.supervisor import Supervisor
+from callsd_daemon.workers.supervisor import Placed, Supervisor
 
 
 LOG_CHUNK_BYTES = 64 * 1024
@@ -76,7 +76,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         if request.validate_only:
             return await self._verdict(job, may_queue=not request.no_queue)
         page_secrets = validate_recording.page_secrets(request.job)
-        grant = await self._supervisor.accept(
+        placed = await self._supervisor.accept(
             lambda books: _same_or(
                 books,
                 job,
@@ -85,22 +85,24 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 ),
             )
         )
-        if isinstance(grant, Job):
-            return job_pb2.CreateJobResponse(job=await self._message(grant))
-        position = grant.decision.position if isinstance(grant.decision, Queue) else 0
+        if isinstance(placed, Job):
+            return job_pb2.CreateJobResponse(job=await self._message(placed))
+        decision = placed.verdict.decision
+        position = decision.position if isinstance(decision, Queue) else 0
         return job_pb2.CreateJobResponse(
-            job=convert.job_message(grant.job, queue_position=position),
-            admission=_admission(grant.job, grant.decision),
+            job=convert.job_message(placed.job, queue_position=position),
+            admission=_admission(placed.job, decision),
         )
 
     async def _verdict(self, job: Job, *, may_queue: bool) -> job_pb2.CreateJobResponse:
-        decision = await self._database.read(
+        verdict = await self._database.read(
             lambda books: self._desk.decide(books, job, may_queue=may_queue)
         )
-        if isinstance(decision, Refuse):
-            raise decision.error()
+        tell(job, verdict)
+        if isinstance(verdict.decision, Refuse):
+            raise verdict.decision.error()
         return job_pb2.CreateJobResponse(
-            job=convert.job_message(job), admission=_admission(job, decision)
+            job=convert.job_message(job), admission=_admission(job, verdict.decision)
         )
 
     async def GetJob(
@@ -121,7 +123,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         size = min(request.page_size or validate.DEFAULT_PAGE_SIZE, validate.MAX_PAGE_SIZE)
         before = _page_position(request)
 
-        def read(books: Transaction) -> tuple[Page, dict[str, int]]:
+        def read(books: Reading) -> tuple[Page, dict[str, int]]:
             page = books.page(
                 states=wanted.states,
                 kinds=wanted.kinds,
@@ -244,12 +246,12 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         return convert.job_message(job, queue_position=positions.get(job.id, 0))
 
 
-def _queue_positions(books: Transaction, jobs: Iterable[Job]) -> dict[str, int]:
+def _queue_positions(books: Reading, jobs: Iterable[Job]) -> dict[str, int]:
     """Where the waiting ones among the jobs stand; the queue is looked at only if there are any."""
     return books.queue_positions() if any(job.state is State.QUEUED for job in jobs) else {}
 
 
-def _same(books: Transaction, job_id: str, payload: str) -> Job | None:
+def _same(books: Reading, job_id: str, payload: str) -> Job | None:
     """The job that this request has made before, if it has."""
     known = books.get(job_id)
     if known is not None and known.payload_sha256 != payload:
@@ -262,7 +264,7 @@ def _same(books: Transaction, job_id: str, payload: str) -> Job | None:
     return known
 
 
-def _same_or(books: Transaction, job: Job, place: Callable[[], Grant]) -> Job | Grant:
+def _same_or(books: Reading, job: Job, place: Callable[[], Placed]) -> Job | Placed:
     # Two calls with one request id may have passed the first look side by side.
     return _same(books, job.id, job.payload_sha256) or place()
 

@@ -17,7 +17,7 @@ from callsd_daemon.domain.transcription import Engine
 from callsd_daemon.rpc import convert, validate
 from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.store.database import HISTORY_REVISIONS, Database
-from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.store.reading import Reading
 from callsd_daemon.workers.captions.call import MAX_SPEAKERS
 from callsd_daemon.workers.desk import Desk
 
@@ -106,7 +106,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
     async def _capacity(self) -> capacity_pb2.Capacity:
         return await self._database.read(self._read)
 
-    def _read(self, books: Transaction) -> capacity_pb2.Capacity:
+    def _read(self, books: Reading) -> capacity_pb2.Capacity:
         policy, host, running = self._desk.policy, self._desk.host, books.running()
         disk, cores, memory = self._desk.accounts(books)
         message = capacity_pb2.Capacity(

@@ -12,7 +12,7 @@ from callsd_daemon.rpc.convert import job_message
 from callsd_daemon.rpc.hub import Hub, Item, make_item
 from callsd_daemon.rpc.validate import Filter, job_filter
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.transaction import Page, Transaction
+from callsd_daemon.store.reading import Page, Reading
 
 
 BOOKMARK_SECONDS = 10.0
@@ -110,7 +110,7 @@ async def _initial_state(
     before: int | None = None
     while True:
         read = functools.partial(
-            Transaction.page,
+            Reading.page,
             states=(),
             kinds=wanted.kinds,
             labels=wanted.labels,

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The database file and the one thread that uses it.
+"""The database file, the one thread that writes it, and the one that reads.
 
 Every commit is synced to the disk before its caller goes on (WAL, synchronous=FULL), so what was
 acknowledged survives a power cut. Operations that arrive while a commit is under way share the
-next one.
+next one. Reads have a connection of their own: they see what was acknowledged before they began,
+and neither wait for what is being written nor fail with it.
 """
 
-import asyncio
 import contextlib
 import errno
-import queue
 import sqlite3
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +19,10 @@ import structlog
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.files import beside, sync
+from callsd_daemon.store.line import Line, Operation
 from callsd_daemon.store.migrations import APPLICATION_ID, migrate, refuse_newer
-from callsd_daemon.store.transaction import Change, Transaction
+from callsd_daemon.store.reading import Change, Reading
+from callsd_daemon.store.transaction import Transaction
 
 
 log = structlog.get_logger(__name__)
@@ -34,13 +33,22 @@ HISTORY_REVISIONS = 10_000
 """Changes kept for watches to resume from."""
 
 PENDING_LIMIT = 10_000
-"""Operations that may wait for the store's thread; more are refused."""
+"""Operations that may wait for each of the store's threads; more are refused."""
 
 BATCH_LIMIT = 100
 """Operations that share one commit; bounds how long the first of them waits."""
 
 BUSY_TIMEOUT_SECONDS = 5.0
 """How long to wait for a backup or a curious administrator to let go of the file."""
+
+BLOCKED = frozenset({Reason.DISK_FULL, Reason.QUEUE_FULL})
+"""Why the database refuses for a while what it will do later."""
+
+HELD_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+"""Somebody else has the file."""
+
+DISK_CODES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+"""The disk, or what the system lends to use it. A full one may also show as failed I/O."""
 
 
 class DatabaseDamagedError(Exception):
@@ -58,14 +66,12 @@ class Database:
         """
         self._path = path
         self._history = history
-        self._operations: queue.Queue[_Operation | None] = queue.Queue(PENDING_LIMIT)
         self._on_commit: Callable[[list[Change]], object] = lambda _changes: None
-        self._closed = False
-        self._connection = _open(path)
+        self._connection, self._reading = _open(path)
         self.database_id: str = self._scalar("SELECT value FROM meta WHERE key = 'database_id'")
         self._revision: int = self._scalar("SELECT coalesce(max(revision), 0) FROM changes")
-        self._thread = threading.Thread(target=self._serve, name="store", daemon=True)
-        self._thread.start()
+        self._writes = Line("store", self._run, limit=PENDING_LIMIT, batch=BATCH_LIMIT)
+        self._reads = Line("store reads", self._look, limit=PENDING_LIMIT, batch=1)
 
     @property
     def revision(self) -> int:
@@ -81,60 +87,36 @@ class Database:
 
         An exception from `work` undoes its changes and is raised here; nothing else is affected.
         Cancelling the caller does not take back what was begun. Raises DRAINING once the database
-        is closed, QUEUE_FULL and DISK_FULL when it cannot keep up or write.
+        is closed, QUEUE_FULL when it cannot keep up or somebody else holds the file, and DISK_FULL
+        when it cannot write: nothing was changed then, and `work` may be tried again.
         """
-        if self._closed:
-            raise CallsdError(
-                Reason.DRAINING, "the server is shutting down: try again", retry_after_seconds=1.0
-            )
-        future: Future[T] = Future()
-        try:
-            self._operations.put_nowait(_Operation(work, future))
-        except queue.Full:
-            raise CallsdError(
-                Reason.QUEUE_FULL,
-                "the job database cannot keep up: try again later",
-                retry_after_seconds=1.0,
-            ) from None
-        return await asyncio.wrap_future(future)
+        return await self._writes.ask(work)
 
-    read = write
-    """The same door: a transaction that changes nothing commits nothing."""
+    async def read(self, work: Callable[[Reading], T]) -> T:
+        """Run `work` on what is on the disk, all of it as it was at one moment.
+
+        Raises what `work` raises, and the same refusals as `write`, of which none is about a
+        write.
+        """
+        return await self._reads.ask(work)
 
     def close(self) -> None:
         """Finish what is pending and close the file."""
-        self._closed = True
-        self._operations.put(None)
-        self._thread.join()
+        self._writes.close()
+        self._reads.close()
+        # The last one to leave puts the log into the file, which a reader may not.
+        self._reading.close()
         self._connection.close()
 
-    def _serve(self) -> None:
-        while (first := self._operations.get()) is not None:
-            batch, last = [first], False
-            with contextlib.suppress(queue.Empty):
-                while len(batch) < BATCH_LIMIT:
-                    operation = self._operations.get_nowait()
-                    if operation is None:
-                        last = True
-                        break
-                    batch.append(operation)
-            self._run(batch)
-            if last:
-                return
-
-    def _run(self, waiting: list["_Operation"]) -> None:
-        # Nobody waits any more for what was cancelled before it began.
-        batch = [item for item in waiting if item.future.set_running_or_notify_cancel()]
+    def _run(self, batch: list[Operation]) -> None:
         execute = self._connection.execute
-        done: list[tuple[_Operation, Any]] = []
+        done: list[tuple[Operation, Any]] = []
         changes: list[Change] = []
         try:
             execute("BEGIN IMMEDIATE")
             for operation in batch:
                 execute("SAVEPOINT operation")
-                transaction = Transaction(
-                    self._connection, self._revision + len(changes), self._history
-                )
+                transaction = Transaction(self._connection, self._history)
                 try:
                     result = operation.work(transaction)
                 except Exception as problem:
@@ -159,7 +141,7 @@ class Database:
             return
         self._acknowledge(done, changes)
 
-    def _acknowledge(self, done: list[tuple["_Operation", Any]], changes: list[Change]) -> None:
+    def _acknowledge(self, done: list[tuple[Operation, Any]], changes: list[Change]) -> None:
         if changes:
             failpoint("store.after_commit")
             self._revision = changes[-1].revision
@@ -171,20 +153,27 @@ class Database:
         for operation, result in done:
             operation.future.set_result(result)
 
+    def _look(self, batch: list[Operation]) -> None:
+        for operation in batch:
+            try:
+                self._reading.execute("BEGIN")
+                try:
+                    result = operation.work(Reading(self._reading))
+                finally:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._reading.execute("ROLLBACK")
+            except Exception as problem:  # noqa: BLE001 - handed to whoever asked
+                operation.future.set_exception(_as_error(problem))
+            else:
+                operation.future.set_result(result)
+
     def _scalar(self, query: str) -> Any:
         (value,) = self._connection.execute(query).fetchone()
         return value
 
 
-class _Operation:
-    __slots__ = ("future", "work")
-
-    def __init__(self, work: Callable[[Transaction], Any], future: "Future[Any]") -> None:
-        self.work = work
-        self.future = future
-
-
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    """The connection that writes, and the one that reads."""
     try:
         if path.exists():
             check_database(path)
@@ -193,6 +182,7 @@ def _open(path: Path) -> sqlite3.Connection:
         connection = _connect(path)
         try:
             migrate(connection, path)
+            reading = _connect_reading(path)
         except BaseException:
             connection.close()
             raise
@@ -206,7 +196,7 @@ def _open(path: Path) -> sqlite3.Connection:
             f"{path} is not a healthy database ({problem}): restore a backup, or move {path.name} "
             f"and {path.name}-wal away to start empty"
         ) from problem
-    return connection
+    return connection, reading
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -221,6 +211,14 @@ def _connect(path: Path) -> sqlite3.Connection:
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def _connect_reading(path: Path) -> sqlite3.Connection:
+    connection = _connect(path)
+    connection.execute("PRAGMA query_only = ON")
+    # What has to be sorted is not put into a file: the disk may be full.
+    connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 
 
@@ -266,15 +264,21 @@ def check_database(path: Path) -> None:
 
 
 def _as_error(problem: Exception) -> Exception:
-    """What to tell the caller: a disk that is full has a reason of its own."""
-    # The low byte of SQLite's code is the kind of error; a full disk may also show as failed I/O.
+    """What to tell the caller: what passes by itself, or with some space, has a reason."""
+    # The low byte of SQLite's code is the kind of error.
     code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) or (
+    if code in HELD_CODES:
+        return CallsdError(
+            Reason.QUEUE_FULL,
+            f"another program holds the job database ({problem}): try again later",
+            retry_after_seconds=1.0,
+        )
+    if code in DISK_CODES or (
         isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
     ):
         return CallsdError(
             Reason.DISK_FULL,
-            f"the job database could not be written ({problem}): free some disk space",
+            f"the job database could not be used ({problem}): free some disk space",
             retry_after_seconds=10.0,
         )
     return problem

@@ -2,82 +2,39 @@
 """What can be done inside one transaction. Used only on the store's own thread."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 import msgspec
 
-from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.domain.jobs import (
-    ACTIVE_STATES,
-    FINAL_STATES,
-    Job,
-    Kind,
-    Reservation,
-    State,
-    Usage,
-)
+from callsd_daemon.domain.jobs import Job
 from callsd_daemon.domain.recording import PageSecrets
+from callsd_daemon.store.reading import Change, Reading
 
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Job).decode
-_decode_secrets = msgspec.json.Decoder(PageSecrets).decode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """One revision: the whole job after it, or None when the job was removed."""
+class Transaction(Reading):
+    """Reads, and writes that become durable together or not at all.
 
-    revision: int
-    job_id: str
-    job: Job | None
+    It may be undone after all and then done again: what uses it decides and writes, and whatever
+    else has to be done follows the commit.
+    """
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """Some jobs, newest first; `next_before` asks for the next page, None after the last."""
-
-    jobs: tuple[Job, ...]
-    next_before: int | None
-    revision: int
-
-
-class Transaction:
-    """Reads, and writes that become durable together or not at all."""
-
-    def __init__(self, connection: sqlite3.Connection, revision: int, history: int) -> None:
-        self._connection = connection
+    def __init__(self, connection: sqlite3.Connection, history: int) -> None:
+        super().__init__(connection)
         self._history = history
-        self.revision = revision
-        """Revision of the last change, those of this transaction included."""
         self.changes: list[Change] = []
         """What this transaction has changed."""
-
-    def get(self, job_id: str) -> Job | None:
-        """The job, or None."""
-        row = self._connection.execute("SELECT body FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        return None if row is None else _decode(row[0])
-
-    def find(self, job_id: str) -> Job:
-        """The job; raises JOB_NOT_FOUND."""
-        job = self.get(job_id)
-        if job is None:
-            raise CallsdError(
-                Reason.JOB_NOT_FOUND,
-                f"there is no job {job_id}; finished jobs are removed after a while",
-                metadata={"job": job_id},
-            )
-        return job
 
     def put(self, job: Job) -> Job:
         """Write a new or changed job; returns it with its new revision.
 
         Raises msgspec.ValidationError, and writes nothing, when it holds NaN or infinity.
         """
-        self.revision += 1
-        job = replace(job, revision=self.revision)
+        job = replace(job, revision=self.revision + 1)
         body = _encode(job)
         # NaN and infinity have no JSON: better no change than a job that nobody can read again.
         _decode(body)
@@ -113,18 +70,10 @@ class Transaction:
             "INSERT OR REPLACE INTO secrets VALUES (?, ?)", (job_id, _encode(page_secrets))
         )
 
-    def secrets(self, job_id: str) -> PageSecrets:
-        """What was kept for a job that has not ended."""
-        row = self._connection.execute(
-            "SELECT body FROM secrets WHERE job_id = ?", (job_id,)
-        ).fetchone()
-        return PageSecrets() if row is None else _decode_secrets(row[0])
-
     def delete(self, job_id: str) -> None:
         """Remove a job."""
         self._connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
-        self.revision += 1
-        self._record(Change(revision=self.revision, job_id=job_id, job=None), None)
+        self._record(Change(revision=self.revision + 1, job_id=job_id, job=None), None)
 
     def _record(self, change: Change, body: bytes | None) -> None:
         self._connection.execute(
@@ -134,154 +83,6 @@ class Transaction:
             "DELETE FROM changes WHERE revision <= ?", (change.revision - self._history,)
         )
         self.changes.append(change)
-
-    def active(self) -> tuple[Job, ...]:
-        """Jobs that hold a reservation, in the order they were accepted."""
-        rows = self._connection.execute(
-            "SELECT body FROM jobs WHERE state IN (?, ?, ?) ORDER BY accepted_revision",
-            tuple(ACTIVE_STATES),
-        )
-        return tuple(map(_decode, _bodies(rows)))
-
-    def first_queued(self) -> Job | None:
-        """The job that has waited longest."""
-        row = self._connection.execute(
-            "SELECT body FROM jobs WHERE state = ? ORDER BY accepted_revision LIMIT 1",
-            (State.QUEUED,),
-        ).fetchone()
-        return None if row is None else _decode(row[0])
-
-    def queue_length(self) -> int:
-        """How many jobs wait."""
-        row = self._connection.execute(
-            "SELECT count(*) FROM jobs WHERE state = ?", (State.QUEUED,)
-        ).fetchone()
-        return int(row[0])
-
-    def queue_positions(self) -> dict[str, int]:
-        """Place in the queue of every waiting job, 1 = next."""
-        rows = self._connection.execute(
-            "SELECT id FROM jobs WHERE state = ? ORDER BY accepted_revision", (State.QUEUED,)
-        )
-        return {job_id: place for place, (job_id,) in enumerate(rows, start=1)}
-
-    def reserved(self) -> Reservation:
-        """What is promised to jobs, in all."""
-        row = self._connection.execute(
-            """SELECT coalesce(sum(reserved_cores), 0), coalesce(sum(reserved_memory_bytes), 0),
-            coalesce(sum(reserved_disk_bytes), 0) FROM jobs WHERE state IN (?, ?, ?)""",
-            tuple(ACTIVE_STATES),
-        ).fetchone()
-        return Reservation(cores=row[0], memory_bytes=row[1], disk_bytes=row[2])
-
-    def running(self) -> dict[Kind, int]:
-        """Jobs that hold a reservation, by kind."""
-        rows = self._connection.execute(
-            "SELECT kind, count(*) FROM jobs WHERE state IN (?, ?, ?) GROUP BY kind",
-            tuple(ACTIVE_STATES),
-        )
-        return {Kind(kind): count for kind, count in rows}
-
-    def caption_models(self) -> frozenset[str]:
-        """Models of the captions jobs that hold a reservation."""
-        rows = self._connection.execute(
-            "SELECT body FROM jobs WHERE kind = ? AND state IN (?, ?, ?)",
-            (Kind.CAPTIONS, *ACTIVE_STATES),
-        )
-        jobs = map(_decode, _bodies(rows))
-        return frozenset(job.captions.model for job in jobs if job.captions is not None)
-
-    def recent_usage(self, cost_key: str, limit: int) -> tuple[Usage, ...]:
-        """What the latest finished jobs of one cost key used."""
-        rows = self._connection.execute(
-            """SELECT body FROM jobs WHERE cost_key = ? AND state = ?
-            ORDER BY end_time DESC LIMIT ?""",
-            (cost_key, State.SUCCEEDED, limit),
-        )
-        return tuple(job.usage for job in map(_decode, _bodies(rows)) if job.usage is not None)
-
-    def expired(self, now: datetime, limit: int) -> tuple[Job, ...]:
-        """Jobs whose time is up."""
-        rows = self._connection.execute(
-            "SELECT body FROM jobs WHERE expire_time <= ? ORDER BY expire_time LIMIT ?",
-            (now.timestamp(), limit),
-        )
-        return tuple(map(_decode, _bodies(rows)))
-
-    def needed_uploads(self) -> frozenset[str]:
-        """Ids of the uploads that jobs need which have not ended."""
-        rows = self._connection.execute(
-            "SELECT body FROM jobs WHERE state NOT IN (?, ?, ?)", tuple(FINAL_STATES)
-        )
-        return frozenset(
-            track.upload_id
-            for job in map(_decode, _bodies(rows))
-            if job.transcription is not None
-            for track in job.transcription.tracks
-            if track.upload_id
-        )
-
-    def ids(self) -> set[str]:
-        """Every job's id."""
-        return {job_id for (job_id,) in self._connection.execute("SELECT id FROM jobs")}
-
-    def page(
-        self,
-        *,
-        states: Sequence[State],
-        kinds: Sequence[Kind],
-        labels: dict[str, str],
-        ids: Sequence[str],
-        before: int | None,
-        limit: int,
-    ) -> Page:
-        """Jobs that match all that is given, newest first, accepted before revision `before`."""
-        where, values = ["1"], list[object]()
-        for column, wanted in (("state", states), ("kind", kinds), ("id", ids)):
-            if wanted:
-                where.append(f"{column} IN ({', '.join('?' * len(wanted))})")
-                values.extend(wanted)
-        for key, value in labels.items():
-            where.append(
-                "EXISTS (SELECT 1 FROM json_each(CAST(body AS TEXT), '$.labels') AS label "
-                "WHERE label.key = ? AND label.value = ?)"
-            )
-            values.extend((key, value))
-        if before is not None:
-            where.append("accepted_revision < ?")
-            values.append(before)
-        rows = self._connection.execute(
-            # Only placeholders and column names of ours are put together here.
-            f"SELECT accepted_revision, body FROM jobs WHERE {' AND '.join(where)} "  # noqa: S608
-            "ORDER BY accepted_revision DESC LIMIT ?",
-            (*values, limit + 1),
-        ).fetchall()
-        jobs = tuple(_decode(body) for _, body in rows[:limit])
-        more = len(rows) > limit
-        return Page(
-            jobs=jobs, next_before=rows[limit - 1][0] if more else None, revision=self.revision
-        )
-
-    def oldest_resumable(self) -> int:
-        """The smallest revision after which every change is still known."""
-        (oldest,) = self._connection.execute("SELECT min(revision) FROM changes").fetchone()
-        return self.revision if oldest is None else int(oldest) - 1
-
-    def changes_after(self, revision: int, limit: int) -> tuple[Change, ...]:
-        """Changes after `revision`, in order."""
-        rows = self._connection.execute(
-            "SELECT revision, job_id, body FROM changes WHERE revision > ? "
-            "ORDER BY revision LIMIT ?",
-            (revision, limit),
-        )
-        return tuple(
-            Change(revision=number, job_id=job_id, job=None if body is None else _decode(body))
-            for number, job_id, body in rows
-        )
-
-
-def _bodies(rows: Iterable[tuple[bytes]]) -> Iterator[bytes]:
-    return (body for (body,) in rows)
 
 
 def _seconds(stamp: datetime | None) -> float | None:

@@ -14,7 +14,6 @@ from typing import TypeVar
 import structlog
 
 from callsd_daemon import tokens
-from callsd_daemon.domain.admission import Admit, Decision
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import (
     BATCH_KINDS,
@@ -28,8 +27,9 @@ from callsd_daemon.domain.jobs import (
 )
 from callsd_daemon.domain.recording import PageSecrets
 from callsd_daemon.files import FilePool
-from callsd_daemon.store.database import Database
+from callsd_daemon.store.database import BLOCKED, Database
 from callsd_daemon.store.failpoints import failpoint
+from callsd_daemon.store.reading import Reading
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers import ending
 from callsd_daemon.workers.attempt import Attempt, Bounds, Listener
@@ -82,10 +82,9 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """A new job as it is written, with the token of its worker if it may start now."""
+    """A job as it is written for its next worker, with the token of that one if there is one."""
 
     job: Job
-    decision: Decision
     token: str = ""
 
 
@@ -224,7 +223,7 @@ class Course:
         await worker_log.open()
 
         async def resolve() -> Assignment:
-            page_secrets = await self._database.read(lambda books: books.secrets(job.id))
+            page_secrets = await self._look_up(lambda books: books.secrets(job.id))
             return await self._pool.run(self._resolve, job, page_secrets)
 
         return Seat(
@@ -342,7 +341,7 @@ class Course:
         if job.captions is not None or await self._outcome(job) is not None:
             return
         await self._launcher.sweep(_worker_id(job))
-        current = await self._database.read(lambda books: books.get(job.id))
+        current = await self._look_up(lambda books: books.get(job.id))
         left = await self._pool.run(self._launcher.leftovers, job.id)
         is_last = current is not None and not self._is_retried(current, failure)
         wanted = {OUTCOME} | ({PIECES} if job.recording is not None and is_last else set())
@@ -387,7 +386,7 @@ class Course:
             log.error("processes_left", job_id=job.id)
         outcome = await self._outcome(job)
 
-        def write(books: Transaction) -> Grant | None:
+        def write(books: Transaction) -> tuple[Grant, bool] | None:
             current = books.get(job.id)
             if current is None or not current.is_active or current.attempt != job.attempt:
                 return None
@@ -395,13 +394,19 @@ class Course:
             settled = ending.settle(current, outcome, failure, self._now(), self.rules.end)
             if settled.state is State.QUEUED and settled.kind not in BATCH_KINDS:
                 settled, token = self.with_worker(settled)
-            return Grant(job=books.put(settled), decision=Admit(), token=token)
+            grant = Grant(job=books.put(settled), token=token)
+            return grant, ending.is_lost(current, outcome, failure)
 
-        grant = await self._store(write)
-        if grant is not None and grant.job.is_final:
-            await self._pool.run(self._launcher.discard, job.id)
+        written = await self._store(write)
+        if written is None:
+            return None
+        grant, is_lost = written
+        if is_lost:
+            ending.count_lost(job, failure)
+        if grant.job.is_final:
+            await self._pool.run(ending.discard, grant.job, self._launcher)
             ending.count(grant.job)
-        return grant if grant is not None and grant.token else None
+        return grant if grant.token else None
 
     async def _outcome(self, job: Job) -> Outcome | None:
         """What was taken over from the attempt; None if there is nothing, or a file is missing."""
@@ -427,15 +432,23 @@ class Course:
             await seat.log.take(seat.log.kept, data)
 
     async def _store(self, work: Callable[[Transaction], T]) -> T:
-        """Write, and try again for as long as the disk is full."""
-        while True:
-            try:
-                return await self._database.write(work)
-            except CallsdError as problem:
-                if problem.reason not in (Reason.DISK_FULL, Reason.QUEUE_FULL):
-                    raise
-                log.error("store_blocked", reason=problem.reason)  # noqa: TRY400 - no bug of ours
-                await asyncio.sleep(RETRY_SECONDS)
+        return await _surely(lambda: self._database.write(work))
+
+    async def _look_up(self, work: Callable[[Reading], T]) -> T:
+        return await _surely(lambda: self._database.read(work))
+
+
+async def _surely(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask the store until it answers: no job ends because the disk is full or the file is held."""
+    while True:
+        try:
+            return await ask()
+        except CallsdError as problem:
+            if problem.reason not in BLOCKED:
+                raise
+            # No bug of ours: no traceback.
+            log.error("store_blocked", reason=problem.reason, problem=problem.message)  # noqa: TRY400
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 def _longest_seconds(job: Job) -> float:

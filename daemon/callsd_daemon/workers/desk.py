@@ -3,7 +3,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import structlog
@@ -23,10 +23,18 @@ from callsd_daemon.domain.costs import captioner_cost
 from callsd_daemon.domain.jobs import Job, Reservation
 from callsd_daemon.host.probe import Probe, Spent, Use
 from callsd_daemon.metrics import DECISIONS
-from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.store.reading import Reading
 
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A decision, and what it was made by."""
+
+    decision: Decision
+    snapshot: Snapshot
 
 
 class Desk:
@@ -51,7 +59,7 @@ class Desk:
         self.host_time = datetime.now(UTC)
         self.uses = self._probe.uses
 
-    def decide(self, books: Transaction, job: Job, *, may_queue: bool) -> Decision:
+    def decide(self, books: Reading, job: Job, *, may_queue: bool) -> Verdict:
         """Decide about a new job."""
         first = books.first_queued()
         snapshot = replace(
@@ -60,11 +68,9 @@ class Desk:
             queue_waiting_for=None if first is None else first.waiting_for,
         )
         request = Request(kind=job.kind, reservation=_need(books, job), may_queue=may_queue)
-        decision = decide(snapshot, request, self.policy)
-        self._tell(job, decision, snapshot)
-        return decision
+        return Verdict(decision=decide(snapshot, request, self.policy), snapshot=snapshot)
 
-    def decide_next(self, books: Transaction, job: Job, *, waited_seconds: float) -> Decision:
+    def decide_next(self, books: Reading, job: Job, *, waited_seconds: float) -> Verdict:
         """Decide whether the first job of the queue may start."""
         snapshot = self._snapshot(books)
         request = Request(
@@ -73,38 +79,37 @@ class Desk:
             may_queue=True,
             waited_seconds=waited_seconds,
         )
-        decision = decide(snapshot, request, self.policy)
-        if isinstance(decision, Admit):
-            self._tell(job, decision, snapshot)
-        return decision
+        return Verdict(decision=decide(snapshot, request, self.policy), snapshot=snapshot)
 
-    def accounts(self, books: Transaction) -> tuple[Account, Account, Account]:
+    def accounts(self, books: Reading) -> tuple[Account, Account, Account]:
         """The accounts of disk, cores and memory, as they stand."""
         return accounts(self._snapshot(books), self.policy)
 
-    def _snapshot(self, books: Transaction) -> Snapshot:
+    def _snapshot(self, books: Reading) -> Snapshot:
         # A captioner is charged once, however many calls it serves.
         reserved = sum(map(captioner_cost, books.caption_models()), books.reserved())
         return Snapshot(host=self.host, reserved=reserved, running=books.running(), queued_ahead=0)
 
-    @staticmethod
-    def _tell(job: Job, decision: Decision, snapshot: Snapshot) -> None:
-        verdict = type(decision).__name__.lower()
-        reason = "" if isinstance(decision, Admit) else decision.reason.value
-        DECISIONS.labels(decision=verdict, reason=reason).inc()
-        log.info(
-            "admission",
-            job_id=job.id,
-            decision=verdict,
-            reason=reason,
-            cores=job.reservation.cores,
-            memory_bytes=job.reservation.memory_bytes,
-            cores_reserved=snapshot.reserved.cores,
-            cores_external=round(snapshot.host.cores_external, 2),
-        )
+
+def tell(job: Job, verdict: Verdict) -> None:
+    """Tell log and metrics of a decision, once it holds."""
+    decision, snapshot = verdict.decision, verdict.snapshot
+    name = type(decision).__name__.lower()
+    reason = "" if isinstance(decision, Admit) else decision.reason.value
+    DECISIONS.labels(decision=name, reason=reason).inc()
+    log.info(
+        "admission",
+        job_id=job.id,
+        decision=name,
+        reason=reason,
+        cores=job.reservation.cores,
+        memory_bytes=job.reservation.memory_bytes,
+        cores_reserved=snapshot.reserved.cores,
+        cores_external=round(snapshot.host.cores_external, 2),
+    )
 
 
-def _need(books: Transaction, job: Job) -> Reservation:
+def _need(books: Reading, job: Job) -> Reservation:
     """What the job takes, with the captioner that it is the first one to need."""
     if job.captions is None or job.captions.model in books.caption_models():
         return job.reservation

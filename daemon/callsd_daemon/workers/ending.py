@@ -13,8 +13,8 @@ from callsd_daemon.domain.jobs import Failure, Job, Notice, Outcome, Progress, S
 from callsd_daemon.files import open_regular
 from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
 from callsd_daemon.workers.delivery import FILE_NAME
-from callsd_daemon.workers.launchers.launcher import End
-from callsd_daemon.workers.seat import ARTIFACTS
+from callsd_daemon.workers.launchers.launcher import End, Launcher
+from callsd_daemon.workers.seat import ARTIFACTS, PIECES
 
 
 log = structlog.get_logger(__name__)
@@ -52,6 +52,12 @@ def is_retried(job: Job, failure: Failure, rules: EndRules) -> bool:
     )
 
 
+def is_lost(job: Job, outcome: Outcome | None, failure: Failure) -> bool:
+    """Whether an attempt has ended through no fault of its job, with nothing to show for it."""
+    is_done = outcome is not None and not outcome.cancelled
+    return not is_done and job.state is not State.STOPPING and failure.reason in RETRYABLE
+
+
 def settle(
     job: Job, outcome: Outcome | None, failure: Failure, now: datetime, rules: EndRules
 ) -> Job:
@@ -62,10 +68,8 @@ def settle(
         return job.finished(outcome, now, retention=retention)
     if job.state is State.STOPPING:
         return job.cancelled(now, retention=retention)
-    if failure.reason not in RETRYABLE:
+    if not is_lost(job, outcome, failure):
         return job.failed(failure, now, retention=retention)
-    WORKERS_LOST.labels(reason=failure.reason).inc()
-    log.warning("worker_lost", job_id=job.id, attempt=job.attempt, reason=failure.reason)
     if is_retried(job, failure, rules):
         notice = Notice(
             code="WORKER_RESTARTED",
@@ -128,6 +132,23 @@ def is_whole(outcome: Outcome, directory: Path) -> bool:
         if size != artifact.size_bytes:
             return False
     return True
+
+
+def count_lost(job: Job, failure: Failure) -> None:
+    """Tell log and metrics of an attempt that was lost."""
+    WORKERS_LOST.labels(reason=failure.reason).inc()
+    log.warning("worker_lost", job_id=job.id, attempt=job.attempt, reason=failure.reason)
+
+
+def discard(job: Job, launcher: Launcher) -> None:
+    """Remove what the workers of a job that has ended have left.
+
+    But for what was recorded when nothing could be made of it: that is for a person, until the
+    job is deleted. Blocks.
+    """
+    is_lost = job.recording is not None and job.state is State.FAILED
+    if not is_lost or PIECES not in (launcher.leftovers(job.id) or ()):
+        launcher.discard(job.id)
 
 
 def count(job: Job) -> None:

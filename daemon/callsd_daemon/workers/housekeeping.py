@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Job, Kind
 from callsd_daemon.domain.recording import Picture
 from callsd_daemon.media import Uploads
@@ -24,8 +25,9 @@ from callsd_daemon.metrics import (
     RECORDINGS,
     RECORDINGS_SILENT,
 )
-from callsd_daemon.store.database import Database
+from callsd_daemon.store.database import BLOCKED, Database
 from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.workers import ending
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.launchers.launcher import Launcher
@@ -81,24 +83,29 @@ class Housekeeper:
                 if time.monotonic() - swept > SWEEP_SECONDS:
                     swept = time.monotonic()
                     await self._sweep()
-            except Exception:
+            except Exception as problem:
                 # The next tick tries again: a full disk may have room by then.
-                log.exception("tick_failed")
+                if isinstance(problem, CallsdError) and problem.reason in BLOCKED:
+                    log.warning("tick_delayed", reason=problem.reason, problem=problem.message)
+                else:
+                    log.exception("tick_failed")
 
     async def _measure(self) -> None:
-        def read(books: Transaction) -> None:
-            JOBS_QUEUED.set(books.queue_length())
-            running = books.running()
-            for kind in Kind:
-                JOBS_ACTIVE.labels(kind=kind).set(running.get(kind, 0))
-            for name, account in zip(
-                ("disk_bytes", "cores", "memory_bytes"), self._desk.accounts(books), strict=True
-            ):
-                for part in ("total", "headroom", "reserved", "external", "available"):
-                    CAPACITY.labels(resource=name, account=part).set(getattr(account, part))
-            _measure_recordings(books.active())
-
-        await self._database.read(read)
+        queued, running, accounts, active = await self._database.read(
+            lambda books: (
+                books.queue_length(),
+                books.running(),
+                self._desk.accounts(books),
+                books.active(),
+            )
+        )
+        JOBS_QUEUED.set(queued)
+        for kind in Kind:
+            JOBS_ACTIVE.labels(kind=kind).set(running.get(kind, 0))
+        for name, account in zip(("disk_bytes", "cores", "memory_bytes"), accounts, strict=True):
+            for part in ("total", "headroom", "reserved", "external", "available"):
+                CAPACITY.labels(resource=name, account=part).set(getattr(account, part))
+        _measure_recordings(active)
 
     async def _sweep(self) -> None:
         """Remove jobs and uploads whose time is up, and directories that belong to no job."""
@@ -114,13 +121,20 @@ class Housekeeper:
         # Directories first, jobs second: one that is made in between belongs to a job.
         found = await asyncio.to_thread(os.listdir, jobs)
         workers = await asyncio.to_thread(self._launcher.names)
-        known, needed = await self._database.read(
-            lambda books: (books.ids(), books.needed_uploads())
+        known, needed, ended = await self._database.read(
+            lambda books: (
+                books.ids(),
+                books.needed_uploads(),
+                [job for name in workers if (job := books.get(name)) is not None and job.is_final],
+            )
         )
         for name in set(found) - known:
             await asyncio.to_thread(shutil.rmtree, jobs / name, ignore_errors=True)
         for name in workers - known - self._calls.names():
             await asyncio.to_thread(self._launcher.discard, name)
+        # Of these a daemon died before it had done so.
+        for job in ended:
+            await asyncio.to_thread(ending.discard, job, self._launcher)
         await asyncio.to_thread(self._uploads.remove_expired, self._now(), needed)
 
 

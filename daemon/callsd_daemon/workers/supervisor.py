@@ -2,14 +2,15 @@
 """Sees every accepted job through: starts it when it is its turn, and watches over its course."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
 from callsd_daemon.domain.admission import Admit, Queue, Refuse
-from callsd_daemon.domain.errors import Reason
+from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Failure, Job, State
 from callsd_daemon.domain.recording import PageSecrets
 from callsd_daemon.store.database import Database
@@ -17,15 +18,28 @@ from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers import ending
 from callsd_daemon.workers.captions.calls import Calls
-from callsd_daemon.workers.course import Course, Grant
-from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.course import Course
+from callsd_daemon.workers.desk import Desk, Verdict, tell
 
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A job as a verdict has left it, with the token of its worker if it may start now."""
+
+    job: Job
+    verdict: Verdict
+    token: str = ""
+
+
 class Supervisor:
-    """Owns the tasks of all jobs that are under way. All methods belong to one event loop."""
+    """Owns the tasks of all jobs that are under way.
+
+    All methods belong to one event loop but those that take the books: these decide and write on
+    the store's thread, as often as a write is tried, and what follows from them is done afterwards.
+    """
 
     def __init__(
         self,
@@ -52,37 +66,43 @@ class Supervisor:
 
     def place(
         self, books: Transaction, job: Job, page_secrets: PageSecrets | None, *, may_queue: bool
-    ) -> Grant:
+    ) -> Placed:
         """Decide about a new job and write it with its secrets, in the caller's transaction.
 
-        For `accept`. Raises CallsdError when the job is refused.
+        For `accept`. A job that is refused is not written.
         """
-        match self._desk.decide(books, job, may_queue=may_queue):
-            case Admit() as decision:
+        verdict = self._desk.decide(books, job, may_queue=may_queue)
+        match verdict.decision:
+            case Admit():
                 if page_secrets is not None:
                     books.put_secrets(job.id, page_secrets)
-                started, token = self._with_worker(job)
-                return Grant(job=books.put(started), decision=decision, token=token)
-            case Queue() as decision:
-                waiting = books.put(_waiting(job, decision.reason))
-                self._waiting[job.id] = time.monotonic()
-                return Grant(job=waiting, decision=decision)
-            case refusal:
-                raise refusal.error()
+                started, token = self._course.with_worker(job)
+                return Placed(job=books.put(started), verdict=verdict, token=token)
+            case Queue(reason=shortage):
+                return Placed(job=books.put(_waiting(job, shortage)), verdict=verdict)
+            case Refuse():
+                return Placed(job=job, verdict=verdict)
 
-    async def accept(self, place: Callable[[Transaction], Job | Grant]) -> Job | Grant:
+    async def accept(self, place: Callable[[Transaction], Job | Placed]) -> Job | Placed:
         """Write a new job as `place` does, and start its worker if it may start now.
 
-        `place` may return a job that is there already, or raise to refuse.
+        `place` may return a job that is there already. Raises CallsdError when the job is refused.
         """
         return await self._to_the_end(self._accept(place))
 
-    async def _accept(self, place: Callable[[Transaction], Job | Grant]) -> Job | Grant:
-        grant = await self._database.write(place)
+    async def _accept(self, place: Callable[[Transaction], Job | Placed]) -> Job | Placed:
+        placed = await self._database.write(place)
+        if isinstance(placed, Job):
+            return placed
+        tell(placed.job, placed.verdict)
+        if isinstance(placed.verdict.decision, Refuse):
+            raise placed.verdict.decision.error()
         failpoint("create.before_reply")
-        if isinstance(grant, Grant) and grant.token:
-            self._watch_over(grant.job, grant.token)
-        return grant
+        if placed.token:
+            self._watch_over(placed.job, placed.token)
+        else:
+            self._waiting[placed.job.id] = time.monotonic()
+        return placed
 
     async def dispatch(self) -> None:
         """Start the jobs at the head of the queue for which there is room now."""
@@ -91,10 +111,22 @@ class Supervisor:
     async def _dispatch(self) -> None:
         async with self._dispatching:
             while not self._is_closing:
-                grant = await self._database.write(self._grant_next)
-                if grant is None:
+                # A copy, and the time as it is now: the store's thread only looks at them.
+                waiting, now = dict(self._waiting), time.monotonic()
+                head = await self._database.write(
+                    lambda books: self.place_next(books, waiting, now)  # noqa: B023 - awaited here
+                )
+                if head is None:
                     return
-                self._watch_over(grant.job, grant.token)
+                if head.token:
+                    tell(head.job, head.verdict)
+                    self._watch_over(head.job, head.token)
+                elif head.job.is_final:
+                    self._waiting.pop(head.job.id, None)
+                    ending.count(head.job)
+                else:
+                    self._waiting.setdefault(head.job.id, now)
+                    return
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Do it all, even if the caller is cancelled in the middle of it.
@@ -107,30 +139,33 @@ class Supervisor:
         task.add_done_callback(self._uncut.discard)
         return await asyncio.shield(task)
 
-    def _grant_next(self, books: Transaction) -> Grant | None:
-        while (job := books.first_queued()) is not None:
-            # Not by the wall clock: somebody may set it.
-            waited = time.monotonic() - self._waiting.setdefault(job.id, time.monotonic())
-            match self._desk.decide_next(books, job, waited_seconds=waited):
-                case Admit() as decision:
-                    started, token = self._with_worker(job)
-                    return Grant(job=books.put(started), decision=decision, token=token)
-                case Refuse(reason=Reason.CANNOT_FIT) as refusal:
-                    # The machine, or what may be used of it, has shrunk: waiting would not help,
-                    # and would hold up everyone behind.
-                    failure = Failure(reason=refusal.reason, message=refusal.message)
-                    retention = self._course.rules.end.retention
-                    self._waiting.pop(job.id, None)
-                    books.put(job.failed(failure, self._now(), retention=retention))
-                case shortage:
-                    if shortage.reason is not job.waiting_for:
-                        books.put(_waiting(job, shortage.reason))
-                    return None
-        return None
+    def place_next(
+        self, books: Transaction, waiting: Mapping[str, float], now_seconds: float
+    ) -> Placed | None:
+        """Decide about the job at the head of the queue, in the caller's transaction.
 
-    def _with_worker(self, job: Job) -> tuple[Job, str]:
-        self._waiting.pop(job.id, None)
-        return self._course.with_worker(job)
+        `waiting` tells since when jobs wait, as far as that is known.
+        """
+        job = books.first_queued()
+        if job is None:
+            return None
+        # Not by the wall clock: somebody may set it.
+        waited = now_seconds - waiting.get(job.id, now_seconds)
+        verdict = self._desk.decide_next(books, job, waited_seconds=waited)
+        match verdict.decision:
+            case Admit():
+                started, token = self._course.with_worker(job)
+                return Placed(job=books.put(started), verdict=verdict, token=token)
+            case Refuse(reason=Reason.CANNOT_FIT) as refusal:
+                # The machine, or what may be used of it, has shrunk: waiting would not help, and
+                # would hold up everyone behind.
+                failure = Failure(reason=refusal.reason, message=refusal.message)
+                job = job.failed(failure, self._now(), retention=self._course.rules.end.retention)
+                return Placed(job=books.put(job), verdict=verdict)
+            case Refuse(reason=shortage) | Queue(reason=shortage):
+                if shortage is not job.waiting_for:
+                    job = books.put(_waiting(job, shortage))
+                return Placed(job=job, verdict=verdict)
 
     # Stopping
 
@@ -182,6 +217,7 @@ class Supervisor:
     # Jobs under way
 
     def _watch_over(self, job: Job, token: str) -> None:
+        self._waiting.pop(job.id, None)
         task = asyncio.create_task(self._see_through(job, token), name=f"job {job.id}")
         self._tasks[job.id] = task
         task.add_done_callback(lambda done: self._forget(job.id, done))
@@ -195,7 +231,9 @@ class Supervisor:
         if again is not None:
             self._watch_over(again.job, again.token)
             return
-        await self.dispatch()
+        # Who cannot write now is told by the next tick, which tries again.
+        with contextlib.suppress(CallsdError):
+            await self.dispatch()
 
 
 def _waiting(job: Job, reason: Reason) -> Job:

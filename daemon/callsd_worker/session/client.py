@@ -17,7 +17,7 @@ import grpc
 
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 from callsd_worker.session.bootstrap import channel, hello
-from callsd_worker.session.outcome import ARTIFACTS, OUTCOME_FILE
+from callsd_worker.session.outcome import ARTIFACTS, read_outcome
 
 
 log = logging.getLogger(__name__)
@@ -121,10 +121,10 @@ class Session:
         Returns when it has all of it, or wants none of it, or when it was waited for long enough:
         what lies there can be brought by another worker.
         """
-        try:
-            outcome = worker_pb2.Outcome.FromString((self.directory / OUTCOME_FILE).read_bytes())
+        outcome = read_outcome(self.directory, self.generation)
+        if outcome is not None:
             report = worker_pb2.SessionRequest(outcome=outcome)
-        except FileNotFoundError:
+        else:
             report = worker_pb2.SessionRequest(nothing_saved=worker_pb2.NothingSaved())
         with self._changed:
             self._last_report = report

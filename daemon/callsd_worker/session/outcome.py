@@ -4,9 +4,11 @@
 They lie in its own directory until the daemon has taken them over, and survive the worker.
 """
 
+import contextlib
 import hashlib
 import os
 import resource
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from callsd_ipc.v1 import worker_pb2
 OUTCOME_FILE = "outcome.binpb"
 ARTIFACTS = "artifacts"
 """Where in our directory finished files lie until the daemon has taken them."""
+MAX_OUTCOME_BYTES = 1024 * 1024
+"""The daemon takes no larger one."""
+
 KIB = 1024
 
 
@@ -82,19 +87,29 @@ def write_outcome(
     write_whole(directory / OUTCOME_FILE, outcome.SerializeToString())
 
 
-def has_outcome(directory: Path, generation: int) -> bool:
-    """Whether a worker of this generation has left an outcome; that of another one is removed."""
-    path = directory / OUTCOME_FILE
+def read_outcome(directory: Path, generation: int) -> worker_pb2.Outcome | None:
+    """The outcome that a worker of this generation has left; None when there is none.
+
+    What lies there instead may be anything: it is not followed, and not waited for.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        outcome = worker_pb2.Outcome.FromString(path.read_bytes())
-    except FileNotFoundError:
-        return False
-    except DecodeError:
-        outcome = worker_pb2.Outcome()
-    if outcome.generation != generation:
-        path.unlink()
-        return False
-    return True
+        with os.fdopen(os.open(directory / OUTCOME_FILE, flags), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            outcome = worker_pb2.Outcome.FromString(file.read(MAX_OUTCOME_BYTES))
+    except (OSError, DecodeError):
+        return None
+    return outcome if outcome.generation == generation else None
+
+
+def has_outcome(directory: Path, generation: int) -> bool:
+    """Whether a worker of this generation has left an outcome; anything else there is removed."""
+    if read_outcome(directory, generation) is not None:
+        return True
+    with contextlib.suppress(OSError):
+        (directory / OUTCOME_FILE).unlink()
+    return False
 
 
 def write_whole(path: Path, content: bytes) -> None:

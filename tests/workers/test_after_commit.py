@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What follows from a decision follows once, when the decision is on the disk."""
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from callsd_daemon.domain.admission import Host, Policy
+from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.domain.jobs import Job, State
+from callsd_daemon.host.probe import Probe
+from callsd_daemon.metrics import DECISIONS, JOBS_ENDED, WORKERS_LOST
+from callsd_daemon.store import database as store
+from callsd_daemon.store.database import Database
+from callsd_daemon.workers import course as course_module
+from callsd_daemon.workers import ending
+from callsd_daemon.workers.attempt import Bounds
+from callsd_daemon.workers.captions.attempt import CallRules
+from callsd_daemon.workers.captions.calls import Calls
+from callsd_daemon.workers.course import Course, Rules
+from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.ending import EndRules
+from callsd_daemon.workers.launchers.launcher import Launcher
+from callsd_daemon.workers.session.door import Door
+from callsd_daemon.workers.supervisor import Supervisor
+from tests.helpers.jobs import MIB, NOW, WORKER, make_job, put
+
+
+BOUNDS = Bounds(
+    start_timeout_seconds=1.0,
+    silence_timeout_seconds=1.0,
+    stop_grace_seconds=1.0,
+    max_log_bytes=1,
+)
+RULES = Rules(
+    bounds=BOUNDS,
+    recording_bounds=BOUNDS,
+    end=EndRules(max_attempts=1, retention=timedelta(days=1)),
+    calls=CallRules(abandoned_seconds=1.0),
+)
+KILLED = ending.killed("the worker was killed by SIGKILL", signal="SIGKILL")
+
+
+class SmallProbe(Probe):
+    """A machine of one core, with room for one job."""
+
+    def __init__(self) -> None:
+        self.cores = 1.0
+        self.uses = {}
+
+    def sample(self, sessions: object) -> Host:
+        """The same at any time, but for its cores."""
+        return Host(
+            cores_total=self.cores,
+            cores_external=0.0,
+            memory_total_bytes=4096 * MIB,
+            memory_external_bytes=0,
+            disk_total_bytes=4096 * MIB,
+            disk_free_bytes=4096 * MIB,
+        )
+
+
+class Office:
+    """Supervisor and course over a real store; no worker is ever started."""
+
+    def __init__(self, directory: Path) -> None:
+        self.database = Database(directory / "callsd.db")
+        self.probe = SmallProbe()
+        policy = Policy(headroom_cores=0.0, headroom_memory_bytes=0, headroom_disk_bytes=0)
+        self.desk = Desk(self.probe, policy)
+        self.course = Course(
+            database=self.database,
+            door=cast(Door, None),
+            launcher=cast(Launcher, None),
+            directory=directory / "jobs",
+            resolve=lambda job, page_secrets: pytest.fail("no worker is started"),
+            calls=cast(Calls, None),
+            now=lambda: NOW,
+            rules=RULES,
+        )
+        self.supervisor = Supervisor(
+            database=self.database,
+            desk=self.desk,
+            course=self.course,
+            calls=cast(Calls, None),
+            now=lambda: NOW,
+        )
+
+    async def create(self, job: Job) -> None:
+        """A client asks for a job."""
+        await self.supervisor.accept(
+            lambda books: self.supervisor.place(books, job, None, may_queue=True)
+        )
+
+    async def state(self, job_id: str) -> State | None:
+        """How a job is now; None when there is none."""
+        job = await self.database.read(lambda books: books.get(job_id))
+        return None if job is None else job.state
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    """An office with an empty store."""
+    one = Office(tmp_path)
+    yield one
+    one.database.close()
+
+
+@pytest.fixture
+def failing_commits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """As many commits fail as this list has items; each takes one."""
+    left: list[str] = []
+
+    def before_commit(name: str) -> None:
+        if name == "store.before_commit" and left:
+            problem = sqlite3.OperationalError(left.pop())
+            problem.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise problem
+
+    monkeypatch.setattr(store, "failpoint", before_commit)
+    monkeypatch.setattr(course_module, "RETRY_SECONDS", 0.0)
+    return left
+
+
+def queued_count() -> float:
+    """How many jobs were told to wait, by the metrics."""
+    return DECISIONS.labels(decision="queue", reason="CPU_EXHAUSTED")._value.get()  # type: ignore[no-any-return]
+
+
+async def test_lost_worker(office: Office, failing_commits: list[str]) -> None:
+    """A worker that was lost is counted once, however often the end of its job is written."""
+    job = make_job(state=State.RUNNING, attempt=1, worker=WORKER)
+    await office.database.write(put(job))
+    lost = WORKERS_LOST.labels(reason=Reason.WORKER_KILLED)
+    ended = JOBS_ENDED.labels(kind=job.kind, state=State.FAILED, reason=Reason.WORKER_KILLED)
+    before = lost._value.get(), ended._value.get()
+    failing_commits += ["full"] * 3
+
+    await office.course._conclude(job, KILLED)
+
+    assert failing_commits == []
+    assert await office.state("job") is State.FAILED
+    assert (lost._value.get(), ended._value.get()) == (before[0] + 1, before[1] + 1)
+
+
+async def test_settling_tells_nobody() -> None:
+    """What an end means can be asked as often as one likes."""
+    lost = WORKERS_LOST.labels(reason=Reason.WORKER_KILLED)
+    before = lost._value.get()
+    job = make_job(state=State.RUNNING, attempt=1, worker=WORKER)
+
+    settled = {ending.settle(job, None, KILLED, NOW, RULES.end).state for _ in range(3)}
+
+    assert settled == {State.FAILED}
+    assert lost._value.get() == before
+
+
+async def test_new_job(office: Office, failing_commits: list[str]) -> None:
+    """A job that could not be written was not decided about, and does not wait."""
+    await office.database.write(put(make_job(id="runs", state=State.RUNNING)))
+    before = queued_count()
+    failing_commits.append("full")
+
+    with pytest.raises(CallsdError) as refused:
+        await office.create(make_job(id="new"))
+
+    assert refused.value.reason is Reason.DISK_FULL
+    assert (queued_count() - before, office.supervisor._waiting) == (0, {})
+
+    await office.create(make_job(id="new"))
+
+    assert await office.state("new") is State.QUEUED
+    assert (queued_count() - before, list(office.supervisor._waiting)) == (1, ["new"])
+
+
+async def test_refused_job(office: Office) -> None:
+    """A job that is refused is counted, and nothing of it is written."""
+    counter = DECISIONS.labels(decision="refuse", reason="CANNOT_FIT")
+    before = counter._value.get()
+    office.probe.cores = 0.5
+    await office.desk.look({})
+
+    with pytest.raises(CallsdError) as refused:
+        await office.create(make_job(id="new"))
+
+    assert refused.value.reason is Reason.CANNOT_FIT
+    assert counter._value.get() - before == 1
+    assert await office.state("new") is None
+
+
+async def test_head_of_the_queue(office: Office, failing_commits: list[str]) -> None:
+    """A waiting job that fits no more waits on until its end is written, and is counted then."""
+    await office.database.write(put(make_job(id="runs", state=State.RUNNING)))
+    await office.create(make_job(id="waits"))
+    since = dict(office.supervisor._waiting)
+    ended = JOBS_ENDED.labels(kind=make_job().kind, state=State.FAILED, reason=Reason.CANNOT_FIT)
+    before = ended._value.get()
+    office.probe.cores = 0.5
+    await office.desk.look({})
+    failing_commits.append("full")
+
+    with pytest.raises(CallsdError):
+        await office.supervisor.dispatch()
+
+    assert (office.supervisor._waiting, ended._value.get()) == (since, before)
+    assert await office.state("waits") is State.QUEUED
+
+    await office.supervisor.dispatch()
+
+    assert (office.supervisor._waiting, ended._value.get()) == ({}, before + 1)
+    assert await office.state("waits") is State.FAILED
