@@ -6,6 +6,7 @@ A captioner is another shape of worker: see `callsd_worker.session.captions`.
 Exit codes: 0 = there is an outcome; 2 = no bootstrap; 3 = the daemon gave no work.
 """
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -73,7 +74,8 @@ def _work(session: Session) -> tuple[str, str] | None:
             case "transcription":
                 from callsd_worker.session.transcription import transcribe
 
-                os.nice(BATCH_NICENESS)
+                with contextlib.suppress(PermissionError):  # its unit has seen to it
+                    os.nice(BATCH_NICENESS)
                 transcribe(session)
             case "recording":
                 from callsd_worker.session.recording import record
