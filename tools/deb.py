@@ -106,7 +106,7 @@ def put_control(version: str, minor: int) -> None:
         text = text.replace(f"@{name}@", value)
     (control / "control").write_text(text)
     (control / "conffiles").write_text("/etc/callsd/callsd.toml\n")
-    for name in ("postinst", "prerm", "postrm"):
+    for name in ("preinst", "postinst", "prerm", "postrm"):
         shutil.copy(PARTS / name, control)
         (control / name).chmod(0o755)
     sums = [

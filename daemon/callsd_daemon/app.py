@@ -42,6 +42,7 @@ from callsd_daemon.startup import (
     EXIT_OK,
     EXIT_STATE_UNUSABLE,
     StartError,
+    hide,
     own_state,
 )
 from callsd_daemon.store.database import Database, DatabaseDamagedError
@@ -80,6 +81,7 @@ def serve(load: Callable[[], Config]) -> int:
     """
     config = load()
     logs.configure(config.log.level, config.log.format)
+    hide()
     faulthandler.enable()  # a watchdog's SIGABRT tells where the event loop stands
     try:
         with own_state(Path(config.state.directory), Path(config.state.runtime_directory)):
@@ -190,7 +192,10 @@ class _Daemon:
             rules=rules.intake(config),
             now=_now,
         )
-        launcher = rules.launcher(config)
+        try:
+            launcher = rules.launcher(config)
+        except OSError as problem:
+            raise StartError(str(problem), EXIT_STATE_UNUSABLE) from None
         # In a directory of its own: all of it that a worker under systemd gets to see.
         self._door = Door(self._runtime / "workers", self._pool, _remote_door(config))
         self._desk = Desk(Probe(state), rules.policy(config), launcher.spent)

@@ -47,11 +47,12 @@ def changed_keys(old: Config, new: Config) -> Iterator[str]:
 
 
 def launcher(config: Config) -> Launcher:
-    """How workers are started."""
-    directories = Path(config.state.directory) / "workers"
+    """How workers are started; raises OSError when it cannot be so here."""
+    state = Path(config.state.directory)
+    directories, trash = state / "workers", state / "trash"
     if config.workers.launcher == "process":
-        return ProcessLauncher(directories)
-    return SystemdLauncher(directories, Path(config.state.runtime_directory))
+        return ProcessLauncher(directories, trash)
+    return SystemdLauncher(directories, trash, Path(config.state.runtime_directory))
 
 
 def policy(config: Config) -> Policy:

@@ -2,6 +2,7 @@
 """What can keep the daemon from starting, and how it tells."""
 
 import contextlib
+import ctypes
 import fcntl
 import os
 from collections.abc import Iterator
@@ -12,14 +13,26 @@ from typing import IO
 DATABASE_FILE = "callsd.db"
 """Where in the state directory the database is."""
 
-STATE_ROOMS = ("jobs", "uploads", "captioners", "workers")
+STATE_ROOMS = ("jobs", "uploads", "captioners", "trash")
 """What lies beside it: all of it the daemon's alone."""
+
+PR_SET_DUMPABLE = 4
+"""Of prctl(2)."""
 
 EXIT_OK = 0
 EXIT_FORCED = 1
 EXIT_STATE_UNUSABLE = 73
 EXIT_ALREADY_RUNNING = 75
 EXIT_CONFIG = 78
+
+
+def hide() -> None:
+    """Let no other process of this user look into this one: its memory, its files, its tokens.
+
+    Where workers are of the same user, they may be somebody else's by now.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # on a system that has no such call
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class StartError(Exception):
@@ -49,9 +62,12 @@ def own_state(state: Path, runtime: Path) -> Iterator[None]:
                 )
         # Whoever may use the socket comes to it, and to nothing else.
         runtime.chmod(0o750)
-        for directory in (state, *(state / name for name in STATE_ROOMS), runtime / "workers"):
+        for directory in (state, *(state / name for name in STATE_ROOMS)):
             directory.mkdir(exist_ok=True)
             directory.chmod(0o700)
+        for directory in (state / "workers", runtime / "workers"):
+            # Where they are there already, they may be shared with the workers' group.
+            directory.mkdir(exist_ok=True)
         lock: IO[str] = (state / "lock").open("a+")
     except OSError as problem:
         raise StartError(

@@ -7,6 +7,7 @@ Exit codes: 0 = the daemon has all there is, or will find it; 2 = no bootstrap; 
 no work.
 """
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -91,7 +92,8 @@ def _work(session: Session, bootstrap: Bootstrap) -> tuple[str, str] | None:
                 # libraries. All of them are loaded before the work begins.
                 from callsd_worker.session.transcription import transcribe
 
-                os.nice(BATCH_NICENESS)
+                with contextlib.suppress(PermissionError):  # its unit has seen to it
+                    os.nice(BATCH_NICENESS)
                 transcribe(session, Inputs(bootstrap, session.directory))
             case "recording":
                 from callsd_worker.session.recording import record

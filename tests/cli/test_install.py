@@ -2,6 +2,7 @@
 """What is put where; tests/boot installs on a machine that is running."""
 
 import os
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -11,13 +12,16 @@ from click.testing import CliRunner, Result
 
 from callsd_daemon.cli import _installation
 from callsd_daemon.cli._exit import Problem
+from callsd_daemon.cli._installation import Installation
 from callsd_daemon.cli.install import install, uninstall
 
 
 FILES = {
     "etc/callsd/callsd.toml",
     "etc/polkit-1/rules.d/50-callsd.rules",
-    "etc/systemd/system/callsd-worker@.service",
+    "etc/systemd/system/callsd-captioner@.service",
+    "etc/systemd/system/callsd-recorder@.service",
+    "etc/systemd/system/callsd-transcriber@.service",
     "etc/systemd/system/callsd-workers.slice",
     "etc/systemd/system/callsd.service",
     "etc/sysusers.d/callsd.conf",
@@ -73,6 +77,9 @@ class TestInstall:
         assert f"ExecStart={Path(sys.executable).parent}/callsd serve" in unit
         assert "@BIN@" not in unit
         assert "callsd:" in (root / "etc/passwd").read_text()
+        assert re.search(
+            "^callsd-worker:.*:callsd$", (root / "etc/group").read_text(), re.MULTILINE
+        )
         settings = tomllib.loads((root / "etc/callsd/callsd.toml").read_text())
         assert settings["workers"] == {"launcher": "systemd"}
         assert settings["state"]["directory"] == "/var/lib/callsd"
@@ -91,6 +98,30 @@ class TestInstall:
         assert unit.read_text() == text
         assert f"write {unit}" in said
         assert f"keep {root}/etc/polkit-1" in said
+
+    @needs_root
+    def test_former_units(self, root: Path) -> None:
+        """What earlier versions had is taken away, and counts as outdated while it is there."""
+        run(install, "--root", root)
+        former = root / "etc/systemd/system/callsd-worker@.service"
+        former.write_text("old")
+        assert Installation(root).outdated() == [former]
+        assert f"remove {former}" in run(install, "--root", root).output
+        assert Installation(root).outdated() == []
+
+    @needs_root
+    def test_former_units_of_a_running_system(self, root: Path) -> None:
+        """Where instances may run they keep their unit until the next boot."""
+        run(install, "--root", root)
+        former = root / "etc/systemd/system/callsd-worker@.service"
+        former.write_text("old")
+        installation = Installation(root, is_live=True)
+        for step in installation.files():
+            step.do()
+        assert not former.exists()
+        assert (root / "run/systemd/system/callsd-worker@.service").read_text() == "old"
+        run(uninstall, "--root", root)
+        assert files(root) == {"etc/callsd/callsd.toml"}
 
     def test_without_root(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Who may not is told so before anything is done."""

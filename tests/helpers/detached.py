@@ -53,7 +53,9 @@ class DetachedLauncher(ProcessLauncher):
         """`top` holds the workers' directories; `hidden` is all that the daemon has."""
         top.mkdir(mode=0o755, exist_ok=True)
         top.chmod(0o755)
-        super().__init__(top)
+        trash = top.with_name(f"{top.name}.trash")
+        trash.mkdir(mode=0o700, exist_ok=True)
+        super().__init__(top, trash)
         self._hidden = hidden
 
     def make(self, name: str) -> Path:

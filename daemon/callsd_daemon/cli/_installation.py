@@ -16,13 +16,22 @@ from callsd_daemon.config import DEFAULT_PATH, UNIT_DIRECTORIES, sample
 
 UNITS = {
     "callsd.service": "systemd/system",
-    "callsd-worker@.service": "systemd/system",
+    "callsd-transcriber@.service": "systemd/system",
+    "callsd-captioner@.service": "systemd/system",
+    "callsd-recorder@.service": "systemd/system",
     "callsd-workers.slice": "systemd/system",
     "callsd.sysusers.conf": "sysusers.d",
     "callsd.tmpfiles.conf": "tmpfiles.d",
     "callsd.rules": "polkit-1/rules.d",
 }
 """Files of systemd/, and the directories that they belong into."""
+
+FORMER_UNITS = ("callsd-worker@.service",)
+"""What earlier versions had instead."""
+
+UNTIL_REBOOT = Path("run/systemd/system")
+"""Where a former unit goes while instances of it may run: without the file they would lose their
+limits, their place in the slice and what is to be done when they end."""
 
 PACKAGED = Path("/usr/lib")
 """Programs that lie in there came with a package, which brings the units as well."""
@@ -35,7 +44,10 @@ SETTINGS = {
 
 COMMAND = Path("usr/local/bin/callsd")
 
-HIDDEN = ("/home", "/root", "/tmp", "/var/tmp", "/run/user")  # noqa: S108 - nothing is put there
+HIDDEN = (
+    *("/home", "/root", "/run", UNIT_DIRECTORIES["directory"]),
+    *("/tmp", "/var/tmp", "/dev/shm"),  # noqa: S108 - nothing is put there
+)
 """What the units cannot see."""
 
 COMMAND_SECONDS = 120.0
@@ -70,10 +82,15 @@ class _Write:
 class Installation:
     """One callsd below one root directory."""
 
-    def __init__(self, root: Path, *, programs: Path | None = None) -> None:
-        """`programs` is where the command and its interpreter are, by default this one's."""
+    def __init__(
+        self, root: Path, *, programs: Path | None = None, is_live: bool | None = None
+    ) -> None:
+        """`programs` is where the command and its interpreter are, by default this one's.
+
+        `is_live` says whether that system is running, by default whether it is this one.
+        """
         self._root = root
-        self._is_live = root == Path("/")
+        self._is_live = root == Path("/") if is_live is None else is_live
         self._programs = programs or Path(sys.executable).parent
         self._is_packaged = self._programs.is_relative_to(PACKAGED)
 
@@ -109,7 +126,11 @@ class Installation:
         for write in map(self._unit, UNITS):
             with contextlib.suppress(PermissionError):
                 found += [] if write.is_done else [write.path]
-        return found
+        return found + self._former_units()
+
+    def _former_units(self) -> list[Path]:
+        paths = (self._path(name, "systemd/system") for name in FORMER_UNITS)
+        return [path for path in paths if path.exists()]
 
     # What is done
 
@@ -118,6 +139,7 @@ class Installation:
         for name in UNITS:
             write = self._unit(name)
             yield Step(text=f"{'keep' if write.is_done else 'write'} {write.path}", do=write.do)
+        yield from map(self._retire if self._is_live else self._remove, self._former_units())
         configuration = self._root / str(DEFAULT_PATH).lstrip("/")
         if not configuration.exists():
             write = _Write(path=configuration, content=sample(SETTINGS))
@@ -131,6 +153,7 @@ class Installation:
         if not self._is_live:
             yield self._run("systemctl", *self._at_root(), "enable", "callsd.service")
             return
+        yield self._run("systemd-tmpfiles", "--create", "callsd.conf")
         yield self._run("systemctl", "daemon-reload")
         yield self._run("systemctl", "enable", "callsd.service")
         if is_started:
@@ -143,8 +166,9 @@ class Installation:
             yield self._run("systemctl", "stop", "callsd.slice", may_fail=True)
         else:
             yield self._run("systemctl", *self._at_root(), "disable", "callsd.service")
-        for name in UNITS:
-            yield self._remove(self._unit(name).path)
+        former = (*self._former_units(), *(self._root / UNTIL_REBOOT / one for one in FORMER_UNITS))
+        for unit in (*(self._unit(name).path for name in UNITS), *filter(Path.exists, former)):
+            yield self._remove(unit)
         yield self._remove(self._root / COMMAND)
         if self._is_live:
             yield self._run("systemctl", "daemon-reload")
@@ -156,10 +180,13 @@ class Installation:
 
     def _unit(self, name: str) -> "_Write":
         content = (_units() / name).read_text().replace("@BIN@", str(self._programs))
-        directory = self._root / ("usr/lib" if self._is_packaged else "etc") / UNITS[name]
+        return _Write(path=self._path(name, UNITS[name]), content=content)
+
+    def _path(self, name: str, directory: str) -> Path:
+        top = "usr/lib" if self._is_packaged else "etc"
         if self._is_packaged and name == "callsd.rules":
-            directory = self._root / "usr/share" / UNITS[name]
-        return _Write(path=directory / _installed_name(name), content=content)
+            top = "usr/share"
+        return self._root / top / directory / _installed_name(name)
 
     def _link(self) -> Step:
         path, target = self._root / COMMAND, self._programs / "callsd"
@@ -170,6 +197,15 @@ class Installation:
             path.symlink_to(target)
 
         return Step(text=f"link {path} to {target}", do=do)
+
+    def _retire(self, path: Path) -> Step:
+        target = self._root / UNTIL_REBOOT / path.name
+
+        def do() -> None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, target)
+
+        return Step(text=f"move {path} to {target}, where it is until the next boot", do=do)
 
     @staticmethod
     def _remove(path: Path) -> Step:

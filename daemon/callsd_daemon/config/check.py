@@ -87,7 +87,7 @@ def check(config: Config, where: str) -> None:
             if values["state"][key] != value:
                 raise ConfigError(
                     f'{where}: with workers.launcher = "systemd", state.{key} must be {value}, as '
-                    "the units of workers have it"
+                    "the units have it"
                 )
     _check_endpoints(config, where)
 

@@ -133,17 +133,18 @@ class Delivery:
     async def _keep(self, artifact: Artifact, draft: Path) -> None:
         """Look at a file that has come, and give it its name when it is what it should be."""
         try:
-            size = await self._pool.run(_prepare, draft)
-            if size != artifact.size_bytes:
-                problem = f"{artifact.file_name} has {size} bytes, not {artifact.size_bytes}"
-                raise UnusableError(problem)
-            if await self._sha256(artifact, draft) != artifact.sha256:
-                raise UnusableError(f"{artifact.file_name} is not what its hash says")
-            await self._pool.run(self._publish, artifact, draft)
-        except (OSError, UnusableError) as problem:
-            if not isinstance(problem, OSError) or problem.errno not in DISK_FULL_ERRNOS:
-                await self._pool.run(_remove, draft)
+            await self._check(artifact, draft)
+        except (OSError, UnusableError):
+            await self._pool.run(_remove, draft)
             raise
+        await self._pool.run(self._publish, artifact, draft)
+
+    async def _check(self, artifact: Artifact, draft: Path) -> None:
+        size = await self._pool.run(_prepare, draft)
+        if size != artifact.size_bytes:
+            raise UnusableError(f"{artifact.file_name} has {size} bytes, not {artifact.size_bytes}")
+        if await self._sha256(artifact, draft) != artifact.sha256:
+            raise UnusableError(f"{artifact.file_name} is not what its hash says")
 
     def _publish(self, artifact: Artifact, draft: Path) -> None:
         descriptor = open_regular(draft)

@@ -2,6 +2,7 @@
 """Where a worker's session and its supervisor meet."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,11 @@ PIECES = "pieces"
 
 Opener = Callable[[], int]
 """Opens a file for reading, and returns its descriptor. Blocks; raises OSError or CallsdError."""
+
+
+def captioner_name(model: str) -> str:
+    """The name of the worker that captions with a model, in the form that jobs' names have."""
+    return hashlib.sha256(f"captioner.{model}".encode()).hexdigest()[:20]
 
 
 class Role(StrEnum):

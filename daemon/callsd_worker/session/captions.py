@@ -4,6 +4,7 @@
 A captioner keeps nothing: when the session breaks it ends, and the daemon starts another one.
 """
 
+import contextlib
 import logging
 import os
 import resource
@@ -49,7 +50,8 @@ _SPEECH = {
 
 def serve(bootstrap: worker_pb2.Bootstrap) -> int:
     """Caption what the daemon sends for as long as it is there; returns the exit code."""
-    os.nice(NICENESS)
+    with contextlib.suppress(PermissionError):  # its unit has seen to it
+        os.nice(NICENESS)
     with channel(bootstrap) as connection:
         return _Session(bootstrap, worker_pb2_grpc.WorkerServiceStub(connection)).run()
 

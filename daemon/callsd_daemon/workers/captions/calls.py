@@ -13,6 +13,7 @@ from callsd_daemon.workers.captions.call import Call, Line
 from callsd_daemon.workers.captions.captioner import Captioner
 from callsd_daemon.workers.captions.link import CaptionerWork
 from callsd_daemon.workers.launchers.launcher import Launcher
+from callsd_daemon.workers.seat import captioner_name
 from callsd_daemon.workers.session.door import Door
 
 
@@ -133,7 +134,7 @@ class Calls:
 
     def names(self) -> frozenset[str]:
         """Of the captioners that there have been, by which their directories are known."""
-        return frozenset(f"captioner.{model}" for model in self._lives)
+        return frozenset(map(captioner_name, self._lives))
 
     async def end(self) -> None:
         """End all captioners; what they had not worked off is sent again to the next daemon."""

@@ -40,7 +40,7 @@ from callsd_daemon.workers.launchers.launcher import (
     WorkerProcess,
     limits_of_service,
 )
-from callsd_daemon.workers.seat import WORKER_LOG, Role
+from callsd_daemon.workers.seat import WORKER_LOG, Role, captioner_name
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.door import Door
 from callsd_daemon.workers.waits import first_of, until
@@ -95,7 +95,7 @@ class Captioner:
         self._directory = directory
         self._pool = pool
         self._max_log_bytes = max_log_bytes
-        self._name = f"captioner.{work.model}"
+        self._name = captioner_name(work.model)
         self._worker = WorkerId(name=self._name, tag=tag, role=Role.CAPTIONER)
         self._link: Link | None = None
         self._generation = 0

@@ -15,25 +15,26 @@ from callsd_daemon.workers.launchers.launcher import End
 from callsd_daemon.workers.seat import ARTIFACTS, WORKER_LOG
 
 
-TRASH = ".trash"
-"""Where directories wait for their removal, out of the way of whoever bears their name next."""
-
-
 class Directories:
     """The workers' own directories, one for each name, as their launcher and the daemon see them.
 
     All that lies in one of them may be a stranger's: it is opened as such.
     """
 
-    def __init__(self, top: Path, *, mode: int) -> None:
-        """`mode` is that of each worker's directory."""
+    def __init__(self, top: Path, trash: Path, *, mode: int) -> None:
+        """`mode` is that of each worker's directory.
+
+        In `trash` directories wait for their removal, out of the way of whoever bears their name
+        next. What the daemon may not remove from there, somebody else must.
+        """
         self._top = top
+        self._trash = trash
         self._mode = mode
 
     def make(self, name: str) -> Path:
         """The directory of a worker, made if it is not there."""
         path = self._top / name
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
         path.chmod(self._mode)
         return path
 
@@ -79,16 +80,14 @@ class Directories:
 
     def discard(self, name: str) -> None:
         """Remove a directory, as far as its worker has left it removable."""
-        trash = self._top / TRASH
-        trash.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            (self._top / name).rename(trash / f"{name}.{secrets.token_hex(4)}")
-        for path in trash.iterdir():
+            (self._top / name).rename(self._trash / f"{name}.{secrets.token_hex(4)}")
+        for path in self._trash.iterdir():
             shutil.rmtree(path, ignore_errors=True)
 
     def names(self) -> frozenset[str]:
         """All names that have a directory."""
-        return frozenset(path.name for path in self._top.iterdir()) - {TRASH}
+        return frozenset(path.name for path in self._top.iterdir())
 
     def _open_log(self, name: str, flags: int) -> int:
         folder = self._open(name)

@@ -37,9 +37,9 @@ class ProcessLauncher(Directories):
 
     is_local = True
 
-    def __init__(self, top: Path) -> None:
-        """`top` holds the workers' directories."""
-        super().__init__(top, mode=0o700)
+    def __init__(self, top: Path, trash: Path) -> None:
+        """`top` holds the workers' directories; those in `trash` are removed."""
+        super().__init__(top, trash, mode=0o700)
         self.epoch = processes.boot_id()
         self._sessions: dict[int, str] = {}
         """Of the workers that run, and their names."""

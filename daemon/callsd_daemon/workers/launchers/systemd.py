@@ -4,7 +4,7 @@
 The daemon may start such units, signal them and set their limits, and nothing else; they outlive
 it. What it shares with a worker lies in two directories of the group `callsd-worker`, to which the
 daemon and all workers belong: the worker's own, and the one with its bootstrap. Each worker sees
-its own two only.
+its own two only. A worker's name is also a part of its user's: 20 hexadecimal digits.
 """
 
 import asyncio
@@ -49,34 +49,26 @@ class SystemdLauncher(Directories):
 
     is_local = True
 
-    def __init__(self, top: Path, runtime: Path) -> None:
-        """Both directories are those that the units know: /var/lib/callsd/workers, /run/callsd.
+    def __init__(self, top: Path, trash: Path, runtime: Path) -> None:
+        """The directories are those that callsd.tmpfiles.conf makes.
 
-        Raises OSError when there is no such group, or we are not in it.
+        Raises OSError when they are not as it makes them.
         """
-        super().__init__(top, mode=0o2770)
+        # They are made for the group by where they lie, before they are opened to it.
+        super().__init__(top, trash, mode=0o770)
         self.epoch = processes.boot_id()
+        self._bootstraps = runtime / "bootstrap"
         self._units: dict[str, str] = {}
         """Of the workers that run, by name."""
-        try:
-            self._group = grp.getgrnam(GROUP).gr_gid
-        except KeyError:
-            raise OSError(f"there is no group {GROUP}: run `callsd install` again") from None
-        self._bootstraps = runtime / "bootstrap"
-        self._bootstraps.mkdir(mode=0o700, exist_ok=True)
-        # The daemon's sockets for workers.
-        self._share(runtime / "workers", 0o750)
-
-    def _share(self, path: Path, mode: int) -> None:
-        os.chown(path, -1, self._group)
-        path.chmod(mode)
-
-    def make(self, name: str) -> Path:
-        """The directory of a worker, in which its files belong to the group."""
-        path = self._top / name
-        path.mkdir(exist_ok=True)
-        self._share(path, self._mode)
-        return path
+        for path in (top, self._bootstraps, runtime / "workers"):
+            try:
+                is_shared = grp.getgrgid(path.stat().st_gid).gr_name == GROUP
+            except (OSError, KeyError):
+                is_shared = False
+            if not is_shared:
+                raise OSError(
+                    f"{path} is not shared with the group {GROUP}: run `callsd install` again"
+                )
 
     async def launch(self, worker: WorkerId, bootstrap: bytes, limits: Limits) -> WorkerProcess:
         """Start a unit."""
@@ -142,14 +134,14 @@ class SystemdLauncher(Directories):
         return end or End()
 
     async def sweep(self, worker: WorkerId) -> bool:
-        """Kill all that is in the unit's control group, and wait until the unit is over."""
+        """Kill the worker; systemd kills what is left of its programs. Wait until the unit is over."""
         units = [_unit(worker), OLD_UNIT.format(name=worker.name)]
         deadline = time.monotonic() + SWEEP_SECONDS
         while running := [unit for unit in units if await _is_running(unit)]:
             if time.monotonic() > deadline:
                 return False
             for unit in running:
-                await _kill(unit, signal.SIGKILL, everything=True)
+                await _kill(unit, signal.SIGKILL)
             await asyncio.sleep(LOOK_SECONDS)
         await asyncio.to_thread(self._forget, worker)
         return True
@@ -201,12 +193,14 @@ def _unit(worker: WorkerId) -> str:
 _PREFIXES = {role: f"callsd-{role}" for role in Role}
 
 
-async def _kill(unit: str, number: signal.Signals, *, everything: bool = False) -> None:
-    """Send a signal to a unit's first process, or to all of them, if there are any."""
-    whom = "all" if everything else "main"
+async def _kill(unit: str, number: signal.Signals) -> None:
+    """Send a signal to a unit's first process, if there is one.
+
+    Never to all of the unit's: that may be taken to mean what runs when it has ended, too.
+    """
     with contextlib.suppress(OSError):
         await asyncio.to_thread(
-            _systemctl, "kill", f"--kill-whom={whom}", f"--signal={number.name}", unit
+            _systemctl, "kill", "--kill-whom=main", f"--signal={number.name}", unit
         )
 
 
