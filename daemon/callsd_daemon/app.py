@@ -196,6 +196,8 @@ class _Daemon:
             launcher = rules.launcher(config)
         except OSError as problem:
             raise StartError(str(problem), EXIT_STATE_UNUSABLE) from None
+        if weakness := rules.weakness(config):
+            log.warning("workers_not_shut_in", because=weakness)
         # In a directory of its own: all of it that a worker under systemd gets to see.
         self._door = Door(self._runtime / "workers", self._pool, _remote_door(config))
         self._desk = Desk(Probe(state), rules.policy(config), launcher.spent)

@@ -55,6 +55,16 @@ def launcher(config: Config) -> Launcher:
     return SystemdLauncher(directories, trash, Path(config.state.runtime_directory))
 
 
+def weakness(config: Config) -> str:
+    """What is weaker than it could be in how workers are started; empty if nothing is."""
+    if config.workers.launcher == "systemd":
+        return ""
+    return (
+        "workers are children of the daemon and of its own user: what takes one over reaches the "
+        "daemon's files, and nothing limits what it takes; `callsd install` shuts them in"
+    )
+
+
 def policy(config: Config) -> Policy:
     """What admission goes by."""
     admission, jobs, cores = config.admission, config.jobs, limits().cores

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A captioner process, and the end of the corridor that the daemon has."""
 
+import contextlib
+import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,16 +30,41 @@ LOAD_SECONDS = 30.0
 WORK_SECONDS = 30.0
 
 
-class Captioner(worker_pb2_grpc.WorkerServiceServicer):
-    """Starts a captioner and gives it orders; keeps what it reports."""
+def pins(directory: Path) -> list[worker_pb2.FilePin]:
+    """The files of a model, as its manifest has them."""
+    manifest = json.loads((directory / "manifest.json").read_text())
+    return [worker_pb2.FilePin(**file) for file in manifest["files"]]
 
-    def __init__(self, root: Path, work: worker_pb2.CaptionerWork) -> None:
+
+class Captioner(worker_pb2_grpc.WorkerServiceServicer):
+    """Starts a captioner and gives it orders; keeps what it reports.
+
+    `folders` are the directories of models, by the names that their files are asked for with. With
+    `is_detached` they are sent through the session, otherwise handed over as descriptors.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        work: worker_pb2.CaptionerWork,
+        folders: dict[str, Path],
+        *,
+        is_detached: bool,
+    ) -> None:
+        self.asked: list[worker_pb2.ReadFileRequest] = []
+        self._folders = folders
+        self._file_socket = "" if is_detached else str(root / "files.sock")
+        if self._file_socket:
+            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._listener.bind(self._file_socket)
+            self._listener.listen()
+            threading.Thread(target=self._hand_over, daemon=True).start()
         self.directory = root / "captioner"
         self.directory.mkdir()
         self.hellos: list[worker_pb2.Hello] = []
         self.reports: list[worker_pb2.CaptionRequest] = []
         self.socket = root / "door.sock"
-        self._work = work
+        self.work = work
         self._orders: queue.Queue[worker_pb2.CaptionResponse | None] = queue.Queue()
         self._server = grpc.server(ThreadPoolExecutor(2))
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
@@ -49,8 +77,9 @@ class Captioner(worker_pb2_grpc.WorkerServiceServicer):
             job_id=MODEL,
             generation=1,
             token=TOKEN,
-            socket_path=str(self.socket),
-            job_directory=str(self.directory),
+            role=worker_pb2.ROLE_CAPTIONER,
+            endpoint=f"unix:{self.socket}",
+            file_socket=self._file_socket,
         )
         with (self.directory / "log.txt").open("ab") as output:
             process = subprocess.Popen(
@@ -74,13 +103,41 @@ class Captioner(worker_pb2_grpc.WorkerServiceServicer):
         self.hellos.append(next(request_iterator).hello)
         reader = threading.Thread(target=self._read, args=(request_iterator,), daemon=True)
         reader.start()
-        yield worker_pb2.CaptionResponse(work=self._work)
+        yield worker_pb2.CaptionResponse(work=self.work)
         while (order := self._orders.get()) is not None:
             yield order
 
     def Session(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802 - as above
         """No worker for one job comes here."""
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "only captioners")
+
+    def ReadFile(  # noqa: N802 - as above
+        self, request: worker_pb2.ReadFileRequest, context: Any
+    ) -> Iterator[worker_pb2.ReadFileResponse]:
+        """A file, part by part."""
+        with self._path(request).open("rb") as file:
+            while data := file.read(256 * 1024):
+                yield worker_pb2.ReadFileResponse(data=data)
+
+    def SendFile(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802 - as above
+        """A captioner makes no files."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "only captioners")
+
+    def _hand_over(self) -> None:
+        """Files as descriptors, one request a connection."""
+        with contextlib.suppress(OSError):  # until it is closed
+            while True:
+                connection, _ = self._listener.accept()
+                with connection:
+                    request = worker_pb2.ReadFileRequest.FromString(connection.recv(4096))
+                    descriptor = os.open(self._path(request), os.O_RDONLY)
+                    socket.send_fds(connection, [b"ok"], [descriptor])
+                    os.close(descriptor)
+
+    def _path(self, request: worker_pb2.ReadFileRequest) -> Path:
+        self.asked.append(request)
+        folder, _, name = request.name.partition("/")
+        return self._folders[folder] / name
 
     def _read(self, requests: Iterator[worker_pb2.CaptionRequest]) -> None:
         try:
@@ -159,6 +216,10 @@ class Captioner(worker_pb2_grpc.WorkerServiceServicer):
         """Leave nothing behind."""
         self.hang_up()
         self._server.stop(0).wait()
+        if self._file_socket:
+            # Only this wakes who accepts.
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -171,18 +232,22 @@ StartCaptioner = Callable[..., Captioner]
 def captioner(tmp_path: Path, models_directory: Path) -> Iterator[StartCaptioner]:
     """Starts captioners of tiny.en; see CaptionerWork for the options."""
     started: list[Captioner] = []
+    model = models_directory / "tiny.en"
 
-    def start(**options: Any) -> Captioner:
+    def start(*, is_detached: bool = False, **options: Any) -> Captioner:
         work = worker_pb2.CaptionerWork(
-            model_name="tiny.en",
-            model_directory=str(models_directory / "tiny.en"),
-            workers=1,
-            engine="auto",
+            **{
+                "model_name": "tiny.en",
+                "model_files": pins(model),
+                "workers": 1,
+                "engine": "auto",
+                **options,
+            }
         )
-        work.MergeFrom(worker_pb2.CaptionerWork(**options))
         root = tmp_path / str(len(started))
         root.mkdir()
-        started.append(Captioner(root, work))
+        folders = {"model": model, "fallback": model}
+        started.append(Captioner(root, work, folders, is_detached=is_detached))
         return started[-1]
 
     yield start

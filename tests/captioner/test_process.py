@@ -3,7 +3,6 @@
 
 import itertools
 import random
-from pathlib import Path
 
 import jiwer
 import numpy as np
@@ -120,7 +119,10 @@ class TestWords:
         assert errors(MAYA_TEXT, f"{sentence.text} {second.text()}") <= 2
 
     def test_it_keeps_nothing(self, captioner: StartCaptioner, maya: Samples) -> None:
-        """Whatever is said, no file comes of it but the log: it needs to see no job's directory."""
+        """Whatever is said, no file comes of it but the log: it needs to see no job's directory.
+
+        Of its model it has names only, which lead to what it was handed.
+        """
         one = captioner().loaded()
         one.open()
         one.hear(pcm_pieces(maya))
@@ -128,7 +130,10 @@ class TestWords:
         one.send(stop=worker_pb2.Stop())
 
         assert one.process.wait(EXIT_SECONDS) == 0
-        assert [file.name for file in one.directory.iterdir()] == ["log.txt"]
+        assert {file.name for file in one.directory.iterdir()} == {"log.txt", "inputs"}
+        inputs = [path for path in one.directory.rglob("inputs/**/*") if not path.is_dir()]
+        assert {path.is_symlink() for path in inputs} == {True}
+        assert {str(path.readlink()).rpartition("/")[0] for path in inputs} == {"/proc/self/fd"}
 
     def test_two_calls_share_the_costs(self, captioner: StartCaptioner, maya: Samples) -> None:
         """Each call is charged for its own speech, and a silent one for next to nothing."""
@@ -160,6 +165,41 @@ class TestWords:
 
         assert not one.news(1)
         assert errors(MAYA_TEXT, one.text(2)) <= 1
+
+
+class TestFiles:
+    """How a captioner comes by its model."""
+
+    def test_asked_with_the_token(self, captioner: StartCaptioner) -> None:
+        """It asks for its model's files by their names, and shows its token each time."""
+        one = captioner().loaded()
+
+        manifest = [pin.path for pin in one.work.model_files]
+        assert [request.name for request in one.asked] == [f"model/{path}" for path in manifest]
+        assert {request.hello.token for request in one.asked} == {TOKEN}
+
+    def test_no_disk_in_common(self, captioner: StartCaptioner, maya: Samples) -> None:
+        """A captioner without a file socket is sent its model, and serves as well."""
+        one = captioner(is_detached=True).loaded()
+        one.open()
+        one.hear(pcm_pieces(maya))
+        one.end_speech()
+
+        assert errors(MAYA_TEXT, one.text()) <= 1
+        for pin in one.work.model_files:
+            copy = one.directory / "inputs" / "model" / pin.path
+            assert copy.stat().st_size == pin.size_bytes
+
+    def test_log_goes_on(self, captioner: StartCaptioner) -> None:
+        """Its log is reported from where the daemon has it, and comes to what it wrote."""
+        one = captioner(log_kept=5).loaded()
+
+        def parts() -> list[worker_pb2.LogData]:
+            return [r.log for r in list(one.reports) if r.HasField("log")]
+
+        eventually(lambda: "loaded" in "".join(p.data.decode() for p in parts()), "it is told")
+        assert parts()[0].offset == 5
+        assert one.log().encode()[5:].startswith(b"".join(part.data for part in parts()))
 
 
 def test_overload(captioner: StartCaptioner, maya: Samples) -> None:
@@ -209,9 +249,9 @@ class TestEnd:
 
         assert one.process.wait(EXIT_SECONDS) == 0
 
-    def test_no_model(self, captioner: StartCaptioner, tmp_path: Path) -> None:
+    def test_no_model(self, captioner: StartCaptioner) -> None:
         """What no other captioner could do better is reported, then the process ends."""
-        one = captioner(model_directory=str(tmp_path))
+        one = captioner(model_files=[])
 
         failures = eventually(
             lambda: [r.failure for r in one.reports if r.HasField("failure")], "it says why"

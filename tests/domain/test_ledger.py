@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -105,7 +106,7 @@ class Office:
         course = Course(
             database=self.database,
             door=cast(Door, None),  # no worker is ever started
-            launcher=cast(Launcher, None),
+            launcher=cast(Launcher, SimpleNamespace(epoch="boot")),
             directory=self.directory,
             pool=cast(FilePool, None),
             resolve=lambda job, page_secrets: (_ for _ in ()).throw(

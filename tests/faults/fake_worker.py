@@ -8,8 +8,11 @@ that comes to the end of its script has done its work, and so has one that shall
 of a recording. What shall happen before hello is in the file `before-hello` in TMPDIR.
 """
 
+import hashlib
+import importlib
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,26 +21,38 @@ from collections.abc import Callable
 from pathlib import Path
 
 from callsd_ipc.v1 import worker_pb2
+from callsd_worker.session import bootstrap
 from callsd_worker.session.client import Session
-from callsd_worker.session.outcome import has_outcome, write_artifact, write_outcome
+from callsd_worker.session.outcome import (
+    OUTCOME_FILE,
+    has_outcome,
+    write_artifact,
+    write_outcome,
+    write_whole,
+)
 
 
 TEMPORARY = Path(os.environ["TMPDIR"])
 TRANSCRIPT = b"WEBVTT\n"
 FOREVER_SECONDS = 600.0
 POLL_SECONDS = 0.02
+VAST_BYTES = 15 * 1024**4
+"""Longer than the disk, and short enough for its file system."""
 
 
 class Script:
     """The commands. Each is a method; `_` in its name is "-" in the script."""
 
-    def __init__(self, bootstrap: worker_pb2.Bootstrap) -> None:
-        self.bootstrap = bootstrap
-        self.session = Session(bootstrap)
+    def __init__(self, told: worker_pb2.Bootstrap) -> None:
+        self.bootstrap = told
+        self.session = Session(told)
         self.directory = Path.cwd()
         self.is_deaf = False
         self.failure: tuple[str, str] | None = None
         self.lies: list[worker_pb2.ArtifactFile] = []
+        self.outcome: worker_pb2.Outcome | None = None
+        """What else it says of its work in the end."""
+        self.is_of_release_before = False
 
     def run(self, text: str) -> None:
         """Follow a script."""
@@ -55,7 +70,12 @@ class Script:
         write_outcome(
             self.directory, self.bootstrap.generation, failure=self.failure, artifacts=good
         )
-        self.session.deliver()
+        if self.outcome is not None:
+            del self.outcome.artifacts[:]
+            self.outcome.artifacts.extend(good)
+            write_whole(self.directory / OUTCOME_FILE, self.outcome.SerializeToString())
+        if not self.is_of_release_before:
+            self.session.deliver()
 
     def salvage(self) -> None:
         """Bring what a worker has left that is gone, as the real one does."""
@@ -179,6 +199,49 @@ class Script:
             eaten.append(os.urandom(1000) * 1000)
             time.sleep(0.001)
 
+    def leave(self, kind: str, *names: str) -> None:
+        """Say no more, and leave in the own directory what is no file of ours."""
+        # For as long as this process lives: what is left shall be found, not told.
+        self.session._changed.acquire()
+        for name in names:
+            self._leave(kind, self.directory / name)
+
+    def offer(self, kind: str) -> None:
+        """Report a finished file that is no file of ours, with the size and hash of what it is."""
+        (self.directory / "artifacts").mkdir()
+        size_bytes, content = self._leave(kind, self.directory / "artifacts" / "transcript.vtt")
+        offered = worker_pb2.ArtifactFile(
+            file_name="transcript.vtt",
+            media_type="text/vtt",
+            size_bytes=size_bytes,
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+        self.lies = [offered]
+
+    def _leave(self, kind: str, path: Path) -> tuple[int, bytes]:
+        path.unlink(missing_ok=True)
+        token = Path(self.bootstrap.endpoint.removeprefix("unix:")).parents[1] / "owner.token"
+        content = token.read_bytes() if kind in ("link", "name") else b""
+        size_bytes = len(content)
+        match kind:
+            case "pipe":
+                os.mkfifo(path)
+            case "directory":
+                path.mkdir()
+                (path / "something").touch()
+            case "link":
+                path.symlink_to(token)
+            case "name":
+                path.hardlink_to(token)
+            case "sparse" | "vast":
+                disk = shutil.disk_usage(path.parent)
+                size_bytes = VAST_BYTES if kind == "vast" else disk.total // 2
+                path.touch()
+                os.truncate(path, size_bytes)
+            case _:
+                raise ValueError(kind)
+        return size_bytes, content
+
     def lie_artifact(self) -> None:
         """Report a file that is not there."""
         self.lies = [worker_pb2.ArtifactFile(file_name="transcript.vtt", size_bytes=7)]
@@ -197,6 +260,29 @@ class Script:
     def old_generation(self) -> None:
         """Be the worker of the attempt before."""
         self.bootstrap.generation -= 1
+
+    # Of other releases
+
+    def version(self, number: str) -> None:
+        """Speak another version of the protocol, from the next session on.
+
+        Version 1 had a disk in common with the daemon: it wrote all that it made, and its log,
+        into the job's own directory, said nothing of that, and did not wait.
+        """
+        bootstrap.PROTOCOL_VERSION = int(number)
+        if number == "1":
+            self.is_of_release_before = True
+            (self.directory / "log.txt").unlink()
+            self.directory = self.directory.parents[1] / "jobs" / self.bootstrap.job_id
+            log = os.open(self.directory / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            for output in (1, 2):
+                os.dup2(log, output)
+
+    def flood_session(self, seconds: str, seed: str) -> None:
+        """Send the daemon whatever the protocol has words for, as fast as it takes it."""
+        flood = importlib.import_module("flood")
+        flood.run(self.bootstrap, seconds=float(seconds), seed=seed)
+        self.outcome = flood.outcome(self.bootstrap, seed=seed)
 
 
 def main() -> None:

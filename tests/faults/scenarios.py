@@ -33,6 +33,7 @@ TITLES = {
     41: "a start that cannot succeed",
     42: "the handbook is followed to the letter",
     43: "another program holds the database",
+    50: "a worker was taken over",
 }
 """Scenarios by number. Numbers are names: they are never given to something else."""
 

@@ -38,10 +38,8 @@ def running(program: str) -> Iterator["subprocess.Popen[bytes]"]:
 
 def spent(session: int) -> dict[str, Spent]:
     """What the worker that leads this session has taken."""
-    return {
-        "worker": Spent(cpu_seconds=use.cpu_seconds, memory_bytes=use.memory_bytes)
-        for use in processes.uses({session}).values()
-    }
+    use = processes.uses({session})[session]
+    return {"worker": Spent(cpu_seconds=use.cpu_seconds, memory_bytes=use.memory_bytes)}
 
 
 @pytest.fixture
@@ -103,6 +101,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(processes, "PROC", proc)
     monkeypatch.setattr(processes, "TICKS_PER_SECOND", 100)
     monkeypatch.setattr(time, "monotonic", lambda: machine.now)
+    monkeypatch.setattr(time, "process_time", lambda: 0.0)
     monkeypatch.setattr(module, "limits", lambda: Limits(cores=4.0, memory_bytes=8 * GIB))
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     return machine

@@ -41,7 +41,7 @@ signal.pause()
 
 FORK_AND_WAIT = "import os, signal; os.fork(); signal.pause()"
 
-BUSY_CHILD = """
+BUSY_CHILD = r"""
 import signal, subprocess, sys
 work = "import time\nwhile time.process_time() < 0.4: pass"
 subprocess.run([sys.executable, "-c", work], check=True)
@@ -175,7 +175,7 @@ class TestStat:
         assert found.session == child.pid
 
     def test_age(self, start: Start) -> None:
-        """A process is as old as the time since it was started; one that is not there has no age."""
+        """A process is as old as the time since its start; one that is not there has no age."""
         before = time.clock_gettime(time.CLOCK_BOOTTIME)
         child = start(WAIT)
 

@@ -12,6 +12,7 @@ import pytest
 from callsd_daemon.domain.admission import Host, Policy
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job, State
+from callsd_daemon.files import FilePool
 from callsd_daemon.host.probe import Probe
 from callsd_daemon.metrics import DECISIONS, JOBS_ENDED, WORKERS_LOST
 from callsd_daemon.store import database as store
@@ -24,7 +25,7 @@ from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.course import Course, Rules
 from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import EndRules
-from callsd_daemon.workers.launchers.launcher import Launcher
+from callsd_daemon.workers.launchers.launcher import Launcher, WorkerId
 from callsd_daemon.workers.session.door import Door
 from callsd_daemon.workers.supervisor import Supervisor
 from tests.helpers.jobs import MIB, NOW, WORKER, make_job, put
@@ -64,6 +65,19 @@ class SmallProbe(Probe):
         )
 
 
+class NoWorkers:
+    """Starts none, and has none to look after."""
+
+    epoch = "boot"
+
+    async def sweep(self, worker: WorkerId) -> bool:
+        """Nothing is left."""
+        return True
+
+    def discard(self, name: str) -> None:
+        """There is no directory."""
+
+
 class Office:
     """Supervisor and course over a real store; no worker is ever started."""
 
@@ -71,12 +85,13 @@ class Office:
         self.database = Database(directory / "callsd.db")
         self.probe = SmallProbe()
         policy = Policy(headroom_cores=0.0, headroom_memory_bytes=0, headroom_disk_bytes=0)
-        self.desk = Desk(self.probe, policy)
+        self.desk = Desk(self.probe, policy, dict)
         self.course = Course(
             database=self.database,
             door=cast(Door, None),
-            launcher=cast(Launcher, None),
+            launcher=cast(Launcher, NoWorkers()),
             directory=directory / "jobs",
+            pool=FilePool(),
             resolve=lambda job, page_secrets: pytest.fail("no worker is started"),
             calls=cast(Calls, None),
             now=lambda: NOW,
@@ -182,7 +197,7 @@ async def test_refused_job(office: Office) -> None:
     counter = DECISIONS.labels(decision="refuse", reason="CANNOT_FIT")
     before = counter._value.get()
     office.probe.cores = 0.5
-    await office.desk.look({})
+    await office.desk.look()
 
     with pytest.raises(CallsdError) as refused:
         await office.create(make_job(id="new"))
@@ -200,7 +215,7 @@ async def test_head_of_the_queue(office: Office, failing_commits: list[str]) -> 
     ended = JOBS_ENDED.labels(kind=make_job().kind, state=State.FAILED, reason=Reason.CANNOT_FIT)
     before = ended._value.get()
     office.probe.cores = 0.5
-    await office.desk.look({})
+    await office.desk.look()
     failing_commits.append("full")
 
     with pytest.raises(CallsdError):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What workers are told, and what their reports are taken for."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,15 @@ from callsd_daemon.domain.recording import (
     RecordingResult,
     RecordingSpec,
 )
-from callsd_daemon.workers.seat import ModelFile, RecordingAssignment, TranscriptionAssignment
+from callsd_daemon.domain.transcription import Engine
+from callsd_daemon.workers.seat import (
+    OUTCOME,
+    Endpoint,
+    ModelFile,
+    RecordingAssignment,
+    Role,
+    TranscriptionAssignment,
+)
 from callsd_daemon.workers.session import messages
 from callsd_ipc.v1 import worker_pb2
 from tests.helpers.jobs import SPEC
@@ -46,22 +55,43 @@ class TestBootstrap:
         """A worker learns whose it is, and, for salvage alone, why there is something to save."""
         read = worker_pb2.Bootstrap.FromString(
             messages.bootstrap(
-                job_id="job",
+                name="job",
+                role=Role.RECORDER,
                 generation=2,
                 token="secret",
-                socket=Path("/run/workers.sock"),
-                directory=Path("/state/jobs/job"),
+                endpoint=Endpoint(
+                    address="unix:/run/door.sock", tls_roots=b"PEM", file_socket="/run/files.sock"
+                ),
                 salvage=salvage,
             )
         )
 
         assert (read.job_id, read.generation, read.token) == ("job", 2, "secret")
-        assert (read.socket_path, read.job_directory) == ("/run/workers.sock", "/state/jobs/job")
+        assert (read.endpoint, read.tls_roots) == ("unix:/run/door.sock", b"PEM")
+        assert read.file_socket == "/run/files.sock"
+        assert read.role == worker_pb2.ROLE_RECORDER
         assert read.HasField("salvage") is (salvage is not None)
         if salvage is not None:
             assert read.salvage == worker_pb2.Salvage(
                 reason="WORKER_KILLED", message=salvage.message
             )
+
+    def test_roles(self) -> None:
+        """Each kind of worker is told which one it is."""
+        said = [
+            worker_pb2.Bootstrap.FromString(
+                messages.bootstrap(
+                    name="a",
+                    role=role,
+                    generation=1,
+                    token="secret",
+                    endpoint=Endpoint(address="unix:/run/door.sock"),
+                )
+            ).role
+            for role in Role
+        ]
+
+        assert sorted(said) == sorted(set(worker_pb2.Role.values()) - {worker_pb2.ROLE_UNSPECIFIED})
 
 
 class TestAssignments:
@@ -119,24 +149,37 @@ class TestAssignments:
         assert messages.assignment(page(fragment=fragment)).recording.url == url
 
     def test_transcription(self) -> None:
-        """A transcription is told its files, in the order of its tracks, and its model."""
-        told = messages.assignment(
-            TranscriptionAssignment(
-                spec=SPEC,
-                media=(Path("/calls/maya.ogg"),),
-                model_directory=Path("/models/base"),
-                model_files=(ModelFile(path="model.bin", size_bytes=7, sha256="a" * 64),),
-                threads=3,
-            )
+        """A transcription is told its tracks and its model, and no path of the daemon's disk.
+
+        Its files it asks for by names, which stand for these files and no other ones.
+        """
+
+        def open_media() -> int:
+            return 1
+
+        def open_model() -> int:
+            return 2
+
+        model = ModelFile(path="ct2/model.bin", size_bytes=7, sha256="a" * 64, open=open_model)
+        seat = TranscriptionAssignment(
+            spec=SPEC, media=(open_media,), model_files=(model,), threads=3
         )
 
+        told = messages.assignment(seat)
+
         work = told.transcription
-        assert [(track.path, track.speaker) for track in work.tracks] == [
-            ("/calls/maya.ogg", "Maya")
+        assert [track.speaker for track in work.tracks] == ["Maya"]
+        assert (work.model_name, work.threads) == ("base", 3)
+        assert list(work.model_files) == [
+            worker_pb2.FilePin(path="ct2/model.bin", size_bytes=7, sha256="a" * 64)
         ]
-        assert (work.model_name, work.model_directory, work.threads) == ("base", "/models/base", 3)
-        assert [pin.path for pin in work.model_files] == ["model.bin"]
         assert not told.HasField("recording")
+        assert seat.files == {"media/0": open_media, "model/ct2/model.bin": open_model}
+        assert SPEC.tracks[0].path not in str(told)
+
+    def test_a_recording_reads_nothing(self) -> None:
+        """A recorder may read no file of the daemon's."""
+        assert page().files == {}
 
 
 class TestProgress:
@@ -187,6 +230,19 @@ class TestProgress:
 
         assert messages.progress(status).recording == RecordingHealth()
 
+    def test_too_much_is_cut(self) -> None:
+        """No word of a worker's is longer, and no figure larger, than what a job can keep."""
+        status = worker_pb2.Status(
+            phase="p" * 1000, fraction=7.0, processed_seconds=1e300, total_seconds=-1e300
+        )
+
+        assert messages.progress(status) == Progress(
+            phase="p" * 64,
+            fraction=1.0,
+            processed_seconds=messages.MAX_NUMBER,
+            total_seconds=-messages.MAX_NUMBER,
+        )
+
     @pytest.mark.parametrize("figure", [NAN, INFINITY, -INFINITY])
     def test_nonsense_counts_as_nothing(self, figure: float) -> None:
         """Broken figures never make a job that cannot be stored."""
@@ -213,7 +269,7 @@ class TestOutcomes:
     def left(self, directory: Path, message: worker_pb2.Outcome) -> Outcome | None:
         """What the daemon reads of an outcome."""
         message.generation = 1
-        (directory / messages.OUTCOME_FILE).write_bytes(message.SerializeToString())
+        (directory / OUTCOME).write_bytes(message.SerializeToString())
         return messages.read_outcome(directory, 1)
 
     def test_recording(self, directory: Path) -> None:
@@ -300,3 +356,53 @@ class TestOutcomes:
         self.left(directory, worker_pb2.Outcome(recording=worker_pb2.RecordingOutcome()))
 
         assert messages.read_outcome(directory, 2) is None
+
+    def test_too_much_is_cut(self, directory: Path) -> None:
+        """What a worker says is kept in bounds, whatever it says: a job must hold it."""
+        read = self.left(
+            directory,
+            worker_pb2.Outcome(
+                failure_reason="INTERNAL",
+                failure_message="m" * 10_000,
+                failure_metadata={f"{number:05}" + "k" * 900: "v" * 900 for number in range(80)},
+                notices=[worker_pb2.OutcomeNotice(code="c" * 300, message="m" * 2100)] * 70,
+                transcription=worker_pb2.TranscriptionOutcome(
+                    tracks=[worker_pb2.TrackOutcome(speaker="s" * 300, failure_message="m" * 2100)]
+                    * 260,
+                    language="l" * 900,
+                    engine="an engine of tomorrow",
+                ),
+                peak_memory_bytes=-1,
+            ),
+        )
+
+        assert read is not None
+        assert read.failure is not None
+        assert len(read.failure.message) == messages.MAX_TEXT
+        assert len(read.failure.metadata) == messages.MAX_NOTICES
+        assert {len(key) + len(value) for key, value in read.failure.metadata.items()} == {400}
+        assert len(read.notices) == messages.MAX_NOTICES
+        assert {(len(one.code), len(one.message)) for one in read.notices} == {(200, 2000)}
+        assert read.transcription is not None
+        assert len(read.transcription.tracks) == messages.MAX_TRACKS
+        assert {len(track.speaker) for track in read.transcription.tracks} == {200}
+        assert read.transcription.engine is Engine.AUTO
+        assert read.usage is not None
+        assert read.usage.peak_memory_bytes == 0
+
+    def test_no_outcome(self, directory: Path) -> None:
+        """What is no outcome of ours is none, and nobody waits for it."""
+        path = directory / OUTCOME
+        text = "m" * messages.MAX_OUTCOME_BYTES
+        long = worker_pb2.Outcome(generation=1, failure_message=text).SerializeToString()
+        (directory / "other").write_bytes(worker_pb2.Outcome(generation=1).SerializeToString())
+        assert messages.read_outcome(directory, 1) is None
+        for make in (
+            lambda: path.write_bytes(b"\xff\xff\xff"),
+            lambda: path.write_bytes(long),
+            lambda: path.symlink_to("other"),
+            lambda: os.mkfifo(path),
+        ):
+            make()
+            assert messages.read_outcome(directory, 1) is None
+            path.unlink()

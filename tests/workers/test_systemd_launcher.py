@@ -1,29 +1,135 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the launcher makes of names and files; tests/boot has it start real units."""
 
-import shutil
-import subprocess
+import grp
+import os
+import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from callsd_daemon.domain.jobs import Kind, Reservation
-from callsd_daemon.workers.launchers.launcher import limits_of, limits_of_service
-from callsd_daemon.workers.launchers.systemd import SystemdLauncher, unit_of
-from callsd_daemon.workers.process import End
+from callsd_daemon.workers.launchers import systemd as module
+from callsd_daemon.workers.launchers.launcher import (
+    End,
+    Limits,
+    WorkerId,
+    limits_of,
+    limits_of_service,
+)
+from callsd_daemon.workers.launchers.systemd import EXIT_FILE, SystemdLauncher
+from callsd_daemon.workers.seat import Role
 from tests.helpers.jobs import make_job
 
 
-@pytest.mark.parametrize("name", ["tiny.en", "large-v3", "häßlich name", "a_b:c"])
-def test_units_have_their_directory(name: str) -> None:
-    """A unit is named as systemd itself escapes its directory's path."""
-    escape = shutil.which("systemd-escape")
-    assert escape, "systemd is installed wherever these tests run"
-    path = f"captioners/{name}"
-    said = subprocess.run(
-        [escape, "--path", path], capture_output=True, text=True, timeout=10, check=True
-    )
-    assert unit_of(Path(path)) == f"callsd-worker@{said.stdout.strip()}.service"
+WORKER = WorkerId(name="a1b2", tag="a1b2:1:0123", role=Role.RECORDER)
+LIMITS = Limits(cpu_weight=20, cores=1.5, memory_bytes=1000)
+
+
+@pytest.fixture
+def systemctl(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What systemctl is asked for; it does nothing."""
+    asked: list[tuple[str, ...]] = []
+
+    def ask(*arguments: str) -> str:
+        asked.append(arguments)
+        return ""
+
+    monkeypatch.setattr(module, "_systemctl", ask)
+    return asked
+
+
+def made(root: Path) -> SystemdLauncher:
+    """A launcher whose directories are there."""
+    for name in ("workers", "trash", "run/bootstrap", "run/workers"):
+        (root / name).mkdir(parents=True)
+    return SystemdLauncher(root / "workers", root / "trash", root / "run")
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SystemdLauncher:
+    """A launcher whose group is the tests' own."""
+    monkeypatch.setattr(grp, "getgrgid", lambda _gid: SimpleNamespace(gr_name=module.GROUP))
+    return made(tmp_path)
+
+
+def mode(path: Path) -> int:
+    """Who may do what with a path."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_units_are_named_by_role(
+    launcher: SystemdLauncher, systemctl: list[tuple[str, ...]], role: Role
+) -> None:
+    """A worker's unit is its role's, of the worker's name: what it may do stands in the unit."""
+    with pytest.raises(OSError, match="ended at once"):
+        await launcher.launch(WorkerId(name="a1b2", tag="tag", role=role), b"", LIMITS)
+
+    assert ("start", f"callsd-{role}@a1b2.service") in systemctl
+
+
+async def test_a_worker_is_told_in_its_own_directory(
+    launcher: SystemdLauncher, systemctl: list[tuple[str, ...]], tmp_path: Path
+) -> None:
+    """Before it starts, its bootstrap lies where only it can see it, and its limits are set.
+
+    How an earlier worker ended is forgotten; a bootstrap that was not taken is removed.
+    """
+    directory = launcher.make(WORKER.name)
+    (directory / EXIT_FILE).write_text("signal killed KILL")
+
+    with pytest.raises(OSError, match="ended at once"):
+        await launcher.launch(WORKER, b"secret", LIMITS)
+
+    told = tmp_path / "run" / "bootstrap" / WORKER.name / "bootstrap"
+    assert told.read_bytes() == b"secret"
+    assert mode(told) == 0o640
+    assert mode(told.parent) == 0o770
+    assert mode(directory) == 0o770
+    assert not (directory / EXIT_FILE).exists()
+    verbs = [arguments[0] for arguments in systemctl]
+    assert verbs.index("set-property") < verbs.index("start")
+    limits = next(arguments for arguments in systemctl if arguments[0] == "set-property")
+    assert limits[3:] == ("CPUWeight=20", "CPUQuota=150%", "MemoryMax=1000")
+
+    assert await launcher.sweep(WORKER)
+    assert not told.parent.exists()
+
+
+async def test_what_lies_where_a_worker_is_told(
+    launcher: SystemdLauncher, systemctl: list[tuple[str, ...]], tmp_path: Path
+) -> None:
+    """A link that an earlier worker has left there is replaced, and what it leads to stays."""
+    told = tmp_path / "run" / "bootstrap" / WORKER.name
+    told.mkdir()
+    (tmp_path / "other").write_text("precious")
+    for name in ("bootstrap", ".bootstrap.part"):
+        (told / name).symlink_to(tmp_path / "other")
+
+    with pytest.raises(OSError, match="ended at once"):
+        await launcher.launch(WORKER, b"secret", LIMITS)
+
+    assert (tmp_path / "other").read_text() == "precious"
+    assert not (told / "bootstrap").is_symlink()
+    assert (told / "bootstrap").read_bytes() == b"secret"
+
+
+@pytest.mark.parametrize("has_group", [True, False])
+def test_directories_of_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_group: bool
+) -> None:
+    """Where the workers' group has no share in the directories, it is said what to do."""
+
+    def group(gid: int) -> SimpleNamespace:
+        if not has_group:
+            raise KeyError(gid)
+        return SimpleNamespace(gr_name="others")
+
+    monkeypatch.setattr(grp, "getgrgid", group)
+    with pytest.raises(OSError, match="run `callsd install` again"):
+        made(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -36,23 +142,37 @@ def test_units_have_their_directory(name: str) -> None:
         ("oom-kill killed KILL\n", End(is_out_of_memory=True)),
     ],
 )
-async def test_ends_are_read(tmp_path: Path, written: str, end: End) -> None:
+async def test_ends_are_read(launcher: SystemdLauncher, written: str, end: End) -> None:
     """What a unit writes about its end is told: exit code, signal, or too much memory."""
-    launcher = SystemdLauncher(tmp_path, tmp_path)
-    (tmp_path / "exit").write_text(written)
-    assert await launcher.last_end(tmp_path) == end
+    (launcher.make(WORKER.name) / EXIT_FILE).write_text(written)
+    assert await launcher.last_end(WORKER) == end
 
 
-@pytest.mark.parametrize("written", [None, "", "strange"])
+@pytest.mark.parametrize("written", [None, "", "strange", "success exited ²", "x" * 1000])
 async def test_an_end_that_is_not_told(
-    tmp_path: Path, written: str | None, monkeypatch: pytest.MonkeyPatch
+    launcher: SystemdLauncher, written: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A unit that wrote nothing, or nothing that can be read, is waited for, but not for ever."""
-    monkeypatch.setattr("callsd_daemon.workers.launchers.systemd.EXIT_FILE_SECONDS", 0.05)
-    launcher = SystemdLauncher(tmp_path, tmp_path)
+    monkeypatch.setattr(module, "EXIT_FILE_SECONDS", 0.05)
+    directory = launcher.make(WORKER.name)
     if written is not None:
-        (tmp_path / "exit").write_text(written)
-    assert await launcher.last_end(tmp_path) == End()
+        (directory / EXIT_FILE).write_text(written)
+    assert await launcher.last_end(WORKER) == End()
+
+
+@pytest.mark.parametrize("form", ["a pipe", "a link"])
+async def test_an_end_that_is_no_file(
+    launcher: SystemdLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """A worker that puts something else in that file's place holds nobody up, and leads nowhere."""
+    monkeypatch.setattr(module, "EXIT_FILE_SECONDS", 0.05)
+    place = launcher.make(WORKER.name) / EXIT_FILE
+    if form == "a pipe":
+        os.mkfifo(place)
+    else:
+        (tmp_path / "other").write_text("success exited 0")
+        place.symlink_to(tmp_path / "other")
+    assert await launcher.last_end(WORKER) == End()
 
 
 def test_live_work_is_never_cut_off() -> None:

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from callsd_daemon import rules
 from callsd_daemon.cli._finding import Finding, Status
 from callsd_daemon.cli._installation import Installation
 from callsd_daemon.config import Config
@@ -14,8 +15,9 @@ SYSTEMCTL_TIMEOUT_SECONDS = 5.0
 
 
 def check_units(config: Config) -> Iterator[Finding]:
-    """Units and polkit's rule; nothing where workers are the daemon's children."""
-    if config.workers.launcher != "systemd":
+    """Units and polkit's rule, or what is weaker without them."""
+    if weakness := rules.weakness(config):
+        yield Finding(name="workers", status=Status.ADVICE, found=weakness)
         return
     outdated = Installation(Path("/")).outdated()
     yield Finding(

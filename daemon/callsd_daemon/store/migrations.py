@@ -42,6 +42,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # gone when the job ends.
         "CREATE TABLE secrets (job_id TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT",
     ),
+    (
+        # How long a worker can live is its launcher's business, which may not be until the boot.
+        """UPDATE jobs SET body = CAST(json_remove(json_set(CAST(body AS TEXT), '$.worker.epoch',
+            json_extract(CAST(body AS TEXT), '$.worker.boot_id')), '$.worker.boot_id') AS BLOB)
+            WHERE json_extract(CAST(body AS TEXT), '$.worker.boot_id') IS NOT NULL""",
+    ),
 )
 
 

@@ -117,6 +117,8 @@ class Course:
         """May be replaced while the daemon runs; an attempt keeps those it began with."""
         self._attempts: dict[str, Attempt | CaptionsAttempt] = {}
         self._stopping: set[str] = set()
+        self._told: set[str] = set()
+        """Jobs whose workers have told all there is: nothing is left to be brought."""
         self._outcomes: dict[str, Outcome] = {}
         """Of attempts that left none in a file, until they are written down."""
 
@@ -160,7 +162,9 @@ class Course:
                 metadata={"error_id": error_id},
             )
         self._door.clear(job.id)
-        await self._surely_salvage(job, failure)
+        if job.id not in self._told:
+            await self._surely_salvage(job, failure)
+        self._told.discard(job.id)
         again = await self._surely_conclude(job, failure)
         self._outcomes.pop(job.id, None)
         if again is None:
@@ -188,7 +192,7 @@ class Course:
             # Before it is started: what cannot be done is told at once.
             await self._patiently(job.id, seat.assignment)
         self._door.keep(job.id, seat)
-        adopted = None if token else await self._launcher.adopt(worker)
+        adopted = None if token else await self._adopt(worker)
         process = await self._launch(job, token) if token else adopted
         if process is None and job.worker.epoch not in ("", self._launcher.epoch):
             return Failure(reason=Reason.HOST_REBOOT, message="the machine was restarted")
@@ -202,6 +206,17 @@ class Course:
         finally:
             if process.exited.is_set():
                 await self._take_last_words(job, seat)
+            if seat.is_over.is_set():
+                self._told.add(job.id)
+
+    async def _adopt(self, worker: WorkerId) -> WorkerProcess | None:
+        """The worker if it lives; nothing is decided about it while nobody can be asked."""
+        while True:
+            try:
+                return await self._launcher.adopt(worker)
+            except OSError as problem:
+                log.warning("adoption_delayed", worker=worker.name, problem=str(problem))
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _listener(self, job: Job) -> Listener:
         async def tick() -> None:
@@ -274,6 +289,10 @@ class Course:
         )
         failpoint("worker.before_spawn")
         try:
+            if job.recording is not None:
+                await self._pool.run(
+                    self._launcher.give_pieces, job.id, self._directory / job.id / PIECES
+                )
             process = await self._patiently(
                 job.id, lambda: self._launcher.launch(worker, bootstrap, limits_of(job))
             )
@@ -343,6 +362,8 @@ class Course:
         await self._launcher.sweep(_worker_id(job))
         current = await self._look_up(lambda books: books.get(job.id))
         left = await self._pool.run(self._launcher.leftovers, job.id)
+        if (self._directory / job.id / PIECES).is_dir() and left is not None:
+            left |= {PIECES}
         is_last = current is not None and not self._is_retried(current, failure)
         wanted = {OUTCOME} | ({PIECES} if job.recording is not None and is_last else set())
         if current is None or (left is not None and not wanted & left):
@@ -353,14 +374,17 @@ class Course:
         self._door.keep(job.id, seat)
         process = await self._launch(job, token, salvage=failure)
         try:
-            await first_of((seat.is_over, process.exited), self._salvage_seconds)
+            await first_of((seat.is_over, process.exited), self._salvage_seconds(job))
         finally:
             process.detach()
             self._door.clear(job.id)
 
-    @property
-    def _salvage_seconds(self) -> float:
-        return self.rules.recording_bounds.stop_grace_seconds
+    def _salvage_seconds(self, job: Job) -> float:
+        if job.recording is not None:
+            return self.rules.recording_bounds.stop_grace_seconds
+        # It starts, and brings some texts.
+        bounds = self.rules.bounds
+        return bounds.start_timeout_seconds + bounds.stop_grace_seconds
 
     def _is_retried(self, job: Job, failure: Failure) -> bool:
         is_at_end = job.recording is not None and (
@@ -404,7 +428,9 @@ class Course:
         if is_lost:
             ending.count_lost(job, failure)
         if grant.job.is_final:
-            await self._pool.run(ending.discard, grant.job, self._launcher)
+            await self._pool.run(
+                ending.discard, grant.job, self._directory / job.id, self._launcher
+            )
             ending.count(grant.job)
         return grant if grant.token else None
 

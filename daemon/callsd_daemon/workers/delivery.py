@@ -99,9 +99,15 @@ class Delivery:
         if await self._is_taken(artifact):
             return
         draft = self._folder / f".{artifact.file_name}.part"
-        if await self._pool.run(self._fetch, artifact.file_name, draft):
-            failpoint("delivery.after_take")
-            await self._keep(artifact, draft)
+        try:
+            if await self._pool.run(self._fetch, artifact.file_name, draft):
+                failpoint("delivery.after_take")
+                await self._keep(artifact, draft)
+                return
+        except FileNotFoundError:
+            # A thread of an earlier session has brought it to its end in this moment.
+            if not await self._is_taken(artifact):
+                raise
             return
         was_begun = await self._pool.run(_size, draft) > 0
         await self._receive(artifact, draft, ask)
@@ -117,8 +123,9 @@ class Delivery:
     async def _is_taken(self, artifact: Artifact) -> bool:
         """Whether it was taken before this session, or by an earlier daemon."""
         path = self._folder / artifact.file_name
+        is_there = await self._pool.run(os.path.lexists, path)
         is_long_enough = await self._pool.run(_size, path) == artifact.size_bytes
-        return is_long_enough and await self._sha256(artifact, path) == artifact.sha256
+        return is_there and is_long_enough and await self._sha256(artifact, path) == artifact.sha256
 
     def _fetch(self, file_name: str, draft: Path) -> bool:
         """Have a file of the worker's as a draft, if it lies on this disk."""
@@ -169,6 +176,8 @@ class Delivery:
 
     async def _receive(self, artifact: Artifact, draft: Path, ask: Ask) -> None:
         requests = 0
+        if not artifact.size_bytes:
+            await self._pool.run(_append, draft, 0, b"")
         while (offset := await self._pool.run(_size, draft)) < artifact.size_bytes:
             requests += 1
             if requests > MAX_REQUESTS:
@@ -241,6 +250,14 @@ def _append(path: Path, offset: int, data: bytes) -> None:
         file.seek(offset)
         if file.write(data) != len(data):
             raise OSError(errno.ENOSPC, "half written", str(path))
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what did not become a file of a job that has ended. Blocks."""
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.name.startswith("."):
+                _remove(path)
 
 
 def _disk_bytes(path: Path) -> int:

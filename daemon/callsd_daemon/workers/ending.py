@@ -12,7 +12,7 @@ from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Job, Notice, Outcome, Progress, State
 from callsd_daemon.files import open_regular
 from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
-from callsd_daemon.workers.delivery import FILE_NAME
+from callsd_daemon.workers.delivery import FILE_NAME, remove_drafts
 from callsd_daemon.workers.launchers.launcher import End, Launcher
 from callsd_daemon.workers.seat import ARTIFACTS, PIECES
 
@@ -140,12 +140,13 @@ def count_lost(job: Job, failure: Failure) -> None:
     log.warning("worker_lost", job_id=job.id, attempt=job.attempt, reason=failure.reason)
 
 
-def discard(job: Job, launcher: Launcher) -> None:
-    """Remove what the workers of a job that has ended have left.
+def discard(job: Job, directory: Path, launcher: Launcher) -> None:
+    """Remove what the workers of a job that has ended have left, and halves of files they sent.
 
     But for what was recorded when nothing could be made of it: that is for a person, until the
     job is deleted. Blocks.
     """
+    remove_drafts(directory / ARTIFACTS)
     is_lost = job.recording is not None and job.state is State.FAILED
     if not is_lost or PIECES not in (launcher.leftovers(job.id) or ()):
         launcher.discard(job.id)

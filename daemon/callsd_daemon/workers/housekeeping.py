@@ -134,7 +134,7 @@ class Housekeeper:
             await asyncio.to_thread(self._launcher.discard, name)
         # Of these a daemon died before it had done so.
         for job in ended:
-            await asyncio.to_thread(ending.discard, job, self._launcher)
+            await asyncio.to_thread(ending.discard, job, jobs / job.id, self._launcher)
         await asyncio.to_thread(self._uploads.remove_expired, self._now(), needed)
 
 

@@ -133,6 +133,8 @@ class Seat:
         """Why the worker cannot be given its work."""
         self.is_over = asyncio.Event()
         """Set when the worker will tell nothing more: its outcome is kept, or there is none."""
+        self.end_session: Callable[[], None] = lambda: None
+        """Ends the session that there is, when another one begins."""
         self._resolve = resolve
         self._assignment: Assignment | None = None
 

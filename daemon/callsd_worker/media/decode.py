@@ -265,24 +265,24 @@ class AudioStream:
 
 def _open_regular(source: Source) -> BinaryIO:
     """The file itself, opened once: what is looked at is what is decoded."""
+    is_ours = not isinstance(source, int)
     try:
-        if isinstance(source, int):
-            file = os.fdopen(source, "rb", buffering=0, closefd=False)
-        else:
-            # A pipe without a writer would never open.
-            descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            file = os.fdopen(descriptor, "rb", buffering=0)
+        # A pipe without a writer would never open.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = source if isinstance(source, int) else os.open(source, flags)
     except OSError as error:
         raise MediaError(
             f"cannot be read ({error.strerror}); check the path and its permissions"
         ) from None
     except ValueError:
         raise MediaError("the path contains a NUL byte; send a plain file path") from None
-    status = os.fstat(file.fileno())
+    status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size:
+        file = os.fdopen(descriptor, "rb", buffering=0, closefd=is_ours)
         file.seek(0)
         return file
-    file.close()
+    if is_ours:
+        os.close(descriptor)
     if stat.S_ISREG(status.st_mode):
         raise MediaError("empty (0 bytes); send the file again")
     raise MediaError("not a regular file; give the path of a media file")

@@ -35,9 +35,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chro
 UNPRIVILEGED_USERS = ("callsd", "nobody")
 """Who runs the browser when the worker is root: the first of these that the machine has."""
 
-INHERITED = ("PATH", "LANG", "LC_ALL", "CALLSD_JOB")
-"""What programs get of the worker's environment; by the last one the daemon finds what is left
-of a recording whose worker was killed."""
+INHERITED = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "CALLSD_JOB")
+"""What programs get of the worker's environment: Python finds the code that the worker holds; by
+the last one the daemon finds what is left of a recording whose worker was killed."""
 
 STOP_SECONDS = 3.0
 

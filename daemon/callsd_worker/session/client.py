@@ -5,6 +5,7 @@ The daemon may go away and come back: the work goes on meanwhile, and the sessio
 What the work comes to lies in the worker's own directory until the daemon has taken it over.
 """
 
+import functools
 import logging
 import os
 import threading
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 STATUS_SECONDS = 1.0
 """How often the daemon hears of us, even when nothing has changed."""
+
+MIN_STATUS_SECONDS = 0.1
+"""How often at most, while the work gets on."""
 
 REDIAL_SECONDS = 1.0
 
@@ -211,6 +215,12 @@ class Session:
                 is_same = self._status is status and self._last_report is last
                 if is_same and is_begun == (tail.offset is not None):
                     self._changed.wait(STATUS_SECONDS)
+                # The newest is enough: the daemon need not read each.
+                self._changed.wait_for(functools.partial(self._ends, last), MIN_STATUS_SECONDS)
+
+    def _ends(self, known: worker_pb2.SessionRequest | None) -> bool:
+        """Whether there is something to tell that ends the session, and was not `known`."""
+        return self._last_report is not known
 
     def _send(self, stub: worker_pb2_grpc.WorkerServiceStub, order: worker_pb2.SendOrder) -> None:
         try:

@@ -28,4 +28,5 @@ def hold_code(directory: Path) -> None:
             if name.partition(".")[0] == package.__name__ and hasattr(module, "__path__"):
                 module.__path__ = [str(place.joinpath(*name.split(".")))]
     sys.path.insert(0, str(place))
-    os.environ["PYTHONPATH"] = str(place)
+    inherited = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(place), inherited)))

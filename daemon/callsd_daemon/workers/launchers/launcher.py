@@ -141,6 +141,12 @@ class Launcher(Protocol):
     def bound_log(self, name: str, max_bytes: int) -> None:
         """Cut the log when it has grown too long; raises OSError. Blocks."""
 
+    def give_pieces(self, name: str, source: Path) -> None:
+        """Move what was recorded elsewhere, in `source`, there; raises OSError. Blocks.
+
+        Recorders of the release before left it in the job's directory.
+        """
+
     def discard(self, name: str) -> None:
         """Remove the directory, once no worker uses it. Blocks."""
 

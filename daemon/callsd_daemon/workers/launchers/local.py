@@ -12,7 +12,7 @@ from pathlib import Path
 
 from callsd_daemon.files import open_regular
 from callsd_daemon.workers.launchers.launcher import End
-from callsd_daemon.workers.seat import ARTIFACTS, WORKER_LOG
+from callsd_daemon.workers.seat import ARTIFACTS, PIECES, WORKER_LOG
 
 
 class Directories:
@@ -77,6 +77,24 @@ class Directories:
                     os.ftruncate(log, 0)
             finally:
                 os.close(log)
+
+    def give_pieces(self, name: str, source: Path) -> None:
+        """Move what recorders of the release before have left into the worker's directory."""
+        if not source.is_dir():
+            return
+        target = self.make(name) / PIECES
+        target.mkdir(exist_ok=True)
+        target.chmod(self._mode)
+        for path in sorted(source.iterdir()):
+            # A copy, which is of the group of where it lies.
+            with (
+                os.fdopen(open_regular(path), "rb") as piece,
+                (target / path.name).open("wb") as file,
+            ):
+                shutil.copyfileobj(piece, file)
+                os.fsync(file.fileno())
+            (target / path.name).chmod(0o660 & self._mode)
+        shutil.rmtree(source)
 
     def discard(self, name: str) -> None:
         """Remove a directory, as far as its worker has left it removable."""

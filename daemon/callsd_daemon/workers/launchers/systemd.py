@@ -10,7 +10,6 @@ its own two only. A worker's name is also a part of its user's: 20 hexadecimal d
 import asyncio
 import contextlib
 import grp
-import os
 import signal
 import subprocess
 import time
@@ -83,11 +82,11 @@ class SystemdLauncher(Directories):
         directory = self.make(worker.name)
         (directory / EXIT_FILE).unlink(missing_ok=True)
         told = self._bootstraps / worker.name
-        told.mkdir(exist_ok=True)
-        self._share(told, 0o2770)
+        told.mkdir(mode=0o700, exist_ok=True)
         # The worker before could write here too: what it has left is replaced, not followed.
         write_whole(told / "bootstrap", bootstrap)
-        self._share(told / "bootstrap", 0o640)
+        (told / "bootstrap").chmod(0o640)
+        told.chmod(0o770)
         self._limit(worker, limits)
         _systemctl("start", _unit(worker))
 
@@ -134,7 +133,7 @@ class SystemdLauncher(Directories):
         return end or End()
 
     async def sweep(self, worker: WorkerId) -> bool:
-        """Kill the worker; systemd kills what is left of its programs. Wait until the unit is over."""
+        """Kill the worker, and wait until systemd has killed what is left of its programs."""
         units = [_unit(worker), OLD_UNIT.format(name=worker.name)]
         deadline = time.monotonic() + SWEEP_SECONDS
         while running := [unit for unit in units if await _is_running(unit)]:
@@ -223,6 +222,8 @@ def _systemctl(*arguments: str) -> str:
         done = subprocess.run(
             ["/usr/bin/systemctl", "--no-ask-password", *arguments],
             stdin=subprocess.DEVNULL,
+            # Nothing of the daemon's own environment: it would speak to systemd in its name.
+            env={"LANG": "C.UTF-8"},
             capture_output=True,
             text=True,
             timeout=SYSTEMCTL_SECONDS,

@@ -171,7 +171,10 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, "there is no such work")
             yield worker_pb2.SessionResponse(assignment=messages.assignment(work))
         seat.greet()
-        orders: asyncio.Queue[worker_pb2.SessionResponse | None] = asyncio.Queue()
+        orders: Orders = asyncio.Queue()
+        # A worker has one session: the one before is broken, or was never its own.
+        seat.end_session()
+        seat.end_session = lambda: orders.put_nowait(None)
         tasks = [
             asyncio.create_task(_listen(request_iterator, seat, orders)),
             asyncio.create_task(_announce_stop(seat, orders)),
