@@ -14,6 +14,7 @@ from callsd_bench.captions_command import captions
 from callsd_bench.daemon_command import daemon
 from callsd_bench.errors import BenchError
 from callsd_bench.recording_command import recording
+from callsd_bench.recording_end import recording_end
 from callsd_bench.transcription import Figures, Report, bench_transcription, open_calls
 from callsd_bench.weights import ensure_model
 
@@ -35,6 +36,7 @@ def bench() -> None:
 bench.add_command(captions)
 bench.add_command(daemon)
 bench.add_command(recording)
+bench.add_command(recording_end)
 
 
 @bench.command()

@@ -108,7 +108,10 @@ class _Daemon:
         self._install_signals()
         self._open()
         await self._supervisor.recover()
-        await self._door.open()
+        try:
+            await self._door.open()
+        except (OSError, RuntimeError) as problem:
+            raise StartError(f"the door for workers: {problem}", EXIT_STATE_UNUSABLE) from None
         server = await self._serve()
         liveness = Liveness(self._parts(), lambda is_well: server.say_well(is_well=is_well))
         pinging = asyncio.create_task(liveness.run(), name="liveness")

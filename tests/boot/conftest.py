@@ -11,31 +11,36 @@ from pathlib import Path
 import pytest
 
 from tests.boot.machine import Machine
+from tests.boot.service import CALL, MODEL, PROGRAMS, Service
 from tests.weights import MODELS_DIRECTORY
 
 
-REPOSITORY = Path(__file__).parents[2]
-PROGRAMS = "/opt/callsd/bin"
-MODEL = "tiny.en"
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+
+LAST = ("test_uninstall.py", "test_upgrade.py")
+"""One takes away what the others need, the next one boots another machine."""
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """These tests boot a machine, which takes root."""
+    """These tests boot a machine, which takes root; some come last."""
+    mine = [item for item in items if HERE in item.path.parents]
     if os.geteuid() != 0:
-        reason = "takes root: a machine is booted by systemd-nspawn"
-        for item in items:
-            if Path(__file__).parent in item.path.parents and "machine" in item.fixturenames:  # type: ignore[attr-defined]
-                item.add_marker(pytest.mark.skip(reason=reason))
+        for item in mine:
+            item.add_marker(pytest.mark.skip(reason="takes root: a machine is booted"))
+    places = [index for index, item in enumerate(items) if HERE in item.path.parents]
+    mine.sort(key=lambda item: LAST.index(item.path.name) if item.path.name in LAST else -1)
+    for place, item in zip(places, mine, strict=True):
+        items[place] = item
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The distribution, as it would be published."""
-    directory = tmp_path_factory.mktemp("wheel")
+def build(source: Path, directory: Path) -> Path:
+    """The distribution of a tree, as it would be published."""
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"),
-            *("--wheel-dir", str(directory), str(REPOSITORY)),
+            *("--wheel-dir", str(directory), str(source)),
         ],
         check=True,
         timeout=120,
@@ -44,13 +49,41 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-@pytest.fixture(scope="module")
-def machine(wheel: Path, models_directory: Path) -> Iterator[Machine]:
-    """Booted, with callsd in /opt/callsd and weights of tiny.en in /opt/models."""
+def add_callsd(machine: Machine, wheel: Path) -> None:
+    """A machine that is not booted yet gets callsd in /opt/callsd, and weights in /opt/models."""
+    shutil.copy(wheel, machine.root / "opt")
+    shutil.copytree(MODELS_DIRECTORY / MODEL, machine.root / "opt/models" / MODEL)
+    machine.chroot("/usr/bin/python3", "-m", "venv", "/opt/callsd")
+    machine.chroot(f"{PROGRAMS}/pip", "install", "--quiet", f"/opt/{wheel.name}[daemon]")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The distribution, as it would be published."""
+    return build(REPOSITORY, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, models_directory: Path) -> Iterator[Path]:
+    """A layer for machines: callsd in /opt/callsd, and weights of tiny.en in /opt/models."""
     with Machine() as one:
-        shutil.copy(wheel, one.root / "opt")
-        shutil.copytree(MODELS_DIRECTORY / MODEL, one.root / "opt/models" / MODEL)
-        one.chroot("/usr/bin/python3", "-m", "venv", "/opt/callsd")
-        one.chroot(f"{PROGRAMS}/pip", "install", "--quiet", f"/opt/{wheel.name}[daemon]")
+        add_callsd(one, wheel)
+        yield one.layer
+
+
+@pytest.fixture(scope="session")
+def machine(installed: Path) -> Iterator[Machine]:
+    """Booted, with callsd in /opt/callsd and weights of tiny.en in /opt/models."""
+    with Machine(installed) as one:
         one.boot()
         yield one
+
+
+@pytest.fixture(scope="session")
+def service(machine: Machine) -> Service:
+    """callsd, installed and running; jobs may read the sample call by its path."""
+    machine.run(f"{PROGRAMS}/callsd", "install", "--no-start")
+    service = Service(machine)
+    service.configure("# roots = []", f'roots = ["{CALL}"]')
+    service.begin()
+    return service

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import psutil
 
@@ -43,21 +43,33 @@ ENVIRONMENT = {
 class Machine:
     """Use as a context: made on entering, gone on leaving. Takes root and overlayfs."""
 
-    def __init__(self) -> None:
+    _booted: ClassVar["Machine | None"] = None
+
+    def __init__(self, *layers: Path) -> None:
+        """`layers` are directories that lie over this machine's root, the uppermost one first."""
+        self._layers = (*layers, Path("/"))
         self._stack = contextlib.ExitStack()
         self._leader = 0
+        self._supervisor: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         base = Path(tempfile.mkdtemp(prefix="callsd-boot-", dir="/var/tmp"))
+        self.layer = base / "upper"
+        """What differs from the layers below; to be used when this one is not booted."""
         self._stack.callback(shutil.rmtree, base, ignore_errors=True)
         self._mount("tmpfs", base, type_="tmpfs", options="size=16g,mode=755")
         for name in ("upper", "work", "root"):
             (base / name).mkdir()
         self.root = base / "root"
-        layers = f"lowerdir=/,upperdir={base}/upper,workdir={base}/work"
+        lower = ":".join(map(str, self._layers))
+        layers = f"lowerdir={lower},upperdir={base}/upper,workdir={base}/work"
         self._mount("overlay", self.root, type_="overlay", options=layers)
         for name in ("etc/fstab", ".dockerenv"):
             (self.root / name).unlink(missing_ok=True)
+        if len(self._layers) == 1:
+            for name in ("etc/callsd", "opt/callsd", "var/lib/callsd"):
+                # This machine may have a callsd of its own.
+                shutil.rmtree(self.root / name, ignore_errors=True)
         (self.root / "etc/machine-id").unlink(missing_ok=True)
         (self.root / "etc/machine-id").write_text(secrets.token_hex(16) + "\n")
         (self.root / "etc/systemd/system/test.target").write_text(TARGET)
@@ -90,10 +102,17 @@ class Machine:
     # While it runs
 
     def boot(self) -> None:
-        """Boot, and wait until everything is up."""
+        """Boot, and wait until everything is up.
+
+        The machine that was booted before is powered off: two would meet in their control groups.
+        """
+        if Machine._booted is not None:
+            Machine._booted.power_off()
+        Machine._booted = self
+        self._stack.callback(self.power_off)
         name = f"callsd-{os.getpid()}"
         with (self.root.parent / "console.log").open("wb") as console:
-            supervisor = subprocess.Popen(
+            self._supervisor = subprocess.Popen(
                 [
                     *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit"),
                     *(f"--machine={name}", "--private-network", "--console=pipe", "--boot"),
@@ -105,22 +124,33 @@ class Machine:
                 stderr=console,
                 start_new_session=True,
             )
-        self._stack.callback(self._power_off, supervisor)
-        self._leader = eventually(lambda: _child(supervisor), "it has a first process")
+        supervisor = self._supervisor
+        self._leader = eventually(
+            lambda: _child(supervisor), "it has a first process", seconds=BOOT_SECONDS
+        )
         eventually(self._is_up, "it is up", seconds=BOOT_SECONDS)
 
     def _is_up(self) -> bool:
         return self.run("systemctl", "is-system-running", may_fail=True).strip() == "running"
 
-    def _power_off(self, supervisor: "subprocess.Popen[bytes]") -> None:
+    def power_off(self) -> None:
+        """Shut down, if it is up."""
+        if self._supervisor is None:
+            return
         with contextlib.suppress(ProcessLookupError):
             if self._leader:
                 os.kill(self._leader, signal.SIGRTMIN + 4)  # poweroff.target: systemd(1)
         try:
-            supervisor.wait(BOOT_SECONDS)
+            self._supervisor.wait(BOOT_SECONDS)
         except subprocess.TimeoutExpired:
-            supervisor.kill()
-            supervisor.wait(BOOT_SECONDS)
+            self._supervisor.kill()
+            self._supervisor.wait(BOOT_SECONDS)
+        self._supervisor = None
+        Machine._booted = None
+
+    def path(self, path: str) -> Path:
+        """A file of the running machine, as it is seen from here."""
+        return Path(f"/proc/{self._leader}/root{path}")
 
     def command(self, *command: str) -> list[str]:
         """A command as it is run inside, by root."""
@@ -130,7 +160,16 @@ class Machine:
 
     def run(self, *command: str, seconds: float = COMMAND_SECONDS, may_fail: bool = False) -> str:
         """Run a command inside; its output."""
-        done = subprocess.run(
+        done = self.attempt(*command, seconds=seconds)
+        if not may_fail:
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def attempt(
+        self, *command: str, seconds: float = COMMAND_SECONDS
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command inside that may fail."""
+        return subprocess.run(
             self.command(*command),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -138,9 +177,6 @@ class Machine:
             timeout=seconds,
             check=False,
         )
-        if not may_fail:
-            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        return done.stdout
 
     def show(self, unit: str, name: str) -> str:
         """A property of a unit."""

@@ -252,6 +252,8 @@ class TestRestart:
         one.wait(api, name, JOB_STATE_RUNNING)
         with Terminal(one.address, "--interval", "0.1") as shown:
             shown.shows("SERVING  1 running")
+            # The machine and its jobs are told by two streams.
+            shown.shows(name.removeprefix("jobs/"))
             one.kill()
             lost = shown.shows("connection lost, trying again")
             one.start()

@@ -16,12 +16,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from callsd_ipc.v1 import worker_pb2
-from callsd_worker.session import bootstrap
+from callsd_worker.session import bootstrap, client
 from callsd_worker.session.client import Session
 from callsd_worker.session.outcome import (
     OUTCOME_FILE,
@@ -46,6 +47,15 @@ class Script:
     def __init__(self, told: worker_pb2.Bootstrap) -> None:
         self.bootstrap = told
         self.session = Session(told)
+        self.telling = threading.Lock()
+        self.is_mute = False
+        original = client.LogTail.next
+
+        def next_of_log(tail: client.LogTail) -> worker_pb2.LogData | None:
+            with self.telling:
+                return None if self.is_mute else original(tail)
+
+        client.LogTail.next = next_of_log  # type: ignore[assignment, method-assign]
         self.directory = Path.cwd()
         self.is_deaf = False
         self.failure: tuple[str, str] | None = None
@@ -200,9 +210,10 @@ class Script:
             time.sleep(0.001)
 
     def leave(self, kind: str, *names: str) -> None:
-        """Say no more, and leave in the own directory what is no file of ours."""
-        # For as long as this process lives: what is left shall be found, not told.
-        self.session._changed.acquire()
+        """Tell no more of the log, and leave in the own directory what is no file of ours."""
+        # What is left shall be found, not told.
+        with self.telling:
+            self.is_mute = True
         for name in names:
             self._leave(kind, self.directory / name)
 
@@ -255,7 +266,6 @@ class Script:
     def wrong_token(self) -> None:
         """Be somebody else."""
         self.bootstrap.token = "guessed"
-        self.failure = ("CANCELLED", "the daemon does not want this worker")
 
     def old_generation(self) -> None:
         """Be the worker of the attempt before."""
@@ -298,6 +308,8 @@ def main() -> None:
         assert script.session.assignment is not None
         work = script.session.assignment
         script.run(work.transcription.initial_prompt or work.recording.ready_expression)
+    else:
+        script.failure = ("CANCELLED", "stopped before it began")
     script.finish()
 
 

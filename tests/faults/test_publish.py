@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Somebody is killed while a result is put in its place."""
 
+import os
+import signal
+
 import pytest
 
-from callsd.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_SUCCEEDED
+from callsd.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED
 from tests.conftest import StartDaemon
 from tests.faults.conftest import RecordFigure
+from tests.helpers.api import log_of
 from tests.helpers.daemon import Daemon
 from tests.helpers.invariants import assert_invariants
 from tests.helpers.reasons import failure
@@ -33,6 +37,13 @@ def names(one: Daemon, name: str) -> set[str]:
     """The files among a job's artifacts."""
     directory = one.job_directory(name) / "artifacts"
     return {path.name for path in directory.iterdir()}
+
+
+def content(one: Daemon, name: str) -> bytes:
+    """A job's transcript as a client is given it."""
+    target = one.root / "transcript.vtt"
+    one.client().fetch_artifact(name, "transcript.vtt", target)
+    return target.read_bytes()
 
 
 @pytest.mark.reason("CRASH_LOOP")
@@ -82,6 +93,73 @@ def test_daemon_killed_at_the_last_commit(daemon: StartDaemon, failpoint: str) -
 
     assert (ended.state, ended.attempt) == (JOB_STATE_SUCCEEDED, 1)
     assert (one.root / "tmp" / "done").read_text().split() == [name.removeprefix("jobs/")]
+    assert_invariants(one)
+
+
+@pytest.mark.scenario(38, "worker killed with its work done: brought by another, nothing is redone")
+@pytest.mark.parametrize("daemon_is", ["stopped", "away"])
+def test_worker_killed_with_its_work_done(daemon: StartDaemon, daemon_is: str) -> None:
+    """What a worker has left that the daemon did not hear of any more is the result, with its log.
+
+    The daemon cannot hear of it: it is held by SIGSTOP, or killed.
+    """
+    one = daemon()
+    api = one.api()
+    name = one.create(api, "print begun; until go; print done; note done").job.name
+    one.wait(api, name, JOB_STATE_RUNNING)
+    worker = one.worker(name)
+    if daemon_is == "stopped":
+        one.signal(signal.SIGSTOP)
+    else:
+        one.kill()
+    (one.root / "tmp" / "go").touch()
+    eventually((one.worker_directory(name) / "outcome.binpb").exists, "the work is done")
+    os.kill(worker, signal.SIGKILL)
+    if daemon_is == "stopped":
+        one.signal(signal.SIGCONT)
+    else:
+        api = one.start().api()
+    ended = one.wait(api, name)
+
+    assert (ended.state, ended.attempt) == (JOB_STATE_SUCCEEDED, 1)
+    assert (one.root / "tmp" / "done").read_text().split() == [name.removeprefix("jobs/")]
+    assert content(one, name) == TRANSCRIPT
+    assert log_of(api, name) == b"begun\ndone\n"
+    if daemon_is == "away":
+        assert len(one.events("salvage")) == 1
+    assert_invariants(one)
+
+
+@pytest.mark.scenario(38, "daemon killed at each step of taking a result over: it is there, whole")
+@pytest.mark.parametrize("worker_is", ["alive", "killed"])
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        "delivery.before_file",
+        "delivery.after_take",
+        "delivery.before_outcome",
+        "delivery.after_outcome",
+    ],
+)
+def test_daemon_killed_while_it_takes_over(
+    daemon: StartDaemon, failpoint: str, worker_is: str
+) -> None:
+    """The next daemon goes on with what lies on either side, whether the worker lives or not."""
+    one = daemon(env={"CALLSD_FAILPOINTS": failpoint})
+    api = one.api()
+    name = one.create(api, "print begun; note done").job.name
+    assert one.wait_dead() == -signal.SIGKILL
+    (worker,) = one.leaders(name)
+    if worker_is == "killed":
+        os.kill(worker, signal.SIGKILL)
+    del one.env["CALLSD_FAILPOINTS"]
+    api = one.start().api()
+    ended = one.wait(api, name)
+
+    assert (ended.state, ended.attempt) == (JOB_STATE_SUCCEEDED, 1)
+    assert (one.root / "tmp" / "done").read_text().split() == [name.removeprefix("jobs/")]
+    assert content(one, name) == TRANSCRIPT
+    assert log_of(api, name) == b"begun\n"
     assert_invariants(one)
 
 

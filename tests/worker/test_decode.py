@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import itertools
+import os
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -139,6 +140,18 @@ class TestFormats:
         assert abs(samples.size / SAMPLE_RATE_HZ - 6) < 0.3
 
 
+def test_descriptor(write_wav: WriteWav) -> None:
+    """A descriptor is read from its file's beginning, as often as one likes, and stays open."""
+    path = write_wav(tone(1.0))
+    descriptor = os.open(path, os.O_RDONLY)
+    path.unlink()
+    os.lseek(descriptor, 1000, os.SEEK_SET)
+    for _ in range(2):
+        with AudioStream(descriptor) as stream:
+            assert sum(block.samples.size for block in stream.blocks()) == SAMPLE_RATE_HZ
+    os.close(descriptor)
+
+
 class TestBadInput:
     """What is refused, and how."""
 
@@ -154,9 +167,23 @@ class TestBadInput:
             tmp_path / "missing.wav"
         )
 
-    def test_directory(self, tmp_path: Path) -> None:
-        """Only regular files are opened."""
-        assert "not a regular file" in self.refusal(tmp_path)
+    def test_no_file(self, tmp_path: Path) -> None:
+        """Only regular files are opened, nobody is waited for, and nothing stays open."""
+        os.mkfifo(tmp_path / "pipe.wav")
+        before = list(Path("/proc/self/fd").iterdir())
+        for path in (tmp_path, tmp_path / "pipe.wav", Path("/dev/zero")):
+            assert "not a regular file" in self.refusal(path)
+
+        assert list(Path("/proc/self/fd").iterdir()) == before
+
+    def test_descriptors_of_no_file(self, tmp_path: Path) -> None:
+        """A descriptor of anything else is refused as well, and left to its owner."""
+        (tmp_path / "a.wav").touch()
+        for path, why in ((tmp_path, "not a regular file"), (tmp_path / "a.wav", "empty")):
+            descriptor = os.open(path, os.O_RDONLY)
+            with pytest.raises(MediaError, match=why):
+                AudioStream(descriptor)
+            os.close(descriptor)
 
     def test_nul_byte(self) -> None:
         """A NUL byte in the path is an input error, not a crash."""

@@ -41,7 +41,8 @@ RETRY_SECONDS = 1.0
 HASH_BYTES = 8 * 1024 * 1024
 """So much of a file is read in one go, in some 10 ms."""
 
-DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+PASSING_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What the system lacks for a while, and what says nothing about the files."""
 
 Take = Callable[[str, Path], bool]
 """Moves a finished file of the worker's to a path, if it lies on this disk; see `Launcher.take`."""
@@ -70,7 +71,7 @@ class Delivery:
     async def collect(self, outcome: Outcome, raw: bytes, ask: Ask) -> None:
         """Take all files that the outcome names, then keep the outcome itself, `raw`.
 
-        Waits while the disk is full. Raises UnusableError.
+        Waits while the disk is full, or descriptors are scarce. Raises UnusableError.
         """
         if len(outcome.artifacts) > MAX_FILES:
             raise UnusableError(f"it names {len(outcome.artifacts)} files: {MAX_FILES} are allowed")
@@ -88,7 +89,7 @@ class Delivery:
             try:
                 return await work()
             except OSError as problem:
-                if problem.errno not in DISK_FULL_ERRNOS:
+                if problem.errno not in PASSING_ERRNOS:
                     raise UnusableError(f"its files cannot be taken: {problem}") from problem
                 log.error("delivery_blocked", problem=str(problem))  # noqa: TRY400 - no bug of ours
                 await asyncio.sleep(RETRY_SECONDS)
@@ -141,8 +142,9 @@ class Delivery:
         """Look at a file that has come, and give it its name when it is what it should be."""
         try:
             await self._check(artifact, draft)
-        except (OSError, UnusableError):
-            await self._pool.run(_remove, draft)
+        except (OSError, UnusableError) as problem:
+            if getattr(problem, "errno", None) not in PASSING_ERRNOS:
+                await self._pool.run(_remove, draft)
             raise
         await self._pool.run(self._publish, artifact, draft)
 

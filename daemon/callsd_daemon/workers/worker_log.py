@@ -10,6 +10,9 @@ from callsd_daemon.files import FilePool
 
 CUT_MARK = b"\n[callsd: the log was longer than allowed; what stood here is lost]\n"
 
+MAX_OFFSET = 2**62
+"""Whatever a worker says, what is told of it later must be a number that can be told."""
+
 
 class WorkerLog:
     """The kept log of one job or captioner.
@@ -41,7 +44,7 @@ class WorkerLog:
 
     def _take(self, offset: int, data: bytes) -> None:
         is_cut = offset != self.kept
-        self.kept = offset + len(data)
+        self.kept = min(max(0, offset + len(data)), MAX_OFFSET)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         with os.fdopen(os.open(self._path, flags, 0o600), "ab") as file:
             if is_cut:
@@ -50,6 +53,7 @@ class WorkerLog:
                 # What is newest tells most.
                 file.truncate(0)
                 file.write(CUT_MARK)
-            file.write(data[-self._max_bytes :])
+                data = data[len(CUT_MARK) - self._max_bytes :]
+            file.write(data)
         with os.fdopen(os.open(self._kept_file, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
             file.write(f"{self.kept:020d}".encode())

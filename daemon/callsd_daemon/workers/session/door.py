@@ -242,6 +242,7 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
         with self._file_call(hello.job_id) as is_allowed:
             if not is_allowed:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "one file at a time")
+            problem: tuple[grpc.StatusCode, str] | None = None
             try:
                 while True:
                     async with asyncio.timeout(IDLE_TIMEOUT_SECONDS):
@@ -249,12 +250,17 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
                     if message is None:
                         break
                     offset = await seat.delivery.write(name, offset, message.data)
-            except (UnusableError, TimeoutError) as problem:
-                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(problem))
-            except OSError as problem:
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(problem))
+            except (UnusableError, TimeoutError) as error:
+                problem = (grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            except OSError as error:
+                problem = (grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
             finally:
                 seat.delivery.end_file(name)
+        if problem is not None:
+            # Not above: gRPC keeps what it raises, and with it what was raised before, until the
+            # collector of garbage finds it; hundreds of refused messages would lie there.
+            message = None
+            await context.abort(*problem)
         return worker_pb2.SendFileResponse(size_bytes=offset)
 
     async def _file(self, request: worker_pb2.ReadFileRequest) -> Opener | None:

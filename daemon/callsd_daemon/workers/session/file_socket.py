@@ -7,6 +7,7 @@ a file of its assignment, and is given that file, open for reading. gRPC cannot 
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -39,6 +40,7 @@ class FileSocket:
         self._find = find
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepting: asyncio.Task[None] | None = None
+        self._listener: socket.socket | None = None
 
     async def open(self) -> None:
         """Begin to listen."""
@@ -47,6 +49,7 @@ class FileSocket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         listener.bind(str(self.path))
         listener.listen(MAX_CONNECTIONS)
+        self._listener = listener
         self._accepting = asyncio.create_task(self._accept(listener), name="file socket")
 
     async def close(self) -> None:
@@ -55,45 +58,51 @@ class FileSocket:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with listener:
-            while True:
-                while len(self._tasks) >= MAX_CONNECTIONS:
-                    await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-                try:
-                    connection, _ = await loop.sock_accept(listener)
-                except OSError as problem:
-                    # No descriptors are left for now.
-                    log.warning("file_socket_blocked", problem=str(problem))
-                    await asyncio.sleep(1.0)
-                    continue
-                task = asyncio.create_task(self._serve(connection))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+        while True:
+            while len(self._tasks) >= MAX_CONNECTIONS:
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as problem:
+                # No descriptors are left for now.
+                log.warning("file_socket_blocked", problem=str(problem))
+                await asyncio.sleep(1.0)
+                continue
+            task = asyncio.create_task(self._serve(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            # Not within the task: one that is cancelled before it has begun closes nothing.
+            task.add_done_callback(functools.partial(_close, connection))
 
     async def _serve(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with connection:
-            try:
-                async with asyncio.timeout(TIMEOUT_SECONDS):
-                    data = await loop.sock_recv(connection, MAX_REQUEST_BYTES)
-                    opener = await self._find(worker_pb2.ReadFileRequest.FromString(data))
-                    if opener is None:
-                        connection.send(b"no such file for this worker")
-                        return
-                    descriptor = await self._pool.run(opener)
-                    try:
-                        socket.send_fds(connection, [b"ok"], [descriptor])
-                    finally:
-                        os.close(descriptor)
-            except (DecodeError, ConnectionResetError):
-                return  # it asks again when it can make something of that
-            except CallsdError as problem:
-                _answer(connection, problem.message)
-            except OSError as problem:  # of the file, or a worker that is gone; and the timeout
-                _answer(connection, problem.strerror or "no answer in time")
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                data = await loop.sock_recv(connection, MAX_REQUEST_BYTES)
+                opener = await self._find(worker_pb2.ReadFileRequest.FromString(data))
+                if opener is None:
+                    connection.send(b"no such file for this worker")
+                    return
+                descriptor = await self._pool.run(opener)
+                try:
+                    socket.send_fds(connection, [b"ok"], [descriptor])
+                finally:
+                    os.close(descriptor)
+        except (DecodeError, ConnectionResetError):
+            return  # it asks again when it can make something of that
+        except CallsdError as problem:
+            _answer(connection, problem.message)
+        except OSError as problem:  # of the file, or a worker that is gone; and the timeout
+            _answer(connection, problem.strerror or "no answer in time")
+
+
+def _close(connection: socket.socket, _task: asyncio.Task[None]) -> None:
+    connection.close()
 
 
 def _answer(connection: socket.socket, text: str) -> None:

@@ -11,12 +11,12 @@ class Pace:
     def __init__(self, *, rate: float, burst: float) -> None:
         self._seconds = 1 / rate
         self._burst_seconds = burst / rate
-        self._due = time.monotonic()
+        self._due = time.monotonic() - self._burst_seconds
         """When the next thing would be due, if they came evenly."""
 
     async def wait(self) -> None:
         """Return when one more may pass."""
         now = time.monotonic()
-        self._due = max(self._due + self._seconds, now - self._burst_seconds)
+        self._due = max(self._due, now - self._burst_seconds) + self._seconds
         if self._due > now:
             await asyncio.sleep(self._due - now)
