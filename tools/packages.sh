@@ -4,7 +4,7 @@
 #
 # usage: tools/packages.sh          what recordings need
 #        tools/packages.sh demo     what their demo and benchmark need besides: ffmpeg, to compare
-#        tools/packages.sh tests    what the tests need besides: also a proxy, a machine to boot
+#        tools/packages.sh tests    what the tests need besides: also a proxy, machines to boot
 set -eu
 
 missing=
@@ -33,6 +33,7 @@ fi
 if [ "${1:-}" = tests ] && [ "$(id -u)" = 0 ]; then # only root boots machines
     need systemd-nspawn systemd-container
     need dbus-daemon dbus
+    [ "$(uname -m)" != x86_64 ] || need linux.uml user-mode-linux
     [ -e /usr/lib/polkit-1/polkitd ] || missing="$missing polkitd"
     python3=$(/usr/bin/python3 -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
     /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing="$missing $python3"

@@ -31,15 +31,19 @@ TARGETS = Path("/opt/hostile/targets.json")
 LIBC = ctypes.CDLL(None, use_errno=True)
 PTRACE_ATTACH = 16
 CLONE_NEWUSER = 0x10000000
-SECRET = "/run/callsd/owner.token"  # noqa: S105 - where it is
+SECRET = "/run/callsd/owner.token"
 
 Attempt = Callable[[], object]
 
 
+def listed(path: str | Path) -> list[str]:
+    """What lies in a directory."""
+    return [one.name for one in Path(path).iterdir()]
+
+
 def others(path: str, own: str) -> list[str]:
     """What lies in a directory that is not ours."""
-    found = [name for name in os.listdir(path) if name != own]  # noqa: PTH208 - as it is
-    return found if found else refuse("nothing but our own")
+    return [name for name in listed(path) if name != own] or refuse("nothing but our own")
 
 
 def refuse(why: str) -> Any:
@@ -88,7 +92,7 @@ def send_through_handle(pid: int) -> None:
 def to_another_process(who: str, pid: int) -> Iterator[tuple[str, Attempt]]:
     """What may be tried with a process."""
     for name in ("root", "cwd", "fd", "task"):
-        yield f"{who}: list {name}", lambda name=name: os.listdir(f"/proc/{pid}/{name}")  # type: ignore[misc]
+        yield f"{who}: list {name}", lambda name=name: listed(f"/proc/{pid}/{name}")  # type: ignore[misc]
     for name in ("environ", "mem", "maps", "cmdline", "root/run/callsd/owner.token"):
         yield f"{who}: read {name}", Path(f"/proc/{pid}/{name}").read_bytes
     yield f"{who}: kill", lambda: os.kill(pid, signal.SIGKILL)
@@ -111,12 +115,12 @@ def to_files(own: str, targets: dict[str, Any]) -> Iterator[tuple[str, Attempt]]
     for path in (f"{state}/workers", "/run/callsd/bootstrap"):
         yield f"list {path}", lambda path=path: others(path, own)  # type: ignore[misc]
         other = Path(path) / targets["victim_name"]
-        yield f"list {other}", lambda other=other: os.listdir(other)  # type: ignore[misc]
+        yield f"list {other}", lambda other=other: listed(other)  # type: ignore[misc]
     for place in (state, "/run", "/run/callsd", "/run/callsd/workers", "/opt/callsd", "/etc"):
         yield f"write in {place}", (Path(place) / "mark").touch
     yield "remove the door", Path("/run/callsd/workers/door.sock").unlink
     yield "link the door", lambda: os.link("/run/callsd/workers/door.sock", "door")
-    yield "list /etc/callsd", lambda: os.listdir("/etc/callsd")
+    yield "list /etc/callsd", lambda: listed("/etc/callsd")
 
 
 def to_services(targets: dict[str, Any]) -> Iterator[tuple[str, Attempt]]:
@@ -130,8 +134,11 @@ def to_services(targets: dict[str, Any]) -> Iterator[tuple[str, Attempt]]:
     systemctl = ("systemctl", "--no-ask-password")
     for unit in (targets["own_unit"], targets["victim_unit"], "callsd.service"):
         limits = (unit, "MemoryMax=infinity")
-        yield f"limits of {unit}", lambda limits=limits: command(  # type: ignore[misc]
-            *systemctl, "set-property", "--runtime", *limits
+        yield (
+            f"limits of {unit}",
+            lambda limits=limits: command(  # type: ignore[misc]
+                *systemctl, "set-property", "--runtime", *limits
+            ),
         )
         yield f"kill {unit}", lambda unit=unit: command(*systemctl, "kill", unit)  # type: ignore[misc]
     yield "start", lambda: command(*systemctl, "start", targets["other_unit"])
@@ -140,7 +147,7 @@ def to_services(targets: dict[str, Any]) -> Iterator[tuple[str, Attempt]]:
         group = Path("/proc/self/cgroup").read_text().strip().rpartition(":")[2]
         path = f"/sys/fs/cgroup{group}/{name}"
         yield f"write {path}", lambda path=path: Path(path).write_text("max")  # type: ignore[misc]
-    yield "list control groups", lambda: os.listdir("/sys/fs/cgroup")
+    yield "list control groups", lambda: listed("/sys/fs/cgroup")
     yield "network", lambda: socket.socket(socket.AF_INET)
     yield "raw network", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
 
@@ -165,7 +172,9 @@ def to_itself() -> Iterator[tuple[str, Attempt]]:
     yield "sudo", lambda: command("su", "-c", "true")
 
 
-def to_the_door(bootstrap: worker_pb2.Bootstrap, own: str, victim: str) -> Iterator[tuple[str, Attempt]]:
+def to_the_door(
+    bootstrap: worker_pb2.Bootstrap, own: str, victim: str
+) -> Iterator[tuple[str, Attempt]]:
     """What may be tried where it is let in."""
 
     def hello(job: str, generation: int) -> worker_pb2.Hello:
@@ -175,7 +184,7 @@ def to_the_door(bootstrap: worker_pb2.Bootstrap, own: str, victim: str) -> Itera
 
     def session(first: worker_pb2.Hello) -> str:
         with grpc.insecure_channel(bootstrap.endpoint) as channel:
-            stub = worker_pb2_grpc.WorkerServiceStub(channel)  # type: ignore[no-untyped-call]
+            stub = worker_pb2_grpc.WorkerServiceStub(channel)
             reports = iter([worker_pb2.SessionRequest(hello=first)])
             return str(next(iter(stub.Session(reports, timeout=20))))
 
@@ -194,13 +203,18 @@ def to_the_door(bootstrap: worker_pb2.Bootstrap, own: str, victim: str) -> Itera
         yield f"ask for {name!r}", lambda name=name: read(name)  # type: ignore[misc]
 
 
+def tell(line: str) -> None:
+    """Say something to the journal."""
+    print(line, flush=True)  # noqa: T201 - this is how it reports
+
+
 def try_all(attempts: Iterator[tuple[str, Attempt]]) -> None:
     """Tell of each attempt how it went."""
     for name, attempt in attempts:
         try:
-            print(f"SUCCEEDED {name}: {attempt()!r:.200}")
+            tell(f"SUCCEEDED {name}: {attempt()!r:.200}")
         except BaseException as problem:  # noqa: BLE001 - whatever kept it from that
-            print(f"refused {name}: {type(problem).__name__}: {str(problem)[:120]!r}")
+            tell(f"refused {name}: {type(problem).__name__}: {str(problem)[:120]!r}")
 
 
 # What it leaves
@@ -267,7 +281,8 @@ def cheat(bootstrap: worker_pb2.Bootstrap) -> Iterator[tuple[str, Attempt]]:
     session = Session(bootstrap)
     session.start(20)
     session.deliver()
-    yield "leave through the link", lambda: (artifacts / "secret.txt").readlink() and refuse("there")
+    link = artifacts / "secret.txt"
+    yield "have a link taken", lambda: refuse("it is here") if link.is_symlink() else "gone"
 
 
 def main() -> None:
@@ -278,7 +293,7 @@ def main() -> None:
     if bootstrap.HasField("salvage"):
         return
     targets = json.loads(TARGETS.read_text())
-    print(f"attempt {bootstrap.generation}", flush=True)
+    tell(f"attempt {bootstrap.generation}")
     match bootstrap.generation:
         case 1:
             try_all(to_another_process("daemon", targets["daemon"]))
@@ -292,7 +307,7 @@ def main() -> None:
             leave_worse_traps()
         case _:
             try_all(cheat(bootstrap))
-    print(f"ended {bootstrap.generation}", flush=True)
+    tell(f"ended {bootstrap.generation}")
     os._exit(7)
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED
-from tests.boot.service import CALL, RUNTIME, STATE, Service, transcriber
+from tests.boot.service import CALL, RUNTIME, STATE, Service
 from tests.helpers.waiting import eventually
 
 
@@ -149,9 +149,9 @@ SHARED = [
     re.compile(one)
     for one in (
         "d 2700 callsd:callsd-worker workers",
-        # A worker's directory, and what it makes there.
-        "d 2770 callsd:callsd-worker workers/[0-9a-f]{20}",
-        "[df] 2?[67][67]0 (callsd-[0-9a-f]{20}|[0-9]+):callsd-worker workers/[0-9a-f]{20}/.*",
+        # A worker's directory, which nobody else can enter, and what it makes there.
+        "d 770 callsd:callsd-worker workers/[0-9a-f]{20}",
+        "[dfl] [2-7]?[67][0-7][0-7] callsd-[0-9a-f]{20}:callsd-worker workers/[0-9a-f]{20}/.*",
         # Finished files are moved, not copied: they stay their worker's, who is no more.
         "f 660 [0-9]+:callsd-worker jobs/[0-9a-f]{20}/artifacts/[^/]+",
     )
@@ -175,7 +175,7 @@ class TestModes:
         assert [line for line in odd if not any(one.fullmatch(line) for one in SHARED)] == []
         for one in SHARED:
             assert any(one.fullmatch(line) for line in odd), one
-        assert f"d 2770 callsd:callsd-worker {worker.removeprefix(STATE)[1:]}" in odd
+        assert f"d 770 callsd:callsd-worker {worker.removeprefix(STATE)[1:]}" in odd
 
     def test_the_runtime_directory_is_shared_by_name(self, service: Service) -> None:
         """There is one socket for the group, one directory of sockets for workers: no more.

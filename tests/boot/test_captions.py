@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live captions whose captioner is a unit."""
 
+import html
 import json
 import re
 import subprocess
@@ -115,5 +116,5 @@ def _words_in_all_forms(service: Service, job: str) -> str:
     words = " ".join(" ".join(segment["text"] for segment in whole["segments"]).split())
     for name in ("captions.vtt", "captions.txt"):
         text = service.artifact(job, name).read_text()
-        assert set(words.split()) <= set(re.split(r"\s|<[^>]*>", text)), text
+        assert set(words.split()) <= set(re.split(r"\s|<[^>]*>", html.unescape(text))), text
     return words

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from tests.boot.service import Service, captioner_name
+from callsd_daemon.workers.seat import captioner_name
+from tests.boot.service import Service
 
 
 NAME = captioner_name("x")

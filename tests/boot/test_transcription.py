@@ -110,7 +110,7 @@ class TestUpload:
         with service.client() as client:
             job = next(iter(client.list_jobs()))
         assert job.creator == "ann"
-        assert job.transcription.tracks[0].media.upload.startswith("uploads/")
+        assert job.transcription.tracks[0].upload.startswith("uploads/")
 
     def test_watchers_see_each_state(self, service: Service, tmp_path: Path) -> None:
         """`callsd jobs watch` tells of a job from when it is made to its end."""

@@ -14,7 +14,7 @@ import pytest
 from callsd import CaptionSender
 from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED
 from callsd_bench.recording_measure import measure
-from tests.boot.conftest import REPOSITORY, add_callsd, build
+from tests.boot.conftest import REPOSITORY, build
 from tests.boot.machine import Machine
 from tests.boot.service import CAPTIONER, PROGRAMS, Service, recorder, transcriber
 from tests.helpers.speech import speech
@@ -64,7 +64,7 @@ def old_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("old")
     (directory / "source").mkdir()
     archive = subprocess.run(
-        ["git", "-C", str(REPOSITORY), "archive", LAST_RELEASE],
+        ["/usr/bin/git", "-C", str(REPOSITORY), "archive", LAST_RELEASE],
         capture_output=True,
         timeout=60,
         check=False,
@@ -72,7 +72,7 @@ def old_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if archive.returncode:
         pytest.skip(f"the history of this tree does not reach back to {LAST_RELEASE}")
     subprocess.run(
-        ["tar", "-x", "-C", str(directory / "source")],
+        ["/usr/bin/tar", "-x", "-C", str(directory / "source")],
         input=archive.stdout,
         timeout=60,
         check=True,
@@ -81,11 +81,15 @@ def old_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def upgraded(old_wheel: Path, wheel: Path, models_directory: Path) -> Iterator[Upgraded]:
+def upgraded(old_wheel: Path, wheel: Path, installed: Path) -> Iterator[Upgraded]:
     """The last release was installed and at work; then this one was installed over it."""
     with contextlib.ExitStack() as stack:
-        machine = stack.enter_context(Machine())
-        add_callsd(machine, old_wheel)
+        machine = stack.enter_context(Machine(installed))
+        # What both depend on is there.
+        _pip(machine, old_wheel)
+        machine.chroot(
+            f"{PROGRAMS}/pip", "install", "--quiet", f"/opt/other/{old_wheel.name}[daemon]"
+        )
         machine.boot()
         machine.run(f"{PROGRAMS}/callsd", "install", "--no-start")
         service = Service(machine)
@@ -116,12 +120,18 @@ def upgraded(old_wheel: Path, wheel: Path, models_directory: Path) -> Iterator[U
 
 def _upgrade(machine: Machine, wheel: Path) -> None:
     """What docs/install.md has an administrator do."""
-    (machine.root / "opt/new").mkdir()
-    shutil.copy(wheel, machine.root / "opt/new")
+    _pip(machine, wheel)
+    machine.run(f"{PROGRAMS}/callsd", "install")
+
+
+def _pip(machine: Machine, wheel: Path) -> None:
+    """Put a distribution in another's place."""
+    folder = machine.root / "opt/other"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(wheel, folder)
     # Both are of one version as long as this one is not released.
     pip = (f"{PROGRAMS}/pip", "install", "--quiet", "--no-deps", "--force-reinstall")
-    machine.run(*pip, f"/opt/new/{wheel.name}")
-    machine.run(f"{PROGRAMS}/callsd", "install")
+    machine.chroot(*pip, f"/opt/other/{wheel.name}")
 
 
 def _say(sender: CaptionSender, turn: tuple[float, float]) -> None:
@@ -151,7 +161,7 @@ class TestUpgrade:
         for job, worker in upgraded.workers.items():
             assert service.process(OLD_UNIT.format(job)) == worker
             assert service.job(job).state == JOB_STATE_RUNNING
-        assert service.process(CAPTIONER)
+        eventually(lambda: service.process(CAPTIONER), "there is another captioner", seconds=30)
         service.machine.run("test", "-e", "/etc/systemd/system/callsd-transcriber@.service")
         service.machine.run("test", "!", "-e", "/etc/systemd/system/callsd-worker@.service")
         assert "✗" not in service.callsd("doctor")
@@ -165,7 +175,9 @@ class TestUpgrade:
         assert [notice.code for notice in found.notices] == []
         assert found.recording_result.segment_count == 1
         assert found.recording_result.gap_duration.ToTimedelta() == timedelta()
-        measured = measure(service.artifact(job, "recording.mp4"), fps=found.recording_result.frame_rate)
+        measured = measure(
+            service.artifact(job, "recording.mp4"), fps=found.recording_result.frame_rate
+        )
         assert measured.duration_seconds > RECORDED_SECONDS
 
     def test_what_an_old_recorder_had_is_kept(self, upgraded: Upgraded) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from callsd_ipc.v1 import worker_pb2
 from callsd_worker.session import bootstrap, client
 from callsd_worker.session.client import Session
+from callsd_worker.session.inputs import Inputs
 from callsd_worker.session.outcome import (
     OUTCOME_FILE,
     has_outcome,
@@ -127,6 +128,10 @@ class Script:
         """Write a line into the log."""
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
+
+    def read(self, name: str) -> None:
+        """Ask for a file of the assignment."""
+        os.close(Inputs(self.bootstrap, self.directory).open(name))
 
     def note(self, name: str) -> None:
         """Add this job to a list in TMPDIR: one write, which kills cannot tear."""

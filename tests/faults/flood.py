@@ -177,7 +177,8 @@ class _Flood:
             connection.settimeout(0.1)
             try:
                 connection.connect(self._told.file_socket)
-                connection.send(chance.randbytes(chance.choice((1, 100, 4096, 60_000))))
+                if chance.random() < 0.5:
+                    connection.send(chance.randbytes(chance.choice((1, 100, 4096, 60_000))))
             except OSError:
                 time.sleep(0.01)
             held.append(connection)

@@ -136,7 +136,8 @@ def test_flood(daemon: StartDaemon, record_figure: RecordFigure) -> None:
     one.wait(api, flooding.name, JOB_STATE_RUNNING)
     with Pulse(one) as pulse:
         while not (one.root / "tmp" / "over").exists():
-            assert one.wait(other, one.create(other).job.name).state == JOB_STATE_SUCCEEDED
+            name = one.create(other, "read media/0").job.name
+            assert one.wait(other, name).state == JOB_STATE_SUCCEEDED
             done += 1
             most = max(most, process.memory_info().rss)
             assert one.job(api, flooding.name).name == flooding.name

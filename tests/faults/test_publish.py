@@ -80,9 +80,11 @@ def test_worker_killed_at_each_step(daemon: StartDaemon, record_figure: RecordFi
 
 
 @pytest.mark.scenario(38, "daemon killed around the commit of the result: it is believed once")
-@pytest.mark.parametrize("failpoint", ["store.before_commit=3", "store.after_commit=3"])
+@pytest.mark.parametrize(
+    "failpoint", ["store.before_commit=3", "store.after_commit=3", "job.concluded"]
+)
 def test_daemon_killed_at_the_last_commit(daemon: StartDaemon, failpoint: str) -> None:
-    """The outcome that the worker has left is what the next daemon goes by."""
+    """What was taken over is what the next daemon goes by; it tidies up what this one did not."""
     one = daemon(env={"CALLSD_FAILPOINTS": failpoint})
     api = one.api()
     name = one.create(api, "note done").job.name

@@ -422,6 +422,7 @@ class Course:
             return grant, ending.is_lost(current, outcome, failure)
 
         written = await self._store(write)
+        failpoint("job.concluded")
         if written is None:
             return None
         grant, is_lost = written

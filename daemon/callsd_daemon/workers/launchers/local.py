@@ -83,29 +83,38 @@ class Directories:
         if not source.is_dir():
             return
         target = self.make(name) / PIECES
-        target.mkdir(exist_ok=True)
-        target.chmod(self._mode)
-        for path in sorted(source.iterdir()):
-            # A copy, which is of the group of where it lies.
-            with (
-                os.fdopen(open_regular(path), "rb") as piece,
-                (target / path.name).open("wb") as file,
-            ):
-                shutil.copyfileobj(piece, file)
-                os.fsync(file.fileno())
-            (target / path.name).chmod(0o660 & self._mode)
+        if not target.exists():
+            # Beside that directory first: here what is made is of the group that all workers have.
+            # Files must be copied for that.
+            draft = self._draft(name)
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(mode=0o700)
+            for path in sorted(source.iterdir()):
+                with (
+                    os.fdopen(open_regular(path), "rb") as piece,
+                    (draft / path.name).open("wb") as file,
+                ):
+                    shutil.copyfileobj(piece, file)
+                    os.fsync(file.fileno())
+                (draft / path.name).chmod(0o660 & self._mode)
+            draft.chmod(self._mode)
+            draft.rename(target)
         shutil.rmtree(source)
+
+    def _draft(self, name: str) -> Path:
+        return self._top / f".{name}.{PIECES}"
 
     def discard(self, name: str) -> None:
         """Remove a directory, as far as its worker has left it removable."""
         with contextlib.suppress(FileNotFoundError):
             (self._top / name).rename(self._trash / f"{name}.{secrets.token_hex(4)}")
+        shutil.rmtree(self._draft(name), ignore_errors=True)
         for path in self._trash.iterdir():
             shutil.rmtree(path, ignore_errors=True)
 
     def names(self) -> frozenset[str]:
         """All names that have a directory."""
-        return frozenset(path.name for path in self._top.iterdir())
+        return frozenset(path.name for path in self._top.iterdir() if not path.name.startswith("."))
 
     def _open_log(self, name: str, flags: int) -> int:
         folder = self._open(name)

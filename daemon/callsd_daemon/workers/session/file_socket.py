@@ -10,6 +10,8 @@ import contextlib
 import functools
 import os
 import socket
+import struct
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -26,7 +28,14 @@ log = structlog.get_logger(__name__)
 
 MAX_REQUEST_BYTES = 4096
 MAX_CONNECTIONS = 64
+MAX_OF_ONE_PEER = 8
+"""A worker asks for one file after the other; one that holds all connections would shut out the
+others."""
+
 TIMEOUT_SECONDS = 10.0
+
+PEER = struct.Struct("3i")
+"""Process, user and group, as SO_PEERCRED has them; see unix(7)."""
 
 Find = Callable[[worker_pb2.ReadFileRequest], Awaitable[Opener | None]]
 
@@ -39,6 +48,8 @@ class FileSocket:
         self._pool = pool
         self._find = find
         self._tasks: set[asyncio.Task[None]] = set()
+        self._peers: Counter[int] = Counter()
+        """Connections of each."""
         self._accepting: asyncio.Task[None] | None = None
         self._listener: socket.socket | None = None
 
@@ -73,11 +84,21 @@ class FileSocket:
                 log.warning("file_socket_blocked", problem=str(problem))
                 await asyncio.sleep(1.0)
                 continue
+            peer = _peer(connection)
+            if self._peers[peer] >= MAX_OF_ONE_PEER:
+                connection.close()
+                continue
+            self._peers[peer] += 1
             task = asyncio.create_task(self._serve(connection))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             # Not within the task: one that is cancelled before it has begun closes nothing.
-            task.add_done_callback(functools.partial(_close, connection))
+            task.add_done_callback(functools.partial(self._close, connection, peer))
+
+    def _close(self, connection: socket.socket, peer: int, _task: asyncio.Task[None]) -> None:
+        connection.close()
+        self._peers[peer] -= 1
+        self._peers += Counter()  # keeps those that are there
 
     async def _serve(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -101,8 +122,11 @@ class FileSocket:
             _answer(connection, problem.strerror or "no answer in time")
 
 
-def _close(connection: socket.socket, _task: asyncio.Task[None]) -> None:
-    connection.close()
+def _peer(connection: socket.socket) -> int:
+    """Who has dialled: a user that is not ours, or a process; users are negative."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
+    pid, uid, _ = PEER.unpack(credentials)
+    return int(pid) if uid == os.geteuid() else -int(uid)
 
 
 def _answer(connection: socket.socket, text: str) -> None:
