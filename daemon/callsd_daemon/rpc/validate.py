@@ -20,6 +20,7 @@ from callsd_daemon.rpc.convert import ENGINES, FORMATS, KINDS, STATES, TASKS
 from callsd_daemon.rpc.problems import CONTROL_IN_PROMPT, MODEL, Problems
 
 
+Number = TypeVar("Number", bound=int)
 Value = TypeVar("Value")
 
 MAX_JOB_BYTES = 128 * 1024
@@ -256,7 +257,7 @@ def _few(
 
 
 def _known(
-    problems: Problems, field: str, numbers: Collection[int], known: Mapping[int, Value]
+    problems: Problems, field: str, numbers: Collection[Number], known: Mapping[Number, Value]
 ) -> frozenset[Value]:
     """What these numbers stand for; there is no use for more of them than there are."""
     numbers = _few(problems, field, numbers, len(known))
