@@ -5,6 +5,7 @@ import socket
 import ssl
 import time
 import urllib.request
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from callsd.v1.model_pb2 import ListModelsRequest, PullModelRequest, VerifyModel
 from callsd.v1.server_pb2 import GetCapacityRequest, GetServerInfoRequest
 from callsd_daemon.rpc.gate import SCOPES
 from callsd_daemon.rpc.public import SERVICES
+from callsd_daemon.rpc.scraping import MAX_CONNECTIONS
 from callsd_daemon.tokens import SCOPES as ALL_SCOPES
 from callsd_daemon.tokens import TokenFile
 from tests.conftest import StartDaemon
 from tests.helpers import models
 from tests.helpers.api import Api, health
 from tests.helpers.daemon import Daemon
+from tests.helpers.invariants import footprint
 from tests.helpers.ports import free_port
 from tests.helpers.reasons import refused, status
 from tests.helpers.waiting import eventually
@@ -330,3 +333,46 @@ class TestMetrics:
         ended = 'callsd_jobs_ended_total{kind="transcription",reason="",state="succeeded"} 1.0'
         assert ended in text
         assert 'callsd_rpc_seconds_count{code="OK",method="CreateJob"} 1.0' in text
+
+    def test_idle_connections(self, daemon: StartDaemon) -> None:
+        """However many connect and say nothing, or little: no thread, few descriptors, an end."""
+        port = free_port()
+        one = daemon(
+            config={"metrics": {"listen": f"127.0.0.1:{port}"}},
+            constants={"callsd_daemon.rpc.scraping.CONNECTION_SECONDS": 1.0},
+        )
+        before = footprint(one)
+        with ExitStack() as resources:
+            idle = [
+                resources.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+                for _ in range(5 * MAX_CONNECTIONS)
+            ]
+            for connection in idle[::2]:
+                with suppress(ConnectionError):
+                    connection.sendall(b"GET / HTTP/1.1\r\n")
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+                assert b"callsd_rpc_seconds" in answer.read()
+            during = footprint(one)
+            for connection in idle:
+                with suppress(ConnectionError):
+                    assert connection.recv(1) == b""
+
+        assert during.threads <= before.threads + 1
+        assert during.descriptors <= before.descriptors + MAX_CONNECTIONS + 1
+
+    @pytest.mark.parametrize("garbage", [b"\0" * 100_000, b"POST / HTTP/1.1\r\n\r\n", b"\r\n\r\n"])
+    def test_garbage(self, daemon: StartDaemon, garbage: bytes) -> None:
+        """What does not ask for metrics gets none, and harms nobody."""
+        port = free_port()
+        daemon(config={"metrics": {"listen": f"127.0.0.1:{port}"}})
+        answer = b""
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as raw,
+            suppress(ConnectionError),
+        ):
+            raw.sendall(garbage)
+            while part := raw.recv(4096):
+                answer += part
+
+        assert not answer or answer.startswith(b"HTTP/1.1 405 ")

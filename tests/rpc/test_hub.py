@@ -2,6 +2,7 @@
 
 from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.store.reading import Change
+from tests.helpers.jobs import make_job
 
 
 class TestStreams:
@@ -36,3 +37,41 @@ class TestChanges:
         items = hub.after(2)
         assert items is not None
         assert [item.revision for item in items] == [3]
+
+    def test_bounded_by_bytes(self) -> None:
+        """Large changes are forgotten early: their watchers are sent to the store for them."""
+        hub, labels = Hub(0, max_streams=1), {"long": "x" * 1024**2}
+        large = [
+            Change(revision=number, job_id="large", job=make_job(revision=number, labels=labels))
+            for number in range(1, 21)
+        ]
+        hub.publish(large)
+        oldest = next(number for number in range(20) if hub.after(number) is not None)
+
+        assert 20 - 8 <= oldest <= 20 - 7
+        assert hub.after(oldest - 1) is None
+
+    def test_message(self) -> None:
+        """A message has some hundreds of small events, or few large ones, or a single huge one."""
+        hub = Hub(0, max_streams=1)
+        sizes = [100_000, 100_000, 100_000, 500_000, *[10] * 600]
+        hub.publish(
+            [
+                Change(
+                    revision=number,
+                    job_id="job",
+                    job=make_job(revision=number, labels={"long": "x" * size}),
+                )
+                for number, size in enumerate(sizes, start=1)
+            ]
+        )
+        cursor, messages = 0, list[int]()
+        while items := hub.after(cursor):
+            assert [item.revision for item in items] == list(
+                range(cursor + 1, cursor + 1 + len(items))
+            )
+            cursor = items[-1].revision
+            messages.append(len(items))
+
+        assert cursor == len(sizes)
+        assert messages[:4] == [2, 1, 1, 500]

@@ -19,6 +19,7 @@ from callsd.v1.job_pb2 import (
     ListJobsRequest,
     ReadLogRequest,
     StopJobRequest,
+    WatchJobsRequest,
 )
 from callsd.v1.kind_pb2 import JOB_KIND_CAPTIONS, JOB_KIND_TRANSCRIPTION
 from tests.conftest import StartDaemon
@@ -149,6 +150,31 @@ class TestList:
 
         fields = {one.field for one in refusal.error.field_violations}
         assert fields == {"filter.states", "filter.kinds", "filter.labels", "filter.names"}
+
+    @pytest.mark.reason("FIELD_INVALID")
+    @pytest.mark.parametrize("count", [8, 250_001])
+    def test_long_filters(self, waiting: Daemon, count: int) -> None:
+        """No filter holds more values than make sense; what is beyond is refused, unseen."""
+        api = waiting.api()
+        wanted = JobFilter(
+            states=[JOB_STATE_QUEUED] * count,
+            kinds=[JOB_KIND_CAPTIONS] * count,
+            labels={f"key{number}": "" for number in range(17)},
+        )
+        with refused("FIELD_INVALID") as refusal:
+            api(api.jobs.ListJobs, ListJobsRequest(filter=wanted))
+        fields = {one.field for one in refusal.error.field_violations}
+        assert fields == {"filter.states", "filter.kinds", "filter.labels"}
+        wanted.ClearField("states")
+        with refused("FIELD_INVALID"):
+            next(api.stream(api.jobs.WatchJobs, WatchJobsRequest(filter=wanted)))
+
+        full = JobFilter(
+            states=[JOB_STATE_QUEUED] * 7,
+            kinds=[JOB_KIND_TRANSCRIPTION] * 3,
+            names=[job.name for job in all_jobs(api)] * 3,
+        )
+        assert len(api(api.jobs.ListJobs, ListJobsRequest(filter=full)).jobs) == 25
 
     @pytest.mark.reason("FIELD_INVALID")
     def test_page_size(self, waiting: Daemon) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from callsd_daemon.domain.jobs import State
 from callsd_daemon.domain.recording import PageSecrets
-from callsd_daemon.store import migrations
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.migrations import MIGRATIONS
 from callsd_daemon.store.transaction import Transaction
 from tests.helpers.jobs import make_job, put
+from tests.helpers.old_store import make_old
 
 
 OpenDatabase = Callable[..., Database]
@@ -105,15 +105,9 @@ class TestOlderDatabases:
     """Databases made before there were recordings."""
 
     @pytest.fixture
-    async def old(
-        self, open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch, path: Path
-    ) -> Path:
+    def old(self, path: Path) -> Path:
         """A database with the first schema and a job that waits."""
-        with monkeypatch.context() as older:
-            older.setattr(migrations, "MIGRATIONS", MIGRATIONS[:1])
-            database = open_database()
-            await database.write(put(make_job()))
-            database.close()
+        make_old(path, 1, make_job(revision=1))
         return path
 
     async def test_migrated(self, old: Path, open_database: OpenDatabase) -> None:

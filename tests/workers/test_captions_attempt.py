@@ -75,7 +75,11 @@ class OneCall:
 def call(tmp_path: Path) -> Call:
     """A call in which Ada has said one sentence, which is final."""
     call = Call(
-        "job", SPEC, tmp_path / "job", Line(hear=lambda *_: None, end_speech=lambda _: None)
+        "job",
+        SPEC,
+        tmp_path / "job",
+        Line(hear=lambda *_: None, end_speech=lambda _: None),
+        max_log_bytes=4096,
     )
     call.engine, call.cpu_seconds, call.peak_memory_bytes = "ctranslate2", 1.5, 1 << 20
     call.attach(Encoding.S16LE)

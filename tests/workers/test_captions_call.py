@@ -9,7 +9,9 @@ from callsd_daemon.domain.captions import CaptionsSpec, Encoding, News, Words
 from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.workers.captions import call as module
 from callsd_daemon.workers.captions.call import Call, Line
+from callsd_daemon.workers.captions.notes import MAX_BURST, Notes
 from callsd_daemon.workers.captions.speaker import Chunk, Speaker
+from callsd_daemon.workers.seat import WORKER_LOG
 
 
 LENGTH = 1600
@@ -32,6 +34,9 @@ class Captioner:
         self.ended.append(speaker.name)
 
 
+LOG_BYTES = 4096
+
+
 @pytest.fixture
 def captioner() -> Captioner:
     """One that has heard nothing."""
@@ -42,7 +47,7 @@ def captioner() -> Captioner:
 def call(tmp_path: Path, captioner: Captioner) -> Call:
     """A call of which three chunks of Ada's have come."""
     line = Line(hear=captioner.hear, end_speech=captioner.end_speech)
-    call = Call("job", CaptionsSpec(model="base"), tmp_path, line)
+    call = Call("job", CaptionsSpec(model="base"), tmp_path, line, max_log_bytes=LOG_BYTES)
     call.attach(Encoding.S16LE)
     for sequence in (1, 2, 3):
         call.hear("ada", sequence, (sequence - 1) * LENGTH, LENGTH, DATA)
@@ -79,7 +84,7 @@ class TestAcknowledged:
         call.apply(ada, news)
 
         line = Line(hear=lambda *_: None, end_speech=lambda _: None)
-        next_call = Call("job", CaptionsSpec(model="base"), tmp_path, line)
+        next_call = Call("job", CaptionsSpec(model="base"), tmp_path, line, max_log_bytes=LOG_BYTES)
 
         assert ada.kept_sample == 2 * LENGTH
         assert next_call.board.last_sequence == 1
@@ -130,3 +135,29 @@ def test_room(call: Call) -> None:
 
     assert is_full
     assert call.room.is_set()
+
+
+class TestLog:
+    """What the daemon writes down about a call."""
+
+    def test_storm(self, call: Call, tmp_path: Path) -> None:
+        """Who comes and goes a thousand times writes some notes; the others are counted."""
+        for _ in range(1000):
+            call.detach(call.attach(Encoding.S16LE))
+        call.close()
+        log = (tmp_path / WORKER_LOG).read_text()
+
+        assert len(log.splitlines()) < 2 * MAX_BURST
+        assert "notes are left out here" in log.splitlines()[-1]
+
+    def test_length(self, tmp_path: Path) -> None:
+        """It is no longer than other logs, and keeps what is newest."""
+        notes = Notes(tmp_path / "log.txt", max_bytes=LOG_BYTES)
+        for number in range(MAX_BURST):
+            notes.write(f"note {number} {'x' * 200}")
+            assert (tmp_path / "log.txt").stat().st_size <= LOG_BYTES
+        log = (tmp_path / "log.txt").read_text()
+
+        assert "longer than allowed" in log
+        assert f"note {MAX_BURST - 1} " in log.splitlines()[-1]
+        assert "note 0 " not in log

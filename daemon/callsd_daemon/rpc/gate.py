@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from grpc_status import rpc_status
 
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.metrics import RPCS
+from callsd_daemon.rpc.clients import Leashes, Shares, invalid_token
 from callsd_daemon.rpc.status import to_status
 from callsd_daemon.tokens import Token, TokenFile
 
@@ -31,6 +33,12 @@ ABORT_SECONDS = 1.0
 stays for it with what was sent before, and the place among the streams is free again."""
 
 MAX_TOKEN_CHARACTERS = 256
+
+MESSAGE_SECONDS = 10.0
+"""How long the only message of a call may take to come."""
+
+MAX_OPEN_STREAMS = 100
+"""Streams that need no token: health watches, of load balancers and monitors."""
 
 SCOPES: dict[str, str] = {
     "/callsd.v1.JobService/CreateJob": "jobs.write",
@@ -69,6 +77,9 @@ class Gate(grpc.aio.ServerInterceptor):
 
     def __init__(self, tokens: TokenFile) -> None:
         self._tokens = tokens
+        self._leashes = Leashes(tokens)
+        self._shares = Shares()
+        self._open_streams = 0
 
     async def intercept_service(
         self,
@@ -86,55 +97,81 @@ class Gate(grpc.aio.ServerInterceptor):
             "request_deserializer": _lenient(handler.request_deserializer),
             "response_serializer": _once(handler.response_serializer),
         }
+        # To gRPC each call sends a stream, as it does on the wire: for a call's only message it
+        # would wait for ever, and before anybody has looked at the token.
         if handler.response_streaming:
             streaming = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            make_stream = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
+            return grpc.stream_stream_rpc_method_handler(
+                self._stream(method, streaming, takes_stream=handler.request_streaming),
+                **serializers,
             )
-            return make_stream(self._stream(method, streaming), **serializers)
         single = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        make = (
-            grpc.stream_unary_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_unary_rpc_method_handler
+        return grpc.stream_unary_rpc_method_handler(
+            self._single(method, single, takes_stream=handler.request_streaming), **serializers
         )
-        return make(self._single(method, single), **serializers)
 
-    def _single(self, method: str, behave: Any) -> Any:
-        async def handle(request: Any, context: Context) -> Any:
-            async def answer() -> Any:
-                return await behave(request, context)
+    def _single(self, method: str, behave: Any, *, takes_stream: bool) -> Any:
+        async def handle(requests: Any, context: Context) -> Any:
+            async def answer(token: Token | None) -> Any:
+                if takes_stream:
+                    return await self._held(token, partial(behave, requests, context))
+                request = await _message(requests)
+                if token is None:
+                    return await behave(request, context)
+                async with self._shares.turn(token.name):
+                    return await behave(request, context)
 
-            return await self._pass(method, request, context, answer)
+            return await self._pass(method, context, answer)
+
+        return handle
+
+    def _stream(self, method: str, behave: Any, *, takes_stream: bool) -> Any:
+        async def send(request: Any, context: Context) -> None:
+            answers = behave(request, context)
+            if not hasattr(answers, "__aiter__"):
+                # The health and reflection services write to the context themselves.
+                await answers
+                return
+            async with contextlib.aclosing(answers):
+                await _send_all(answers, context)
+
+        async def handle(requests: Any, context: Context) -> None:
+            async def answer(token: Token | None) -> None:
+                request = requests if takes_stream else await _message(requests)
+                await self._held(token, partial(send, request, context))
+
+            await self._pass(method, context, answer)
 
         return handle
 
-    def _stream(self, method: str, behave: Any) -> Any:
-        async def handle(request: Any, context: Context) -> None:
-            async def answer() -> None:
-                answers = behave(request, context)
-                if not hasattr(answers, "__aiter__"):
-                    # The health and reflection services write to the context themselves.
-                    await answers
-                    return
-                async with contextlib.aclosing(answers):
-                    await _send_all(answers, context)
+    async def _held(self, token: Token | None, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Do the work of a stream while it may go on."""
+        async with self._leashes.hold(token) if token else self._open_stream():
+            return await work()
 
-            await self._pass(method, request, context, answer)
-
-        return handle
+    @contextlib.asynccontextmanager
+    async def _open_stream(self) -> AsyncIterator[None]:
+        if self._open_streams == MAX_OPEN_STREAMS:
+            raise CallsdError(
+                Reason.STREAMS_EXHAUSTED,
+                f"{MAX_OPEN_STREAMS} streams without a token are open, and no more are allowed",
+                metadata={"limit": str(MAX_OPEN_STREAMS)},
+                retry_after_seconds=10.0,
+            )
+        self._open_streams += 1
+        try:
+            yield
+        finally:
+            self._open_streams -= 1
 
     async def _pass(
-        self, method: str, request: Any, context: Context, answer: Callable[[], Awaitable[Any]]
+        self, method: str, context: Context, answer: Callable[[Token | None], Awaitable[Any]]
     ) -> Any:
         began, code, reason = time.monotonic(), "OK", ""
         try:
             token = self._admit(method, context)
             caller.set(token.name if token else "")
-            _check_message(request)
-            return await _told_of_shortage(answer)
+            return await _told_of_shortage(answer(token))
         except CallsdError as error:
             status = to_status(error)
             code, reason = grpc.StatusCode(_pair(status.code)).name, error.reason.value
@@ -184,10 +221,7 @@ class Gate(grpc.aio.ServerInterceptor):
         if scheme.lower() == "bearer" and len(secret) <= MAX_TOKEN_CHARACTERS:
             token = self._tokens.find(secret)
         if token is None:
-            raise CallsdError(
-                Reason.TOKEN_INVALID,
-                "the token is unknown, expired or revoked: make one with `callsd tokens create`",
-            )
+            raise invalid_token()
         scope = SCOPES.get(method, "")
         if scope and scope not in token.scopes:
             raise CallsdError(
@@ -198,9 +232,17 @@ class Gate(grpc.aio.ServerInterceptor):
         return token
 
 
-def _check_message(request: Any) -> None:
+async def _message(requests: AsyncIterator[Any]) -> Any:
+    """The only message of a call."""
+    try:
+        async with asyncio.timeout(MESSAGE_SECONDS):
+            request = await anext(requests, None)
+    except TimeoutError:
+        problem = f"no message has come within {MESSAGE_SECONDS:g} s"
+        raise CallsdError(Reason.FIELD_INVALID, problem) from None
     if request is None:
         raise CallsdError(Reason.FIELD_INVALID, "the request is not a valid message")
+    return request
 
 
 async def _send_all(answers: AsyncIterator[Any], context: Context) -> None:
@@ -247,10 +289,10 @@ def _pair(code: int) -> tuple[int, str]:
     return next(status.value for status in grpc.StatusCode if status.value[0] == code)
 
 
-async def _told_of_shortage(answer: Callable[[], Awaitable[Any]]) -> Any:
+async def _told_of_shortage(answer: Awaitable[Any]) -> Any:
     """A file that cannot be opened for want of descriptors is no bug, and no fault of the file."""
     try:
-        return await answer()
+        return await answer
     except OSError as problem:
         if problem.errno not in (errno.EMFILE, errno.ENFILE):
             raise

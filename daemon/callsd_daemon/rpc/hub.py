@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from callsd.v1 import job_pb2
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.domain.jobs import Job
+from callsd_daemon.domain.jobs import Kind
 from callsd_daemon.metrics import WATCHES
 from callsd_daemon.rpc.convert import job_message, job_name
 from callsd_daemon.store.reading import Change
@@ -22,6 +22,14 @@ from callsd_daemon.store.reading import Change
 
 RECENT_CHANGES = 4096
 """Changes kept in memory; a watcher that is further behind reads them from the store."""
+
+RECENT_BYTES = 8 * 1024**2
+"""Length of the events that tell of them, which take some times as much of the memory."""
+
+BATCH_EVENTS = 500
+BATCH_BYTES = 256 * 1024
+"""Events in one message to a watcher, and their length. An event that is longer goes alone. So
+much, and no more, lies in memory for each watcher that does not read."""
 
 DRAIN_RETRY_SECONDS = (0.5, 2.0)
 
@@ -32,8 +40,11 @@ class Item:
 
     revision: int
     job_id: str
-    job: Job | None
+    kind: Kind | None
+    """None when the job was removed."""
+    labels: dict[str, str]
     event: job_pb2.JobEvent
+    event_bytes: int
 
 
 class Hub:
@@ -43,9 +54,10 @@ class Hub:
         self.revision = revision
         """Revision of the last change."""
         self.page_turn = asyncio.Lock()
-        """Held while a page of some watcher's initial state is made: many watchers that begin at
-        once take turns, and other calls are answered in between."""
-        self._items: deque[Item] = deque(maxlen=RECENT_CHANGES)
+        """Held while something is read for some watcher that begins or is behind: many of them take
+        turns, and other calls are answered in between."""
+        self._items: deque[Item] = deque()
+        self._recent_bytes = 0
         self._oldest = revision
         self._news = asyncio.Event()
         self._max_streams = max_streams
@@ -66,9 +78,13 @@ class Hub:
     def publish(self, changes: list[Change]) -> None:
         """Tell everyone of changes, in order."""
         for change in changes:
-            if len(self._items) == RECENT_CHANGES:
-                self._oldest = self._items[0].revision
-            self._items.append(make_item(change))
+            item = make_item(change)
+            self._items.append(item)
+            self._recent_bytes += item.event_bytes
+            while len(self._items) > RECENT_CHANGES or self._recent_bytes > RECENT_BYTES:
+                forgotten = self._items.popleft()
+                self._recent_bytes -= forgotten.event_bytes
+                self._oldest = forgotten.revision
         self.revision = changes[-1].revision
         self._wake()
 
@@ -127,7 +143,7 @@ class Hub:
             )
 
     def after(self, revision: int) -> list[Item] | None:
-        """Changes after `revision`, or None when they are no longer in memory."""
+        """The next changes after `revision` for one message, or None: no longer in memory."""
         if revision < self._oldest:
             return None
         behind = self.revision - revision
@@ -135,7 +151,7 @@ class Hub:
             return []
         # Revisions have no gaps, so that the newest `behind` items are the ones wanted.
         start = max(0, len(self._items) - behind)
-        return [self._items[index] for index in range(start, len(self._items))]
+        return first_batch(self._items[at] for at in range(start, len(self._items)))
 
     async def wait(self, seconds: float) -> bool:
         """Wait for news; False when there were none. Raises DRAINING at shutdown."""
@@ -149,11 +165,29 @@ class Hub:
         return True
 
 
+def first_batch(items: Iterable[Item]) -> list[Item]:
+    """As many of them as go into one message, but one at least."""
+    batch, room = list[Item](), BATCH_BYTES
+    for item in items:
+        room -= item.event_bytes
+        if batch and (room < 0 or len(batch) == BATCH_EVENTS):
+            break
+        batch.append(item)
+    return batch
+
+
 def make_item(change: Change) -> Item:
     """The event that tells of a change."""
-    event = job_pb2.JobEvent(revision=change.revision)
-    if change.job is None:
+    job, event = change.job, job_pb2.JobEvent(revision=change.revision)
+    if job is None:
         event.job_deleted = job_name(change.job_id)
     else:
-        event.job_changed.CopyFrom(job_message(change.job))
-    return Item(revision=change.revision, job_id=change.job_id, job=change.job, event=event)
+        event.job_changed.CopyFrom(job_message(job))
+    return Item(
+        revision=change.revision,
+        job_id=change.job_id,
+        kind=None if job is None else job.kind,
+        labels={} if job is None else job.labels,
+        event=event,
+        event_bytes=event.ByteSize(),
+    )

@@ -123,7 +123,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         size = min(request.page_size or validate.DEFAULT_PAGE_SIZE, validate.MAX_PAGE_SIZE)
         before = _page_position(request)
 
-        def read(books: Reading) -> tuple[Page, dict[str, int]]:
+        def read(books: Reading) -> tuple[Page, list[job_pb2.Job]]:
             page = books.page(
                 states=wanted.states,
                 kinds=wanted.kinds,
@@ -132,14 +132,16 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 before=before,
                 limit=size,
             )
-            return page, _queue_positions(books, page.jobs)
-
-        page, positions = await self._database.read(read)
-        return job_pb2.ListJobsResponse(
-            jobs=[
+            positions = _queue_positions(books, page.jobs)
+            # Made here, as there may be hundreds: the event loop goes on meanwhile.
+            return page, [
                 convert.job_message(job, queue_position=positions.get(job.id, 0))
                 for job in page.jobs
-            ],
+            ]
+
+        page, jobs = await self._database.read(read)
+        return job_pb2.ListJobsResponse(
+            jobs=jobs,
             next_page_token=(
                 "" if page.next_before is None else _page_token(request, page.next_before)
             ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where and how the public server listens, and what Prometheus asks."""
+"""Where and how the public server listens."""
 
 import grp
 import os
@@ -8,7 +8,6 @@ import stat
 from pathlib import Path
 
 import grpc
-import prometheus_client
 
 from callsd_daemon.config import Config, ConfigError, secret_file
 from callsd_daemon.startup import (
@@ -20,6 +19,10 @@ from callsd_daemon.startup import (
 
 
 MAX_MESSAGE_BYTES = 1024 * 1024
+
+MAX_CONNECTION_STREAMS = 4096
+"""Calls in one connection; more wait at the client. Twice as many as watches by default: who opens
+too many of them is to be told so."""
 
 PROBE_TIMEOUT_SECONDS = 1.0
 
@@ -33,6 +36,7 @@ SERVER_OPTIONS = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.max_concurrent_streams", MAX_CONNECTION_STREAMS),
 )
 
 
@@ -106,16 +110,3 @@ def share_socket(endpoint: str, group: str) -> None:
                 f"server.socket_group: {group} does not exist, or callsd's user is not in it",
                 EXIT_CONFIG,
             ) from None
-
-
-def serve_metrics(endpoint: str) -> None:
-    """Answer Prometheus at HOST:PORT; raises StartError."""
-    host, _, port = endpoint.rpartition(":")
-    try:
-        prometheus_client.start_http_server(int(port), host.strip("[]") or "127.0.0.1")
-    except (OSError, ValueError) as problem:
-        raise StartError(
-            f"metrics.listen: {endpoint} cannot be used ({problem}): choose another, or "
-            'none with ""',
-            EXIT_CONFIG,
-        ) from None

@@ -21,9 +21,10 @@ from callsd_daemon.config import Config
 from callsd_daemon.rpc.captions import CaptionService
 from callsd_daemon.rpc.gate import Gate
 from callsd_daemon.rpc.jobs import JobService
-from callsd_daemon.rpc.listening import SERVER_OPTIONS, listen, serve_metrics, share_socket
+from callsd_daemon.rpc.listening import SERVER_OPTIONS, listen, share_socket
 from callsd_daemon.rpc.media import MediaService
 from callsd_daemon.rpc.models import ModelService
+from callsd_daemon.rpc.scraping import Scraping
 from callsd_daemon.rpc.server import ServerService
 
 
@@ -52,6 +53,7 @@ class PublicServer:
         """Put it together; nobody is let in yet."""
         self._server = grpc.aio.server(interceptors=(gate,), options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
+        self._scraping = Scraping()
         job_pb2_grpc.add_JobServiceServicer_to_server(jobs, self._server)
         media_pb2_grpc.add_MediaServiceServicer_to_server(media, self._server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
@@ -70,7 +72,7 @@ class PublicServer:
         for endpoint in config.server.listen:
             share_socket(endpoint, config.server.socket_group)
         if config.metrics.listen:
-            serve_metrics(config.metrics.listen)
+            await self._scraping.open(config.metrics.listen)
         await self.say_well(is_well=True)
 
     async def say_well(self, *, is_well: bool) -> None:
@@ -86,3 +88,4 @@ class PublicServer:
     async def close(self, patience_seconds: float) -> None:
         """Let nobody in any more, and give the calls that are open so long to end."""
         await self._server.stop(patience_seconds)
+        self._scraping.close()

@@ -3,7 +3,11 @@
 
 import re
 import uuid
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 from callsd.v1 import caption_pb2, job_pb2, transcription_pb2
 from callsd_daemon.domain.captions import CaptionsSpec
@@ -16,10 +20,20 @@ from callsd_daemon.rpc.convert import ENGINES, FORMATS, KINDS, STATES, TASKS
 from callsd_daemon.rpc.problems import CONTROL_IN_PROMPT, MODEL, Problems
 
 
+Number = TypeVar("Number", bound=int)
+Value = TypeVar("Value")
+
+MAX_JOB_BYTES = 128 * 1024
+"""Length of a job in a request. Room for 256 tracks with their paths, names in any script, a
+vocabulary and a prompt; it is kept with each of the job's changes, and sent with each of them."""
+
 MAX_TRACKS = 256
 MAX_ACTIVE_SPEAKERS = 50
 DEFAULT_ACTIVE_SPEAKERS = 2
 MAX_LABELS = 32
+MAX_FILTER_LABELS = 16
+"""Each one is looked up for each job that has the rarest of them."""
+
 MAX_NAMES = 100
 MAX_SPEAKER_CHARACTERS = 200
 MAX_PROMPT_CHARACTERS = 2000
@@ -75,7 +89,7 @@ def draft(request: job_pb2.CreateJobRequest, defaults: Defaults) -> Draft:
         _check_uuid(problems, "request_id", request.request_id)
     if len(job.labels) > MAX_LABELS:
         problems.add("job.labels", f"has {len(job.labels)} labels, at most {MAX_LABELS}")
-    for key, value in list(job.labels.items())[:MAX_LABELS]:
+    for key, value in islice(job.labels.items(), MAX_LABELS):
         if not _LABEL_KEY.fullmatch(key):
             problems.add("job.labels", f'key "{key[:80]}" must be 1 to 63 of a-z 0-9 . _ -')
         problems.text(f"job.labels[{key[:63]}]", value, MAX_LABEL_CHARACTERS)
@@ -95,6 +109,8 @@ def draft(request: job_pb2.CreateJobRequest, defaults: Defaults) -> Draft:
             recording = validate_recording.recording(problems, job.recording, defaults.profile)
         case _:
             problems.add("job.spec", "is missing: say what to do, such as `transcription`")
+    if (size := job.ByteSize()) > MAX_JOB_BYTES:
+        problems.add("job", f"has {size} bytes, at most {MAX_JOB_BYTES} are allowed")
     problems.raise_any()
     return Draft(
         labels=dict(job.labels),
@@ -200,10 +216,10 @@ def _track(problems: Problems, at: str, track: transcription_pb2.Track) -> Track
 class Filter:
     """Which jobs: those that match all that is set."""
 
-    states: tuple[State, ...] = ()
-    kinds: tuple[Kind, ...] = ()
+    states: AbstractSet[State] = frozenset()
+    kinds: AbstractSet[Kind] = frozenset()
     labels: dict[str, str]
-    ids: tuple[str, ...] = ()
+    ids: AbstractSet[str] = frozenset()
 
 
 def job_filter(message: job_pb2.JobFilter, *, states_allowed: bool) -> Filter:
@@ -211,34 +227,44 @@ def job_filter(message: job_pb2.JobFilter, *, states_allowed: bool) -> Filter:
     problems = Problems()
     if message.states and not states_allowed:
         problems.add("filter.states", "must be empty: a watch reports jobs through all of them")
-    for field, numbers, known in (
-        ("states", message.states, STATE_OF),
-        ("kinds", message.kinds, KIND_OF),
-    ):
-        problems_with = [number for number in numbers if number not in known]
-        if problems_with:
-            problems.add(f"filter.{field}", f"{problems_with[0]} is no value that we know")
-    if len(message.labels) > MAX_LABELS:
-        problems.add("filter.labels", f"at most {MAX_LABELS}")
-    for key in message.labels:
+    states = _known(problems, "states", message.states, STATE_OF)
+    kinds = _known(problems, "kinds", message.kinds, KIND_OF)
+    for key in _few(problems, "labels", message.labels, MAX_FILTER_LABELS):
         if not _LABEL_KEY.fullmatch(key):
             problems.add("filter.labels", f'key "{key[:80]}" must be 1 to 63 of a-z 0-9 . _ -')
-    if len(message.names) > MAX_NAMES:
-        problems.add("filter.names", f"at most {MAX_NAMES}")
-    ids = []
-    for name in message.names[:MAX_NAMES]:
-        match = _JOB.fullmatch(name)
-        if match is None:
-            problems.add("filter.names", f'"{name[:80]}" must be "jobs/JOB"')
-        else:
-            ids.append(match[1])
+        problems.text(f"filter.labels[{key[:63]}]", message.labels[key], MAX_LABEL_CHARACTERS)
+    names = _few(problems, "names", message.names, MAX_NAMES)
+    ids = frozenset(match[1] for match in map(_JOB.fullmatch, names) if match)
+    if not all(map(_JOB.fullmatch, names)):
+        problems.add("filter.names", 'must each be "jobs/JOB"')
     problems.raise_any()
     return Filter(
-        states=tuple(STATE_OF[number] for number in message.states),
-        kinds=tuple(KIND_OF[number] for number in message.kinds),
+        states=states,
+        kinds=kinds,
         labels=dict(message.labels),
-        ids=tuple(ids),
+        ids=ids,
     )
+
+
+def _few(
+    problems: Problems, field: str, values: Collection[Value], limit: int
+) -> Collection[Value]:
+    """The values of a filter's field, or none when there are too many: nobody looks at them."""
+    if len(values) <= limit:
+        return values
+    problems.add(f"filter.{field}", f"has {len(values)} values, at most {limit}")
+    return ()
+
+
+def _known(
+    problems: Problems, field: str, numbers: Collection[Number], known: Mapping[Number, Value]
+) -> frozenset[Value]:
+    """What these numbers stand for; there is no use for more of them than there are."""
+    numbers = _few(problems, field, numbers, len(known))
+    unknown = [number for number in numbers if number not in known]
+    if unknown:
+        problems.add(f"filter.{field}", f"{unknown[0]} is no value that we know")
+    return frozenset(known[number] for number in numbers if number in known)
 
 
 def job_id(name: str, *, field: str = "name") -> str:

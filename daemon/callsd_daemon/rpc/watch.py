@@ -9,7 +9,14 @@ from callsd.v1 import job_pb2
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job
 from callsd_daemon.rpc.convert import job_message
-from callsd_daemon.rpc.hub import Hub, Item, make_item
+from callsd_daemon.rpc.hub import (
+    BATCH_BYTES,
+    BATCH_EVENTS,
+    Hub,
+    Item,
+    first_batch,
+    make_item,
+)
 from callsd_daemon.rpc.validate import Filter, job_filter
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.reading import Page, Reading
@@ -17,9 +24,8 @@ from callsd_daemon.store.reading import Page, Reading
 
 BOOKMARK_SECONDS = 10.0
 PAGE_JOBS = 100
-"""Jobs in one message of the initial state: some 100 KiB, and 5 ms of the event loop."""
-
-BATCH_EVENTS = 500
+"""Jobs in one message of the initial state: some 100 KiB, and 5 ms of the event loop. Fewer when
+they are larger, as in every message."""
 
 SHARE_SECONDS = 0.00025
 """Pause of a watcher between two messages for each watcher there is. It bounds what all of them
@@ -75,6 +81,8 @@ async def watch(
                 )
                 await asyncio.sleep(SHARE_SECONDS * hub.streams)
             if cursor < hub.revision:
+                # Others' turn: there may be many changes, and none that is wanted.
+                await asyncio.sleep(0)
                 continue
             if await hub.wait(BOOKMARK_SECONDS):
                 # News wake all watchers at once: they take turns, so that other calls are
@@ -117,6 +125,7 @@ async def _initial_state(
             ids=wanted.ids,
             before=before,
             limit=PAGE_JOBS,
+            max_bytes=BATCH_BYTES,
         )
         async with hub.page_turn:
             page = await database.read(read)
@@ -138,23 +147,28 @@ async def _next(cursor: int, database: Database, hub: Hub) -> tuple[list[Item], 
     """Changes after `cursor`, and the revision up to which they go."""
     items = hub.after(cursor)
     if items is None:
-        changes = await database.read(lambda books: books.changes_after(cursor, BATCH_EVENTS))
-        if not changes or changes[0].revision != cursor + 1:
+
+        def read(books: Reading) -> list[Item]:
+            changes = books.changes_after(cursor, BATCH_EVENTS, max_bytes=BATCH_BYTES)
+            return list(map(make_item, changes))
+
+        # Who is behind takes turns, too: one of them is read for at a time.
+        async with hub.page_turn:
+            items = first_batch(await database.read(read))
+        if not items or items[0].revision != cursor + 1:
             raise CallsdError(
                 Reason.SLOW_CONSUMER,
                 f"changes after revision {cursor} are no longer known: watch from the beginning",
             )
-        items = [make_item(change) for change in changes]
-    items = items[:BATCH_EVENTS]
     return items, items[-1].revision if items else cursor
 
 
 def _matches(wanted: Filter, item: Item) -> bool:
     if wanted.ids and item.job_id not in wanted.ids:
         return False
-    if item.job is None:
+    if item.kind is None:
         # What kind the removed job was is not known any more; its name tells who cares.
         return True
-    if wanted.kinds and item.job.kind not in wanted.kinds:
+    if wanted.kinds and item.kind not in wanted.kinds:
         return False
-    return all(item.job.labels.get(key) == value for key, value in wanted.labels.items())
+    return all(item.labels.get(key) == value for key, value in wanted.labels.items())

@@ -22,7 +22,7 @@ from callsd_daemon.store.files import beside, sync
 from callsd_daemon.store.line import Line, Operation
 from callsd_daemon.store.migrations import APPLICATION_ID, migrate, refuse_newer
 from callsd_daemon.store.reading import Change, Reading
-from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.store.transaction import History, Transaction
 
 
 log = structlog.get_logger(__name__)
@@ -31,6 +31,10 @@ T = TypeVar("T")
 
 HISTORY_REVISIONS = 10_000
 """Changes kept for watches to resume from."""
+
+HISTORY_BYTES = 64 * 1024**2
+"""Length of them in all: 10,000 changes of some 2 KB have three times the room. Large jobs that
+change often are kept for fewer changes, and not at the cost of everybody's disk."""
 
 PENDING_LIMIT = 10_000
 """Operations that may wait for each of the store's threads; more are refused."""
@@ -58,14 +62,16 @@ class DatabaseDamagedError(Exception):
 class Database:
     """Opened once by the daemon; `write` and `read` are its only doors."""
 
-    def __init__(self, path: Path, *, history: int = HISTORY_REVISIONS) -> None:
+    def __init__(
+        self, path: Path, *, history: int = HISTORY_REVISIONS, history_bytes: int = HISTORY_BYTES
+    ) -> None:
         """Open or create the database at `path`.
 
         Raises DatabaseDamagedError when the file is not ours or not healthy, SchemaTooNewError
         when it is newer than this program.
         """
         self._path = path
-        self._history = history
+        self._history = History(revisions=history, body_bytes=history_bytes)
         self._on_commit: Callable[[list[Change]], object] = lambda _changes: None
         self._connection, self._reading = _open(path)
         self.database_id: str = self._scalar("SELECT value FROM meta WHERE key = 'database_id'")

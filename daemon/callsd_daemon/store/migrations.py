@@ -48,6 +48,30 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             json_extract(CAST(body AS TEXT), '$.worker.boot_id')), '$.worker.boot_id') AS BLOB)
             WHERE json_extract(CAST(body AS TEXT), '$.worker.boot_id') IS NOT NULL""",
     ),
+    (
+        # Jobs' labels, found by what they say and, as jobs are listed, newest first.
+        """CREATE TABLE labels (
+            accepted_revision INTEGER NOT NULL,
+            key TEXT NOT NULL,
+            value TEXT NOT NULL,
+            PRIMARY KEY (accepted_revision, key)
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX labels_by_value ON labels (key, value, accepted_revision)",
+        """INSERT INTO labels SELECT jobs.accepted_revision, label.key, label.value
+            FROM jobs, json_each(CAST(jobs.body AS TEXT), '$.labels') AS label""",
+        # `written_bytes` is the length of all bodies up to this one, those removed since included:
+        # how much is kept is a difference. It stands before `body`, to be read without it.
+        """CREATE TABLE new_changes (
+            revision INTEGER PRIMARY KEY,
+            job_id TEXT NOT NULL,
+            written_bytes INTEGER NOT NULL,
+            body BLOB
+        ) STRICT""",
+        """INSERT INTO new_changes SELECT revision, job_id,
+            sum(coalesce(length(body), 0)) OVER (ORDER BY revision), body FROM changes""",
+        "DROP TABLE changes",
+        "ALTER TABLE new_changes RENAME TO changes",
+    ),
 )
 
 

@@ -2,7 +2,7 @@
 """What can be asked of the database, all of it about one moment."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +20,13 @@ from callsd_daemon.domain.jobs import (
 )
 from callsd_daemon.domain.recording import PageSecrets
 
+
+PAGE_BYTES = 1024 * 1024
+"""Length of the jobs that are read at once, as they are kept: some hundreds. A page that holds so
+much ends; with one job it may hold more."""
+
+COUNTED_LABELS = 1000
+"""Jobs with one label are counted up to here, to find the label that the fewest have."""
 
 _decode = msgspec.json.Decoder(Job).decode
 _decode_secrets = msgspec.json.Decoder(PageSecrets).decode
@@ -171,56 +178,107 @@ class Reading:
     def page(
         self,
         *,
-        states: Sequence[State],
-        kinds: Sequence[Kind],
+        states: Collection[State],
+        kinds: Collection[Kind],
         labels: dict[str, str],
-        ids: Sequence[str],
+        ids: Collection[str],
         before: int | None,
         limit: int,
+        max_bytes: int = PAGE_BYTES,
     ) -> Page:
         """Jobs that match all that is given, newest first, accepted before revision `before`."""
+        found = self._matching(
+            states=states, kinds=kinds, labels=labels, ids=ids, before=before, limit=limit + 1
+        )
+        bodies = list[bytes]()
+        # Bodies are read one by one, and none that does not go into the page.
+        for accepted_revision in found[:limit]:
+            (body,) = self._connection.execute(
+                "SELECT body FROM jobs WHERE accepted_revision = ?", (accepted_revision,)
+            ).fetchone()
+            max_bytes -= len(body)
+            if bodies and max_bytes < 0:
+                break
+            bodies.append(body)
+        more = len(found) > len(bodies)
+        return Page(
+            jobs=tuple(map(_decode, bodies)),
+            next_before=found[len(bodies) - 1] if more else None,
+            revision=self.revision,
+        )
+
+    def _matching(
+        self,
+        *,
+        states: Collection[State],
+        kinds: Collection[Kind],
+        labels: dict[str, str],
+        ids: Collection[str],
+        before: int | None,
+        limit: int,
+    ) -> list[int]:
+        """When the jobs of a page were accepted."""
+        # Only placeholders and names of ours are put together here.
+        source, accepted = "jobs", "jobs.accepted_revision"
         where, values = ["1"], list[object]()
+        rest = list(labels.items())
+        if rest and not ids:
+            rest.sort(key=self._count)
+            # Jobs are looked up by the label that the fewest have: a CROSS JOIN keeps its order.
+            accepted = "rarest.accepted_revision"
+            source = f"labels AS rarest CROSS JOIN jobs ON jobs.accepted_revision = {accepted}"
+            where.append("rarest.key = ? AND rarest.value = ?")
+            values.extend(rest.pop(0))
+        for label in rest:
+            where.append(
+                "EXISTS (SELECT 1 FROM labels AS other WHERE other.key = ? AND other.value = ? "  # noqa: S608
+                f"AND other.accepted_revision = {accepted})"
+            )
+            values.extend(label)
         for column, wanted in (("state", states), ("kind", kinds), ("id", ids)):
             if wanted:
-                where.append(f"{column} IN ({', '.join('?' * len(wanted))})")
+                where.append(f"jobs.{column} IN ({', '.join('?' * len(wanted))})")
                 values.extend(wanted)
-        for key, value in labels.items():
-            where.append(
-                "EXISTS (SELECT 1 FROM json_each(CAST(body AS TEXT), '$.labels') AS label "
-                "WHERE label.key = ? AND label.value = ?)"
-            )
-            values.extend((key, value))
         if before is not None:
-            where.append("accepted_revision < ?")
+            where.append(f"{accepted} < ?")
             values.append(before)
         rows = self._connection.execute(
-            # Only placeholders and column names of ours are put together here.
-            f"SELECT accepted_revision, body FROM jobs WHERE {' AND '.join(where)} "  # noqa: S608
-            "ORDER BY accepted_revision DESC LIMIT ?",
-            (*values, limit + 1),
-        ).fetchall()
-        jobs = tuple(_decode(body) for _, body in rows[:limit])
-        more = len(rows) > limit
-        return Page(
-            jobs=jobs, next_before=rows[limit - 1][0] if more else None, revision=self.revision
+            f"SELECT {accepted} FROM {source} WHERE {' AND '.join(where)} "  # noqa: S608
+            f"ORDER BY {accepted} DESC LIMIT ?",
+            (*values, limit),
         )
+        return [accepted_revision for (accepted_revision,) in rows]
+
+    def _count(self, label: tuple[str, str]) -> int:
+        """How many jobs have a label, as far as it matters."""
+        (count,) = self._connection.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM labels WHERE key = ? AND value = ? LIMIT ?)",
+            (*label, COUNTED_LABELS),
+        ).fetchone()
+        return int(count)
 
     def oldest_resumable(self) -> int:
         """The smallest revision after which every change is still known."""
         (oldest,) = self._connection.execute("SELECT min(revision) FROM changes").fetchone()
         return self.revision if oldest is None else int(oldest) - 1
 
-    def changes_after(self, revision: int, limit: int) -> tuple[Change, ...]:
-        """Changes after `revision`, in order."""
+    def changes_after(
+        self, revision: int, limit: int, *, max_bytes: int = PAGE_BYTES
+    ) -> tuple[Change, ...]:
+        """Changes after `revision`, in order: one, and as many more as `max_bytes` has room for."""
         rows = self._connection.execute(
             "SELECT revision, job_id, body FROM changes WHERE revision > ? "
             "ORDER BY revision LIMIT ?",
             (revision, limit),
         )
-        return tuple(
-            Change(revision=number, job_id=job_id, job=None if body is None else _decode(body))
-            for number, job_id, body in rows
-        )
+        changes = list[Change]()
+        for number, job_id, body in rows:
+            max_bytes -= len(body or b"")
+            if changes and max_bytes < 0:
+                break
+            job = None if body is None else _decode(body)
+            changes.append(Change(revision=number, job_id=job_id, job=job))
+        return tuple(changes)
 
 
 def _bodies(rows: Iterable[tuple[bytes]]) -> Iterator[bytes]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be done inside one transaction. Used only on the store's own thread."""
 
+import contextlib
 import sqlite3
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import msgspec
@@ -16,6 +17,15 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Job).decode
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """How much is kept of what has changed; the latest change always is."""
+
+    revisions: int
+    body_bytes: int
+    """Length of what was written after the oldest of them."""
+
+
 class Transaction(Reading):
     """Reads, and writes that become durable together or not at all.
 
@@ -23,7 +33,7 @@ class Transaction(Reading):
     else has to be done follows the commit.
     """
 
-    def __init__(self, connection: sqlite3.Connection, history: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, history: History) -> None:
         super().__init__(connection)
         self._history = history
         self.changes: list[Change] = []
@@ -38,13 +48,14 @@ class Transaction(Reading):
         body = _encode(job)
         # NaN and infinity have no JSON: better no change than a job that nobody can read again.
         _decode(body)
-        self._connection.execute(
+        ((accepted_revision,),) = self._connection.execute(
             """INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (id) DO UPDATE SET
                 state = excluded.state, end_time = excluded.end_time,
                 expire_time = excluded.expire_time, reserved_cores = excluded.reserved_cores,
                 reserved_memory_bytes = excluded.reserved_memory_bytes,
-                reserved_disk_bytes = excluded.reserved_disk_bytes, body = excluded.body""",
+                reserved_disk_bytes = excluded.reserved_disk_bytes, body = excluded.body
+            RETURNING accepted_revision""",
             (
                 job.id,
                 job.revision,
@@ -59,6 +70,7 @@ class Transaction(Reading):
                 body,
             ),
         )
+        self._label(accepted_revision, job.labels)
         if job.is_final:
             self._connection.execute("DELETE FROM secrets WHERE job_id = ?", (job.id,))
         self._record(Change(revision=job.revision, job_id=job.id, job=job), body)
@@ -72,17 +84,56 @@ class Transaction(Reading):
 
     def delete(self, job_id: str) -> None:
         """Remove a job."""
-        self._connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+        for (accepted_revision,) in self._connection.execute(
+            "DELETE FROM jobs WHERE id = ? RETURNING accepted_revision", (job_id,)
+        ).fetchall():
+            self._label(accepted_revision, {})
         self._record(Change(revision=self.revision + 1, job_id=job_id, job=None), None)
 
+    def _label(self, accepted_revision: int, labels: dict[str, str]) -> None:
+        """Have a job found by these labels; most changes of a job leave them as they are."""
+        kept = self._connection.execute(
+            "SELECT key, value FROM labels WHERE accepted_revision = ?", (accepted_revision,)
+        )
+        if dict(kept.fetchall()) == labels:
+            return
+        self._connection.execute(
+            "DELETE FROM labels WHERE accepted_revision = ?", (accepted_revision,)
+        )
+        self._connection.executemany(
+            "INSERT INTO labels VALUES (?, ?, ?)",
+            ((accepted_revision, key, value) for key, value in labels.items()),
+        )
+
     def _record(self, change: Change, body: bytes | None) -> None:
-        self._connection.execute(
-            "INSERT INTO changes VALUES (?, ?, ?)", (change.revision, change.job_id, body)
+        execute = self._connection.execute
+        last = execute(
+            "SELECT written_bytes FROM changes ORDER BY revision DESC LIMIT 1"
+        ).fetchone()
+        written_bytes = (0 if last is None else last[0]) + len(body or b"")
+        execute(
+            "INSERT INTO changes VALUES (?, ?, ?, ?)",
+            (change.revision, change.job_id, written_bytes, body),
         )
-        self._connection.execute(
-            "DELETE FROM changes WHERE revision <= ?", (change.revision - self._history,)
-        )
+        self._forget(change.revision, written_bytes)
         self.changes.append(change)
+
+    def _forget(self, newest: int, written_bytes: int) -> None:
+        """Remove the oldest changes while those after them fill the history alone."""
+        forgotten = 0
+        with contextlib.closing(
+            self._connection.execute(
+                "SELECT revision, written_bytes FROM changes ORDER BY revision"
+            )
+        ) as oldest:
+            for revision, until in oldest:
+                if (
+                    newest - revision < self._history.revisions
+                    and written_bytes - until < self._history.body_bytes
+                ):
+                    break
+                forgotten = revision
+        self._connection.execute("DELETE FROM changes WHERE revision <= ?", (forgotten,))
 
 
 def _seconds(stamp: datetime | None) -> float | None:

@@ -45,15 +45,17 @@ class WorkerLog:
     def _take(self, offset: int, data: bytes) -> None:
         is_cut = offset != self.kept
         self.kept = min(max(0, offset + len(data)), MAX_OFFSET)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-        with os.fdopen(os.open(self._path, flags, 0o600), "ab") as file:
-            if is_cut:
-                file.write(CUT_MARK)
-            if file.tell() + len(data) > self._max_bytes:
-                # What is newest tells most.
-                file.truncate(0)
-                file.write(CUT_MARK)
-                data = data[len(CUT_MARK) - self._max_bytes :]
-            file.write(data)
+        append(self._path, CUT_MARK + data if is_cut else data, max_bytes=self._max_bytes)
         with os.fdopen(os.open(self._kept_file, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
             file.write(f"{self.kept:020d}".encode())
+
+
+def append(path: Path, data: bytes, *, max_bytes: int) -> None:
+    """Add to a log; one that would become too long loses what it has. Blocks; raises OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, 0o600), "ab") as file:
+        if file.tell() + len(data) > max_bytes:
+            # What is newest tells most.
+            file.truncate(0)
+            data = CUT_MARK + data[len(CUT_MARK) - max_bytes :]
+        file.write(data)

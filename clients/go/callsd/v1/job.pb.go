@@ -777,7 +777,7 @@ func (x *Usage) GetPeakMemoryBytes() int64 {
 // Asks for a job.
 type CreateJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The job; fields set by the server are ignored.
+	// The job, of at most 128 KiB; fields set by the server are ignored.
 	Job *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	// UUID chosen by the client. The same id with the same job returns the job
 	// made before; with another job it is refused. Kept for as long as the job.
@@ -1000,11 +1000,11 @@ func (x *GetJobResponse) GetJob() *Job {
 // Which jobs: those that match all that is set.
 type JobFilter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In one of these states. Default: any.
+	// In one of these states. At most as many as there are. Default: any.
 	States []JobState `protobuf:"varint,1,rep,packed,name=states,proto3,enum=callsd.v1.JobState" json:"states,omitempty"`
-	// Of one of these kinds. Default: any.
+	// Of one of these kinds. At most as many as there are. Default: any.
 	Kinds []JobKind `protobuf:"varint,2,rep,packed,name=kinds,proto3,enum=callsd.v1.JobKind" json:"kinds,omitempty"`
-	// With all these labels. Default: any.
+	// With all these labels. At most 16. Default: any.
 	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// With one of these names. At most 100. Default: any.
 	Names         []string `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
@@ -1137,7 +1137,7 @@ func (x *ListJobsRequest) GetPageToken() string {
 // Answers ListJobs.
 type ListJobsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Jobs, newest first.
+	// Jobs, newest first. A page ends at 1 MiB, with fewer jobs than asked for.
 	Jobs []*Job `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
 	// Token of the next page; empty after the last one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`

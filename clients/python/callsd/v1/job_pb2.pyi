@@ -485,7 +485,7 @@ class CreateJobRequest(_message.Message):
     """Refuse instead of waiting when there is no capacity now. Default: false."""
     @_builtins.property
     def job(self) -> Global___Job:
-        """The job; fields set by the server are ignored."""
+        """The job, of at most 128 KiB; fields set by the server are ignored."""
 
     def __init__(
         self,
@@ -611,15 +611,15 @@ class JobFilter(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___JobState.ValueType]:
-        """In one of these states. Default: any."""
+        """In one of these states. At most as many as there are. Default: any."""
 
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_kind_pb2.JobKind.ValueType]:
-        """Of one of these kinds. Default: any."""
+        """Of one of these kinds. At most as many as there are. Default: any."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """With all these labels. Default: any."""
+        """With all these labels. At most 16. Default: any."""
 
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -690,7 +690,7 @@ class ListJobsResponse(_message.Message):
     """
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
-        """Jobs, newest first."""
+        """Jobs, newest first. A page ends at 1 MiB, with fewer jobs than asked for."""
 
     def __init__(
         self,

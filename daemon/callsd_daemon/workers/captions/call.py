@@ -2,11 +2,9 @@
 """One call that is being captioned: its sound on the way in, its captions on the way out."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -23,6 +21,7 @@ from callsd_daemon.domain.captions import (
 from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
 from callsd_daemon.workers.captions.board import Board, Caption, Event, EventType, Pulse
 from callsd_daemon.workers.captions.journal import Final, Journal, Position
+from callsd_daemon.workers.captions.notes import Notes
 from callsd_daemon.workers.captions.speaker import Chunk, Speaker
 from callsd_daemon.workers.seat import WORKER_LOG
 
@@ -52,7 +51,9 @@ class Line:
 class Call:
     """Belongs to one event loop."""
 
-    def __init__(self, job_id: str, spec: CaptionsSpec, directory: Path, line: Line) -> None:
+    def __init__(
+        self, job_id: str, spec: CaptionsSpec, directory: Path, line: Line, *, max_log_bytes: int
+    ) -> None:
         """Open what is kept of the call; blocks on the disk."""
         self.job_id = job_id
         self.spec = spec
@@ -73,6 +74,7 @@ class Call:
         self.is_over = False
         """No more sound is taken."""
         self._line = line
+        self._notes = Notes(directory / WORKER_LOG, max_bytes=max_log_bytes)
         self._journal = Journal(directory)
         self.engine = self._journal.engine
         """Name of the captioner's engine; empty until one has reported."""
@@ -370,14 +372,13 @@ class Call:
         """Nothing more is published."""
         self.keep()
         self._journal.close()
+        self._notes.close()
         self.board.close()
         self.acks.set()
 
     def note(self, text: str) -> None:
-        """Write a line into the job's log."""
-        stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
-        with contextlib.suppress(OSError), (self.directory / WORKER_LOG).open("a") as file:
-            file.write(f"{stamp} {text}\n")
+        """Write a line into the job's log, unless there are too many."""
+        self._notes.write(text)
 
     def _position(self, speaker: Speaker) -> Position:
         return Position(

@@ -82,7 +82,9 @@ class Calls:
         service.calls += 1
         line = Line(hear=captioner.hear, end_speech=captioner.end_speech)
         try:
-            call = await asyncio.to_thread(Call, job_id, spec, directory, line)
+            call = await asyncio.to_thread(
+                Call, job_id, spec, directory, line, max_log_bytes=self._max_log_bytes
+            )
         except BaseException:
             self._release(spec.model, captioner)
             raise

@@ -453,7 +453,7 @@ export const UsageSchema: GenMessage<Usage> = /*@__PURE__*/
  */
 export type CreateJobRequest = Message<"callsd.v1.CreateJobRequest"> & {
   /**
-   * The job; fields set by the server are ignored.
+   * The job, of at most 128 KiB; fields set by the server are ignored.
    *
    * @generated from field: callsd.v1.Job job = 1;
    */
@@ -568,21 +568,21 @@ export const GetJobResponseSchema: GenMessage<GetJobResponse> = /*@__PURE__*/
  */
 export type JobFilter = Message<"callsd.v1.JobFilter"> & {
   /**
-   * In one of these states. Default: any.
+   * In one of these states. At most as many as there are. Default: any.
    *
    * @generated from field: repeated callsd.v1.JobState states = 1;
    */
   states: JobState[];
 
   /**
-   * Of one of these kinds. Default: any.
+   * Of one of these kinds. At most as many as there are. Default: any.
    *
    * @generated from field: repeated callsd.v1.JobKind kinds = 2;
    */
   kinds: JobKind[];
 
   /**
-   * With all these labels. Default: any.
+   * With all these labels. At most 16. Default: any.
    *
    * @generated from field: map<string, string> labels = 3;
    */
@@ -645,7 +645,7 @@ export const ListJobsRequestSchema: GenMessage<ListJobsRequest> = /*@__PURE__*/
  */
 export type ListJobsResponse = Message<"callsd.v1.ListJobsResponse"> & {
   /**
-   * Jobs, newest first.
+   * Jobs, newest first. A page ends at 1 MiB, with fewer jobs than asked for.
    *
    * @generated from field: repeated callsd.v1.Job jobs = 1;
    */
