@@ -23,7 +23,7 @@ from callsd_daemon.domain.transcription import Engine
 from callsd_daemon.files import FilePool
 from callsd_daemon.host.probe import Probe
 from callsd_daemon.liveness import Liveness
-from callsd_daemon.media import Uploads
+from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.models.store import ModelStore
 from callsd_daemon.rpc.captions import CaptionService
 from callsd_daemon.rpc.gate import Gate
@@ -66,6 +66,10 @@ DRAIN_LOOK_SECONDS = 0.05
 
 LIVE_LOOK_SECONDS = 1.0
 
+VERIFYING_THREADS = 2
+"""Uploads whose hash is computed at once: each keeps a core or a disk busy, and nothing else that
+calls wait for stands behind them."""
+
 EXTEND_STOP = "EXTEND_TIMEOUT_USEC=30000000"
 """Has systemd wait longer than TimeoutStopSec."""
 
@@ -101,6 +105,7 @@ class _Daemon:
         self._asked_to_stop = asyncio.Event()
         self._forced = asyncio.Event()
         self._pool = FilePool()
+        self._verifying = FilePool(VERIFYING_THREADS)
         self._engines = _engines()
 
     async def run(self) -> int:
@@ -135,6 +140,7 @@ class _Daemon:
         await self._door.close()
         await asyncio.to_thread(self._database.close)
         self._pool.close()
+        self._verifying.close()
         log.info("stopped", forced=self._forced.is_set())
         return EXIT_FORCED if self._forced.is_set() else EXIT_OK
 
@@ -185,8 +191,9 @@ class _Daemon:
         self._models = ModelStore(Path(config.models.directory))
         self._uploads = Uploads(
             state / "uploads",
-            max_bytes=config.media.max_upload_bytes,
+            limits=rules.upload_limits(config),
             retention=timedelta(seconds=config.media.upload_retention_seconds),
+            sees_all=lambda client: self._tokens.has_scope(client, "admin"),
         )
         self._intake = Intake(
             database=self._database,
@@ -203,7 +210,12 @@ class _Daemon:
             log.warning("workers_not_shut_in", because=weakness)
         # In a directory of its own: all of it that a worker under systemd gets to see.
         self._door = Door(self._runtime / "workers", self._pool, _remote_door(config))
-        self._desk = Desk(Probe(state), rules.policy(config), launcher.spent)
+        self._desk = Desk(
+            Probe(state),
+            rules.policy(config),
+            launcher.spent,
+            awaited_bytes=lambda: self._uploads.left_bytes,
+        )
         self._calls = Calls(
             door=self._door,
             launcher=launcher,
@@ -254,7 +266,13 @@ class _Daemon:
                 intake=self._intake,
                 directory=self._state / "jobs",
             ),
-            media=MediaService(self._uploads, self._database, self._hub),
+            media=MediaService(
+                uploads=self._uploads,
+                database=self._database,
+                desk=self._desk,
+                hub=self._hub,
+                pool=self._verifying,
+            ),
             models=ModelService(self._models, self._hub),
             captions=CaptionService(
                 calls=self._calls,

@@ -107,8 +107,8 @@ class FilePool:
     wait for it.
     """
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="files")
+    def __init__(self, threads: int = POOL_THREADS) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="files")
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do `work` on one of the threads."""

@@ -13,7 +13,8 @@ from callsd_daemon.domain.admission import Policy
 from callsd_daemon.domain.jobs import Kind
 from callsd_daemon.domain.recording import Profile
 from callsd_daemon.host.probe import limits
-from callsd_daemon.media import MediaRoots
+from callsd_daemon.media.roots import MediaRoots
+from callsd_daemon.media.uploads import UploadLimits
 from callsd_daemon.rpc import validate
 from callsd_daemon.rpc.intake import IntakeRules
 from callsd_daemon.workers.attempt import Bounds
@@ -91,6 +92,16 @@ def _max_threads(config: Config, policy: Policy) -> int:
     """As many as admission could ever grant, unless the administrator sets another limit."""
     grantable = max(1, int(limits().cores - policy.headroom_cores))
     return config.transcription.max_threads or grantable
+
+
+def upload_limits(config: Config) -> UploadLimits:
+    """How much clients may upload."""
+    media = config.media
+    return UploadLimits(
+        max_bytes=media.max_upload_bytes,
+        max_client_bytes=media.max_client_upload_bytes,
+        max_client_uploads=media.max_client_uploads,
+    )
 
 
 def supervision(config: Config) -> Rules:

@@ -7,11 +7,15 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+
+from callsd_daemon.files import open_regular
 
 
 DATABASE_FILE = "callsd.db"
 """Where in the state directory the database is."""
+
+LOCK_FILE = "lock"
+"""In either directory: held by the daemon that uses it."""
 
 STATE_ROOMS = ("jobs", "uploads", "captioners", "trash")
 """What lies beside it: all of it the daemon's alone."""
@@ -45,43 +49,53 @@ class StartError(Exception):
 
 @contextlib.contextmanager
 def own_state(state: Path, runtime: Path) -> Iterator[None]:
-    """Make the directories, and hold the lock that keeps a second daemon away.
+    """Make the directories, and hold the locks that keep a second daemon away from either.
 
-    Raises StartError.
+    Nothing in a directory is touched before it is locked. Raises StartError.
     """
     os.umask(0o077)
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        runtime.mkdir(parents=True, exist_ok=True)
-        for directory in (state, runtime):
-            if directory.stat().st_uid != os.geteuid():
-                raise StartError(
-                    f"{directory} belongs to another user: run callsd as that user, or choose "
-                    "another directory (state.directory, state.runtime_directory)",
-                    EXIT_STATE_UNUSABLE,
-                )
-        # Whoever may use the socket comes to it, and to nothing else.
-        runtime.chmod(0o750)
-        for directory in (state, *(state / name for name in STATE_ROOMS)):
-            directory.mkdir(exist_ok=True)
-            directory.chmod(0o700)
-        for directory in (state / "workers", runtime / "workers"):
-            # Where they are there already, they may be shared with the workers' group.
-            directory.mkdir(exist_ok=True)
-        lock: IO[str] = (state / "lock").open("a+")
-    except OSError as problem:
-        raise StartError(
-            f"{problem.filename} cannot be used ({problem.strerror}): choose another "
-            "state.directory or state.runtime_directory, or change its owner",
-            EXIT_STATE_UNUSABLE,
-        ) from None
-    with lock:
+    with contextlib.ExitStack() as locks:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            for directory, setting in (
+                (state, "state.directory"),
+                (runtime, "state.runtime_directory"),
+            ):
+                directory.mkdir(parents=True, exist_ok=True)
+                if directory.stat().st_uid != os.geteuid():
+                    raise StartError(
+                        f"{directory} belongs to another user: run callsd as that user, or choose "
+                        f"another directory ({setting})",
+                        EXIT_STATE_UNUSABLE,
+                    )
+                locks.callback(os.close, _lock(directory, setting))
+            # Whoever may use the socket comes to it, and to nothing else.
+            runtime.chmod(0o750)
+            for directory in (state, *(state / name for name in STATE_ROOMS)):
+                directory.mkdir(exist_ok=True)
+                directory.chmod(0o700)
+            for directory in (state / "workers", runtime / "workers"):
+                # Where they are there already, they may be shared with the workers' group.
+                directory.mkdir(exist_ok=True)
+        except OSError as problem:
             raise StartError(
-                f"another callsd is running with {state}: stop it first, or give this one a "
-                "state.directory of its own",
-                EXIT_ALREADY_RUNNING,
+                f"{problem.filename} cannot be used ({problem.strerror}): choose another "
+                "state.directory or state.runtime_directory, or change its owner",
+                EXIT_STATE_UNUSABLE,
             ) from None
         yield
+
+
+def _lock(directory: Path, setting: str) -> int:
+    """A descriptor that holds the lock of a directory; raises StartError and OSError."""
+    # Of mode 0600: a file that others may open they may lock as well.
+    descriptor = open_regular(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StartError(
+            f"another callsd is running with {directory}: stop it first, or give this one a "
+            f"{setting} of its own",
+            EXIT_ALREADY_RUNNING,
+        ) from None
+    return descriptor

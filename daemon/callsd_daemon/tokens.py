@@ -3,9 +3,14 @@
 
 They are kept hashed in one file that the daemon reads again whenever it changes, so that a token
 is made or revoked at once, whether the daemon runs or not.
+
+Root may change the file as well, in a directory of the daemon's user, who may have put anything
+there: what is opened is never a link, what is written is always new, and all of it by one
+descriptor of the directory.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import hmac
@@ -17,7 +22,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import structlog
 
+from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.files import open_regular
+
+
+log = structlog.get_logger(__name__)
 
 SCOPES = ("jobs.read", "jobs.write", "captions.ingest", "admin")
 
@@ -25,11 +36,24 @@ OWNER = "owner"
 """The token that the daemon makes for the user it runs as, with all scopes."""
 
 MAX_TOKENS = 1000
+
+MAX_FILE_BYTES = 1024**2
+"""Of all tokens: each takes some 300 bytes."""
+
+CHANGE_SECONDS = 10.0
+"""How long to wait for another program that changes the file."""
+
+CHANGE_LOOK_SECONDS = 0.02
+
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 class TokenError(Exception):
     """A token cannot be made or found."""
+
+
+class TokenFileError(TokenError):
+    """The file of the tokens, or its directory, cannot be used."""
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +74,8 @@ class TokenFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._directory: int | None = None
+        self._trouble = ""
         self._stamp: tuple[int, int] | None = None
         self._tokens: dict[str, Token] = {}
 
@@ -58,7 +84,7 @@ class TokenFile:
     ) -> str:
         """Make a token; returns the secret, which is shown this once.
 
-        Raises TokenError when the name is taken or bad, or a scope is unknown.
+        Raises TokenError when the name is taken or bad, or a scope is unknown, and TokenFileError.
         """
         if not NAME.fullmatch(name):
             raise TokenError(f"{name!r} is no name for a token: use a-z, 0-9, . _ -")
@@ -83,7 +109,10 @@ class TokenFile:
         return secret
 
     def revoke(self, name: str) -> None:
-        """Make a token worthless at once; raises TokenError when there is none of that name."""
+        """Make a token worthless at once.
+
+        Raises TokenError when there is none of that name, and TokenFileError.
+        """
         with self._changing():
             tokens = dict(self._load())
             if tokens.pop(name, None) is None:
@@ -91,11 +120,36 @@ class TokenFile:
             self._save(tokens)
 
     def list(self) -> "list[Token]":
-        """All tokens, by name."""
+        """All tokens, by name; raises TokenFileError."""
         return [token for _, token in sorted(self._load().items())]
 
     def find(self, secret: str) -> Token | None:
-        """The token with this secret, unless it has expired."""
+        """The token with this secret, as `look_up`, for who is not told more than a reason.
+
+        Raises TOKEN_INVALID while the file cannot be used: nobody is let in by guess.
+        """
+        try:
+            token = self.look_up(secret)
+        except TokenFileError as problem:
+            self._tell(str(problem))
+            raise CallsdError(
+                Reason.TOKEN_INVALID,
+                "no token can be looked up: the daemon's file of tokens cannot be used, and its "
+                "log says why",
+            ) from problem
+        self._tell("")
+        return token
+
+    def has_scope(self, name: str, scope: str) -> bool:
+        """Whether there is a token of this name that has the scope."""
+        try:
+            token = self._load().get(name)
+        except TokenFileError:
+            return False
+        return token is not None and scope in token.scopes
+
+    def look_up(self, secret: str) -> Token | None:
+        """The token with this secret, unless it has expired; raises TokenFileError."""
         wanted, found = digest(secret), None
         # Look at all of them, so that the time taken tells nothing about any.
         for token in self._load().values():
@@ -106,35 +160,57 @@ class TokenFile:
         return found
 
     def _load(self) -> dict[str, Token]:
+        name, directory = self._path.name, self._directory
+        path: str | Path = self._path if directory is None else name
         try:
-            status = self._path.stat()
+            status = os.stat(path, dir_fd=directory, follow_symlinks=False)
+            stamp = (status.st_mtime_ns, status.st_ino)
+            if stamp == self._stamp:
+                return self._tokens
+            content = _read(path, directory)
         except FileNotFoundError:
             return {}
-        stamp = (status.st_mtime_ns, status.st_ino)
-        if stamp != self._stamp:
-            try:
-                self._tokens = _decoder.decode(self._path.read_bytes())
-            except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-                raise TokenError(
-                    f"{self._path} is damaged ({problem}): restore it, or remove it and make the "
-                    "tokens anew"
-                ) from problem
-            self._stamp = stamp
+        except OSError as problem:
+            raise TokenFileError(_unusable(self._path, problem)) from problem
+        try:
+            self._tokens = _decoder.decode(content)
+        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+            raise TokenFileError(
+                f"{self._path} is damaged ({problem}): restore it, or remove it and make the "
+                "tokens anew"
+            ) from problem
+        self._stamp = stamp
         return self._tokens
+
+    def _tell(self, trouble: str) -> None:
+        """Say it once, not with every call."""
+        if trouble and trouble != self._trouble:
+            log.error("tokens_unusable", problem=trouble)
+        self._trouble = trouble
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """Keep other processes from changing the file: a revoked token must not come back."""
-        # A lock file would belong to whoever came first: root's would shut the daemon out.
-        directory = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(directory)
+        with _opened(self._path.parent) as directory:
+            # A lock file would belong to whoever came first: root's would shut the daemon out.
+            deadline = time.monotonic() + CHANGE_SECONDS
+            while not _locked(directory):
+                if time.monotonic() > deadline:
+                    raise TokenFileError(
+                        f"another program has been holding {self._path.parent} for "
+                        f"{CHANGE_SECONDS:g} s: try again, or see who it is by `lslocks`"
+                    )
+                time.sleep(CHANGE_LOOK_SECONDS)
+            self._directory = directory
+            try:
+                yield
+            finally:
+                self._directory = None
 
     def _save(self, tokens: dict[str, Token]) -> None:
-        _write_private(self._path, msgspec.json.format(msgspec.json.encode(tokens)))
+        assert self._directory is not None
+        content = msgspec.json.format(msgspec.json.encode(tokens))
+        _write_private(self._path, content, self._directory)
 
 
 def digest(secret: str) -> str:
@@ -147,28 +223,90 @@ def write_owner_token(tokens: TokenFile, path: Path) -> None:
 
     One that is there and still valid stays: clients that live through a restart hold it.
     """
-    if path.exists():
-        path.chmod(0o600)
-        token = tokens.find(path.read_text(errors="replace"))
-        if token is not None and token.name == OWNER and set(SCOPES) <= set(token.scopes):
-            return
-    if any(token.name == OWNER for token in tokens.list()):
-        tokens.revoke(OWNER)
-    _write_private(path, tokens.create(OWNER, SCOPES).encode())
+    with _opened(path.parent) as directory:
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                secret = _read(path.name, directory, mode=0o600)
+            except OSError as problem:
+                if isinstance(problem, FileNotFoundError):
+                    raise
+                raise TokenFileError(_unusable(path, problem)) from problem
+            token = tokens.look_up(secret.decode(errors="replace"))
+            if token is not None and token.name == OWNER and set(SCOPES) <= set(token.scopes):
+                return
+        if any(token.name == OWNER for token in tokens.list()):
+            tokens.revoke(OWNER)
+        _write_private(path, tokens.create(OWNER, SCOPES).encode(), directory)
 
 
-def _write_private(path: Path, content: bytes) -> None:
-    """Replace the file as a whole; nobody but its owner can read it at any moment."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        if os.geteuid() == 0:
-            # Root makes tokens for the daemon, which must be able to read them.
-            owner = path.parent.stat()
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-        # The kernel's own stamp moves in steps of milliseconds, and readers go by it.
-        os.utime(descriptor, ns=(time.time_ns(), time.time_ns()))
-    temporary.replace(path)
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    """A descriptor of a directory; a link to it must be root's or of the directory's owner."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as problem:
+        raise TokenFileError(_unusable(directory, problem)) from problem
+    try:
+        if directory.lstat().st_uid not in (0, os.fstat(descriptor).st_uid):
+            raise TokenFileError(
+                f"{directory} is a link to somebody else's directory: name that directory itself"
+            )
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(path: str | Path, directory: int | None, *, mode: int | None = None) -> bytes:
+    """All of a file that is no link, after it was given its mode; raises OSError."""
+    with os.fdopen(open_regular(path, dir_fd=directory), "rb") as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, "longer than allowed", str(path))
+    return content
+
+
+def _write_private(path: Path, content: bytes, directory: int) -> None:
+    """Replace the file as a whole; nobody but its owner can read it at any moment.
+
+    `directory` is where it lies. Raises TokenFileError, and leaves it as it was.
+    """
+    draft = f".{path.name}.{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(draft, flags, 0o600, dir_fd=directory)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+                # The kernel's own stamp moves in steps of milliseconds, and readers go by it.
+                os.utime(descriptor, ns=(time.time_ns(), time.time_ns()))
+                if os.geteuid() == 0:
+                    # Root makes tokens for the daemon, which must be able to read them.
+                    owner = os.fstat(directory)
+                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            os.replace(draft, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            os.unlink(draft, dir_fd=directory)
+            raise
+    except OSError as problem:
+        raise TokenFileError(_unusable(path, problem)) from problem
+
+
+def _unusable(path: Path, problem: OSError) -> str:
+    """What is wrong with a file, told plainly."""
+    if problem.errno == errno.ELOOP:
+        return f"{path} is a link, which is not followed: see who put it there, and remove it"
+    if problem.errno == errno.EINVAL:
+        return f"{path} is not a plain file of its own: see who put it there, and remove it"
+    return f"{path} cannot be used ({problem.strerror}): see to it that callsd can"

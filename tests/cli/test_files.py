@@ -80,6 +80,22 @@ class TestTokens:
 
         assert callsd.json("tokens", "list", *state)[0]["expire_time"] is not None
 
+    @pytest.mark.parametrize("command", [("create", "bot"), ("revoke", "bot"), ("list",)])
+    def test_a_file_that_cannot_be_used(
+        self, callsd: Command, tmp_path: Path, command: tuple[str, ...]
+    ) -> None:
+        """A damaged or planted file is told plainly, whatever was wanted of it, and stays."""
+        state, file = ("--state-directory", tmp_path), tmp_path / "tokens.json"
+        file.write_text("{")
+        said = callsd("tokens", *command, *state, exit_code=Exit.FAILED).stderr
+        assert "tokens.json is damaged" in said
+        file.unlink()
+        file.symlink_to("/etc/hostname")
+        said = callsd("tokens", *command, *state, exit_code=Exit.FAILED).stderr
+        assert "tokens.json is a link" in said
+
+        assert file.is_symlink()
+
 
 class TestModels:
     """`callsd models`, with a daemon and without."""

@@ -55,6 +55,17 @@ def files(root: Path) -> set[str]:
     }
 
 
+def modes(root: Path) -> tuple[set[int], set[int]]:
+    """Modes of all of callsd's files, and of the directories above them."""
+    paths = [root / name for name in FILES if not (root / name).is_symlink()]
+    above = {one for name in FILES for one in (root / name).parents if one.is_relative_to(root)}
+    directories = above - {root}
+    return (
+        {path.stat().st_mode & 0o777 for path in paths},
+        {path.stat().st_mode & 0o777 for path in directories},
+    )
+
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root, as installing does")
 
 
@@ -98,6 +109,34 @@ class TestInstall:
         assert unit.read_text() == text
         assert f"write {unit}" in said
         assert f"keep {root}/etc/polkit-1" in said
+
+    @needs_root
+    @pytest.mark.parametrize("umask", [0o000, 0o022, 0o027, 0o077])
+    def test_any_umask(self, root: Path, umask: int) -> None:
+        """Whatever umask root has, the service's user can read all of it and write nothing."""
+        before = os.umask(umask)
+        try:
+            run(install, "--root", root)
+        finally:
+            os.umask(before)
+
+        assert modes(root) == ({0o644}, {0o755})
+
+    @needs_root
+    def test_over_one_that_was_shut(self, root: Path) -> None:
+        """What an earlier version has made under umask 077 is opened; who else may is kept."""
+        run(install, "--root", root)
+        directory, unit = root / "etc/callsd", root / "etc/systemd/system/callsd.service"
+        directory.chmod(0o700)
+        unit.chmod(0o600)
+        said = run(install, "--root", root).output
+        assert f"chmod 0755 {directory}" in said
+        assert f"write {unit}" in said
+        assert modes(root) == ({0o644}, {0o755})
+        directory.chmod(0o750)
+        run(install, "--root", root)
+
+        assert directory.stat().st_mode & 0o777 == 0o750
 
     @needs_root
     def test_former_units(self, root: Path) -> None:

@@ -45,7 +45,7 @@ ELSEWHERE: dict[str, tuple[int, str]] = {
         8,
         "each step whole or not at all, with a copy",
     ),
-    "tests/boot/test_boot.py::TestOperation::test_a_stalled_event_loop_is_noticed": (
+    "tests/boot/test_operation.py::TestOperation::test_a_stalled_event_loop_is_noticed": (
         11,
         "systemd's watchdog ends it and starts another one",
     ),

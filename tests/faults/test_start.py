@@ -27,7 +27,7 @@ CONFIG = 78
 
 
 class TestSecondInstance:
-    """One daemon for one state directory."""
+    """One daemon for one state directory, and for one runtime directory."""
 
     @pytest.mark.scenario(41, "second instance: exit code 75, the first does not notice")
     def test_refused(self, daemon: StartDaemon) -> None:
@@ -40,6 +40,46 @@ class TestSecondInstance:
         api = one.api()
         assert one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED
         assert_invariants(one)
+
+    @pytest.mark.scenario(41, "second instance: exit code 75, the first does not notice")
+    def test_same_runtime_directory(self, daemon: StartDaemon) -> None:
+        """One that shares the runtime directory alone leaves as well, and all of it untouched."""
+        one, two = daemon(), daemon(is_started=False)
+        before = _named(one.runtime)
+        two.runtime = one.runtime
+        two.settings["state"]["runtime_directory"] = str(two.runtime)
+        code, message = two.fail_to_start()
+
+        assert code == ALREADY_RUNNING
+        assert f"another callsd is running with {one.runtime}" in message
+        assert "state.runtime_directory" in message
+        assert _named(one.runtime) == before
+        api = one.api()
+        assert one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED
+        assert_invariants(one)
+        one.stop()
+        two.start()
+
+    @pytest.mark.parametrize("where", ["state", "runtime"])
+    def test_lock_is_not_followed(self, daemon: StartDaemon, where: str) -> None:
+        """What was planted in the place of a lock is neither followed nor locked nor changed."""
+        one = daemon(is_started=False)
+        directory, other = one.root / {"state": "state", "runtime": "run"}[where], one.track
+        directory.mkdir()
+        (directory / "lock").symlink_to(other)
+        content = other.read_bytes()
+        code, message = one.fail_to_start()
+
+        assert code == STATE_UNUSABLE
+        assert str(directory / "lock") in message
+        assert other.read_bytes() == content
+
+    def test_lock_is_its_own(self, daemon: StartDaemon) -> None:
+        """Who may come to the socket cannot open the locks, so that nobody else can hold them."""
+        one = daemon()
+        for directory in (one.state, one.runtime):
+            status = (directory / "lock").stat()
+            assert (status.st_mode & 0o777, status.st_uid) == (0o600, os.geteuid())
 
     @pytest.mark.scenario(41, "a stale socket is replaced, a used one is not")
     def test_stale_sockets_are_replaced(self, daemon: StartDaemon) -> None:
@@ -240,6 +280,18 @@ class TestState:
         api = one.start().api()
 
         assert one.job(api, job.name).state == JOB_STATE_SUCCEEDED
+
+
+def _named(directory: Path) -> dict[str, tuple[int, int, bytes]]:
+    """All that is in a directory: which file it is, since when, and what it says."""
+    return {
+        str(path.relative_to(directory)): (
+            (status := path.stat()).st_ino,
+            status.st_mtime_ns,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in sorted(directory.rglob("*"))
+    }
 
 
 @contextlib.contextmanager

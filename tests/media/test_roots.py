@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.media import MediaRoots
+from callsd_daemon.media.roots import MediaRoots
 
 
 NOBODY = 65534

@@ -72,6 +72,29 @@ class TestTokens:
             api.server.GetServerInfo(GetServerInfoRequest(), metadata=metadata, timeout=10)
 
     @pytest.mark.reason("TOKEN_INVALID")
+    def test_no_file_to_look_in(self, daemon: StartDaemon) -> None:
+        """While the tokens cannot be read nobody is let in, and told so; then all are as before."""
+        one = daemon()
+        api, file = one.api(), one.state / "tokens.json"
+        good = file.read_bytes()
+        file.write_bytes(b"{")
+        with refused("TOKEN_INVALID", grpc.StatusCode.UNAUTHENTICATED) as refusal:
+            api(api.jobs.ListJobs, ListJobsRequest())
+        with refused("TOKEN_INVALID"):
+            api(api.jobs.ListJobs, ListJobsRequest())
+        assert "file of tokens cannot be used" in str(refusal.error)
+        file.unlink()
+        file.mkdir()
+        with refused("TOKEN_INVALID"):
+            api(api.jobs.ListJobs, ListJobsRequest())
+        file.rmdir()
+        file.write_bytes(good)
+
+        assert api(api.jobs.ListJobs, ListJobsRequest()) is not None
+        assert len(one.events("tokens_unusable")) == 2
+        assert one.bugs() == []
+
+    @pytest.mark.reason("TOKEN_INVALID")
     def test_expired(self, server: Daemon) -> None:
         """A token is worth nothing after its time."""
         api = server.api(tokens(server).create("brief", ("jobs.read",), 1.0))

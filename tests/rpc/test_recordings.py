@@ -10,7 +10,14 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from callsd.v1.job_pb2 import CreateJobRequest, GetJobRequest, Job
+from callsd.v1.job_pb2 import (
+    JOB_STATE_RUNNING,
+    CreateJobRequest,
+    DeleteJobRequest,
+    GetJobRequest,
+    Job,
+    StopJobRequest,
+)
 from callsd.v1.kind_pb2 import JOB_KIND_RECORDING
 from callsd.v1.recording_pb2 import (
     RECORDING_PROFILE_HIGH,
@@ -20,10 +27,12 @@ from callsd.v1.recording_pb2 import (
     RecordingSpec,
 )
 from callsd.v1.server_pb2 import GetCapacityRequest, GetServerInfoRequest
+from callsd_daemon.store.backup import back_up
 from tests.conftest import StartDaemon
 from tests.helpers.api import Api
 from tests.helpers.daemon import CALM, Daemon
 from tests.helpers.reasons import refused
+from tests.helpers.waiting import eventually
 
 
 URL = "https://calls.example/recording.html?call_id=1"
@@ -36,6 +45,12 @@ def checked(api: Api, spec: RecordingSpec, *, max_seconds: int | None = None) ->
     if max_seconds is not None:
         job.max_duration.seconds = max_seconds
     return api(api.jobs.CreateJob, CreateJobRequest(job=job, validate_only=True)).job
+
+
+def holders(one: Daemon) -> list[str]:
+    """Files of the database in which a secret can be read."""
+    files = sorted(one.state.glob("callsd.db*"))
+    return [file.name for file in files if SECRET.encode() in file.read_bytes()]
 
 
 class TestFields:
@@ -263,6 +278,24 @@ class TestSecrets:
         assert left == 0
         assert SECRET.encode() not in shown
         assert SECRET not in one.log
+
+    def test_in_no_file_afterwards(self, daemon: StartDaemon) -> None:
+        """When a recording has ended its secrets are in no file of the database, nor in a copy."""
+        one = daemon()
+        api = one.api()
+        spec = RecordingSpec(
+            url=URL, url_fragment=SECRET, headers={"X": SECRET}, ready_expression="say on; sleep"
+        )
+        name = api(api.jobs.CreateJob, CreateJobRequest(job=Job(recording=spec))).job.name
+        one.wait(api, name, JOB_STATE_RUNNING)
+        assert holders(one) != []
+        api(api.jobs.StopJob, StopJobRequest(name=name))
+        one.wait(api, name)
+        eventually(lambda: holders(one) == [], "they are gone")
+        back_up(one.state / "callsd.db", one.state / "callsd.db.copy")
+        api(api.jobs.DeleteJob, DeleteJobRequest(name=name))
+
+        assert holders(one) == []
 
     @pytest.mark.reason("REQUEST_ID_REUSED")
     def test_part_of_what_is_asked(self, daemon: StartDaemon) -> None:

@@ -6,6 +6,7 @@ import random
 import threading
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -22,12 +23,13 @@ from callsd.v1.media_pb2 import (
 from callsd_daemon.tokens import TokenFile
 from tests.conftest import StartDaemon
 from tests.helpers.api import Api
-from tests.helpers.daemon import Daemon
+from tests.helpers.daemon import CALM, GIB, Daemon
 from tests.helpers.invariants import assert_invariants
 from tests.helpers.reasons import refused
 from tests.helpers.waiting import eventually
 
 
+MIB = 1024**2
 CHUNK_BYTES = 256 * 1024
 CONTENT = random.Random(7).randbytes(3 * CHUNK_BYTES + 17)  # noqa: S311 - content, not a secret
 
@@ -175,6 +177,80 @@ def _received(api: Api, upload_id: str) -> int:
         return -1
 
 
+def stranger(one: Daemon, *more: str) -> Api:
+    """The API with another token that may create jobs."""
+    tokens = TokenFile(one.state / "tokens.json")
+    return one.api(tokens.create(f"other-{uuid.uuid4().hex[:8]}", ("jobs.write", *more)))
+
+
+class TestOthers:
+    """An upload belongs to the token that began it."""
+
+    @pytest.mark.reason("UPLOAD_NOT_FOUND")
+    def test_not_there(self, server: Daemon, upload_id: str) -> None:
+        """For another token it is not there: to look at, go on with, remove or have transcribed."""
+        owner, other = stranger(server), stranger(server)
+        with refused("UPLOAD_INCOMPLETE"):
+            send(owner, start(upload_id), *chunks(end=CHUNK_BYTES))
+        name = f"uploads/{upload_id}"
+        request = server.request()
+        request.job.transcription.tracks[0].upload = name
+        for _ in range(2):
+            for attempt in (
+                lambda: get(other, upload_id),
+                lambda: send(other, start(upload_id), *chunks(offset=CHUNK_BYTES)),
+                lambda: send(other, start(upload_id, b"x")),
+                lambda: other(other.media.DeleteUpload, DeleteUploadRequest(name=name)),
+                lambda: other(other.jobs.CreateJob, request),
+            ):
+                with refused("UPLOAD_NOT_FOUND", grpc.StatusCode.NOT_FOUND):
+                    attempt()
+            arrived = get(owner, upload_id).received_bytes
+            assert send(owner, start(upload_id), *chunks(offset=arrived)).complete
+
+        owner(owner.jobs.CreateJob, request)
+
+    @pytest.mark.reason("UPLOAD_NOT_FOUND")
+    def test_not_busy_either(self, server: Daemon, upload_id: str) -> None:
+        """While it is sent, or a job needs it, it is not there for another token all the same."""
+        owner, other, never = stranger(server), stranger(server), threading.Event()
+
+        def slow() -> Messages:
+            yield start(upload_id)
+            yield from chunks(end=CHUNK_BYTES)
+            never.wait(20)
+            yield from chunks(offset=CHUNK_BYTES)
+
+        call = owner.media.UploadMedia.future(slow(), timeout=20, metadata=owner.metadata)
+        eventually(lambda: _received(owner, upload_id) == CHUNK_BYTES, "the call is under way")
+        deletion = DeleteUploadRequest(name=f"uploads/{upload_id}")
+        with refused("UPLOAD_NOT_FOUND"):
+            send(other, start(upload_id))
+        with refused("UPLOAD_NOT_FOUND"):
+            other(other.media.DeleteUpload, deletion)
+        never.set()
+        assert call.result().upload.complete
+        request = server.request("until taken")
+        request.job.transcription.tracks[0].upload = deletion.name
+        job = owner(owner.jobs.CreateJob, request).job
+        with refused("UPLOAD_NOT_FOUND"):
+            other(other.media.DeleteUpload, deletion)
+        (server.root / "tmp" / "taken").touch()
+        server.wait(server.api(), job.name)
+
+    def test_administrators(self, api: Api, server: Daemon, upload_id: str) -> None:
+        """The owner of the daemon and who has the scope admin may use those of all."""
+        admin = stranger(server, "admin")
+        name = send(stranger(server), start(upload_id), *chunks()).name
+        request = server.request()
+        request.job.transcription.tracks[0].upload = name
+        for who in (api, admin):
+            assert get(who, upload_id).complete
+            job = who(who.jobs.CreateJob, request).job
+            assert server.wait(api, job.name).state == JOB_STATE_SUCCEEDED
+        admin(admin.media.DeleteUpload, DeleteUploadRequest(name=name))
+
+
 class TestRefused:
     """Uploads that are not in order."""
 
@@ -190,18 +266,13 @@ class TestRefused:
         assert send(api, start(upload_id), *chunks()).complete
 
     @pytest.mark.reason("UPLOAD_MISMATCH")
-    def test_other_file(self, api: Api, server: Daemon, upload_id: str) -> None:
-        """An id that was begun as something else, or by somebody else, is refused."""
+    def test_other_file(self, api: Api, upload_id: str) -> None:
+        """An id that was begun as something else is refused."""
         with refused("UPLOAD_INCOMPLETE"):
             send(api, start(upload_id), *chunks(end=CHUNK_BYTES))
-        secret = TokenFile(server.state / "tokens.json").create("other", ("jobs.write",))
-        for who, message in (
-            (api, start(upload_id, CONTENT[:-1])),
-            (api, start(upload_id, sha256="0" * 64)),
-            (server.api(secret), start(upload_id)),
-        ):
+        for message in (start(upload_id, CONTENT[:-1]), start(upload_id, sha256="0" * 64)):
             with refused("UPLOAD_MISMATCH"):
-                send(who, message)
+                send(api, message)
 
     @pytest.mark.reason("UPLOAD_MISMATCH")
     @pytest.mark.parametrize("offset", [1, -1, CHUNK_BYTES, 2**63 - 1])
@@ -235,10 +306,61 @@ class TestRefused:
     def test_larger_than_the_disk(self, daemon: StartDaemon, upload_id: str) -> None:
         """What cannot fit on the disk is refused before a byte is stored."""
         one = daemon(config={"media": {"max_upload_bytes": 2**50}})
-        with refused("DISK_EXHAUSTED", grpc.StatusCode.RESOURCE_EXHAUSTED):
+        with refused("DISK_EXHAUSTED", grpc.StatusCode.RESOURCE_EXHAUSTED) as refusal:
             send(one.api(), start(upload_id, size_bytes=2**50))
 
+        assert refusal.error.metadata["required"] == str(2**50)
         assert list((one.state / "uploads").iterdir()) == []
+
+    @pytest.mark.reason("DISK_EXHAUSTED")
+    def test_below_the_floor(self, daemon: StartDaemon, upload_id: str) -> None:
+        """Where jobs are refused for want of disk space, uploads are: not a byte is accepted."""
+        one = daemon(config={"admission": {"headroom_disk_bytes": 2**50}})
+        with refused("DISK_EXHAUSTED", grpc.StatusCode.RESOURCE_EXHAUSTED) as refusal:
+            send(one.api(), start(upload_id, b"x"), *chunks(b"x"))
+
+        assert refusal.error.metadata["available"] == "0"
+        assert list((one.state / "uploads").iterdir()) == []
+
+    @pytest.mark.reason("DISK_EXHAUSTED")
+    def test_promised_to_an_upload(self, daemon: StartDaemon, upload_id: str) -> None:
+        """Space that an upload has declared is not promised to a job, until the upload is gone."""
+        room = replace(CALM, disk_free_bytes=GIB + 65 * MIB)
+        one = daemon(machine=room, config={"admission": {"headroom_disk_bytes": GIB}})
+        api = one.api()
+        with refused("UPLOAD_INCOMPLETE"):
+            send(api, start(upload_id, size_bytes=2 * MIB), *chunks(end=CHUNK_BYTES))
+        with refused("DISK_EXHAUSTED") as refusal:
+            one.create(api)
+        one.restart()
+        with refused("DISK_EXHAUSTED"):
+            one.create(api := one.api())
+        api(api.media.DeleteUpload, DeleteUploadRequest(name=f"uploads/{upload_id}"))
+
+        assert float(refusal.error.metadata["available"]) == pytest.approx(
+            63 * MIB + CHUNK_BYTES, rel=1e-4
+        )
+        assert one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED
+
+    @pytest.mark.reason("SLOTS_EXHAUSTED", "DISK_EXHAUSTED")
+    def test_quota(self, daemon: StartDaemon) -> None:
+        """One client's uploads have a limit by count and by bytes; another client's are apart."""
+        one = daemon(config={"media": {"max_client_uploads": 2, "max_client_upload_bytes": 10}})
+        api, other = one.api(), stranger(one)
+        first, second = str(uuid.uuid4()), str(uuid.uuid4())
+        send(api, start(first, b"abcdefg"), *chunks(b"abcdefg"))
+        with refused("DISK_EXHAUSTED", grpc.StatusCode.RESOURCE_EXHAUSTED) as refusal:
+            send(api, start(second, b"abcd"), *chunks(b"abcd"))
+        assert refusal.error.metadata["required"] == "4"
+        assert refusal.error.metadata["available"] == "3"
+        send(api, start(second, b"abc"), *chunks(b"abc"))
+        with refused("SLOTS_EXHAUSTED", grpc.StatusCode.RESOURCE_EXHAUSTED) as refusal:
+            send(api, start(str(uuid.uuid4()), b"x"), *chunks(b"x"))
+        assert refusal.error.metadata["unit"] == "uploads"
+        assert send(other, start(str(uuid.uuid4()), b"abc"), *chunks(b"abc")).complete
+        api(api.media.DeleteUpload, DeleteUploadRequest(name=f"uploads/{first}"))
+
+        assert send(api, start(str(uuid.uuid4()), b"abc"), *chunks(b"abc")).complete
 
     @pytest.mark.reason("FIELD_INVALID")
     def test_first_message(self, api: Api, upload_id: str) -> None:
@@ -263,7 +385,7 @@ class TestRefused:
 
     @pytest.mark.reason("UPLOAD_BUSY")
     def test_two_at_once(self, api: Api, upload_id: str) -> None:
-        """One upload is sent by one call at a time."""
+        """One upload is sent by one call at a time, and not removed meanwhile."""
         never = threading.Event()
 
         def slow() -> Messages:
@@ -275,5 +397,7 @@ class TestRefused:
         eventually(lambda: _received(api, upload_id) == CHUNK_BYTES, "the first call is under way")
         with refused("UPLOAD_BUSY", grpc.StatusCode.ABORTED):
             send(api, start(upload_id))
+        with refused("UPLOAD_BUSY", grpc.StatusCode.ABORTED):
+            api(api.media.DeleteUpload, DeleteUploadRequest(name=f"uploads/{upload_id}"))
         never.set()
         assert call.code() is grpc.StatusCode.FAILED_PRECONDITION

@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a job's work needs and nobody may read: kept until the job ends, and nowhere else."""
 
+import contextlib
+import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from callsd_daemon.domain.jobs import State
 from callsd_daemon.domain.recording import PageSecrets
-from callsd_daemon.store.database import Database
+from callsd_daemon.store import database as module
+from callsd_daemon.store.backup import back_up
+from callsd_daemon.store.database import BUSY_TIMEOUT_SECONDS, Database
 from callsd_daemon.store.migrations import MIGRATIONS
 from callsd_daemon.store.transaction import Transaction
 from tests.helpers.jobs import make_job, put
@@ -16,6 +24,24 @@ from tests.helpers.old_store import make_old
 
 
 OpenDatabase = Callable[..., Database]
+
+DIED = 9
+
+DIE = """
+import asyncio, os, sys; from pathlib import Path
+from callsd_daemon.domain.jobs import State
+from callsd_daemon.store.database import Database
+from tests.helpers.jobs import make_job, put
+from tests.store.test_secrets import put_with_secrets
+async def work():
+    database = Database(Path(sys.argv[1]))
+    await database.write(lambda books: None)
+    await database.write(put_with_secrets("job"))
+    database._wipe = lambda: os._exit(9)
+    await database.write(put(make_job(state=State.SUCCEEDED)))
+    await database.write(lambda books: None)
+asyncio.run(work())
+"""
 
 SECRETS = PageSecrets(url_fragment="s3cret", headers={"X-Token": "s3cret", "X-Other": ""})
 
@@ -99,6 +125,117 @@ class TestSecrets:
     def test_not_shown_by_accident(self) -> None:
         """What is printed or logged of them says nothing."""
         assert repr(SECRETS) == "PageSecrets()"
+
+
+def holders(path: Path, secret: bytes = b"s3cret") -> list[str]:
+    """Files of the database, and copies of it, in which a secret can be read."""
+    return [file.name for file in sorted(path.parent.iterdir()) if secret in file.read_bytes()]
+
+
+async def settle(database: Database) -> None:
+    """Wait until the store has done what it does after a write that was answered."""
+    await database.write(lambda books: books.revision)
+
+
+class TestWiped:
+    """Secrets leave the files, not only the tables."""
+
+    async def test_in_no_file(self, database: Database, path: Path) -> None:
+        """Once a job has ended, and another has not, its secrets are in no file, nor in a copy."""
+        await settle(database)
+        await database.write(put_with_secrets("job"))
+        other = PageSecrets(url_fragment="0ther")
+        await database.write(put_with_secrets("other"))
+        await database.write(lambda books: books.put_secrets("other", other))
+        assert holders(path) == ["callsd.db-wal"]
+        await database.write(put(make_job(state=State.SUCCEEDED)))
+        await settle(database)
+        assert holders(path) == []
+        back_up(path, path.with_name("backup.db"))
+        await database.write(lambda books: books.delete("job"))
+        await settle(database)
+
+        assert holders(path) == []
+        assert holders(path, b"0ther") == ["callsd.db"]
+        assert await kept(database, "other") == other
+
+    async def test_in_the_file_already(self, database: Database, path: Path) -> None:
+        """Secrets that had got from the log into the file leave both."""
+        await settle(database)
+        await database.write(put_with_secrets("job"))
+        with contextlib.closing(sqlite3.connect(path)) as shell:
+            shell.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert holders(path) == ["callsd.db"]
+        await database.write(put(make_job(state=State.FAILED)))
+        await settle(database)
+
+        assert holders(path) == []
+
+    async def test_somebody_reads(
+        self, database: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who reads is not disturbed and holds up nobody; the log is emptied afterwards."""
+        monkeypatch.setattr(module, "WIPE_RETRY_SECONDS", 0.0)
+        await settle(database)
+        await database.write(put_with_secrets("job"))
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
+            shell.execute("BEGIN")
+            assert shell.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
+            with capture_logs() as said:
+                await database.write(put(make_job(state=State.SUCCEEDED)))
+                for _ in range(3):
+                    began = time.monotonic()
+                    await settle(database)
+                    assert time.monotonic() - began < BUSY_TIMEOUT_SECONDS / 2
+            assert holders(path) == ["callsd.db-wal"]
+            assert [one["event"] for one in said] == ["wal_not_emptied"]
+        await settle(database)
+        await settle(database)
+
+        assert holders(path) == []
+
+    async def test_not_at_once_again(
+        self, database: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While somebody reads it is tried now and then, not with every write."""
+        monkeypatch.setattr(module, "WIPE_RETRY_SECONDS", 3600.0)
+        await settle(database)
+        await database.write(put_with_secrets("job"))
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
+            shell.execute("BEGIN")
+            shell.execute("SELECT count(*) FROM jobs").fetchone()
+            await database.write(put(make_job(state=State.SUCCEEDED)))
+            await settle(database)
+            statements: list[str] = []
+            database._connection.set_trace_callback(statements.append)
+            for _ in range(5):
+                await settle(database)
+
+        assert not any("checkpoint" in one for one in statements)
+
+    async def test_only_after_secrets(self, database: Database, path: Path) -> None:
+        """The end of a job that had none costs nothing."""
+        await settle(database)
+        await database.write(put(make_job()))
+        await database.write(put(make_job(state=State.SUCCEEDED)))
+        await settle(database)
+
+        assert path.with_name("callsd.db-wal").stat().st_size > 0
+
+    @pytest.fixture
+    def died(self, path: Path) -> None:
+        """A daemon has ended a job, and died before it could wipe what it kept."""
+        done = subprocess.run([sys.executable, "-c", DIE, str(path)], check=False)
+        assert done.returncode == DIED
+
+    @pytest.mark.usefixtures("died")
+    async def test_daemon_died(self, path: Path, open_database: OpenDatabase) -> None:
+        """What a daemon that died had no time to wipe, the next one does first of all."""
+        assert holders(path) == ["callsd.db-wal"]
+        await settle(database := open_database())
+        await settle(database)
+
+        assert holders(path) == []
 
 
 class TestOlderDatabases:

@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import contextlib
+import errno
+import fcntl
 import hmac
 import os
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from callsd_daemon import tokens as module
+from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.tokens import (
     OWNER,
     SCOPES,
     Token,
     TokenError,
     TokenFile,
+    TokenFileError,
     digest,
     write_owner_token,
 )
@@ -43,6 +50,41 @@ def path(tmp_path: Path) -> Path:
 def tokens(path: Path) -> TokenFile:
     """No tokens yet."""
     return TokenFile(path)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root, as callsd tokens may have")
+
+
+def assert_unusable(tokens: TokenFile, says: str) -> None:
+    """Nobody is let in, nothing is changed, and who may know is told why."""
+    for attempt in (
+        lambda: tokens.look_up("callsd_secret"),
+        lambda: tokens.create("plugin", READ),
+        lambda: tokens.revoke("plugin"),
+        tokens.list,
+    ):
+        with pytest.raises(TokenFileError, match=says):
+            attempt()
+    with pytest.raises(CallsdError, match="its log says why") as refused:
+        tokens.find("callsd_secret")
+    assert refused.value.reason is Reason.TOKEN_INVALID
+    assert str(tokens._path) not in refused.value.message
+
+
+def _link(path: Path, precious: Path) -> None:
+    path.symlink_to(precious)
+
+
+def _second_name(path: Path, precious: Path) -> None:
+    path.hardlink_to(precious)
+
+
+def _pipe(path: Path, precious: Path) -> None:
+    os.mkfifo(path)
+
+
+def _directory(path: Path, precious: Path) -> None:
+    path.mkdir()
 
 
 def mode(path: Path) -> int:
@@ -165,15 +207,58 @@ class TestRefusals:
         """A damaged file lets nobody in, is named, and is not overwritten."""
         path.write_bytes(content)
 
-        for attempt in (
-            lambda: tokens.find("callsd_secret"),
-            lambda: tokens.create("plugin", READ),
-            tokens.list,
-        ):
-            with pytest.raises(TokenError, match=r"tokens\.json is damaged"):
-                attempt()
+        assert_unusable(tokens, r"tokens\.json is damaged")
 
         assert path.read_bytes() == content
+
+    def test_too_long(self, tokens: TokenFile, path: Path) -> None:
+        """A file that could not be one of tokens is not read to its end."""
+        with path.open("wb") as file:
+            file.truncate(2**40)
+
+        assert_unusable(tokens, r"tokens\.json cannot be used \(longer than allowed\)")
+
+    @pytest.mark.parametrize("plant", [_link, _second_name, _pipe, _directory])
+    def test_planted(
+        self, tokens: TokenFile, path: Path, tmp_path: Path, plant: Callable[[Path, Path], None]
+    ) -> None:
+        """What is not a plain file of its own is not followed, not waited for, and told of."""
+        precious = tmp_path / "precious"
+        precious.write_bytes(b"{}")
+        plant(path, precious)
+
+        assert_unusable(tokens, "see who put it there, and remove it|cannot be used")
+
+        assert precious.read_bytes() == b"{}"
+
+    def test_held(self, tokens: TokenFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who holds the directory for ever is waited for so long, and then told of."""
+        monkeypatch.setattr(module, "CHANGE_SECONDS", 0.1)
+        holder = os.open(tmp_path, os.O_RDONLY)
+        try:
+            fcntl.flock(holder, fcntl.LOCK_EX)
+            with pytest.raises(TokenFileError, match="another program has been holding"):
+                tokens.create("plugin", READ)
+        finally:
+            os.close(holder)
+        tokens.create("plugin", READ)
+
+    def test_nothing_is_left(
+        self, tokens: TokenFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file that could not be written leaves the old one, and nothing beside it."""
+        secret = tokens.create("plugin", READ)
+
+        def fail(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as full:
+            full.setattr(os, "fsync", fail)
+            with pytest.raises(TokenFileError, match="No space left on device"):
+                tokens.create("other", READ)
+
+        assert [file.name for file in tmp_path.iterdir()] == ["tokens.json"]
+        assert tokens.find(secret) is not None
 
 
 class TestOthers:
@@ -215,8 +300,8 @@ class TestOthers:
         """A file that has not changed is not read again."""
         secret = tokens.create("plugin", READ)
         assert tokens.find(secret) is not None
-        reads: list[Path] = []
-        monkeypatch.setattr(Path, "read_bytes", reads.append)
+        reads: list[object] = []
+        monkeypatch.setattr(module, "open_regular", lambda path, **_more: reads.append(path))
 
         assert tokens.find(secret) is not None
         assert reads == []
@@ -241,6 +326,69 @@ class TestOthers:
 
         file, owner = (directory / "tokens.json").stat(), directory.stat()
         assert (file.st_uid, file.st_gid) == (owner.st_uid, owner.st_gid)
+
+    @needs_root
+    def test_root_is_not_led_astray(self, tmp_path: Path) -> None:
+        """What the daemon's user has planted gets nothing of root's, and root says so."""
+        tmp_path.chmod(0o755)
+        directory, precious = tmp_path / "state", tmp_path / "shadow"
+        directory.mkdir()
+        os.chown(directory, 12345, 12345)
+        precious.write_text("{}")
+        precious.chmod(0o600)
+        # As the names of new files were before: all that a process id could make of them.
+        for number in range(os.getpid(), os.getpid() + 100):
+            (directory / f".tokens.json.{number}").symlink_to(precious)
+        file = directory / "tokens.json"
+        TokenFile(file).create("plugin", READ)
+        assert (file.is_symlink(), file.stat().st_uid) == (False, 12345)
+        file.unlink()
+        file.symlink_to(precious)
+        with pytest.raises(TokenFileError, match="is a link, which is not followed"):
+            TokenFile(file).create("plugin", READ)
+
+        status = precious.stat()
+        assert (status.st_uid, mode(precious), precious.read_text()) == (0, 0o600, "{}")
+        assert file.is_symlink()
+
+    @needs_root
+    def test_directory_of_somebody_else(self, tmp_path: Path) -> None:
+        """A link is followed to a directory of its own maker only; an administrator's always."""
+        directory, link = tmp_path / "state", tmp_path / "link"
+        directory.mkdir()
+        link.symlink_to(directory)
+        TokenFile(link / "tokens.json").create("plugin", READ)
+        os.chown(link, 12345, 12345, follow_symlinks=False)
+        with pytest.raises(TokenFileError, match="a link to somebody else's directory"):
+            TokenFile(link / "tokens.json").create("other", READ)
+        os.chown(directory, 12345, 12345)
+        TokenFile(link / "tokens.json").create("other", READ)
+
+        assert len(TokenFile(directory / "tokens.json").list()) == 2
+
+    def test_scopes(self, tokens: TokenFile, path: Path) -> None:
+        """What a token may do is known by its name, while it is there."""
+        tokens.create("plugin", READ)
+        asked = [("plugin", "jobs.read"), ("plugin", "admin"), ("nobody", "jobs.read")]
+        assert [tokens.has_scope(*one) for one in asked] == [True, False, False]
+        path.write_text("{")
+
+        assert not tokens.has_scope("plugin", "jobs.read")
+
+    def test_told_once(self, tokens: TokenFile, path: Path) -> None:
+        """The log says once what is wrong, and again when it is wrong anew."""
+        secret = tokens.create("plugin", READ)
+        good = path.read_bytes()
+        with capture_logs() as said:
+            for content in (b"{", good, b"["):
+                path.write_bytes(content)
+                for _ in range(3):
+                    with contextlib.suppress(CallsdError):
+                        tokens.find(secret)
+
+        assert [entry["event"] for entry in said] == ["tokens_unusable"] * 2
+        assert all("tokens.json is damaged" in entry["problem"] for entry in said)
+        assert secret not in str(said)
 
     def test_every_token_is_compared(
         self, tokens: TokenFile, monkeypatch: pytest.MonkeyPatch
@@ -316,6 +464,20 @@ class TestOwner:
         found = tokens.find(file.read_text())
         assert found is not None
         assert found.name == OWNER
+
+    @pytest.mark.parametrize("plant", [_link, _second_name, _pipe, _directory])
+    def test_planted(
+        self, tokens: TokenFile, file: Path, tmp_path: Path, plant: Callable[[Path, Path], None]
+    ) -> None:
+        """In its place nothing is followed, waited for, or given another mode."""
+        precious = tmp_path / "precious"
+        precious.write_text("precious")
+        precious.chmod(0o640)
+        plant(file, precious)
+        with pytest.raises(TokenFileError, match=r"owner\.token"):
+            write_owner_token(tokens, file)
+
+        assert (precious.read_text(), mode(precious)) == ("precious", 0o640)
 
     def test_new_scopes(self, tokens: TokenFile, path: Path, file: Path) -> None:
         """After an upgrade that brings scopes, the owner has these too."""

@@ -2,6 +2,8 @@
 """What `callsd install` puts where. Everything it does is a step that can be shown beforehand."""
 
 import contextlib
+import functools
+import os
 import shutil
 import subprocess
 import sys
@@ -50,6 +52,8 @@ HIDDEN = (
 )
 """What the units cannot see."""
 
+EVERYBODY_READS = 0o444
+
 COMMAND_SECONDS = 120.0
 
 
@@ -69,10 +73,14 @@ class _Write:
 
     @property
     def is_done(self) -> bool:
-        return self.path.exists() and self.path.read_text() == self.content
+        return (
+            self.path.exists()
+            and self.path.stat().st_mode & EVERYBODY_READS == EVERYBODY_READS
+            and self.path.read_text() == self.content
+        )
 
     def do(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _make_directory(self.path.parent)
         draft = self.path.with_name(f".{self.path.name}.new")
         draft.write_text(self.content)
         draft.chmod(0o644)
@@ -141,6 +149,9 @@ class Installation:
             yield Step(text=f"{'keep' if write.is_done else 'write'} {write.path}", do=write.do)
         yield from map(self._retire if self._is_live else self._remove, self._former_units())
         configuration = self._root / str(DEFAULT_PATH).lstrip("/")
+        if _is_shut(configuration.parent):
+            text = f"chmod 0755 {configuration.parent}"
+            yield Step(text=text, do=functools.partial(configuration.parent.chmod, 0o755))
         if not configuration.exists():
             write = _Write(path=configuration, content=sample(SETTINGS))
             yield Step(text=f"write {configuration}", do=write.do)
@@ -192,7 +203,7 @@ class Installation:
         path, target = self._root / COMMAND, self._programs / "callsd"
 
         def do() -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_directory(path.parent)
             path.unlink(missing_ok=True)
             path.symlink_to(target)
 
@@ -202,7 +213,7 @@ class Installation:
         target = self._root / UNTIL_REBOOT / path.name
 
         def do() -> None:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_directory(target.parent)
             shutil.move(path, target)
 
         return Step(text=f"move {path} to {target}, where it is until the next boot", do=do)
@@ -239,6 +250,22 @@ class Installation:
 
     def _at_root(self) -> tuple[str, ...]:
         return () if self._is_live else (f"--root={self._root}",)
+
+
+def _make_directory(path: Path) -> None:
+    """Make a directory into which everybody can look, whatever the umask."""
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir()
+        path.chmod(0o755)
+
+
+def _is_shut(directory: Path) -> bool:
+    """Whether only root comes into a directory of root's: so an umask of 077 has left it."""
+    if not directory.is_dir():
+        return False
+    status = directory.stat()
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
 def _installed_name(name: str) -> str:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`callsd tokens`: works on the state directory's file, whether the daemon runs or not."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from callsd_daemon.cli._exit import Exit, Problem
 from callsd_daemon.cli._output import print_json, print_table
 from callsd_daemon.cli._params import parse_span
 from callsd_daemon.cli.config import FILE, loaded
-from callsd_daemon.tokens import SCOPES, TokenError, TokenFile
+from callsd_daemon.tokens import SCOPES, TokenError, TokenFile, TokenFileError
 
 
 TOKENS_FILE = "tokens.json"
@@ -30,6 +31,17 @@ def _store_options(command: Command) -> Command:
         help="Default: that of the configuration.",
     )
     return directory(click.option("--config", "config_file", metavar="FILE", type=FILE)(command))
+
+
+@contextlib.contextmanager
+def _telling(exit_code: Exit) -> Iterator[None]:
+    """Tell the user what is wrong: with this code, or that the file itself cannot be used."""
+    try:
+        yield
+    except TokenFileError as error:
+        raise Problem(str(error)) from None
+    except TokenError as error:
+        raise Problem(str(error), exit_code=exit_code) from None
 
 
 def _file(state_directory: Path | None, config_file: Path | None) -> TokenFile:
@@ -76,10 +88,8 @@ def create(
 ) -> None:
     """Make a token and print it. It is shown this once; keep it in a file of mode 0600."""
     expires_in_seconds = parse_span(expires) if expires else None
-    try:
+    with _telling(Exit.USAGE):
         secret = _file(state_directory, config_file).create(name, scopes, expires_in_seconds)
-    except TokenError as error:
-        raise Problem(str(error), exit_code=Exit.USAGE) from None
     if cli.json:
         print_json({"name": name, "scopes": list(scopes), "token": secret})
         return
@@ -92,7 +102,8 @@ def create(
 @pass_cli
 def list_tokens(cli: Cli, *, state_directory: Path | None, config_file: Path | None) -> None:
     """List the tokens; their secrets are not kept."""
-    found = _file(state_directory, config_file).list()
+    with _telling(Exit.FAILED):
+        found = _file(state_directory, config_file).list()
     if cli.json:
         print_json(
             [
@@ -125,10 +136,8 @@ def list_tokens(cli: Cli, *, state_directory: Path | None, config_file: Path | N
 @pass_cli
 def revoke(cli: Cli, *, name: str, state_directory: Path | None, config_file: Path | None) -> None:
     """Make a token worthless at once."""
-    try:
+    with _telling(Exit.NOT_FOUND):
         _file(state_directory, config_file).revoke(name)
-    except TokenError as error:
-        raise Problem(str(error), exit_code=Exit.NOT_FOUND) from None
     if cli.json:
         print_json({"revoked": name})
         return

@@ -28,6 +28,8 @@ _BOUNDS = (
     _Bound(key="server.drain_seconds", low=0, high=3600),
     _Bound(key="server.drain_live_seconds", low=0, high=7 * 86400),
     _Bound(key="media.max_upload_bytes", low=1, high=2**50),
+    _Bound(key="media.max_client_upload_bytes", low=1, high=2**50),
+    _Bound(key="media.max_client_uploads", low=1, high=1_000_000),
     _Bound(key="media.upload_retention_seconds", low=60, high=3650 * 86400),
     _Bound(key="jobs.max_concurrent_jobs", low=0, high=100_000),
     _Bound(key="jobs.max_transcription_jobs", low=0, high=100_000),

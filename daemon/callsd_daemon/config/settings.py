@@ -37,6 +37,8 @@ class Media(Section, frozen=True):
 
     roots: tuple[str, ...] = ()
     max_upload_bytes: int = 4 * 1024**3
+    max_client_upload_bytes: int = 64 * 1024**3
+    max_client_uploads: int = 10_000
     upload_retention_seconds: float = 86400.0
 
 
@@ -155,6 +157,9 @@ SETTINGS: dict[str, str] = {
     "media.roots": "Directories from which jobs may read files by path. Default: none, "
     "clients upload.",
     "media.max_upload_bytes": "Largest upload.",
+    "media.max_client_upload_bytes": "What all uploads of one client that are here may have "
+    "together, complete or not. A client is a token.",
+    "media.max_client_uploads": "How many uploads of one client may be here.",
     "media.upload_retention_seconds": "How long an upload is kept that no job needs.",
     "jobs.max_concurrent_jobs": "Ceiling on running jobs. 0 = none: admission knows what fits.",
     "jobs.max_transcription_jobs": "Ceiling on running transcriptions. 0 = none.",

@@ -26,7 +26,8 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job, Kind, Notice, Reservation, State, Usage
 from callsd_daemon.domain.recording import PageSecrets, RecordingSpec
 from callsd_daemon.domain.transcription import Engine, Task, Track, TranscriptionSpec
-from callsd_daemon.media import MediaRoots, Uploads
+from callsd_daemon.media.roots import MediaRoots
+from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.models.store import ModelStatus, ModelStore
 from callsd_daemon.rpc import validate
 from callsd_daemon.store.database import Database
@@ -107,7 +108,7 @@ class Intake:
         return await self._transcription(job, draft.transcription)
 
     async def _transcription(self, job: Job, spec: TranscriptionSpec) -> Job:
-        await asyncio.to_thread(self._check, spec)
+        await asyncio.to_thread(self._check, spec, job.creator)
         threads = self._threads(spec)
         notices: tuple[Notice, ...] = ()
         if spec.threads and threads != spec.threads:
@@ -177,7 +178,8 @@ class Intake:
             )
         spec = job.transcription
         assert spec is not None
-        model = self._check(spec)
+        # Whose the uploads are was seen when the job was accepted.
+        model = self._check(spec, None)
         return TranscriptionAssignment(
             spec=spec,
             media=tuple(self._opener(track) for track in spec.tracks),
@@ -188,11 +190,11 @@ class Intake:
     def _threads(self, spec: TranscriptionSpec) -> int:
         return min(max(spec.threads or self.rules.default_threads, 1), self.rules.max_threads)
 
-    def _check(self, spec: TranscriptionSpec) -> ModelStatus:
+    def _check(self, spec: TranscriptionSpec, creator: str | None) -> ModelStatus:
         """Blocks on files, for up to a second when a model is looked at for the first time."""
         for track in spec.tracks:
             if track.upload_id:
-                self.uploads.check(track.upload_id)
+                self.uploads.check(track.upload_id, creator)
             else:
                 self.rules.roots.check(track.path)
         languages = {spec.language, *(track.language for track in spec.tracks)}

@@ -11,11 +11,13 @@ import grpc
 
 from callsd.v1 import media_pb2, media_pb2_grpc
 from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
-from callsd_daemon.media import Uploads
+from callsd_daemon.files import FilePool
+from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.rpc import convert, validate
 from callsd_daemon.rpc.gate import caller
 from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.store.database import Database
+from callsd_daemon.workers.desk import Desk
 
 
 MAX_CHUNK_BYTES = 256 * 1024
@@ -28,11 +30,15 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class MediaService(media_pb2_grpc.MediaServiceServicer):
     """Takes media from clients that share no file system with the server."""
 
-    def __init__(self, uploads: Uploads, database: Database, hub: Hub) -> None:
+    def __init__(
+        self, *, uploads: Uploads, database: Database, desk: Desk, hub: Hub, pool: FilePool
+    ) -> None:
+        """`pool` is for the verifying of uploads alone, which takes long."""
         self._uploads = uploads
         self._database = database
+        self._desk = desk
         self._hub = hub
-        self._open: set[str] = set()
+        self._pool = pool
 
     async def UploadMedia(
         self, request_iterator: AsyncIterator[media_pb2.UploadMediaRequest], context: Context
@@ -43,32 +49,28 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
             raise invalid_fields([("start", "must be the first message")])
         start = first.start
         validate.upload_start(start.upload_id, start.size_bytes, start.sha256)
-        if start.upload_id in self._open:
-            raise CallsdError(
-                Reason.UPLOAD_BUSY,
-                "this upload is being sent by another call right now",
-                retry_after_seconds=1.0,
+        await asyncio.to_thread(self._uploads.check_owner, start.upload_id, caller.get())
+        withheld = await self._database.read(self._desk.withheld_disk_bytes)
+        with self._uploads.sending(start.upload_id), self._hub.stream():
+            path = await asyncio.to_thread(
+                self._uploads.begin,
+                start.upload_id,
+                start.size_bytes,
+                start.sha256,
+                caller.get(),
+                withheld_bytes=withheld,
             )
-        self._open.add(start.upload_id)
-        try:
-            with self._hub.stream():
-                path = await asyncio.to_thread(
-                    self._uploads.begin,
-                    start.upload_id,
-                    start.size_bytes,
-                    start.sha256,
-                    caller.get(),
-                )
-                await self._receive(request_iterator, path, start.size_bytes)
-                await asyncio.to_thread(self._uploads.finish, start.upload_id)
-        finally:
-            self._open.discard(start.upload_id)
+            await self._receive(request_iterator, path, start)
+            await self._pool.run(self._uploads.finish, start.upload_id)
         return media_pb2.UploadMediaResponse(upload=await self._message(start.upload_id))
 
     async def _receive(
-        self, requests: AsyncIterator[media_pb2.UploadMediaRequest], path: Path, size: int
+        self,
+        requests: AsyncIterator[media_pb2.UploadMediaRequest],
+        path: Path,
+        start: media_pb2.UploadStart,
     ) -> None:
-        received = path.stat().st_size
+        received, size = path.stat().st_size, start.size_bytes
         with path.open("ab") as file:
             while (request := await _next(requests)) is not None:
                 chunk = request.chunk
@@ -81,7 +83,7 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
                         "have arrived: go on from there",
                         metadata={"received_bytes": str(received)},
                     )
-                await asyncio.to_thread(_write, file, chunk.data)
+                await asyncio.to_thread(self._uploads.append, start.upload_id, file, chunk.data)
                 received += len(chunk.data)
 
     async def GetUpload(
@@ -96,15 +98,18 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
     ) -> media_pb2.DeleteUploadResponse:
         """Remove an upload that no job needs."""
         upload_id = validate.upload_id(request.name)
+        await asyncio.to_thread(self._uploads.status, upload_id, caller.get())
         if upload_id in await self._database.read(lambda books: books.needed_uploads()):
             raise CallsdError(
                 Reason.JOB_STATE_CONFLICT, "a job that has not ended yet needs this upload"
             )
-        await asyncio.to_thread(self._uploads.remove, upload_id)
+        await asyncio.to_thread(self._uploads.remove, upload_id, caller.get())
         return media_pb2.DeleteUploadResponse()
 
     async def _message(self, upload_id: str) -> media_pb2.Upload:
-        record, received, complete = await asyncio.to_thread(self._uploads.status, upload_id)
+        record, received, complete = await asyncio.to_thread(
+            self._uploads.status, upload_id, caller.get()
+        )
         expire_time = record.create_time + timedelta(
             seconds=self._uploads.retention.total_seconds()
         )
@@ -129,13 +134,3 @@ async def _next(
             Reason.UPLOAD_INCOMPLETE,
             f"nothing came for {CHUNK_TIMEOUT_SECONDS:g} s: what has arrived is kept, go on later",
         ) from None
-
-
-def _write(file: Any, data: bytes) -> None:
-    try:
-        file.write(data)
-        file.flush()
-    except OSError as problem:
-        raise CallsdError(
-            Reason.DISK_FULL, f"the upload could not be written ({problem.strerror})"
-        ) from problem

@@ -9,7 +9,9 @@ and neither wait for what is being written nor fail with it.
 
 import contextlib
 import errno
+import math
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +47,13 @@ BATCH_LIMIT = 100
 BUSY_TIMEOUT_SECONDS = 5.0
 """How long to wait for a backup or a curious administrator to let go of the file."""
 
+WIPE_WAIT_SECONDS = 0.05
+"""How long emptying the log may wait for those who read in it: writes wait as long."""
+
+WIPE_RETRY_SECONDS = 1.0
+"""When to try again. The next operation does it: the daemon asks for one every few seconds, to see
+whether the database still answers."""
+
 BLOCKED = frozenset({Reason.DISK_FULL, Reason.QUEUE_FULL})
 """Why the database refuses for a while what it will do later."""
 
@@ -76,7 +85,10 @@ class Database:
         self._connection, self._reading = _open(path)
         self.database_id: str = self._scalar("SELECT value FROM meta WHERE key = 'database_id'")
         self._revision: int = self._scalar("SELECT coalesce(max(revision), 0) FROM changes")
-        self._writes = Line("store", self._run, limit=PENDING_LIMIT, batch=BATCH_LIMIT)
+        self._with_secrets: set[str] = set()
+        # Whoever had this database open before may have died before its log was empty.
+        self._wipe_time, self._is_put_off = -math.inf, False
+        self._writes = Line("store", self._serve, limit=PENDING_LIMIT, batch=BATCH_LIMIT)
         self._reads = Line("store reads", self._look, limit=PENDING_LIMIT, batch=1)
 
     @property
@@ -113,6 +125,15 @@ class Database:
         # The last one to leave puts the log into the file, which a reader may not.
         self._reading.close()
         self._connection.close()
+
+    def _serve(self, batch: list[Operation]) -> None:
+        self._run(batch)
+        try:
+            self._look_for_ends()
+            if time.monotonic() >= self._wipe_time:
+                self._wipe()
+        except sqlite3.Error as problem:
+            self._put_off(str(problem))
 
     def _run(self, batch: list[Operation]) -> None:
         execute = self._connection.execute
@@ -158,6 +179,35 @@ class Database:
                 log.exception("commit_listener_failed", revision=self._revision)
         for operation, result in done:
             operation.future.set_result(result)
+
+    def _look_for_ends(self) -> None:
+        """Notice when secrets have been deleted; there are as many as recordings under way."""
+        rows = self._connection.execute("SELECT job_id FROM secrets")
+        keepers = {job_id for (job_id,) in rows}
+        if self._with_secrets - keepers:
+            self._wipe_time = -math.inf
+        self._with_secrets = keepers
+
+    def _wipe(self) -> None:
+        """Empty the log, in which everything stays readable that was deleted from the database.
+
+        Follows the end of secrets only: it costs two syncs, and some 4 MB at most to be put into
+        place. Who reads at this moment may need the log: then it is for later.
+        """
+        self._connection.execute(f"PRAGMA busy_timeout = {WIPE_WAIT_SECONDS * 1000:.0f}")
+        try:
+            held, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000:.0f}")
+        if held:
+            self._put_off("somebody reads in it")
+            return
+        self._wipe_time, self._is_put_off = math.inf, False
+
+    def _put_off(self, problem: str) -> None:
+        if not self._is_put_off:
+            log.info("wal_not_emptied", problem=problem)
+        self._wipe_time, self._is_put_off = time.monotonic() + WIPE_RETRY_SECONDS, True
 
     def _look(self, batch: list[Operation]) -> None:
         for operation in batch:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The schema, as the list of steps that lead to it. A step is never changed once released."""
 
+import contextlib
 import sqlite3
 import uuid
 from pathlib import Path
@@ -101,6 +102,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         backup.unlink(missing_ok=True)
         backup.touch(mode=0o600)
         connection.execute("VACUUM INTO ?", (str(backup),))
+        _forget_secrets(backup)
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")
         for statement in statements:
@@ -110,3 +112,11 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
             connection.execute("INSERT INTO meta VALUES ('database_id', ?)", (str(uuid.uuid4()),))
         connection.execute(f"PRAGMA user_version = {number}")
         connection.execute("COMMIT")
+
+
+def _forget_secrets(backup: Path) -> None:
+    """A copy that stays shall not keep what recordings that run now need."""
+    with contextlib.closing(sqlite3.connect(backup, isolation_level=None)) as copy:
+        copy.execute("PRAGMA secure_delete = ON")
+        if copy.execute("SELECT 1 FROM sqlite_schema WHERE name = 'secrets'").fetchone():
+            copy.execute("DELETE FROM secrets")

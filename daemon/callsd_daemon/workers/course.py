@@ -231,7 +231,10 @@ class Course:
     async def _seat(self, job: Job, token_sha256: str) -> Seat:
         """A place for the worker with this token, in the job's own directory."""
         directory = self._directory / job.id
-        await self._pool.run(lambda: (directory / ARTIFACTS).mkdir(parents=True, exist_ok=True))
+        try:
+            await self._pool.run(lambda: (directory / ARTIFACTS).mkdir(parents=True, exist_ok=True))
+        except OSError as problem:
+            raise _not_started(problem) from problem
         worker_log = WorkerLog(
             directory / WORKER_LOG, self._pool, max_bytes=self.rules.bounds.max_log_bytes
         )
@@ -297,12 +300,7 @@ class Course:
                 job.id, lambda: self._launcher.launch(worker, bootstrap, limits_of(job))
             )
         except OSError as problem:
-            raise CallsdError(
-                Reason.DISK_FULL
-                if problem.errno in (errno.ENOSPC, errno.EDQUOT)
-                else Reason.WORKER_KILLED,
-                f"the worker could not be started: {problem}",
-            ) from problem
+            raise _not_started(problem) from problem
         failpoint("worker.after_spawn")
         return process
 
@@ -476,6 +474,14 @@ async def _surely(ask: Callable[[], Awaitable[T]]) -> T:
             # No bug of ours: no traceback.
             log.error("store_blocked", reason=problem.reason, problem=problem.message)  # noqa: TRY400
             await asyncio.sleep(RETRY_SECONDS)
+
+
+def _not_started(problem: OSError) -> CallsdError:
+    is_full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+    return CallsdError(
+        Reason.DISK_FULL if is_full else Reason.WORKER_KILLED,
+        f"the worker could not be started: {problem}",
+    )
 
 
 def _longest_seconds(job: Job) -> float:

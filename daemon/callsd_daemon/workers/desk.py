@@ -41,12 +41,20 @@ class Desk:
     """Keeps the latest sample of the host, and decides within a transaction of the store."""
 
     def __init__(
-        self, probe: Probe, policy: Policy, spent: Callable[[], Mapping[str, Spent]]
+        self,
+        probe: Probe,
+        policy: Policy,
+        spent: Callable[[], Mapping[str, Spent]],
+        awaited_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`spent` tells what our workers have taken, by name; it blocks for milliseconds."""
+        """`spent` tells what our workers have taken, by name; it blocks for milliseconds.
+
+        `awaited_bytes` tells of how much disk space is taken by what is on its way already.
+        """
         self.policy = policy
         self._probe = probe
         self._spent = spent
+        self._awaited_bytes = awaited_bytes
         self.host: Host = probe.sample({})
         self.host_time = datetime.now(UTC)
         self.uses: dict[str, Use] = {}
@@ -85,10 +93,23 @@ class Desk:
         """The accounts of disk, cores and memory, as they stand."""
         return accounts(self._snapshot(books), self.policy)
 
+    def withheld_disk_bytes(self, books: Reading) -> int:
+        """Disk space that is kept free or promised to jobs: nothing else may be put there."""
+        if not self.policy.is_enforced:
+            return 0
+        disk, _, _ = self.accounts(books)
+        return int(disk.headroom + disk.reserved)
+
     def _snapshot(self, books: Reading) -> Snapshot:
         # A captioner is charged once, however many calls it serves.
         reserved = sum(map(captioner_cost, books.caption_models()), books.reserved())
-        return Snapshot(host=self.host, reserved=reserved, running=books.running(), queued_ahead=0)
+        free = max(self.host.disk_free_bytes - self._awaited_bytes(), 0)
+        return Snapshot(
+            host=replace(self.host, disk_free_bytes=free),
+            reserved=reserved,
+            running=books.running(),
+            queued_ahead=0,
+        )
 
 
 def tell(job: Job, verdict: Verdict) -> None:

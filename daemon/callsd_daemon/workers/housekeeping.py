@@ -14,7 +14,7 @@ import structlog
 from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Job, Kind
 from callsd_daemon.domain.recording import Picture
-from callsd_daemon.media import Uploads
+from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.metrics import (
     CAPACITY,
     EVENT_LOOP_LAG,
