@@ -43,6 +43,8 @@ def as_the_first_release_had_it(one: Daemon) -> None:
     """Take from the store what later versions of the schema have brought."""
     with contextlib.closing(sqlite3.connect(one.state / "callsd.db")) as database:
         database.execute("DROP TABLE secrets")
+        database.execute("DROP TABLE labels")
+        database.execute("ALTER TABLE changes DROP COLUMN written_bytes")
         database.execute("PRAGMA user_version = 1")
 
 
