@@ -24,6 +24,7 @@ class Command:
             "CALLSD_ADDRESS": address,
             "CALLSD_TOKEN_FILE": None,
             "CALLSD_CA_FILE": None,
+            "CALLSD_SOCKET_OWNER": None,
         }
 
     def __call__(self, *arguments: object, exit_code: int = 0) -> Result:

@@ -2,7 +2,10 @@
 """Addresses and where they come from."""
 
 import os
+import pwd
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -114,3 +117,131 @@ class TestDiscover:
         monkeypatch.setattr(os, "geteuid", lambda: user)
 
         assert runtime_directory(environ) == default_runtime_directory(environ)
+
+
+def socket_at(path: Path, *, owner: int | None = None) -> Path:
+    """A socket that nobody listens at."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+    if owner is not None:
+        os.chown(path, owner, -1)
+    return path
+
+
+STRANGER = 12_345
+FRIEND = 12_346
+
+
+@pytest.fixture
+def near() -> Iterator[Path]:
+    """A directory that nobody else may write in, nor in those above it, /tmp but for its files."""
+    with tempfile.TemporaryDirectory(prefix="callsd-", dir="/tmp") as path:
+        yield Path(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is somebody else's")
+class TestStrangers:
+    """Sockets of somebody else."""
+
+    def test_a_named_socket_of_a_stranger_gets_nothing(self, near: Path) -> None:
+        """No token goes to whoever made the socket; the error says whose it is and what to do."""
+        (near / "owner.token").write_text("callsd_x")
+        path = socket_at(near / "callsd.sock", owner=STRANGER)
+        endpoint = Endpoint.discover(address=f"unix:{path}", environ={})
+
+        with pytest.raises(SettingsError, match=f"{STRANGER}.*CALLSD_SOCKET_OWNER={STRANGER}"):
+            endpoint.metadata()
+
+    @pytest.mark.parametrize("user", [str(FRIEND), "nobody"])
+    def test_a_user_who_is_named_is_no_stranger(self, near: Path, user: str) -> None:
+        """Who knows better says whose the socket may be, by name or by number."""
+        owner = FRIEND if user.isdecimal() else pwd.getpwnam(user).pw_uid
+        path = socket_at(near / "callsd.sock", owner=owner)
+        environ = {"CALLSD_SOCKET_OWNER": user}
+
+        assert Endpoint.discover(address=f"unix:{path}", environ=environ).metadata() == ()
+
+    def test_each_call_looks(self, near: Path) -> None:
+        """A daemon that is stopped and replaced by a stranger's gets no more calls."""
+        path = socket_at(near / "callsd.sock")
+        endpoint = Endpoint.discover(address=f"unix:{path}", environ={})
+        endpoint.metadata()
+        path.unlink()
+        endpoint.metadata()
+        socket_at(path, owner=STRANGER)
+
+        with pytest.raises(SettingsError):
+            endpoint.metadata()
+
+    def test_the_services_own_user_is_trusted(
+        self, near: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The socket of the installed service is good for everybody."""
+        monkeypatch.setattr("callsd._owner.SERVICE_USER", "nobody")
+        path = socket_at(near / "callsd.sock", owner=pwd.getpwnam("nobody").pw_uid)
+
+        assert Endpoint.discover(address=f"unix:{path}", environ={}).metadata() == ()
+
+    def found(self, near: Path, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
+        """What is found by default, with a token and no daemon of the system."""
+        (near / "token").write_text("callsd_x")
+        monkeypatch.setattr("callsd._endpoint.SYSTEM_RUNTIME_DIRECTORY", near / "system")
+        monkeypatch.setattr("callsd._endpoint.runtime_directory", lambda _: near / "own" / "callsd")
+        return Endpoint.discover(environ={"CALLSD_TOKEN_FILE": str(near / "token")})
+
+    def test_a_default_socket_of_our_own_gets_the_token(
+        self, near: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is ours, in directories of ours, is used; while it is away as well."""
+        (near / "own" / "callsd").mkdir(parents=True)
+
+        assert self.found(near, monkeypatch).metadata()
+        socket_at(near / "own" / "callsd" / "callsd.sock")
+        assert self.found(near, monkeypatch).metadata()
+
+    def test_a_default_socket_of_a_stranger_gets_nothing(
+        self, near: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A stranger's socket, in a stranger's directory, is not our daemon."""
+        socket_at(near / "own" / "callsd" / "callsd.sock", owner=STRANGER)
+        os.chown(near / "own" / "callsd", STRANGER, -1)
+
+        with pytest.raises(SettingsError, match=r"belongs to 12345.*CALLSD_ADDRESS"):
+            self.found(near, monkeypatch).metadata()
+
+    @pytest.mark.parametrize("mode", [0o777, 0o775])
+    @pytest.mark.parametrize("place", ["own", "own/callsd"])
+    def test_a_default_place_that_others_may_change_is_refused(
+        self, near: Path, place: str, mode: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who may replace the socket, or its directory, may do so at any time."""
+        socket_at(near / "own" / "callsd" / "callsd.sock")
+        (near / place).chmod(mode)
+
+        with pytest.raises(SettingsError, match=f"others may write in {near / place}:"):
+            self.found(near, monkeypatch).metadata()
+
+    def test_a_default_place_that_others_may_make_is_refused(
+        self, near: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where there is no daemon, nobody else can become it between two looks."""
+        (near / "own").mkdir()
+        (near / "own").chmod(0o1777)
+        endpoint = self.found(near, monkeypatch)
+
+        with pytest.raises(SettingsError, match="others may make it"):
+            endpoint.metadata()
+        (near / "own" / "callsd").mkdir(mode=0o700)
+        assert endpoint.metadata()
+
+    def test_a_strangers_link_is_refused(self, near: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A link to what is ours can be turned to what is not."""
+        socket_at(near / "real" / "callsd.sock")
+        (near / "own").mkdir()
+        (near / "own" / "callsd").symlink_to(near / "real")
+        assert self.found(near, monkeypatch).metadata()
+        os.chown(near / "own" / "callsd", STRANGER, -1, follow_symlinks=False)
+
+        with pytest.raises(SettingsError, match="belongs to 12345"):
+            self.found(near, monkeypatch).metadata()

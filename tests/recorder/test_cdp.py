@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -164,12 +165,63 @@ class TestCalls:
         eventually(lambda: len(peer.events) == 2, "both events")
         assert peer.events == [("A", {}), ("B", {"x": 1})]
 
+    def test_what_is_told_is_not_waited_for(self, peer: Peer) -> None:
+        """Who tells something goes on at once; its answer disturbs nobody."""
+        peer.cdp.tell("Quick", session="S1", x=1)
+        assert peer.cdp.call("One") == {"method": "One"}
+        assert peer.asked[0] == {"id": 1, "method": "Quick", "params": {"x": 1}, "sessionId": "S1"}
+        assert peer.cdp._waiting == {}
+
     def test_a_large_answer_is_read(self, peer: Peer) -> None:
         """What is below the limit comes through, however many pieces it is in."""
         peer.script = lambda message: peer.say(
             {"id": message["id"], "result": {"x": "y" * 500_000}}
         )
         assert len(peer.cdp.call("Large")["x"]) == 500_000
+
+
+class TestLongMessages:
+    """Messages of any length, which a page decides."""
+
+    @pytest.fixture(autouse=True)
+    def small_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Lower the limit."""
+        monkeypatch.setattr(cdp_module, "MAX_MESSAGE_BYTES", 200_000)
+
+    def test_a_long_event_is_passed_over(self, peer: Peer) -> None:
+        """What comes before and behind it is taken; it ends nothing."""
+        for length in (200_000, 262_144, 2_000_000):
+            peer.say({"method": "Before"})
+            peer.say({"method": "Long", "params": {"url": "x" * length}})
+            peer.say({"method": "Behind"})
+        assert peer.cdp.call("One") == {"method": "One"}
+        assert [method for method, _ in peer.events] == ["Before", "Behind"] * 3
+
+    def test_a_long_answer_is_told_to_who_waits(self, peer: Peer) -> None:
+        """Nobody waits for an answer that is not taken."""
+        peer.script = lambda message: peer.say(
+            {"id": message["id"], "result": {"text": "x" * 2_000_000}}
+        )
+        began = time.monotonic()
+        with pytest.raises(CdpError, match=r"^Long: the answer is too long$"):
+            peer.cdp.call("Long", timeout_seconds=60)
+        assert time.monotonic() - began < 10
+
+    def test_it_takes_no_memory(self, peer: Peer) -> None:
+        """However long a message is, no more of it than the limit is kept."""
+        tracemalloc.start()
+        try:
+            peer.say_bytes(b'{"method":"Endless","params":{"url":"')
+            for _ in range(100):
+                peer.say_bytes(b"x" * 1_000_000)
+            peer.say_bytes(b'"}}\0')
+            peer.say({"method": "Behind"})
+            eventually(lambda: peer.events, "the event behind")
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak_bytes < 3_000_000
+        assert peer.events == [("Behind", {})]
 
 
 class TestEvents:
@@ -226,19 +278,6 @@ class TestEnd:
             cdp.call("Hello")
         os.close(from_nobody)
         cdp.close()
-
-    def test_more_than_is_read_ends_the_connection(
-        self, peer: Peer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A message without an end is not kept in memory: the connection is given up."""
-        monkeypatch.setattr(cdp_module, "MAX_MESSAGE_BYTES", 200_000)
-        peer.script = silent
-        threads, got = call_in_threads(peer, 1)
-        with pytest.raises(BrokenPipeError):
-            peer.say_bytes(b"x" * 2_000_000)
-        threads[0].join()
-        assert got == ["Call: the browser is gone"]
-        assert is_over(peer)
 
     @pytest.mark.parametrize(
         "said",

@@ -36,6 +36,11 @@ type endpoint struct {
 	caFile          string
 	certificateFile string
 	keyFile         string
+
+	// socketOwner is a user whose socket is trusted beside our own, root's and the service's.
+	socketOwner string
+	// isDefault: nobody has named the address, so nobody else may be able to make it either.
+	isDefault bool
 }
 
 // discover completes what is given from the environment and then from the usual places.
@@ -44,8 +49,9 @@ func discover(e endpoint) (endpoint, error) {
 		e.address = os.Getenv("CALLSD_ADDRESS")
 	}
 	if e.address == "" {
-		e.address = defaultAddress()
+		e.address, e.isDefault = defaultAddress(), true
 	}
+	e.socketOwner = os.Getenv("CALLSD_SOCKET_OWNER")
 	if e.tokenFile == "" {
 		e.tokenFile = os.Getenv("CALLSD_TOKEN_FILE")
 	}
@@ -142,9 +148,20 @@ func (e endpoint) credentials() (credentials.TransportCredentials, error) {
 	return credentials.NewTLS(config), nil
 }
 
-// authorize adds the bearer token, or nothing without a token file. Tokens are renewed while
-// clients run: read for each call.
+// authorize adds the bearer token, or nothing without a token file, and refuses a call to a socket
+// of somebody whom it is not for. Daemons come and go, and tokens are renewed, while clients run: both
+// are looked at for each call.
 func (e endpoint) authorize(ctx context.Context) (context.Context, error) {
+	if socket, isUnix := strings.CutPrefix(e.address, "unix:"); isUnix {
+		if e.isDefault {
+			if err := checkPlace(filepath.Dir(socket), e.socketOwner); err != nil {
+				return nil, err
+			}
+		}
+		if err := checkOwner(socket, e.socketOwner); err != nil {
+			return nil, err
+		}
+	}
 	if e.tokenFile == "" {
 		return ctx, nil
 	}

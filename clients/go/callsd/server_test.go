@@ -26,7 +26,7 @@ const testTimeout = 20 * time.Second
 
 // What a developer's own environment says is not meant for the tests.
 func TestMain(m *testing.M) {
-	for _, name := range []string{"CALLSD_ADDRESS", "CALLSD_TOKEN_FILE", "CALLSD_CA_FILE"} {
+	for _, name := range []string{"CALLSD_ADDRESS", "CALLSD_TOKEN_FILE", "CALLSD_CA_FILE", "CALLSD_SOCKET_OWNER"} {
 		os.Unsetenv(name)
 	}
 	m.Run()

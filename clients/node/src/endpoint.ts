@@ -8,6 +8,7 @@ import { userInfo } from "node:os";
 import { dirname, join } from "node:path";
 
 import { SettingsError } from "./errors.js";
+import { checkOwner, checkPlace } from "./owner.js";
 
 const SOCKET_NAME = "callsd.sock";
 const OWNER_TOKEN_NAME = "owner.token";
@@ -52,6 +53,10 @@ export class Endpoint {
     readonly port: number = 0;
     /** Whether the connection is encrypted. */
     readonly isSecure: boolean;
+    /** A user whose socket is trusted beside our own, root's and the service's: CALLSD_SOCKET_OWNER. */
+    readonly #socketOwner: string;
+    /** Whether nobody has named the address: then nobody else may be able to make it either. */
+    readonly #isDefault: boolean;
 
     /**
      * The endpoint given, completed from the environment and then from the usual places.
@@ -59,7 +64,10 @@ export class Endpoint {
      * @throws {SettingsError} The address is malformed, or a token would travel in the clear.
      */
     constructor(options: EndpointOptions = {}, environ: NodeJS.ProcessEnv = process.env) {
-        this.address = options.address || environ["CALLSD_ADDRESS"] || defaultAddress(environ);
+        const named = options.address || environ["CALLSD_ADDRESS"];
+        this.address = named || defaultAddress(environ);
+        this.#isDefault = !named;
+        this.#socketOwner = environ["CALLSD_SOCKET_OWNER"] ?? "";
         const [scheme, rest] = split(this.address, this.address.indexOf(":"));
         this.tokenFile =
             options.tokenFile ||
@@ -112,9 +120,16 @@ export class Endpoint {
     /**
      * What each call carries: the bearer token, or nothing without a token file.
      *
-     * @throws {SettingsError} The token file cannot be read or holds no token.
+     * @throws {SettingsError} The token file cannot be read or holds no token, or the socket is that
+     *     of somebody whom a call is not for.
      */
     async headers(): Promise<Record<string, string>> {
+        if (this.path && this.#isDefault) {
+            checkPlace(dirname(this.path), this.#socketOwner);
+        }
+        if (this.path) {
+            checkOwner(this.path, this.#socketOwner);
+        }
         if (this.tokenFile === undefined) {
             return {};
         }

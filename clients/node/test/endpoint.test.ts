@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import assert from "node:assert/strict";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { chmod, chown, lchown, mkdir, mkdtemp, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describe, test } from "node:test";
+import { describe, test, type TestContext } from "node:test";
 
 import { Client, Endpoint, SettingsError } from "@callsd/client";
+
+import { checkOwner, checkPlace } from "../src/owner.js";
 
 describe("addresses", () => {
     test("Each form of address is understood.", () => {
@@ -116,5 +119,71 @@ describe("defaults", () => {
             ].includes(address),
             address,
         );
+    });
+});
+
+const STRANGER = 12_345;
+
+/** A directory that nobody else may write in. */
+async function near(t: TestContext): Promise<string> {
+    const directory = await mkdtemp("/tmp/callsd-");
+    t.after(() => rm(directory, { recursive: true }));
+    return directory;
+}
+
+/** Whether only root can do what a test needs, and we are not. */
+const skip = process.geteuid?.() !== 0 && "only root can make what is somebody else's";
+
+describe("strangers", { skip }, () => {
+    test("A call goes to no socket of a stranger; a user who is named is none.", async (t) => {
+        const path = join(await near(t), "callsd.sock");
+        const client = new Client({ address: `unix:${path}`, tokenFile: "/nowhere" });
+        t.after(() => client.close());
+        const server = createServer().listen(path);
+        t.after(() => server.close());
+        await chown(path, STRANGER, STRANGER);
+
+        await assert.rejects(client.getJob("1"), {
+            name: "SettingsError",
+            message: /belongs to user 12345.*CALLSD_SOCKET_OWNER=12345/,
+        });
+        assert.throws(() => checkOwner(path, "nobody"), SettingsError);
+        checkOwner(path, String(STRANGER));
+        const environ = { CALLSD_SOCKET_OWNER: "nobody" };
+        await chown(path, 65_534, 65_534);
+        assert.deepEqual(await new Endpoint({ address: `unix:${path}` }, environ).headers(), {});
+    });
+
+    test("A default place that others may make or change is refused.", async (t) => {
+        const folder = await near(t);
+        const own = join(folder, "own");
+        const place = join(own, "callsd");
+        const isRefused = (message: string): void =>
+            assert.throws(
+                () => checkPlace(place, ""),
+                (error: Error) => error instanceof SettingsError && error.message.includes(message),
+                message,
+            );
+        checkPlace(place, "");
+        await mkdir(place, { recursive: true });
+        checkPlace(place, "");
+        for (const path of [own, place]) {
+            for (const mode of [0o777, 0o775]) {
+                await chmod(path, mode);
+                isRefused(`others may write in ${path}:`);
+            }
+            await chmod(path, 0o700);
+            await chown(path, STRANGER, STRANGER);
+            isRefused(`${path} belongs to user 12345:`);
+            await chown(path, 0, 0);
+        }
+        checkPlace(place, "");
+        await rename(place, join(folder, "real"));
+        await chmod(own, 0o1777);
+        isRefused("others may make it");
+        await symlink(join(folder, "real"), place);
+        checkPlace(place, "");
+        await lchown(place, STRANGER, STRANGER);
+        isRefused(`${place} belongs to user 12345:`);
     });
 });

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from callsd._errors import SettingsError
+from callsd._owner import check_owner, check_place
 
 
 SOCKET_NAME = "callsd.sock"
@@ -30,6 +31,10 @@ class Endpoint:
     """File with the bearer token; read for each call, as tokens are renewed while clients run."""
     ca_file: Path | None = None
     """PEM file with the certificates to trust for TLS. None: the system's."""
+    socket_owner: str = ""
+    """Name or number of a user whose socket is trusted beside our own, root's and the service's."""
+    is_default: bool = False
+    """Whether nobody has named the address: then nobody else may be able to make it either."""
     _last: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
     """The token that was read last."""
 
@@ -67,20 +72,27 @@ class Endpoint:
 
         Environment: CALLSD_ADDRESS (default: the socket of this user's daemon if there is one,
         else the system's), CALLSD_TOKEN_FILE (default: owner.token beside the socket),
-        CALLSD_CA_FILE.
+        CALLSD_CA_FILE, CALLSD_SOCKET_OWNER (default: nobody else).
 
         Raises:
             SettingsError: The address is malformed.
         """
         environ = os.environ if environ is None else environ
-        address = address or environ.get("CALLSD_ADDRESS") or _default_address(environ)
+        named_address = address or environ.get("CALLSD_ADDRESS")
+        address = named_address or _default_address(environ)
         if token_file is None and (named := environ.get("CALLSD_TOKEN_FILE")):
             token_file = Path(named)
         if token_file is None and address.startswith("unix:"):
             token_file = _owner_token(address)
         if ca_file is None and (named := environ.get("CALLSD_CA_FILE")):
             ca_file = Path(named)
-        return cls(address=address, token_file=token_file, ca_file=ca_file)
+        return cls(
+            address=address,
+            token_file=token_file,
+            ca_file=ca_file,
+            socket_owner=environ.get("CALLSD_SOCKET_OWNER", ""),
+            is_default=not named_address,
+        )
 
     @property
     def secure(self) -> bool:
@@ -105,8 +117,14 @@ class Endpoint:
         """What each call carries: the bearer token, or nothing without a token file.
 
         Raises:
-            SettingsError: The token file cannot be read or holds no token.
+            SettingsError: The token file cannot be read or holds no token, or the socket is that
+                of somebody whom a call is not for.
         """
+        if self.address.startswith("unix:"):
+            socket = Path(self.address.removeprefix("unix:"))
+            if self.is_default:
+                check_place(socket.parent, friend=self.socket_owner)
+            check_owner(socket, friend=self.socket_owner)
         if self.token_file is None:
             return ()
         try:

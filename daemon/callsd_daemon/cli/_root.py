@@ -82,6 +82,7 @@ class RootGroup(click.Group):
                     ("CALLSD_ADDRESS", "as --address"),
                     ("CALLSD_TOKEN_FILE", "as --token-file"),
                     ("CALLSD_CA_FILE", "as --ca-file"),
+                    ("CALLSD_SOCKET_OWNER", "one more user whose socket is trusted"),
                 ]
             )
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any local audio or video file → a stream of 16 kHz mono blocks on the file's own clock."""
 
+import contextlib
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -12,9 +14,12 @@ from typing import BinaryIO, Self
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
+from av.codec.codec import UnknownCodecError
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
+
+log = logging.getLogger(__name__)
 
 Samples = NDArray[np.float32]
 
@@ -50,6 +55,31 @@ _FORMATS = (
     "amr,amrnb,amrwb,mpegts,mpeg,avi,flv,asf"
 )
 
+
+def _is_sound_decoder(name: str) -> bool:
+    try:
+        return av.Codec(name, "r").type == "audio"
+    except UnknownCodecError:
+        return False  # it is an encoder's
+
+
+# No decoder but these is ever opened: the library would look into pictures and video to find out
+# their size, and a picture of a few kilobytes may have gigabytes.
+_SOUND_CODECS = ",".join(sorted(filter(_is_sound_decoder, av.codecs_available)))
+
+MAX_STREAMS = 64
+"""A recording of a call has one or two, and seldom a handful; each costs memory and time."""
+
+_PROBE = {
+    # What is looked at before the sound is known: FFmpeg's own bounds, but whatever the format.
+    "probesize": "5000000",
+    "analyzeduration": "10000000",
+    "max_streams": str(MAX_STREAMS),
+    "codec_whitelist": _SOUND_CODECS,
+    "format_whitelist": _FORMATS,
+    # It is read through one file alone: there is nothing else that it could open.
+    "protocol_whitelist": "",
+}
 
 _READ_BYTES = 256 * 1024
 
@@ -94,8 +124,9 @@ class AudioStream:
         self._not_finite = 0
         self._file = _open_regular(source)
         try:
-            self._container = _open(self._file)
-            self._stream = _choose_stream(self._container)
+            with _as_media_error():
+                self._container = _open(self._file)
+                self._stream = _choose_stream(self._container)
         except BaseException:
             self._file.close()
             raise
@@ -128,7 +159,13 @@ class AudioStream:
         pending: list[Samples] = []
         pending_samples = 0
         limit_samples = int(MAX_TRACK_SECONDS * SAMPLE_RATE_HZ)
-        for start_sample, samples in self._runs():
+        runs = self._runs()
+        while True:
+            with _as_media_error():
+                run = next(runs, None)
+            if run is None:
+                break
+            start_sample, samples = run
             expected = self.position_samples
             is_hole = start_sample > expected
             is_full = pending_samples >= BLOCK_SECONDS * SAMPLE_RATE_HZ
@@ -263,6 +300,23 @@ class AudioStream:
         return self._container.start_time / av.time_base
 
 
+@contextlib.contextmanager
+def _as_media_error() -> Iterator[None]:
+    """Whatever a stranger's file makes the libraries say is about that file, and no bug of ours."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) and not isinstance(error, FFmpegError):
+            raise  # ours, not what a header has asked for
+        log.warning("a file cannot be decoded", exc_info=error)
+        raise MediaError(
+            f"cannot be decoded ({str(error) or type(error).__name__}); export the track again as "
+            "16-bit PCM"
+        ) from None
+
+
 def _open_regular(source: Source) -> BinaryIO:
     """The file itself, opened once: what is looked at is what is decoded."""
     is_ours = not isinstance(source, int)
@@ -303,11 +357,15 @@ def _open(file: BinaryIO) -> av.container.InputContainer:
         return av.open(
             file,
             "r",
-            # It is read through this file alone: there is nothing else that it could open.
-            options={"protocol_whitelist": "", "format_whitelist": _FORMATS},
+            options=_PROBE,
             metadata_errors="replace",
             buffer_size=_READ_BYTES,
         )
+    except av.error.MemoryError:
+        raise MediaError(
+            f"has more than {MAX_STREAMS} streams, or a header that asks for too much memory; "
+            "send the sound alone"
+        ) from None
     except (FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MediaError(

@@ -2,10 +2,13 @@
 """A browser with one page, which fills the display: Chromium, told what to do over pipes."""
 
 import contextlib
+import logging
 import os
 import subprocess
 import threading
+import wave
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,9 +17,17 @@ from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.workshop import BROWSERS, Workshop, program
 
 
+log = logging.getLogger(__name__)
+
 START_SECONDS = 15.0
 CLOSE_SECONDS = 5.0
 EVALUATE_SECONDS = 5.0
+
+MAX_LOGGED = 20
+"""A page may ask without end; what it asks is said so often."""
+
+NO_PRINTING = "window.print = () => {}"
+"""A print preview covers the page, and only a person can close it."""
 
 UNUSED_FEATURES = (
     "AudioServiceOutOfProcess",
@@ -39,11 +50,12 @@ FLAGS = (
     "--force-color-profile=srgb",
     "--hide-scrollbars",
     "--window-position=0,0",
-    # The page plays without a click, and joins its call with a microphone and a camera that give
-    # nothing.
+    # The page plays without a click, and joins its call with a microphone and a camera, which give
+    # nothing; see _write_silence. Whatever else it asks leave for is refused, and nobody is asked.
     "--autoplay-policy=no-user-gesture-required",
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
+    "--deny-permission-prompts",
     # Sound in pieces of 43 ms instead of 10: nobody waits for it, and it costs half as much.
     "--audio-buffer-size=2048",
     # There is no graphics card, and asking for one costs time and a process.
@@ -63,7 +75,6 @@ FLAGS = (
     "--disable-extensions",
     "--disable-infobars",
     "--disable-notifications",
-    "--disable-popup-blocking",
     "--disable-prompt-on-repost",
     "--disable-sync",
     "--metrics-recording-only",
@@ -103,16 +114,21 @@ class Browser:
         """HTTP status of the page itself; 0 while there is none."""
         self._workshop = workshop
         self._session = ""
+        self._target = ""
+        self._logged = 0
         self._frame = ""
         self._loaded = threading.Event()
         to_browser, from_browser = os.pipe(), os.pipe()
         profile_directory = workshop.private_directory("profile")
+        microphone, camera = _write_silence(workshop)
         flags = [
             *FLAGS,
             # In kiosk mode a window has an odd size: a pixel less than the display, or one more.
             f"--window-size={width + 1},{height + 1}",
             f"--user-data-dir={profile_directory}",
             "--remote-debugging-pipe",
+            f"--use-file-for-fake-audio-capture={microphone}",
+            f"--use-file-for-fake-video-capture={camera}",
         ]
         site = urlsplit(url)
         if site.scheme == "http" and site.hostname not in _SECURE_HOSTS:
@@ -150,13 +166,19 @@ class Browser:
 
     def _attach(self) -> None:
         targets = self._cdp.call("Target.getTargets", timeout_seconds=START_SECONDS)["targetInfos"]
-        page = next((one["targetId"] for one in targets if one["type"] == "page"), None)
+        page = next((one for one in targets if one["type"] == "page"), None)
         if page is None:
             raise CdpError("there is no page")
-        attached = self._cdp.call("Target.attachToTarget", targetId=page, flatten=True)
+        self._target = page["targetId"]
+        attached = self._cdp.call("Target.attachToTarget", targetId=self._target, flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Network", "Inspector"):
             self._page(f"{domain}.enable")
+        self._page("Page.addScriptToEvaluateOnNewDocument", source=NO_PRINTING)
+        # Nothing that a page sends comes to the disk as a file. The same method of the domain
+        # Browser does not know the context that is incognito.
+        self._page("Page.setDownloadBehavior", behavior="deny")
+        self._cdp.call("Target.setDiscoverTargets", discover=True)
 
     def open(self, url: str, headers: Mapping[str, str]) -> None:
         """Go to the page; neither its address nor the headers appear anywhere else."""
@@ -219,9 +241,52 @@ class Browser:
                 self.has_crashed.set()
             case "Page.loadEventFired":
                 self._loaded.set()
+            case "Page.javascriptDialogOpening":
+                # Until somebody answers, the page stands still. Yes is what keeps a call going.
+                self._answer(
+                    f"a dialog of the page ({params['type']}) was answered with yes",
+                    "Page.handleJavaScriptDialog",
+                    session=self._session,
+                    accept=True,
+                    promptText=params.get("defaultPrompt", ""),
+                )
+            case "Target.targetCreated" if (target := params["targetInfo"])[
+                "type"
+            ] == "page" and target["targetId"] != self._target:
+                self._answer(
+                    "a window that the page opened was closed",
+                    "Target.closeTarget",
+                    targetId=target["targetId"],
+                )
             case "Network.responseReceived" if (
                 params.get("type") == "Document" and params.get("frameId") == self._frame
             ):
                 self.status = int(params["response"]["status"])
             case _:
                 pass
+
+    def _answer(self, text: str, method: str, *, session: str = "", **params: Any) -> None:
+        """Do something about what the page asks for, on the connection's own thread."""
+        self._logged += 1
+        if self._logged <= MAX_LOGGED:
+            log.info("%s", text)
+        with contextlib.suppress(CdpError):
+            self._cdp.tell(method, session=session, **params)
+
+
+def _write_silence(workshop: Workshop) -> tuple[Path, Path]:
+    """What microphone and camera give: nothing. Chromium's own fake ones beep and show a clock."""
+    directory = workshop.private_directory("silence")
+    microphone, camera = directory / "microphone.wav", directory / "camera.y4m"
+    with wave.open(str(microphone), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(48_000)
+        sound.writeframes(bytes(2 * 48_000))
+    width, height = 320, 180
+    black = bytes([16]) * (width * height) + bytes([128]) * (width * height // 2)
+    header = f"YUV4MPEG2 W{width} H{height} F5:1 Ip A1:1 C420\n".encode()
+    camera.write_bytes(header + b"FRAME\n" + black)
+    for path in (microphone, camera):
+        workshop.share(path)
+    return microphone, camera

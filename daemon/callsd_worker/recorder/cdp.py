@@ -8,6 +8,7 @@ devtools_pipe_handler.cc.
 import contextlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,10 @@ CALL_SECONDS = 10.0
 
 READ_BYTES = 65_536
 MAX_MESSAGE_BYTES = 16 * 1024**2
-"""A page decides what it says; more than this is not read."""
+"""A page decides how long its addresses and its words are: longer messages are passed over."""
+
+_ANSWER = re.compile(rb'\{"id": ?(\d+)[,}]')
+"""How an answer begins."""
 
 
 class CdpError(Exception):
@@ -51,20 +55,7 @@ class Cdp:
     ) -> dict[str, Any]:
         """Call a method and wait for its result; raises CdpError."""
         answer = _Answer()
-        with self._lock:
-            if self._is_closed:
-                raise CdpError(f"{method}: the browser is gone")
-            self._next += 1
-            number = self._next
-            self._waiting[number] = answer
-            message = {"id": number, "method": method, "params": params}
-            if session:
-                message["sessionId"] = session
-            try:
-                _write_all(self._writing, json.dumps(message).encode() + b"\0")
-            except OSError:
-                del self._waiting[number]
-                raise CdpError(f"{method}: the browser is gone") from None
+        number = self._send(method, session, params, answer)
         if not answer.is_there.wait(timeout_seconds):
             with self._lock:
                 self._waiting.pop(number, None)
@@ -72,6 +63,30 @@ class Cdp:
         if answer.error:
             raise CdpError(f"{method}: {answer.error}")
         return answer.result
+
+    def tell(self, method: str, *, session: str = "", **params: Any) -> None:
+        """Call a method whose result nobody waits for, as `on_event` must not; raises CdpError."""
+        self._send(method, session, params, None)
+
+    def _send(
+        self, method: str, session: str, params: dict[str, Any], answer: "_Answer | None"
+    ) -> int:
+        with self._lock:
+            if self._is_closed:
+                raise CdpError(f"{method}: the browser is gone")
+            self._next += 1
+            number = self._next
+            if answer is not None:
+                self._waiting[number] = answer
+            message = {"id": number, "method": method, "params": params}
+            if session:
+                message["sessionId"] = session
+            try:
+                _write_all(self._writing, json.dumps(message).encode() + b"\0")
+            except OSError:
+                self._waiting.pop(number, None)
+                raise CdpError(f"{method}: the browser is gone") from None
+        return number
 
     def close(self) -> None:
         """Hang up; the browser ends."""
@@ -83,16 +98,22 @@ class Cdp:
         self._thread.join(CALL_SECONDS)
 
     def _listen(self) -> None:
-        said = bytearray()
+        said, is_too_long = bytearray(), False
         # What is no message, or cannot be taken, ends the connection: nobody shall wait for more.
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
             while piece := os.read(self._reading, READ_BYTES):
-                said += piece
-                *messages, said = said.split(b"\0")
-                for message in messages:
-                    self._take(json.loads(message))
+                *ends, rest = piece.split(b"\0")
+                for end in ends:
+                    said += end
+                    if is_too_long or len(said) > MAX_MESSAGE_BYTES:
+                        self._pass_over(said)
+                    else:
+                        self._take(json.loads(said))
+                    said, is_too_long = bytearray(), False
+                said += rest
                 if len(said) > MAX_MESSAGE_BYTES:
-                    break
+                    is_too_long = True
+                    del said[READ_BYTES:]
         os.close(self._reading)
         with self._lock:
             self._is_closed = True
@@ -100,6 +121,11 @@ class Cdp:
         for answer in waiting.values():
             answer.error = "the browser is gone"
             answer.is_there.set()
+
+    def _pass_over(self, beginning: bytearray) -> None:
+        """Tell who waits for a message that was too long, of which the beginning is there."""
+        if answer := _ANSWER.match(beginning):
+            self._take({"id": int(answer[1]), "error": {"message": "the answer is too long"}})
 
     def _take(self, message: dict[str, Any]) -> None:
         if "id" not in message:

@@ -183,6 +183,7 @@ class Recorder:
                         end=End.DISK_LOW,
                         message=f"only {free_bytes // 1024**2} MiB of disk are left",
                     )
+                studio.look_at_disk()
                 if studio.is_over():
                     return Ending(end=End.OVER)
             time.sleep(LOOK_SECONDS)

@@ -38,7 +38,7 @@ class Sound:
 
 def start_sound(workshop: Workshop) -> Sound:
     """Start a sound server with one sink that leads nowhere; raises CAPTURE_UNAVAILABLE."""
-    socket = workshop.directory / "pulse.sock"
+    socket = workshop.private_directory("sound") / "pulse.sock"
     # The browser plays at the server's own rate: at another one sound is resampled, and again here.
     settings = workshop.directory / "pulse.conf"
     settings.write_text(f"default-sample-rate = {RATE_HZ}\n", encoding="ascii")
@@ -46,7 +46,8 @@ def start_sound(workshop: Workshop) -> Sound:
         [
             *(program("pulseaudio"), "-n", "--daemonize=no", "--use-pid-file=no"),
             *("--exit-idle-time=-1", "--disable-shm=yes", "--log-level=error"),
-            # Whoever reaches the directory is let in, which is the browser and we.
+            # Whoever reaches the socket is let in, which is the browser and we: its directory is
+            # the browser's user's alone.
             *("-L", f"module-native-protocol-unix socket={socket} auth-anonymous=1"),
             # norewinds: without it a sink that nobody plays to takes 2 s at a time, and for so long
             # nothing is heard at the beginning.

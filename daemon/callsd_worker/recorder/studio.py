@@ -25,6 +25,9 @@ FIRST_BAD_STATUS = 400
 UNANSWERED_LIMIT = 2
 """A page that does not answer so often, each time for 5 s, is taken for dead."""
 
+MAX_DISK_BYTES = 1024**3
+"""What a browser may keep on the disk. Incognito it keeps some 20 MB, however long a call is."""
+
 IS_LOADED = "document.readyState === 'complete'"
 
 
@@ -51,6 +54,7 @@ class Studio:
         self._cleanup.callback(self.workshop.close)
         self._page = page
         self._unanswered = 0
+        self._is_disk_full = False
         try:
             self._display = start_display(
                 self.workshop, width=quality.width, height=quality.height, fps=quality.fps
@@ -140,6 +144,8 @@ class Studio:
                 return f"{name} has ended (exit code {process.returncode})"
         if self._browser.has_crashed.is_set():
             return "the page has crashed"
+        if self._is_disk_full:
+            return f"the page has filled the browser's disk ({MAX_DISK_BYTES >> 20} MiB)"
         return "the page does not answer" if self._unanswered >= UNANSWERED_LIMIT else ""
 
     def is_over(self) -> bool:
@@ -151,6 +157,10 @@ class Studio:
             return False
         self._unanswered = 0
         return is_over
+
+    def look_at_disk(self) -> None:
+        """Find out what the browser keeps on the disk. Too much is a problem."""
+        self._is_disk_full = self.workshop.size_bytes() > MAX_DISK_BYTES
 
     def leave(self) -> None:
         """Let the page take its leave; what it does about that is its own affair."""

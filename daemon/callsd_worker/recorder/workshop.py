@@ -102,6 +102,16 @@ class Workshop:
         if self._user is not None:
             os.chown(path, self._user.pw_uid, self._user.pw_gid)
 
+    def size_bytes(self) -> int:
+        """What all files in the directory take of the disk."""
+        size_bytes = 0
+        for place, _, names in os.walk(self.directory):
+            for name in names:
+                # What the browser does not need any more is gone at any moment.
+                with contextlib.suppress(OSError):
+                    size_bytes += (Path(place) / name).lstat().st_blocks * 512
+        return size_bytes
+
     def start(
         self,
         command: Sequence[str],

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers as children of the daemon, of its own user. Nothing limits them or shuts them in."""
+"""Workers as children of the daemon, of its own user. Nothing shuts them in."""
 
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from callsd_daemon.host import processes
 from callsd_daemon.host.probe import Spent
 from callsd_daemon.workers.launchers.launcher import End, Limits, WorkerId, WorkerProcess
 from callsd_daemon.workers.launchers.local import Directories, LocalProcess
-from callsd_daemon.workers.seat import WORKER_LOG
+from callsd_daemon.workers.seat import WORKER_LOG, Role
 
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CT2_FORCE_CPU_ISA")
@@ -24,6 +25,15 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CT2
 
 PROGRAM = os.environ.get("CALLSD_WORKER_PROGRAM", "")
 """A Python file to run as the worker; only for tests of what happens when workers misbehave."""
+
+BOUNDED_ROLES = (Role.TRANSCRIBER, Role.CAPTIONER)
+"""Whose memory is bounded. A browser's programs each have gigabytes of addresses that they never
+use, and would each have all of the bound."""
+
+ROOM_BYTES = 2 * 1024**3
+ROOM_PER_CPU_BYTES = 64 * 1024**2
+"""What is counted is not only what is used, but what could be: stacks, buffers for every thread.
+Measured: 0.7 GB more than what is used, with 6 threads on 2 processors."""
 
 SWEEP_TIMEOUT_SECONDS = 10.0
 SWEEP_INTERVAL_SECONDS = 0.05
@@ -68,6 +78,7 @@ class ProcessLauncher(Directories):
             # Far smaller than a pipe's buffer: this never waits for the worker.
             with contextlib.suppress(BrokenPipeError), child.stdin:
                 child.stdin.write(bootstrap)
+            _bound_memory(child.pid, worker.role, limits)
 
             async def read_end() -> End:
                 return _end_of(child.wait())
@@ -133,7 +144,10 @@ class ProcessLauncher(Directories):
         return True
 
     async def adjust(self, worker: WorkerId, limits: Limits) -> None:
-        """Do nothing: there are no limits."""
+        """Let a worker have more memory. What it has is not taken from it: it may be in use."""
+        for pid, name in self._sessions.items():
+            if name == worker.name:
+                _bound_memory(pid, worker.role, limits)
 
     def spent(self) -> dict[str, Spent]:
         """By their sessions: what leaves its worker's session is counted with the others' load."""
@@ -142,6 +156,22 @@ class ProcessLauncher(Directories):
             sessions[session]: Spent(cpu_seconds=use.cpu_seconds, memory_bytes=use.memory_bytes)
             for session, use in processes.uses(frozenset(sessions)).items()
         }
+
+
+def _bound_memory(pid: int, role: Role, limits: Limits) -> None:
+    """Have a worker that is out of hand fail for want of memory before the machine does."""
+    if role not in BOUNDED_ROLES:
+        return
+    wanted = limits.memory_bytes + ROOM_BYTES + ROOM_PER_CPU_BYTES * (os.cpu_count() or 1)
+    # A container may forbid it: then there is no bound, as before.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        # The soft one only, which may be raised again; and no preexec_fn: see launch.
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(wanted, hard)
+        # The daemon's own limit, without a bound as a rule, is what a worker begins with.
+        is_new = soft in (resource.RLIM_INFINITY, hard)
+        resource.prlimit(pid, resource.RLIMIT_DATA, (wanted if is_new else max(wanted, soft), hard))
 
 
 async def _send(pidfd: int, number: signal.Signals) -> None:
