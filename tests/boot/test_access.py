@@ -152,6 +152,8 @@ SHARED = [
         # A worker's directory, which nobody else can enter, and what it makes there.
         "d 770 callsd:callsd-worker workers/[0-9a-f]{20}",
         "[dfl] [2-7]?[67][0-7][0-7] callsd-[0-9a-f]{20}:callsd-worker workers/[0-9a-f]{20}/.*",
+        # The files of a model are handed to workers, who open them once more by their descriptors.
+        "f 644 callsd:callsd models/[^/]+/(ctranslate2|ggml)/[^/]+",
         # Finished files are moved, not copied: they stay their worker's, who is no more.
         "f 660 [0-9]+:callsd-worker jobs/[0-9a-f]{20}/artifacts/[^/]+",
     )
@@ -187,6 +189,7 @@ class TestModes:
             f"750 callsd:callsd d {RUNTIME}",
             f"2700 callsd:callsd-worker d {RUNTIME}/bootstrap",
             f"660 callsd:callsd s {RUNTIME}/callsd.sock",
+            f"600 callsd:callsd f {RUNTIME}/lock",
             f"600 callsd:callsd f {RUNTIME}/owner.token",
             f"2710 callsd:callsd-worker d {RUNTIME}/workers",
             f"660 callsd:callsd-worker s {RUNTIME}/workers/door.sock",

@@ -17,9 +17,23 @@ pytestmark = pytest.mark.timeout(300)
 SECONDS = 240.0
 
 HOG = """\
+import sys
+from pathlib import Path
+from callsd_worker.session.bootstrap import read_bootstrap
+from callsd_worker.session.client import Session
+
+told = Path("/run/callsd/bootstrap", sys.argv[1], "bootstrap")
+bootstrap = read_bootstrap(told.read_bytes())
+session = Session(bootstrap)
+if session.start(60):
+    held = [b"x" * 2**20 for _ in range(10**6)]
+"""
+"""A worker that reports for duty, as others do, and then takes all memory that there is."""
+
+DROP_IN = f"""\
 [Service]
 ExecStart=
-ExecStart=/usr/bin/python3 -c 'held = [b"x" * 2**20 for _ in range(10**6)]'
+ExecStart={PROGRAMS}/python /opt/hog.py %i
 """
 
 SCRIPT = f"""\
@@ -35,17 +49,17 @@ chown -R callsd: {STATE}
 systemctl start callsd.service
 daemon=$(systemctl show --value -p MainPID callsd.service)
 create() {{
-    runuser -u callsd -- callsd --json jobs create --call={CALL} >$1
+    runuser -u callsd -- callsd --json jobs create --track=nina={CALL}/nina.ogg >$1
 }}
 create /first.json
 until systemctl is-active 'callsd-transcriber@*' >/dev/null; do sleep 0.1; done
 mkdir -p /run/systemd/system/callsd-transcriber@.service.d
-cp /hog.conf /run/systemd/system/callsd-transcriber@.service.d
+cp /opt/hog.conf /run/systemd/system/callsd-transcriber@.service.d
 systemctl daemon-reload
 create /second.json
 for number in second first; do
     job=$(sed 's,.*"name": "jobs/\\([0-9a-f]*\\)".*,\\1,' /$number.json)
-    runuser -u callsd -- callsd --json jobs watch $job >/$number.watch
+    runuser -u callsd -- callsd --json jobs watch $job >/$number.watch || [ $? = 1 ]
 done
 [ "$daemon" = "$(systemctl show --value -p MainPID callsd.service)" ]
 """
@@ -65,7 +79,8 @@ class TestMemory:
 
     def test_a_worker_that_takes_too_much_is_killed(self, machine: Machine) -> None:
         """The kernel ends it, its job says why; another job and the daemon are unharmed."""
-        (machine.root / "hog.conf").write_text(HOG)
+        (machine.root / "opt/hog.py").write_text(HOG)
+        (machine.root / "opt/hog.conf").write_text(DROP_IN)
         uml.run(machine, SCRIPT, seconds=SECONDS)
         ended = {}
         for name in ("first", "second"):
@@ -74,4 +89,5 @@ class TestMemory:
         assert ended["first"]["state"] == "JOB_STATE_SUCCEEDED"
         assert ended["first"]["attempt"] == 1
         assert ended["second"]["state"] == "JOB_STATE_FAILED"
+        assert ended["second"]["attempt"] == 1
         assert ended["second"]["failure"]["reason"] == "ERROR_REASON_OUT_OF_MEMORY"

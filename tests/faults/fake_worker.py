@@ -89,9 +89,12 @@ class Script:
             self.session.deliver()
 
     def salvage(self) -> None:
-        """Bring what a worker has left that is gone, as the real one does."""
-        has_outcome(self.directory, self.bootstrap.generation)
-        self.session.deliver()
+        """Bring what a worker has left that is gone, or make something of its pieces."""
+        is_there = has_outcome(self.directory, self.bootstrap.generation)
+        if not is_there and (self.directory / "pieces").exists():
+            self.finish()
+        else:
+            self.session.deliver()
 
     def _wait(self, is_over: Callable[[], bool]) -> None:
         while not is_over():
@@ -132,6 +135,11 @@ class Script:
     def read(self, name: str) -> None:
         """Ask for a file of the assignment."""
         os.close(Inputs(self.bootstrap, self.directory).open(name))
+
+    def piece(self) -> None:
+        """Have recorded something."""
+        (self.directory / "pieces").mkdir()
+        (self.directory / "pieces" / "1").write_bytes(b"pictures")
 
     def note(self, name: str) -> None:
         """Add this job to a list in TMPDIR: one write, which kills cannot tear."""

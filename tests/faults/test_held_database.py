@@ -37,7 +37,7 @@ def await_blocked(one: Daemon) -> None:
 def begin_recording(one: Daemon) -> str:
     """A recording that goes on; its name."""
     api = one.api()
-    spec = RecordingSpec(url="http://127.0.0.1:9/", ready_expression="say recording; sleep")
+    spec = RecordingSpec(url="http://127.0.0.1:9/", ready_expression="piece; say recording; sleep")
     name = api(api.jobs.CreateJob, CreateJobRequest(job=Job(recording=spec))).job.name
     one.wait(api, name, JOB_STATE_RUNNING)
     return str(name)

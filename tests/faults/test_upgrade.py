@@ -2,6 +2,7 @@
 """Another version of the daemon takes over, with jobs that run."""
 
 import contextlib
+import json
 import shutil
 import sqlite3
 from pathlib import Path
@@ -45,6 +46,13 @@ def as_the_first_release_had_it(one: Daemon) -> None:
         database.execute("DROP TABLE secrets")
         database.execute("DROP TABLE labels")
         database.execute("ALTER TABLE changes DROP COLUMN written_bytes")
+        for job_id, text in database.execute("SELECT id, body FROM jobs").fetchall():
+            body = json.loads(text)
+            if body.get("worker"):
+                body["worker"]["boot_id"] = body["worker"].pop("epoch")
+            changed = json.dumps(body).encode()
+            database.execute("UPDATE jobs SET body = ? WHERE id = ?", (changed, job_id))
+        database.commit()
         database.execute("PRAGMA user_version = 1")
 
 
