@@ -53,6 +53,14 @@ class Machine:
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        try:
+            self._make()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _make(self) -> None:
         base = Path(tempfile.mkdtemp(prefix="callsd-boot-", dir="/var/tmp"))
         self.layer = base / "upper"
         """What differs from the layers below; to be used when this one is not booted."""
@@ -73,7 +81,6 @@ class Machine:
         (self.root / "etc/machine-id").unlink(missing_ok=True)
         (self.root / "etc/machine-id").write_text(secrets.token_hex(16) + "\n")
         (self.root / "etc/systemd/system/test.target").write_text(TARGET)
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

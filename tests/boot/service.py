@@ -9,6 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from callsd import FINAL_STATES, Client
 from callsd.v1.job_pb2 import (
     JOB_STATE_RUNNING,
@@ -108,10 +110,11 @@ class Service:
 
     def client(self) -> Client:
         """A connection from outside of the machine, with the owner's token."""
-        return Client(
-            f"unix:{self.machine.path(f'{RUNTIME}/callsd.sock')}",
-            token_file=self.machine.path(f"{RUNTIME}/owner.token"),
-        )
+        socket = self.machine.path(f"{RUNTIME}/callsd.sock")
+        with pytest.MonkeyPatch.context() as patch:
+            # The user callsd of that machine, who has no name here.
+            patch.setenv("CALLSD_SOCKET_OWNER", str(socket.stat().st_uid))
+            return Client(f"unix:{socket}", token_file=self.machine.path(f"{RUNTIME}/owner.token"))
 
     def job(self, job: str) -> Job:
         """A job as it is."""
@@ -180,8 +183,10 @@ class Service:
         command = self.machine.command(f"{PROGRAMS}/python", "-c", PAGE_SERVER)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
-            yield server.stdout.readline().strip()
-            server.kill()
+            try:
+                yield server.stdout.readline().strip()
+            finally:
+                server.kill()
 
     # What systemd has
 

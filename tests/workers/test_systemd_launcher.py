@@ -51,6 +51,7 @@ def made(root: Path) -> SystemdLauncher:
 def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SystemdLauncher:
     """A launcher whose group is the tests' own."""
     monkeypatch.setattr(grp, "getgrgid", lambda _gid: SimpleNamespace(gr_name=module.GROUP))
+    monkeypatch.setattr(module, "EXIT_FILE_SECONDS", 0.1)
     return made(tmp_path)
 
 
@@ -96,6 +97,32 @@ async def test_a_worker_is_told_in_its_own_directory(
 
     assert await launcher.sweep(WORKER)
     assert not told.parent.exists()
+
+
+async def test_a_unit_that_ends_at_once(
+    launcher: SystemdLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How a worker ended that was gone before it could be looked at is told all the same."""
+
+    def ask(*arguments: str) -> str:
+        if arguments[0] == "start":
+            (launcher.path(WORKER.name) / EXIT_FILE).write_text("oom-kill killed KILL")
+        return ""
+
+    monkeypatch.setattr(module, "_systemctl", ask)
+    process = await launcher.launch(WORKER, b"secret", LIMITS)
+
+    assert process.exited.is_set()
+    assert process.end == End(is_out_of_memory=True)
+
+
+async def test_a_unit_of_the_release_before(launcher: SystemdLauncher, tmp_path: Path) -> None:
+    """Its end is read where its unit wrote it, in the job's directory."""
+    directory = tmp_path / "jobs" / WORKER.name
+    directory.mkdir(parents=True)
+    (directory / EXIT_FILE).write_text("signal killed KILL")
+
+    assert await launcher.last_end(WORKER) == End(signal="SIGKILL")
 
 
 async def test_what_lies_where_a_worker_is_told(

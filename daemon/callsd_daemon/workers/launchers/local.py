@@ -135,6 +135,25 @@ class Directories:
             os.close(folder)
 
 
+class EndedProcess:
+    """A worker that ended before it could be watched."""
+
+    def __init__(self, end: End) -> None:
+        self.exited = asyncio.Event()
+        self.exited.set()
+        self.end = end
+
+    async def send(self, number: signal.Signals) -> None:
+        """Do nothing."""
+
+    async def age_seconds(self) -> float | None:
+        """Nobody knows."""
+        return None
+
+    def detach(self) -> None:
+        """Do nothing."""
+
+
 class LocalProcess:
     """A process on this machine, watched through a descriptor that stands for it alone."""
 

@@ -19,7 +19,7 @@ from callsd_daemon.files import read_regular, write_whole
 from callsd_daemon.host import processes
 from callsd_daemon.host.probe import Spent
 from callsd_daemon.workers.launchers.launcher import End, Limits, WorkerId, WorkerProcess
-from callsd_daemon.workers.launchers.local import Directories, LocalProcess
+from callsd_daemon.workers.launchers.local import Directories, EndedProcess, LocalProcess
 from callsd_daemon.workers.seat import Role
 
 
@@ -74,9 +74,12 @@ class SystemdLauncher(Directories):
         # In one go on a thread: when the caller is cancelled it is done to its end all the same.
         await asyncio.to_thread(self._start, worker, bootstrap, limits)
         process = await self.adopt(worker)
-        if process is None:
+        if process is not None:
+            return process
+        end = await self.last_end(worker)
+        if end == End():
             raise OSError(f"its unit ended at once: see journalctl --unit '{_unit(worker)}'")
-        return process
+        return EndedProcess(end)
 
     def _start(self, worker: WorkerId, bootstrap: bytes, limits: Limits) -> None:
         directory = self.make(worker.name)
@@ -126,7 +129,10 @@ class SystemdLauncher(Directories):
 
     async def last_end(self, worker: WorkerId) -> End:
         """What its unit has written; it does so some milliseconds after the exit."""
-        path = self.path(worker.name) / EXIT_FILE
+        directory = self.path(worker.name)
+        if not directory.exists():  # that of the release before was the job's
+            directory = directory.parents[1] / "jobs" / worker.name
+        path = directory / EXIT_FILE
         deadline = time.monotonic() + EXIT_FILE_SECONDS
         while (end := _read_exit_file(path)) is None and time.monotonic() < deadline:  # noqa: ASYNC110 - a file wakes nobody
             await asyncio.sleep(LOOK_SECONDS)
