@@ -12,9 +12,9 @@ from tests.boot.machine import Machine
 from tests.boot.service import CALL, MODEL, PROGRAMS, STATE
 
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(480)
 
-SECONDS = 240.0
+SECONDS = 420.0
 
 HOG = """\
 import sys
