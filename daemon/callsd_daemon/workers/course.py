@@ -3,6 +3,7 @@
 
 import asyncio
 import errno
+import functools
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -62,9 +63,6 @@ RETRY_SECONDS = 1.0
 
 OVERTIME_SECONDS = 60.0
 """For all that a recording does besides recording; then it is told to end."""
-
-LAST_LOG_BYTES = 256 * 1024
-"""So much of what a worker wrote last is looked for when it has not told it itself."""
 
 SCARCE_ERRNOS = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """What the system lacks for a while, and what says nothing about the job."""
@@ -205,7 +203,7 @@ class Course:
             return await self._run(job, attempt) or ending.death(process.end, seat.progress)
         finally:
             if process.exited.is_set():
-                await self._take_last_words(job, seat)
+                await seat.log.take_rest(functools.partial(self._launcher.read_log, job.id))
             if seat.is_over.is_set():
                 self._told.add(job.id)
 
@@ -449,12 +447,6 @@ class Course:
             await self._pool.run(self._launcher.bound_log, job_id, self.rules.bounds.max_log_bytes)
         except OSError as problem:
             log.warning("log_not_bounded", job_id=job_id, problem=str(problem))
-
-    async def _take_last_words(self, job: Job, seat: Seat) -> None:
-        """What the worker wrote into its log and did not tell any more: why it died."""
-        data = await self._pool.run(self._launcher.read_log, job.id, seat.log.kept, LAST_LOG_BYTES)
-        if data:
-            await seat.log.take(seat.log.kept, data)
 
     async def _store(self, work: Callable[[Transaction], T]) -> T:
         return await _surely(lambda: self._database.write(work))

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from callsd_daemon.files import FilePool
@@ -12,6 +13,9 @@ CUT_MARK = b"\n[callsd: the log was longer than allowed; what stood here is lost
 
 MAX_OFFSET = 2**62
 """Whatever a worker says, what is told of it later must be a number that can be told."""
+
+
+REST_BYTES = 256 * 1024
 
 
 class WorkerLog:
@@ -41,6 +45,15 @@ class WorkerLog:
         """
         with contextlib.suppress(OSError):
             await self._pool.run(self._take, offset, data)
+
+    async def take_rest(self, read: Callable[[int, int], bytes]) -> None:
+        """Keep what a worker that is gone wrote last and did not tell any more: why it died.
+
+        `read` is given where that begins and how much is wanted. Blocks.
+        """
+        data = await self._pool.run(read, self.kept, REST_BYTES)
+        if data:
+            await self.take(self.kept, data)
 
     def _take(self, offset: int, data: bytes) -> None:
         is_cut = offset != self.kept

@@ -7,6 +7,7 @@ and the next one is given it again.
 
 import asyncio
 import contextlib
+import functools
 import secrets
 import time
 from collections import deque
@@ -63,9 +64,6 @@ RESTART_PAUSES_SECONDS = (0.0, 0.0, 0.5, 1.0, 2.0)
 """Before the first, second … restart within that time."""
 
 TICK_SECONDS = 1.0
-
-LAST_LOG_BYTES = 256 * 1024
-"""So much of what it wrote last is looked for when it has not told it itself."""
 
 
 class Captioner:
@@ -270,11 +268,7 @@ class Captioner:
     async def _end(self, worker_log: WorkerLog) -> None:
         """Leave nothing running, and nothing untold."""
         await self._launcher.sweep(self._worker)
-        data = await self._pool.run(
-            self._launcher.read_log, self._name, worker_log.kept, LAST_LOG_BYTES
-        )
-        if data:
-            await worker_log.take(worker_log.kept, data)
+        await worker_log.take_rest(functools.partial(self._launcher.read_log, self._name))
 
     def _limits(self) -> Limits:
         """What it may take now, with the calls that it serves."""
