@@ -14,6 +14,7 @@ from pathlib import Path
 
 from callsd_daemon.workers.launchers.launcher import WorkerId
 from callsd_daemon.workers.launchers.process import ProcessLauncher
+from callsd_daemon.workers.seat import WORKER_LOG
 
 
 USER = 48_771
@@ -23,6 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 WITHOUT_THE_DAEMON = """
 set -e
+umask 022
 hold=$(mktemp --directory --tmpdir=/dev/shm)
 mount -t tmpfs -o mode=755 tmpfs "$hold"
 n=0
@@ -59,9 +61,11 @@ class DetachedLauncher(ProcessLauncher):
         self._hidden = hidden
 
     def make(self, name: str) -> Path:
-        """The directory of a worker, which is the other user's."""
+        """The directory of a worker, which is the other user's, as is its log."""
         path = super().make(name)
-        os.chown(path, USER, USER)
+        (path / WORKER_LOG).touch()
+        for one in (path, path / WORKER_LOG):
+            os.chown(one, USER, USER)
         return path
 
     def command(self, worker: WorkerId, directory: Path) -> list[str]:

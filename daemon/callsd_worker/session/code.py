@@ -17,13 +17,18 @@ CODE = "code"
 """Where in our directory it lies."""
 
 
+def _unreadable(directory: str, names: list[str]) -> list[str]:
+    """What another user has compiled for himself alone is compiled anew."""
+    return [name for name in names if not os.access(Path(directory, name), os.R_OK)]
+
+
 def hold_code(directory: Path) -> None:
     """Copy our code; what is loaded from now on, here and by programs we start, is the copy."""
     place = directory / CODE
     shutil.rmtree(place, ignore_errors=True)
     for package in (callsd_worker, callsd_ipc):
         source = Path(package.__path__[0])
-        shutil.copytree(source, place / source.name)
+        shutil.copytree(source, place / source.name, ignore=_unreadable)
         for name, module in list(sys.modules.items()):
             if name.partition(".")[0] == package.__name__ and hasattr(module, "__path__"):
                 module.__path__ = [str(place.joinpath(*name.split(".")))]
