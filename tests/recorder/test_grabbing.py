@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from callsd_worker.recorder.display import MEMORY, Display, start_display
+from callsd_worker.recorder.display import Display, start_display
 from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.framebuffer import Framebuffer
 from callsd_worker.recorder.listening import BLOCK_BYTES, Listener
 from callsd_worker.recorder.native import PACKAGES, load
 from callsd_worker.recorder.sound import start_sound
-from callsd_worker.recorder.workshop import PREFIX, Workshop
+from callsd_worker.recorder.workshop import MEMORY, Workshop
 from tests.helpers.waiting import eventually
 
 
@@ -69,9 +69,9 @@ class TestFramebuffer:
             framebuffer.read_into(frame)
         assert caught.value.reason is Reason.CAPTURE_UNAVAILABLE
 
-    def test_nothing_is_left_in_memory(self, display: Display) -> None:
+    def test_nothing_is_left_in_memory(self, workshop: Workshop, display: Display) -> None:
         """The screen's file has no name while it is used, so that nothing remains of it."""
-        assert list(Path(MEMORY).glob(f"{PREFIX}*")) == []
+        assert list(Path(MEMORY).glob(f"{workshop.directory.name}*")) == []
 
     def test_without_a_display(self, display: Display, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where nobody answers there is an error, not a wait."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from callsd_worker.recorder.errors import Reason, RecordingError
-from callsd_worker.recorder.workshop import PREFIX, Workshop, program
+from callsd_worker.recorder.workshop import MEMORY, Workshop, program
 
 
 START_SECONDS = 10.0
@@ -23,8 +23,6 @@ REFRESH_RATIO = 1.05
 beyond the frame rate is never recorded and costs half of the processor time. At exactly the frame
 rate the two beat, and some frames are recorded twice and others never (18.7 of 20)."""
 
-MEMORY = "/dev/shm"  # noqa: S108 - a directory of our own is made in it
-"""Where files are that never reach a disk. A browser needs it as well."""
 SCREEN = "Xvfb_screen0"
 
 COOKIE_BYTES = 16
@@ -58,7 +56,7 @@ def start_display(workshop: Workshop, *, width: int, height: int, fps: int) -> D
     authority.write_bytes(_authority(secrets.token_bytes(COOKIE_BYTES)))
     workshop.share(authority)
     reading, writing = os.pipe()
-    screens = Path(tempfile.mkdtemp(prefix=PREFIX, dir=MEMORY))
+    screens = Path(tempfile.mkdtemp(prefix=f"{workshop.directory.name}-", dir=MEMORY))
     try:
         process = workshop.start(
             [

@@ -43,6 +43,9 @@ STOP_SECONDS = 3.0
 
 PREFIX = "callsd-recording-"
 
+MEMORY = "/dev/shm"  # noqa: S108 - directories of our own are made in it
+"""Where files are that never reach a disk. A browser needs it as well."""
+
 MAX_PLACE_BYTES = 7
 """What is left of sun_path's 107 bytes beside PREFIX, a job's name, and the browser's own part of
 the path, `profile/org.chromium.Chromium.XXXXXX/SingletonSocket`."""
@@ -164,8 +167,9 @@ class Workshop:
 
 def remove_leftovers(name: str) -> None:
     """Remove the directories of workshops of this name, whose worker was killed."""
-    for path in _place().glob(f"{PREFIX}{name}-*") if name else ():
-        shutil.rmtree(path, ignore_errors=True)
+    for place in (_place(), Path(MEMORY)) if name else ():
+        for path in place.glob(f"{PREFIX}{name}-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _place() -> Path:
