@@ -169,7 +169,8 @@ class TestFields:
                 ready_timeout=Duration(seconds=600),
                 ready_expression="x" * 4096,
                 leave_expression="first();\n\tsecond()",
-                headers={f"X-{number}": "ä" * 4096 for number in range(32)},
+                # Not all of them as long as one may be: a job has its own limit in bytes.
+                headers={f"X-{number}": "ä" * (4096 if number < 8 else 1) for number in range(32)},
                 url_fragment="x" * 16_384,
             ),
         ],
