@@ -18,7 +18,7 @@ import tomlkit
 
 from callsd_daemon.config import ENVIRONMENT_PREFIX, SETTINGS, Config
 from callsd_daemon.domain.jobs import FINAL_STATES, TRANSITIONS
-from callsd_daemon.rpc.gate import SCOPES
+from callsd_daemon.rpc.auth import SCOPES
 from reference import reference
 
 

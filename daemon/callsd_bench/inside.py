@@ -26,7 +26,7 @@ def fill_store(state: Path, jobs: int) -> None:
     state.mkdir(parents=True)
     database = Database(state / "callsd.db")
     try:
-        asyncio.run(database.write(lambda books: _live_through(books, jobs)))
+        asyncio.run(database.write(lambda tx: _live_through(tx, jobs)))
     finally:
         database.close()
     for name in ("jobs", "uploads"):
@@ -35,14 +35,14 @@ def fill_store(state: Path, jobs: int) -> None:
         (state / "jobs" / _job_id(number) / "artifacts").mkdir(parents=True)
 
 
-def _live_through(books: Transaction, jobs: int) -> None:
+def _live_through(tx: Transaction, jobs: int) -> None:
     began = datetime.now(UTC) - timedelta(days=1)
     for number in range(jobs):
         now = began + timedelta(seconds=number)
-        job = books.put(_queued(_job_id(number), now))
-        job = books.put(job.starting(Worker(token_sha256="0" * 64, epoch="past"), now))
-        job = books.put(job.running(now))
-        books.put(job.finished(_outcome(), now, retention=_RETENTION))
+        job = tx.put(_queued(_job_id(number), now))
+        job = tx.put(job.starting(Worker(token_sha256="0" * 64, epoch="past"), now))
+        job = tx.put(job.running(now))
+        tx.put(job.finished(_outcome(), now, retention=_RETENTION))
 
 
 def _job_id(number: int) -> str:

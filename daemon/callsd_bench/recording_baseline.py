@@ -22,7 +22,7 @@ from callsd_bench.recording_baseline_browser import BaselineBrowser
 from callsd_bench.recording_cost import CostMeter, TreeCost
 from callsd_worker.recorder.cdp import CdpError
 from callsd_worker.recorder.errors import RecordingError
-from callsd_worker.recorder.workshop import Workshop, program
+from callsd_worker.recorder.program_host import ProgramHost, program
 
 
 START_SECONDS = 10.0
@@ -66,27 +66,27 @@ def record_baseline(url: str, profile: Profile, *, seconds: float, target: Path)
     What counts is from the first recorded frame to the order to stop; `seconds` may be cut short
     by a page that closes its call. BenchError: something does not start, or falls over.
     """
-    workshop = Workshop()
+    host = ProgramHost()
     try:
-        return _record(workshop, url, profile, seconds=seconds, target=target)
+        return _record(host, url, profile, seconds=seconds, target=target)
     except (RecordingError, CdpError) as problem:
         raise BenchError(f"the baseline recorder failed: {problem}") from problem
     finally:
-        workshop.close()
+        host.close()
 
 
 def _record(
-    workshop: Workshop, url: str, profile: Profile, *, seconds: float, target: Path
+    host: ProgramHost, url: str, profile: Profile, *, seconds: float, target: Path
 ) -> TreeCost:
-    display, display_process = _start_display(workshop, profile)
-    pulse, pulse_process = _start_sound(workshop)
+    display, display_process = _start_display(host, profile)
+    pulse, pulse_process = _start_sound(host)
     environment = {"DISPLAY": display, "PULSE_SERVER": f"unix:{pulse}"}
     browser = BaselineBrowser(
-        workshop, width=profile.width, height=profile.height, environment=environment
+        host, width=profile.width, height=profile.height, environment=environment
     )
     try:
         browser.join(url)
-        encoder = _start_encoder(workshop, profile, environment, target)
+        encoder = _start_encoder(host, profile, environment, target)
         meter = CostMeter(
             [display_process.pid, pulse_process.pid, browser.process.pid, encoder.pid]
         )
@@ -102,10 +102,10 @@ def _record(
     return cost
 
 
-def _start_display(workshop: Workshop, profile: Profile) -> tuple[str, "subprocess.Popen[bytes]"]:
+def _start_display(host: ProgramHost, profile: Profile) -> tuple[str, "subprocess.Popen[bytes]"]:
     reading, writing = os.pipe()
     try:
-        process = workshop.start(
+        process = host.start(
             [
                 *(program("Xvfb"), "-displayfd", str(writing)),
                 *("-screen", "0", f"{profile.width}x{profile.height}x24", "-dpi", "96"),
@@ -123,16 +123,16 @@ def _start_display(workshop: Workshop, profile: Profile) -> tuple[str, "subproce
     return f":{number}", process
 
 
-def _start_sound(workshop: Workshop) -> tuple[Path, "subprocess.Popen[bytes]"]:
-    socket = workshop.directory / "pulse.sock"
-    process = workshop.start(
+def _start_sound(host: ProgramHost) -> tuple[Path, "subprocess.Popen[bytes]"]:
+    socket = host.directory / "pulse.sock"
+    process = host.start(
         [
             *(program("pulseaudio"), "-n", "--daemonize=no", "--use-pid-file=no"),
             *("--exit-idle-time=-1", "--disable-shm=true", "--log-level=error"),
             *("-L", f"module-native-protocol-unix socket={socket} auth-anonymous=1"),
             *("-L", f"module-null-sink sink_name={SINK}"),
         ],
-        environment={"XDG_RUNTIME_DIR": str(workshop.directory)},
+        environment={"XDG_RUNTIME_DIR": str(host.directory)},
     )
     deadline = time.monotonic() + START_SECONDS
     while not socket.exists():
@@ -143,12 +143,12 @@ def _start_sound(workshop: Workshop) -> tuple[Path, "subprocess.Popen[bytes]"]:
 
 
 def _start_encoder(
-    workshop: Workshop, profile: Profile, environment: dict[str, str], target: Path
+    host: ProgramHost, profile: Profile, environment: dict[str, str], target: Path
 ) -> "subprocess.Popen[bytes]":
     """Start ffmpeg, and wait until it records."""
     reading, writing = os.pipe()
     try:
-        process = workshop.start(
+        process = host.start(
             [
                 *(program("ffmpeg"), "-nostdin", "-loglevel", "error", "-nostats"),
                 *("-stats_period", "0.10", "-progress", f"pipe:{writing}", "-y"),

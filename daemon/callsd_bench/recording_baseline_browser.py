@@ -10,7 +10,7 @@ from typing import Any
 
 from callsd_bench.errors import BenchError
 from callsd_worker.recorder.cdp import Cdp, CdpError
-from callsd_worker.recorder.workshop import BROWSERS, Workshop, program
+from callsd_worker.recorder.program_host import BROWSERS, ProgramHost, program
 
 
 START_SECONDS = 15.0
@@ -64,12 +64,12 @@ class BaselineBrowser:
     """A browser in kiosk mode with one page. CdpError from any method: it is gone or stuck."""
 
     def __init__(
-        self, workshop: Workshop, *, width: int, height: int, environment: Mapping[str, str]
+        self, host: ProgramHost, *, width: int, height: int, environment: Mapping[str, str]
     ) -> None:
         to_browser, from_browser = os.pipe(), os.pipe()
-        profile = workshop.private_directory("profile")
-        self._workshop = workshop
-        self.process: subprocess.Popen[bytes] = workshop.start(
+        profile = host.private_directory("profile")
+        self._host = host
+        self.process: subprocess.Popen[bytes] = host.start(
             [
                 *(program(*BROWSERS), *_FLAGS, f"--window-size={width},{height}"),
                 *(f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"),
@@ -120,7 +120,7 @@ class BaselineBrowser:
             self._cdp.call("Browser.close", timeout_seconds=1.0)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(LEAVE_SECONDS)
-        self._workshop.end(self.process)
+        self._host.end(self.process)
         self._cdp.close()
 
     def _is_true(self, expression: str) -> bool:

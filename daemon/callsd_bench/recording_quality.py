@@ -15,9 +15,9 @@ from callsd_bench.recording_baseline import PROFILES
 from callsd_bench.recording_measure import ssim
 from callsd_worker.recorder.errors import RecordingError
 from callsd_worker.recorder.piece_writer import add_video
+from callsd_worker.recorder.program_host import program
 from callsd_worker.recorder.quality import Quality
-from callsd_worker.recorder.studio import Page, Studio
-from callsd_worker.recorder.workshop import program
+from callsd_worker.recorder.web_source import Page, WebSource
 
 
 REFERENCE_SECONDS = 20
@@ -45,16 +45,16 @@ def compare_coding(url: str, profile: str, scratch: Path) -> Ssim:
     )
     reference = scratch / "reference.mkv"
     try:
-        with Studio(Page(url=url, ready_expression=READY), quality) as studio:
-            studio.open(should_stop=lambda: False)
+        with WebSource(Page(url=url, ready_expression=READY), quality) as source:
+            source.open(should_stop=lambda: False)
             _run(
                 [
                     *("-f", "x11grab", "-draw_mouse", "0", "-framerate", str(p.fps)),
-                    *("-video_size", f"{p.width}x{p.height}", "-i", studio.environment["DISPLAY"]),
+                    *("-video_size", f"{p.width}x{p.height}", "-i", source.environment["DISPLAY"]),
                     *("-t", str(REFERENCE_SECONDS), "-pix_fmt", "yuv420p", "-fps_mode", "cfr"),
                     *("-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", str(reference)),
                 ],
-                environment=dict(studio.environment),
+                environment=dict(source.environment),
             )
     except RecordingError as problem:
         raise BenchError(f"the page cannot be shown: {problem}") from problem

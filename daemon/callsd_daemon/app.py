@@ -25,12 +25,12 @@ from callsd_daemon.host.probe import Probe
 from callsd_daemon.liveness import Liveness
 from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.models.store import ModelStore
+from callsd_daemon.rpc.auth import AuthInterceptor
 from callsd_daemon.rpc.captions import CaptionService
-from callsd_daemon.rpc.gate import Gate
+from callsd_daemon.rpc.endpoints import MAX_MESSAGE_BYTES, read_secret
 from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.rpc.intake import Intake
 from callsd_daemon.rpc.jobs import JobService
-from callsd_daemon.rpc.listening import MAX_MESSAGE_BYTES, read_secret
 from callsd_daemon.rpc.media import MediaService
 from callsd_daemon.rpc.models import ModelService
 from callsd_daemon.rpc.public import PublicServer
@@ -48,11 +48,11 @@ from callsd_daemon.startup import (
 from callsd_daemon.store.database import Database, DatabaseDamagedError
 from callsd_daemon.store.migrations import SchemaTooNewError
 from callsd_daemon.tokens import TokenError, TokenFile, write_owner_token
+from callsd_daemon.workers.admission import AdmissionController
 from callsd_daemon.workers.captions.calls import Calls
-from callsd_daemon.workers.course import Course
-from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.housekeeping import Housekeeper
-from callsd_daemon.workers.session.door import Door, RemoteDoor
+from callsd_daemon.workers.runner import JobRunner
+from callsd_daemon.workers.session.server import RemoteListener, WorkerServer
 from callsd_daemon.workers.supervisor import Supervisor
 
 
@@ -114,7 +114,7 @@ class _Daemon:
         self._open()
         await self._supervisor.recover()
         try:
-            await self._door.open()
+            await self._server.open()
         except (OSError, RuntimeError) as problem:
             raise StartError(f"the door for workers: {problem}", EXIT_STATE_UNUSABLE) from None
         server = await self._serve()
@@ -137,7 +137,7 @@ class _Daemon:
         pinging.cancel()
         await asyncio.gather(ticking, pinging, return_exceptions=True)
         await self._supervisor.close()
-        await self._door.close()
+        await self._server.close()
         await asyncio.to_thread(self._database.close)
         self._pool.close()
         self._verifying.close()
@@ -164,8 +164,8 @@ class _Daemon:
             changed = list(rules.changed_keys(self._config, new))
             later = [key for key in changed if not key.startswith(rules.RELOADED)]
             self._config = new
-            self._desk.policy = rules.policy(new)
-            self._course.rules = rules.supervision(new)
+            self._admission.policy = rules.policy(new)
+            self._runner.rules = rules.supervision(new)
             self._intake.rules = rules.intake(new)
             log.info("reloaded", changed=changed, needs_restart=later)
         notify.notify(notify.READY)
@@ -209,15 +209,15 @@ class _Daemon:
         if weakness := rules.weakness(config):
             log.warning("workers_not_shut_in", because=weakness)
         # In a directory of its own: all of it that a worker under systemd gets to see.
-        self._door = Door(self._runtime / "workers", self._pool, _remote_door(config))
-        self._desk = Desk(
+        self._server = WorkerServer(self._runtime / "workers", self._pool, _remote_listener(config))
+        self._admission = AdmissionController(
             Probe(state),
             rules.policy(config),
             launcher.spent,
             awaited_bytes=lambda: self._uploads.left_bytes,
         )
         self._calls = Calls(
-            door=self._door,
+            server=self._server,
             launcher=launcher,
             directory=state / "captioners",
             pool=self._pool,
@@ -225,9 +225,9 @@ class _Daemon:
             owner=self._database.database_id,
             max_log_bytes=config.jobs.max_log_bytes,
         )
-        self._course = Course(
+        self._runner = JobRunner(
             database=self._database,
-            door=self._door,
+            server=self._server,
             launcher=launcher,
             directory=state / "jobs",
             pool=self._pool,
@@ -238,14 +238,14 @@ class _Daemon:
         )
         self._supervisor = Supervisor(
             database=self._database,
-            desk=self._desk,
-            course=self._course,
+            admission=self._admission,
+            runner=self._runner,
             calls=self._calls,
             now=_now,
         )
         self._housekeeper = Housekeeper(
             database=self._database,
-            desk=self._desk,
+            admission=self._admission,
             supervisor=self._supervisor,
             calls=self._calls,
             uploads=self._uploads,
@@ -255,13 +255,13 @@ class _Daemon:
         )
 
     async def _serve(self) -> PublicServer:
-        """Open the public door."""
+        """Open the public server."""
         server = PublicServer(
-            Gate(self._tokens),
+            AuthInterceptor(self._tokens),
             jobs=JobService(
                 database=self._database,
                 hub=self._hub,
-                desk=self._desk,
+                admission=self._admission,
                 supervisor=self._supervisor,
                 intake=self._intake,
                 directory=self._state / "jobs",
@@ -269,7 +269,7 @@ class _Daemon:
             media=MediaService(
                 uploads=self._uploads,
                 database=self._database,
-                desk=self._desk,
+                admission=self._admission,
                 hub=self._hub,
                 pool=self._verifying,
             ),
@@ -283,7 +283,7 @@ class _Daemon:
             server=ServerService(
                 facts=self._facts,
                 database=self._database,
-                desk=self._desk,
+                admission=self._admission,
                 hub=self._hub,
             ),
         )
@@ -293,8 +293,8 @@ class _Daemon:
     def _parts(self) -> dict[str, Callable[[], Awaitable[object]]]:
         """On what calls wait."""
         return {
-            "store": lambda: self._database.write(lambda books: books.revision),
-            "reads": lambda: self._database.read(lambda books: books.revision),
+            "store": lambda: self._database.write(lambda tx: tx.revision),
+            "reads": lambda: self._database.read(lambda tx: tx.revision),
             "files": lambda: self._pool.run(os.getpid),
             "threads": lambda: asyncio.to_thread(os.getpid),
         }
@@ -317,7 +317,7 @@ class _Daemon:
         """Give recordings and captions time to end by themselves, if the administrator wants."""
         began = time.monotonic()
         while time.monotonic() - began < self._config.server.drain_live_seconds:
-            running = await self._database.read(lambda books: books.running())
+            running = await self._database.read(lambda tx: tx.running())
             live = sum(count for kind, count in running.items() if kind not in BATCH_KINDS)
             if not live or forced.done():
                 return
@@ -350,10 +350,10 @@ class _Daemon:
         await asyncio.gather(stopping, forced, return_exceptions=True)
 
 
-def _remote_door(config: Config) -> RemoteDoor | None:
+def _remote_listener(config: Config) -> RemoteListener | None:
     if not config.workers.listen:
         return None
-    return RemoteDoor(
+    return RemoteListener(
         address=config.workers.listen,
         certificate=read_secret(config.server.tls_certificate),
         key=read_secret(config.server.tls_key),

@@ -19,11 +19,11 @@ from callsd_daemon.rpc import validate
 from callsd_daemon.rpc.intake import IntakeRules
 from callsd_daemon.workers.attempt import Bounds
 from callsd_daemon.workers.captions.attempt import CallRules
-from callsd_daemon.workers.course import Rules
 from callsd_daemon.workers.ending import EndRules
 from callsd_daemon.workers.launchers.launcher import Launcher
 from callsd_daemon.workers.launchers.process import ProcessLauncher
 from callsd_daemon.workers.launchers.systemd import SystemdLauncher
+from callsd_daemon.workers.runner import Rules
 
 
 RELOADED = (

@@ -18,7 +18,7 @@ from callsd.v1.job_pb2 import (
     Job,
     JobState,
 )
-from callsd_daemon.workers.seat import captioner_name
+from callsd_daemon.workers.slot import captioner_name
 from tests.boot.machine import Machine
 from tests.helpers.daemon import SAMPLE_CALL
 from tests.helpers.waiting import eventually

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from callsd_daemon.workers.seat import captioner_name
+from callsd_daemon.workers.slot import captioner_name
 from tests.boot.service import Service
 
 

@@ -55,9 +55,9 @@ class Captioner(worker_pb2_grpc.WorkerServiceServicer):
         self._folders = folders
         self._file_socket = "" if is_detached else str(root / "files.sock")
         if self._file_socket:
-            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._listener.bind(self._file_socket)
-            self._listener.listen()
+            self._segmenter = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._segmenter.bind(self._file_socket)
+            self._segmenter.listen()
             threading.Thread(target=self._hand_over, daemon=True).start()
         self.directory = root / "captioner"
         self.directory.mkdir()
@@ -127,7 +127,7 @@ class Captioner(worker_pb2_grpc.WorkerServiceServicer):
         """Files as descriptors, one request a connection."""
         with contextlib.suppress(OSError):  # until it is closed
             while True:
-                connection, _ = self._listener.accept()
+                connection, _ = self._segmenter.accept()
                 with connection:
                     request = worker_pb2.ReadFileRequest.FromString(connection.recv(4096))
                     descriptor = os.open(self._path(request), os.O_RDONLY)
@@ -179,13 +179,13 @@ class Captioner(worker_pb2_grpc.WorkerServiceServicer):
         """All so far."""
         return [r.status for r in list(self.reports) if r.HasField("status")]
 
-    def news(self, track: int = 1) -> list[worker_pb2.TrackNews]:
+    def update(self, track: int = 1) -> list[worker_pb2.TrackNews]:
         """All news of a track so far."""
         return [r.news for r in list(self.reports) if r.HasField("news") and r.news.track == track]
 
     def finals(self, track: int = 1) -> list[worker_pb2.CaptionWords]:
         """All final words of a track so far."""
-        return [words for news in self.news(track) for words in news.finals]
+        return [words for update in self.update(track) for words in update.finals]
 
     def text(self, track: int = 1) -> str:
         """All final text of a track so far."""
@@ -193,11 +193,11 @@ class Captioner(worker_pb2_grpc.WorkerServiceServicer):
 
     def drained(self, track: int = 1) -> int:
         """How often all sound of a track was worked off."""
-        return sum(news.is_drained for news in self.news(track))
+        return sum(update.is_drained for update in self.update(track))
 
     def skipped_samples(self, track: int = 1) -> int:
         """Sound of a track that never came."""
-        return sum(news.skipped_samples for news in self.news(track))
+        return sum(update.skipped_samples for update in self.update(track))
 
     def log(self) -> str:
         """What the process wrote."""
@@ -218,8 +218,8 @@ class Captioner(worker_pb2_grpc.WorkerServiceServicer):
         self._server.stop(0).wait()
         if self._file_socket:
             # Only this wakes who accepts.
-            self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
+            self._segmenter.shutdown(socket.SHUT_RDWR)
+            self._segmenter.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""News that waits for a slow reader."""
+"""TrackUpdate that waits for a slow reader."""
 
 import time
 
 from callsd_worker.captioner.outbox import Outbox, TrackNews
-from callsd_worker.captioner.words import News, SpeechChange, Words
+from callsd_worker.captioner.words import SpeechChange, TrackUpdate, Words
 
 
 def words(text: str, *, segment: int = 0) -> Words:
@@ -22,7 +22,7 @@ def words(text: str, *, segment: int = 0) -> Words:
     )
 
 
-def news(
+def update(
     track: int = 1,
     *,
     finals: tuple[Words, ...] = (),
@@ -32,10 +32,10 @@ def news(
     at_sample: int = 0,
     skipped_samples: int = 0,
 ) -> TrackNews:
-    """News of a track."""
+    """TrackUpdate of a track."""
     return TrackNews(
         track=track,
-        news=News(
+        update=TrackUpdate(
             finals=finals,
             interim=interim,
             processed_sample=at_sample,
@@ -58,33 +58,33 @@ def emptied(outbox: Outbox) -> list[TrackNews]:
 def test_what_waits_is_brought_together() -> None:
     """All finals in order, the newest interim and positions, the sum of what was skipped."""
     outbox = Outbox()
-    outbox.put(news(interim=words("a"), at_sample=1, skipped_samples=5))
-    outbox.put(news(finals=(words("A."),), at_sample=2))
-    outbox.put(news(finals=(words("B.", segment=200),), interim=words("c", segment=400)))
-    outbox.put(news(interim=words("c d", segment=400), at_sample=3, skipped_samples=2))
+    outbox.put(update(interim=words("a"), at_sample=1, skipped_samples=5))
+    outbox.put(update(finals=(words("A."),), at_sample=2))
+    outbox.put(update(finals=(words("B.", segment=200),), interim=words("c", segment=400)))
+    outbox.put(update(interim=words("c d", segment=400), at_sample=3, skipped_samples=2))
 
     finals = (words("A."), words("B.", segment=200))
     assert emptied(outbox) == [
-        news(finals=finals, interim=words("c d", segment=400), at_sample=3, skipped_samples=7)
+        update(finals=finals, interim=words("c d", segment=400), at_sample=3, skipped_samples=7)
     ]
 
 
 def test_an_interim_does_not_outlive_its_final() -> None:
     """What became final before it was told as interim is told as final only."""
     outbox = Outbox()
-    outbox.put(news(interim=words("hell")))
-    outbox.put(news(finals=(words("Hello."),)))
+    outbox.put(update(interim=words("hell")))
+    outbox.put(update(finals=(words("Hello."),)))
 
-    assert emptied(outbox) == [news(finals=(words("Hello."),))]
+    assert emptied(outbox) == [update(finals=(words("Hello."),))]
 
 
 def test_changes_of_speech_are_all_told() -> None:
-    """Beginning and end do not cancel each other, and being drained is not lost in later news."""
+    """Beginning and end do not cancel each other, and being drained is not lost in later update."""
     outbox = Outbox()
     reports = [
-        news(speech=SpeechChange.BEGIN),
-        news(speech=SpeechChange.END, is_drained=True),
-        news(speech=SpeechChange.BEGIN),
+        update(speech=SpeechChange.BEGIN),
+        update(speech=SpeechChange.END, is_drained=True),
+        update(speech=SpeechChange.BEGIN),
     ]
     for report in reports:
         outbox.put(report)
@@ -95,9 +95,9 @@ def test_changes_of_speech_are_all_told() -> None:
 def test_each_track_has_its_turn() -> None:
     """A track with much to tell does not hold up the others."""
     outbox = Outbox()
-    outbox.put(news(1, is_drained=True))
-    outbox.put(news(1, is_drained=True))
-    outbox.put(news(2))
+    outbox.put(update(1, is_drained=True))
+    outbox.put(update(1, is_drained=True))
+    outbox.put(update(2))
 
     assert [report.track for report in emptied(outbox)] == [1, 2, 1]
 
@@ -105,7 +105,7 @@ def test_each_track_has_its_turn() -> None:
 def test_a_forgotten_track_is_silent() -> None:
     """Nothing of it is told any more."""
     outbox = Outbox()
-    outbox.put(news(1))
+    outbox.put(update(1))
     outbox.forget(1)
 
     assert emptied(outbox) == []

@@ -50,7 +50,7 @@ class TestWords:
         assert errors(MAYA_TEXT, one.text()) <= 1
         assert all(start <= w.start_sample < w.end_sample for w in finals)
         assert all(a.end_sample <= b.start_sample for a, b in itertools.pairwise(finals))
-        processed = [news.processed_sample for news in one.news()]
+        processed = [update.processed_sample for update in one.update()]
         assert processed == sorted(processed)
         assert processed[-1] >= finals[-1].end_sample
         assert one.hellos[0].token == TOKEN
@@ -64,7 +64,7 @@ class TestWords:
         one.hear(pcm_pieces(maya))
         one.end_speech()
 
-        changes = [news.speech for news in one.news() if news.speech]
+        changes = [update.speech for update in one.update() if update.speech]
         assert changes[0] == worker_pb2.SPEECH_CHANGE_BEGIN
         assert changes[-1] == worker_pb2.SPEECH_CHANGE_END
         assert all(a != b for a, b in itertools.pairwise(changes))
@@ -163,7 +163,7 @@ class TestWords:
         one.hear(pcm_pieces(maya, track=1) + pcm_pieces(maya, track=2))
         one.end_speech(2)
 
-        assert not one.news(1)
+        assert not one.update(1)
         assert errors(MAYA_TEXT, one.text(2)) <= 1
 
 

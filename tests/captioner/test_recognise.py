@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from callsd_worker.captioner.passes import Pass
+from callsd_worker.captioner.decoding import DecodeWindow
 from callsd_worker.captioner.recognise import RETRY_PADDED_SECONDS, recognise
 from callsd_worker.speech.ct2 import CTranslate2Engine
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised
@@ -33,9 +33,9 @@ def speech() -> Samples:
 
 def window(
     samples: Samples, *, is_final: bool = False, language: str = "en", is_timed: bool = False
-) -> Pass:
+) -> DecodeWindow:
     """A pass over all of the samples."""
-    return Pass(
+    return DecodeWindow(
         samples=samples,
         start_sample=0,
         end_sample=samples.size,

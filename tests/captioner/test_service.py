@@ -83,7 +83,7 @@ def heard(outbox: Outbox) -> list[TrackNews]:
         report = outbox.take(time.monotonic() + 0.1)
         if isinstance(report, TrackNews):
             found.append(report)
-        return bool(found) and found[-1].news.is_drained
+        return bool(found) and found[-1].update.is_drained
 
     eventually(is_drained, "all is worked off", seconds=30)
     return found
@@ -99,9 +99,9 @@ def test_the_smaller_model_makes_interims_only(
     service._degradation.step = Step.SMALLER_MODEL
     eventually(lambda: service._fallback, "the smaller model is loaded")
     say(service, pace=2)
-    news = heard(outbox)
+    update = heard(outbox)
 
-    assert any(told.news.interim is not None for told in news)
+    assert any(told.update.interim is not None for told in update)
     assert smaller.beam_sizes
     assert set(smaller.beam_sizes) == {1}
     assert main.beam_sizes
@@ -119,7 +119,7 @@ def test_a_pass_that_fails(start: StartService, main: Engines) -> None:
     piece = pcm_pieces(cut(decoded("maya"), MAYA_SECONDS), piece_samples=200_000)[0]
     service.give(Sound(pieces=[(2, Piece(sequence=1, start_sample=0, data=piece.data))]))
     service.give(End(track=2))
-    finals = [words.text for told in heard(outbox) for words in told.news.finals]
+    finals = [words.text for told in heard(outbox) for words in told.update.finals]
 
     assert main.failures == 0
     assert "an action for me" in " ".join(finals)

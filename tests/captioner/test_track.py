@@ -7,12 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from callsd_worker.captioner.listener import STALL_SECONDS
-from callsd_worker.captioner.passes import Pass, Result
+from callsd_worker.captioner.decoding import DecodeWindow, Result
 from callsd_worker.captioner.rules import Rules
 from callsd_worker.captioner.schedule import LARGEST_BATCH, Schedule
+from callsd_worker.captioner.segmenter import STALL_SECONDS
 from callsd_worker.captioner.track import Track
-from callsd_worker.captioner.words import News, SpeechChange
+from callsd_worker.captioner.words import SpeechChange, TrackUpdate
 from callsd_worker.speech.engine import Recognised, TimedWord
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.vad import VoiceDetector
@@ -40,7 +40,7 @@ def silence(seconds: float) -> Samples:
     return np.zeros(int(seconds * SAMPLE_RATE_HZ), dtype=np.float32)
 
 
-def says_position(window: Pass) -> Result:
+def says_position(window: DecodeWindow) -> Result:
     """A recogniser that says a word for each 0.4 s of the track, named for where it is."""
     step = WORD_SECONDS * SAMPLE_RATE_HZ
     first = -int(-window.start_sample // step)
@@ -57,7 +57,7 @@ def says_position(window: Pass) -> Result:
     return said("".join(word.text for word in words), words)
 
 
-def said_last(window: Pass) -> str:
+def said_last(window: DecodeWindow) -> str:
     """The last word that is heard in a window."""
     heard = says_position(window).heard
     assert heard is not None
@@ -80,25 +80,25 @@ def said(text: str, words: tuple[TimedWord, ...] = ()) -> Result:
 class Story:
     """All that became of a track."""
 
-    news: list[News] = field(default_factory=list)
-    passes: list[Pass] = field(default_factory=list)
+    update: list[TrackUpdate] = field(default_factory=list)
+    passes: list[DecodeWindow] = field(default_factory=list)
 
     @property
     def finals(self) -> list[str]:
         """Final texts in order."""
-        return [words.text for news in self.news for words in news.finals]
+        return [words.text for update in self.update for words in update.finals]
 
-    def note(self, news: News | None) -> None:
+    def note(self, update: TrackUpdate | None) -> None:
         """Keep what a track has told."""
-        if news is not None:
-            self.news.append(news)
+        if update is not None:
+            self.update.append(update)
 
 
 def play(
     track: Track,
     sound: Samples,
     *,
-    recognise: Callable[[Pass], Result] = says_position,
+    recognise: Callable[[DecodeWindow], Result] = says_position,
     parcel_seconds: float = PARCEL_SECONDS,
     begin_seconds: float = 0.0,
     times: int = 1,
@@ -116,17 +116,17 @@ def play(
             track.hear(
                 int(begin_seconds * SAMPLE_RATE_HZ) + first, sound[first : first + step], now
             )
-        story.note(track.news())
+        story.note(track.take_update())
         work_off(schedule, story, recognise, now)
     if is_ended:
         track.end_speech(now)
-        story.note(track.news())
+        story.note(track.take_update())
         work_off(schedule, story, recognise, now)
     return story
 
 
 def work_off(
-    schedule: Schedule[str], story: Story, recognise: Callable[[Pass], Result], now: float
+    schedule: Schedule[str], story: Story, recognise: Callable[[DecodeWindow], Result], now: float
 ) -> None:
     """Make all passes that are due."""
     while ready := schedule.next(now):
@@ -134,7 +134,7 @@ def work_off(
             window = track.take(now)
             story.passes.append(window)
             track.settle(recognise(window), now)
-            story.note(track.news())
+            story.note(track.take_update())
 
 
 def make(detector: VoiceDetector, **rules: float) -> Track:
@@ -181,10 +181,10 @@ class TestSpeech:
         """What is heard and processed never goes back, and finals lie before it."""
         story = play(make(detector), np.concatenate([speech, silence(1), speech]))
 
-        assert is_growing(news.processed_sample for news in story.news)
-        assert is_growing(news.heard_sample for news in story.news)
-        for news in story.news:
-            assert all(words.end_sample <= news.heard_sample for words in news.finals)
+        assert is_growing(update.processed_sample for update in story.update)
+        assert is_growing(update.heard_sample for update in story.update)
+        for update in story.update:
+            assert all(words.end_sample <= update.heard_sample for words in update.finals)
 
     def test_a_pause_ends_an_utterance_without_another_pass(
         self, detector: VoiceDetector, speech: Samples
@@ -201,7 +201,7 @@ class TestSpeech:
         """It begins, and ends as often."""
         story = play(make(detector), np.concatenate([silence(1), speech, silence(2)]))
 
-        changes = [news.speech for news in story.news if news.speech is not None]
+        changes = [update.speech for update in story.update if update.speech is not None]
         assert changes[0] is SpeechChange.BEGIN
         assert changes[-1] is SpeechChange.END
         assert changes.count(SpeechChange.BEGIN) == changes.count(SpeechChange.END)
@@ -225,7 +225,7 @@ class TestSpeech:
     ) -> None:
         """What was shown stays, and becomes final when the last pass fails too."""
 
-        def fails_later(window: Pass) -> Result:
+        def fails_later(window: DecodeWindow) -> Result:
             is_early = window.end_sample < 2.0 * SAMPLE_RATE_HZ
             return said("I will write") if is_early else Result(heard=None, language="en")
 
@@ -239,9 +239,9 @@ class TestSpeech:
         self, detector: VoiceDetector, speech: Samples
     ) -> None:
         """Words must not stand still for long: a second failure in a row would be one too many."""
-        seen: list[Pass] = []
+        seen: list[DecodeWindow] = []
 
-        def fails_once(window: Pass) -> Result:
+        def fails_once(window: DecodeWindow) -> Result:
             seen.append(window)
             is_second = len(seen) == 2
             return Result(heard=None, language="en") if is_second else said("I will write")
@@ -260,9 +260,9 @@ class TestEnds:
         """Cut off in the middle of a word, everything is final at once; this is told once."""
         story = play(make(detector), speech[: 2 * SAMPLE_RATE_HZ])
 
-        assert [news.is_drained for news in story.news].count(True) == 1
-        assert story.news[-1].is_drained
-        assert story.news[-1].processed_sample == 2 * SAMPLE_RATE_HZ
+        assert [update.is_drained for update in story.update].count(True) == 1
+        assert story.update[-1].is_drained
+        assert story.update[-1].processed_sample == 2 * SAMPLE_RATE_HZ
         assert len(story.finals) == 1
 
     def test_a_track_is_drained_without_a_word(self, detector: VoiceDetector) -> None:
@@ -271,9 +271,9 @@ class TestEnds:
 
         track.end_speech(1.0)
 
-        news = track.news()
-        assert news is not None
-        assert news.is_drained
+        update = track.take_update()
+        assert update is not None
+        assert update.is_drained
 
     def test_sound_may_come_again_after_the_end(
         self, detector: VoiceDetector, speech: Samples
@@ -284,9 +284,9 @@ class TestEnds:
 
         story = play(track, speech, begin_seconds=3600.0)
 
-        first = next(words for news in story.news for words in news.finals)
+        first = next(words for update in story.update for words in update.finals)
         assert first.segment >= 3600 * SAMPLE_RATE_HZ
-        assert story.news[-1].is_drained
+        assert story.update[-1].is_drained
 
     def test_sound_that_stays_away_ends_speech(
         self, detector: VoiceDetector, speech: Samples
@@ -317,7 +317,7 @@ class TestLimits:
     def test_a_cut_in_the_dark_loses_no_words(self, detector: VoiceDetector) -> None:
         """Where no times tell which words are left of a cut, that part is recognised once more."""
 
-        def untimed(window: Pass) -> Result:
+        def untimed(window: DecodeWindow) -> Result:
             heard = says_position(window).heard
             assert heard is not None
             return said(heard.text)
@@ -354,8 +354,8 @@ class TestLimits:
         story = play(track, np.tile(noise, 60), parcel_seconds=1.0, is_ended=False)
 
         assert story.passes == []
-        assert story.news[-1].processed_sample > 595 * SAMPLE_RATE_HZ
-        assert track._listener._tape._memory.nbytes < 500_000
+        assert story.update[-1].processed_sample > 595 * SAMPLE_RATE_HZ
+        assert track._segmenter._audio._memory.nbytes < 500_000
 
     def test_newer_sound_merges_into_a_waiting_pass(
         self, detector: VoiceDetector, speech: Samples

@@ -20,16 +20,16 @@ from callsd_daemon.domain.jobs import Failure, Job, Kind, Outcome, Progress, Res
 from callsd_daemon.files import FilePool
 from callsd_daemon.host.probe import Probe
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.reading import Change
+from callsd_daemon.store.read_transaction import Change
 from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.workers.admission import AdmissionController
 from callsd_daemon.workers.attempt import Bounds
 from callsd_daemon.workers.captions.attempt import CallRules
 from callsd_daemon.workers.captions.calls import Calls
-from callsd_daemon.workers.course import Course, Rules
-from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import EndRules, settle
 from callsd_daemon.workers.launchers.launcher import Launcher
-from callsd_daemon.workers.session.door import Door
+from callsd_daemon.workers.runner import JobRunner, Rules
+from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.supervisor import Supervisor
 from tests.helpers.jobs import NOW, make_job
 
@@ -102,10 +102,10 @@ class Office:
     def __post_init__(self) -> None:
         self.database = Database(self.directory / "callsd.db")
         self.database.on_commit(self.acknowledged.extend)
-        self.desk = Desk(StillProbe(), POLICY, dict)
-        course = Course(
+        self.admission = AdmissionController(StillProbe(), POLICY, dict)
+        runner = JobRunner(
             database=self.database,
-            door=cast(Door, None),  # no worker is ever started
+            server=cast(WorkerServer, None),  # no worker is ever started
             launcher=cast(Launcher, SimpleNamespace(epoch="boot")),
             directory=self.directory,
             pool=cast(FilePool, None),
@@ -118,15 +118,15 @@ class Office:
         )
         self.supervisor = Supervisor(
             database=self.database,
-            desk=self.desk,
-            course=course,
+            admission=self.admission,
+            runner=runner,
             calls=cast(Calls, None),
             now=lambda: self.clock,
         )
 
     # What may happen; `number` chooses among the possibilities.
 
-    def create(self, books: Transaction, number: int) -> None:
+    def create(self, tx: Transaction, number: int) -> None:
         """A client asks for a job."""
         self.made += 1
         job = make_job(
@@ -138,84 +138,84 @@ class Office:
             create_time=self.clock,
             update_time=self.clock,
         )
-        length = books.queue_length()
-        placed = self.supervisor.place(books, job, None, may_queue=number % 5 != 0)
+        length = tx.queue_length()
+        placed = self.supervisor.place(tx, job, None, may_queue=number % 5 != 0)
         decision = placed.verdict.decision
         if isinstance(decision, Refuse):
             self.refused.add(decision.reason)
             return
         self.placed.append(job.id)
         if isinstance(decision, Queue):
-            assert decision.position == books.queue_positions()[job.id] == length + 1
+            assert decision.position == tx.queue_positions()[job.id] == length + 1
         elif job.kind is Kind.TRANSCRIPTION:
             assert length == 0, "a batch job has passed the queue"
 
-    def dispatch(self, books: Transaction, number: int) -> None:
+    def dispatch(self, tx: Transaction, number: int) -> None:
         """Waiting jobs start, in the order in which they were accepted."""
         while True:
-            waiting = books.page(
+            waiting = tx.page(
                 states=(State.QUEUED,), kinds=(), labels={}, ids=(), before=None, limit=100
             )
             oldest = min((job.id for job in waiting.jobs), key=self.placed.index, default=None)
-            head = self.supervisor.place_next(books, {}, 0.0)
+            head = self.supervisor.place_next(tx, {}, 0.0)
             if head is None or not head.token:
                 return
             assert head.job.id == oldest
 
-    def report(self, books: Transaction, number: int) -> None:
+    def report(self, tx: Transaction, number: int) -> None:
         """A worker reports for duty, or how far it is."""
-        if job := pick(books.active(), number):
+        if job := pick(tx.active(), number):
             if job.state is State.STARTING:
-                books.put(job.running(self.clock))
+                tx.put(job.running(self.clock))
             else:
-                books.put(job.with_progress(Progress(fraction=number / 32), self.clock))
+                tx.put(job.with_progress(Progress(fraction=number / 32), self.clock))
 
-    def end(self, books: Transaction, number: int) -> None:
+    def end(self, tx: Transaction, number: int) -> None:
         """A worker gets its work done."""
-        if job := pick(books.active(), number):
-            books.put(settle(job, Outcome(), KILLED, self.clock, END_RULES))
+        if job := pick(tx.active(), number):
+            tx.put(settle(job, Outcome(), KILLED, self.clock, END_RULES))
 
-    def crash(self, books: Transaction, number: int) -> None:
+    def crash(self, tx: Transaction, number: int) -> None:
         """A worker dies: its job is requeued, or fails after too many attempts."""
-        if job := pick(books.active(), number):
-            after = books.put(settle(job, None, KILLED, self.clock, END_RULES))
+        if job := pick(tx.active(), number):
+            after = tx.put(settle(job, None, KILLED, self.clock, END_RULES))
             ends = {
                 True: State.CANCELLED,
                 False: State.QUEUED if job.attempt < END_RULES.max_attempts else State.FAILED,
             }
             assert after.state is ends[job.state is State.STOPPING]
 
-    def stop(self, books: Transaction, number: int) -> None:
+    def stop(self, tx: Transaction, number: int) -> None:
         """A client stops a job."""
-        queued = books.first_queued()
-        candidates = [job for job in books.active() if job.state is not State.STOPPING]
+        queued = tx.first_queued()
+        candidates = [job for job in tx.active() if job.state is not State.STOPPING]
         if job := pick([*candidates, *([queued] if queued else [])], number):
             waits = job.state is State.QUEUED
-            books.put(
+            tx.put(
                 job.cancelled(self.clock, retention=END_RULES.retention)
                 if waits
                 else job.stopping(self.clock)
             )
 
-    def delete(self, books: Transaction, number: int) -> None:
+    def delete(self, tx: Transaction, number: int) -> None:
         """A client removes a job that has ended."""
-        ended = [job for job in map(books.get, books.ids()) if job is not None and job.is_final]
+        ended = [job for job in map(tx.get, tx.ids()) if job is not None and job.is_final]
         if job := pick(sorted(ended, key=lambda job: job.id), number):
-            books.delete(job.id)
+            tx.delete(job.id)
 
-    def set_clock(self, books: Transaction, number: int) -> None:
+    def set_clock(self, tx: Transaction, number: int) -> None:
         """Somebody sets the clock, ahead or back."""
         self.clock += timedelta(minutes=number - 16)
 
     # What must hold
 
-    def assert_balanced(self, books: Transaction) -> None:
-        """The books show exactly what active jobs hold, and that is within the budget."""
-        reserved = books.reserved()
-        held = sum((job.reservation for job in books.active()), Reservation())
+    def assert_balanced(self, tx: Transaction) -> None:
+        """The tx show exactly what active jobs hold, and that is within the budget."""
+        reserved = tx.reserved()
+        held = sum((job.reservation for job in tx.active()), Reservation())
         assert reserved == held
-        assert books.queue_length() <= POLICY.max_queued_jobs + len(self.placed)
-        for account in self.desk.accounts(books):
+        assert tx.queue_length() <= POLICY.max_queued_jobs + len(self.placed)
+        for account in self.admission.accounts(tx):
             assert account.reserved <= account.budget, account
 
     def assert_history(self) -> None:
@@ -265,9 +265,9 @@ async def live(office: Office, steps: list[tuple[str, int]]) -> None:
     """Take the steps, each an operation of its own on the database, many in one commit."""
 
     def operation(name: str, number: int) -> Callable[[Transaction], None]:
-        def work(books: Transaction) -> None:
-            STEP[name](office, books, number)
-            office.assert_balanced(books)
+        def work(tx: Transaction) -> None:
+            STEP[name](office, tx, number)
+            office.assert_balanced(tx)
 
         return work
 
@@ -295,10 +295,10 @@ def test_ledger_always_balances(steps: list[tuple[str, int]]) -> None:
             office.database.close()
         office.assert_history()
         assert office.refused <= REFUSALS
-        # A daemon that starts now finds the same books.
+        # A daemon that starts now finds the same tx.
         again = Database(office.directory / "callsd.db")
         try:
-            found = asyncio.run(again.read(lambda books: (books.reserved(), books.active())))
+            found = asyncio.run(again.read(lambda tx: (tx.reserved(), tx.active())))
             assert again.revision == len(office.acknowledged)
         finally:
             again.close()

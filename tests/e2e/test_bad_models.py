@@ -12,7 +12,7 @@ from callsd.v1.transcription_pb2 import SPEECH_ENGINE_CTRANSLATE2, SPEECH_ENGINE
 from callsd_daemon.models.manifest import FileRecord, read_manifest, write_manifest
 from callsd_ipc.v1 import worker_pb2
 from callsd_worker.session.files import check_files
-from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.errors import SpeechError, SpeechReason
 from tests.conftest import StartDaemon
 from tests.e2e.media import GOOD
 from tests.helpers.daemon import Daemon
@@ -112,4 +112,4 @@ def test_changed_after_the_check(tmp_path: Path) -> None:
     with pytest.raises(SpeechError) as missing:
         check_files(tmp_path, [pin])
 
-    assert changed.value.reason is missing.value.reason is Reason.MODEL_INVALID
+    assert changed.value.reason is missing.value.reason is SpeechReason.MODEL_INVALID

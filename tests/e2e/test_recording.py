@@ -20,7 +20,7 @@ from callsd.v1.recording_pb2 import (
 )
 from callsd_bench.recording_measure import measure
 from callsd_bench.recording_pages import PageServer
-from callsd_worker.recorder.workshop import program
+from callsd_worker.recorder.program_host import program
 from tests.conftest import StartDaemon
 from tests.helpers.daemon import Daemon
 from tests.helpers.reasons import failure

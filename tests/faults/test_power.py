@@ -99,9 +99,9 @@ def jobs_in(directory: Path, files: dict[str, bytes]) -> set[str]:
     try:
 
         async def read() -> set[str]:
-            ids = await database.read(lambda books: books.ids())
+            ids = await database.read(lambda tx: tx.ids())
             for job_id in ids:
-                await database.read(lambda books, job_id=job_id: books.find(job_id))  # type: ignore[misc]
+                await database.read(lambda tx, job_id=job_id: tx.find(job_id))  # type: ignore[misc]
             return ids
 
         return asyncio.run(read())

@@ -176,7 +176,7 @@ def remember(one: Daemon, count: int) -> None:
         for first in range(0, count, 1000):
             ids = [f"past{number}" for number in range(first, first + 1000)]
             await asyncio.gather(
-                *(database.write(lambda books, i=i: books.put(replace(past, id=i))) for i in ids)  # type: ignore[misc]
+                *(database.write(lambda tx, i=i: tx.put(replace(past, id=i))) for i in ids)  # type: ignore[misc]
             )
 
     asyncio.run(write())

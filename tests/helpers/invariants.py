@@ -110,7 +110,7 @@ def assert_books_balance(api: Api) -> None:
         )
 
     # Jobs may begin and end between the calls: look until nothing did.
-    eventually(is_balanced, "the books balance", seconds=5.0)
+    eventually(is_balanced, "the tx balance", seconds=5.0)
 
 
 def assert_whole(daemon: Daemon, job: Job) -> None:

@@ -40,4 +40,4 @@ def make_job(**changes: Any) -> Job:
 
 def put(job: Job) -> Callable[[Transaction], Job]:
     """Work for the store: write one job."""
-    return lambda books: books.put(job)
+    return lambda tx: tx.put(job)

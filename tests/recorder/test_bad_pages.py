@@ -13,10 +13,10 @@ from typing import ClassVar
 
 import pytest
 
-from callsd_worker.recorder import studio as studio_module
+from callsd_worker.recorder import web_source as module
+from callsd_worker.recorder.program_host import program
 from callsd_worker.recorder.quality import Quality
-from callsd_worker.recorder.studio import Page, Studio
-from callsd_worker.recorder.workshop import program
+from callsd_worker.recorder.web_source import Page, WebSource
 from tests.helpers.waiting import eventually
 
 
@@ -74,48 +74,48 @@ class Site(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def studio() -> Iterator[Studio]:
+def source() -> Iterator[WebSource]:
     """The page, shown."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     page = Page(url=f"http://127.0.0.1:{server.server_port}/", over_expression="window.isOver")
     try:
-        with Studio(page, SMALL) as studio:
-            studio.open(should_stop=lambda: False)
-            yield studio
+        with WebSource(page, SMALL) as source:
+            source.open(should_stop=lambda: False)
+            yield source
     finally:
         server.shutdown()
         server.server_close()
 
 
-def value(studio: Studio, expression: str) -> object:
+def value(source: WebSource, expression: str) -> object:
     """What an expression is in the page."""
     text = f"JSON.stringify({expression})"
-    answer = studio._browser._page("Runtime.evaluate", expression=text, returnByValue=True)
+    answer = source._browser._page("Runtime.evaluate", expression=text, returnByValue=True)
     said = answer["result"].get("value")
     return None if said is None else json.loads(said)
 
 
-def do(studio: Studio, statement: str) -> None:
+def do(source: WebSource, statement: str) -> None:
     """Have the page do something by itself, a moment later."""
-    studio._browser.run(f"void setTimeout(() => {{ {statement} }}, 0)")
+    source._browser.run(f"void setTimeout(() => {{ {statement} }}, 0)")
 
 
-def windows(studio: Studio) -> list[str]:
+def windows(source: WebSource) -> list[str]:
     """All pages that the browser has."""
-    targets = studio._browser._cdp.call("Target.getTargets")["targetInfos"]
+    targets = source._browser._cdp.call("Target.getTargets")["targetInfos"]
     return [one["url"] for one in targets if one["type"] == "page"]
 
 
 @pytest.fixture(autouse=True)
-def goes_on(studio: Studio) -> Iterator[None]:
+def goes_on(source: WebSource) -> Iterator[None]:
     """Whatever was done, the page lives, alone, and answers."""
     yield
-    before = value(studio, "ticks")
-    eventually(lambda: value(studio, "ticks") != before, "the page goes on", seconds=5)
-    eventually(lambda: len(windows(studio)) == 1, "there is one window", seconds=5)
-    assert studio.is_over() is False
-    assert studio.problem() == ""
+    before = value(source, "ticks")
+    eventually(lambda: value(source, "ticks") != before, "the page goes on", seconds=5)
+    eventually(lambda: len(windows(source)) == 1, "there is one window", seconds=5)
+    assert source.is_over() is False
+    assert source.problem() == ""
 
 
 class TestAsking:
@@ -125,44 +125,44 @@ class TestAsking:
         ("call", "answer"),
         [("alert('x')", None), ("confirm('still there?')", True), ("prompt('name?', 'me')", "me")],
     )
-    def test_dialogs_are_answered(self, studio: Studio, call: str, answer: object) -> None:
+    def test_dialogs_are_answered(self, source: WebSource, call: str, answer: object) -> None:
         """The page goes on at once, with yes and with what it proposes itself."""
-        do(studio, f"said.dialog = [{call}]")
+        do(source, f"said.dialog = [{call}]")
 
-        assert eventually(lambda: value(studio, "said.dialog"), "an answer", seconds=5) == [answer]
-        studio._browser.run("delete said.dialog")
+        assert eventually(lambda: value(source, "said.dialog"), "an answer", seconds=5) == [answer]
+        source._browser.run("delete said.dialog")
 
-    def test_leaving_is_not_asked_about(self, studio: Studio) -> None:
+    def test_leaving_is_not_asked_about(self, source: WebSource) -> None:
         """A page that wants to be asked before it goes does not hold up where it goes itself."""
-        studio._browser.run("window.onbeforeunload = e => { e.preventDefault(); return 'no' }")
-        do(studio, "location.search = '?again'")
+        source._browser.run("window.onbeforeunload = e => { e.preventDefault(); return 'no' }")
+        do(source, "location.search = '?again'")
 
-        eventually(lambda: value(studio, "location.search") == "?again", "the page has gone on")
+        eventually(lambda: value(source, "location.search") == "?again", "the page has gone on")
 
-    def test_printing_does_nothing(self, studio: Studio) -> None:
+    def test_printing_does_nothing(self, source: WebSource) -> None:
         """No preview covers the page."""
-        do(studio, "window.print(); said.printed = 1")
+        do(source, "window.print(); said.printed = 1")
 
-        eventually(lambda: value(studio, "said.printed"), "printing returns", seconds=5)
+        eventually(lambda: value(source, "said.printed"), "printing returns", seconds=5)
 
-    def test_leave_is_refused_without_a_prompt(self, studio: Studio) -> None:
+    def test_leave_is_refused_without_a_prompt(self, source: WebSource) -> None:
         """Nobody could answer; what a call does not need it does not get."""
-        do(studio, "navigator.geolocation.getCurrentPosition(() => {}, e => said.place = e.code)")
-        do(studio, "tell('midi', navigator.requestMIDIAccess({sysex: true}))")
+        do(source, "navigator.geolocation.getCurrentPosition(() => {}, e => said.place = e.code)")
+        do(source, "tell('midi', navigator.requestMIDIAccess({sysex: true}))")
 
-        eventually(lambda: value(studio, "said.place && said.midi"), "both answers", seconds=5)
-        assert value(studio, "said.place") == 1  # PERMISSION_DENIED
-        assert str(value(studio, "said.midi")).startswith("NotAllowedError")
+        eventually(lambda: value(source, "said.place && said.midi"), "both answers", seconds=5)
+        assert value(source, "said.place") == 1  # PERMISSION_DENIED
+        assert str(value(source, "said.midi")).startswith("NotAllowedError")
 
 
 class TestMicrophoneAndCamera:
     """What the recorder brings into the call itself."""
 
-    def test_they_are_silent_and_black(self, studio: Studio) -> None:
+    def test_they_are_silent_and_black(self, source: WebSource) -> None:
         """A page that asks gets both, and nobody in the call hears or sees anything of it."""
-        do(studio, "tell('media', microphoneAndCamera())")
+        do(source, "tell('media', microphoneAndCamera())")
 
-        said = eventually(lambda: value(studio, "said.media"), "sound and picture", seconds=15)
+        said = eventually(lambda: value(source, "said.media"), "sound and picture", seconds=15)
         assert said == {"loudest": 0, "brightest": 0, "width": 320, "state": "running"}
 
 
@@ -178,68 +178,66 @@ class TestWindows:
             a.target = '_blank'; a.click()""",
         ],
     )
-    def test_they_are_kept_out_of_the_picture(self, studio: Studio, statement: str) -> None:
+    def test_they_are_kept_out_of_the_picture(self, source: WebSource, statement: str) -> None:
         """Only the page is shown."""
-        do(studio, statement)
+        do(source, statement)
 
-        eventually(lambda: value(studio, "said.popup"), "the page has tried", seconds=5)
-        studio._browser.run("delete said.popup")
+        eventually(lambda: value(source, "said.popup"), "the page has tried", seconds=5)
+        source._browser.run("delete said.popup")
 
-    def test_one_that_a_click_opens_is_closed(self, studio: Studio) -> None:
+    def test_one_that_a_click_opens_is_closed(self, source: WebSource) -> None:
         """What no popup blocker holds up is closed at once."""
-        studio._browser._page(
+        source._browser._page(
             "Runtime.evaluate", expression="open('/popup', 'y')", userGesture=True
         )
 
-        eventually(lambda: len(windows(studio)) == 1, "there is one window", seconds=5)
+        eventually(lambda: len(windows(source)) == 1, "there is one window", seconds=5)
 
 
 class TestDisk:
     """A page that fills the disk."""
 
-    def test_downloads_are_refused(self, studio: Studio) -> None:
+    def test_downloads_are_refused(self, source: WebSource) -> None:
         """What a page sends as a file is not taken."""
         do(
-            studio,
+            source,
             "const a = document.createElement('a'); a.href = '/file'; a.download = 'x.bin';"
             "document.body.append(a); a.click()",
         )
 
         eventually(lambda: -1 in Site.sent, "the browser hangs up", seconds=10)
         assert sum(Site.sent) < 20 << 20
-        assert not [
-            path for path in Path(studio.workshop.directory).rglob("*.bin*") if path.is_file()
-        ]
+        assert not [path for path in Path(source.host.directory).rglob("*.bin*") if path.is_file()]
 
     def test_what_it_leaves_in_the_profile_is_bounded(
-        self, studio: Studio, monkeypatch: pytest.MonkeyPatch
+        self, source: WebSource, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """When the browser keeps too much on the disk, the page is to be shown afresh."""
-        studio.look_at_disk()
-        assert studio.problem() == ""
-        monkeypatch.setattr(studio_module, "MAX_DISK_BYTES", 64 << 20)
-        path = studio.workshop.directory / "profile" / "large"
+        source.look_at_disk()
+        assert source.problem() == ""
+        monkeypatch.setattr(module, "MAX_DISK_BYTES", 64 << 20)
+        path = source.host.directory / "profile" / "large"
         path.write_bytes(bytes(65 << 20))
-        studio.look_at_disk()
+        source.look_at_disk()
         path.unlink()
         try:
-            assert studio.problem() == "the page has filled the browser's disk (64 MiB)"
+            assert source.problem() == "the page has filled the browser's disk (64 MiB)"
         finally:
-            studio.look_at_disk()
+            source.look_at_disk()
 
 
 class TestLongMessages:
     """A page with long addresses."""
 
-    def test_an_address_of_any_length_is_survived(self, studio: Studio) -> None:
+    def test_an_address_of_any_length_is_survived(self, source: WebSource) -> None:
         """The browser tells of it, and that is passed over."""
         do(
-            studio,
+            source,
             "const i = new Image(); i.onerror = i.onload = () => said.image = 1;"
             "i.src = 'data:image/svg+xml,' + 'x'.repeat(30e6)",
         )
 
-        eventually(lambda: value(studio, "said.image"), "the image has been tried", seconds=20)
+        eventually(lambda: value(source, "said.image"), "the image has been tried", seconds=20)
 
 
 INTRUDER = """
@@ -261,9 +259,9 @@ print("\\n".join(found))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_nobody_else_hears_or_sees_what_is_recorded(studio: Studio) -> None:
+def test_nobody_else_hears_or_sees_what_is_recorded(source: WebSource) -> None:
     """Another user of the machine reaches neither the sound, nor the display, nor the browser."""
-    top = studio.workshop.directory
+    top = source.host.directory
     paths = [path for path in top.rglob("*") if not path.is_dir() and not path.is_symlink()]
     assert top / "sound" / "pulse.sock" in paths
     assert top / "xauthority" in paths

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from callsd_worker.recorder.audio_capture import BLOCK_BYTES, AudioCapture
 from callsd_worker.recorder.display import Display, start_display
-from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.errors import RecordingError, RecordingReason
 from callsd_worker.recorder.framebuffer import Framebuffer
-from callsd_worker.recorder.listening import BLOCK_BYTES, Listener
 from callsd_worker.recorder.native import PACKAGES, load
+from callsd_worker.recorder.program_host import MEMORY, ProgramHost
 from callsd_worker.recorder.sound import start_sound
-from callsd_worker.recorder.workshop import MEMORY, Workshop
 from tests.helpers.waiting import eventually
 
 
@@ -24,17 +24,17 @@ RED = bytes([0, 0, 255, 0])
 
 
 @pytest.fixture
-def workshop() -> Iterator[Workshop]:
+def host() -> Iterator[ProgramHost]:
     """Where the programs run."""
-    workshop = Workshop()
-    yield workshop
-    workshop.close()
+    host = ProgramHost()
+    yield host
+    host.close()
 
 
 @pytest.fixture
-def display(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Display]:
+def display(host: ProgramHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Display]:
     """A display that the environment names."""
-    display = start_display(workshop, width=WIDTH, height=HEIGHT, fps=10)
+    display = start_display(host, width=WIDTH, height=HEIGHT, fps=10)
     for name, value in display.environment.items():
         monkeypatch.setenv(name, value)
     yield display
@@ -59,19 +59,19 @@ class TestFramebuffer:
             (82, 90, 240),
         }
 
-    def test_a_display_that_has_gone_is_noticed(self, display: Display, workshop: Workshop) -> None:
+    def test_a_display_that_has_gone_is_noticed(self, display: Display, host: ProgramHost) -> None:
         """After the display's end no old picture is taken for a new one."""
         framebuffer = Framebuffer(display.framebuffer)
         frame = framebuffer.frame()
         framebuffer.read_into(frame)
-        workshop.end(display.process)
+        host.end(display.process)
         with pytest.raises(RecordingError, match="display has gone") as caught:
             framebuffer.read_into(frame)
-        assert caught.value.reason is Reason.CAPTURE_UNAVAILABLE
+        assert caught.value.reason is RecordingReason.CAPTURE_UNAVAILABLE
 
-    def test_nothing_is_left_in_memory(self, workshop: Workshop, display: Display) -> None:
+    def test_nothing_is_left_in_memory(self, host: ProgramHost, display: Display) -> None:
         """The screen's file has no name while it is used, so that nothing remains of it."""
-        assert list(Path(MEMORY).glob(f"{workshop.directory.name}*")) == []
+        assert list(Path(MEMORY).glob(f"{host.directory.name}*")) == []
 
     def test_without_a_display(self, display: Display, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where nobody answers there is an error, not a wait."""
@@ -96,12 +96,12 @@ class TestListener:
     """What is heard of a sound server."""
 
     def test_silence_is_heard_as_time_goes(
-        self, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+        self, host: ProgramHost, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where nothing is played blocks of silence come, dated by when they were played."""
-        for name, value in start_sound(workshop).environment.items():
+        for name, value in start_sound(host).environment.items():
             monkeypatch.setenv(name, value)
-        listener = Listener()
+        listener = AudioCapture()
         blocks = [listener.hear() for _ in range(11)]
         now = time.monotonic()
         assert {block.samples for block in blocks} == {bytes(BLOCK_BYTES)}
@@ -109,15 +109,15 @@ class TestListener:
         assert 0 < now - blocks[-1].at_seconds < 0.5
 
     def test_a_server_that_has_gone_is_noticed(
-        self, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+        self, host: ProgramHost, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """After the server's end there is an error, not silence."""
-        sound = start_sound(workshop)
+        sound = start_sound(host)
         for name, value in sound.environment.items():
             monkeypatch.setenv(name, value)
-        listener = Listener()
+        listener = AudioCapture()
         listener.hear()
-        workshop.end(sound.process)
+        host.end(sound.process)
 
         def is_noticed() -> bool:
             try:
@@ -132,7 +132,7 @@ class TestListener:
         """Where nobody answers there is an error, not a wait."""
         monkeypatch.setenv("PULSE_SERVER", "unix:/nonexistent")
         with pytest.raises(RecordingError, match="sound server does not answer"):
-            Listener()
+            AudioCapture()
 
 
 def test_a_library_that_is_missing_is_named_with_its_package(
@@ -142,4 +142,4 @@ def test_a_library_that_is_missing_is_named_with_its_package(
     monkeypatch.setitem(PACKAGES, "libnothing.so.7", "libnothing7")
     with pytest.raises(RecordingError, match="apt install libnothing7") as caught:
         load("libnothing.so.7")
-    assert caught.value.reason is Reason.CAPTURE_UNAVAILABLE
+    assert caught.value.reason is RecordingReason.CAPTURE_UNAVAILABLE

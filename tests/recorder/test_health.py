@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from callsd_worker.recorder import health
+from callsd_worker.recorder.audio_capture import BLOCK_BYTES
 from callsd_worker.recorder.health import LEVEL_BLOCKS, RATE_SECONDS, Gauges, Health, Picture, Tally
-from callsd_worker.recorder.listening import BLOCK_BYTES
 from callsd_worker.recorder.sound import RATE_HZ
 
 

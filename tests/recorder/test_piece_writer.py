@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import pytest
 
-from callsd_worker.recorder.listening import BLOCK_BYTES, BLOCK_SAMPLES
+from callsd_worker.recorder.audio_capture import BLOCK_BYTES, BLOCK_SAMPLES
 from callsd_worker.recorder.piece_writer import PieceWriter, add_video
 from callsd_worker.recorder.quality import Quality
 

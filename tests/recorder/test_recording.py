@@ -16,7 +16,7 @@ from callsd_worker.recorder.joining import Joined, join
 from callsd_worker.recorder.pieces import find_pieces
 from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.recording import End, Ending, Recorder, Status
-from callsd_worker.recorder.studio import Page
+from callsd_worker.recorder.web_source import Page
 from tests.helpers.waiting import eventually
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from callsd_worker.recorder.listening import BLOCK_BYTES, BLOCK_SAMPLES
+from callsd_worker.recorder.audio_capture import BLOCK_BYTES, BLOCK_SAMPLES
 from callsd_worker.recorder.sound import RATE_HZ
 from callsd_worker.recorder.timeline import (
     PICTURE_FRAMES,

@@ -20,7 +20,7 @@ from callsd import Client
 from callsd.v1.job_pb2 import GetJobRequest, ListJobsRequest, WatchJobsRequest
 from callsd.v1.model_pb2 import ListModelsRequest, PullModelRequest, VerifyModelRequest
 from callsd.v1.server_pb2 import GetCapacityRequest, GetServerInfoRequest
-from callsd_daemon.rpc.gate import SCOPES
+from callsd_daemon.rpc.auth import SCOPES
 from callsd_daemon.rpc.public import SERVICES
 from callsd_daemon.rpc.scraping import MAX_CONNECTIONS
 from callsd_daemon.tokens import SCOPES as ALL_SCOPES

@@ -23,7 +23,7 @@ from callsd.v1.job_pb2 import ListJobsRequest, ReadLogRequest, WatchJobsRequest
 from callsd.v1.media_pb2 import UploadMediaRequest, UploadStart
 from callsd.v1.server_pb2 import WatchCapacityRequest
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.rpc.clients import MAX_CALLS, MAX_UNDER_WAY, Shares
+from callsd_daemon.rpc.clients import MAX_CALLS, MAX_UNDER_WAY, FairShares
 from callsd_daemon.tokens import SCOPES, TokenFile
 from tests.conftest import StartDaemon
 from tests.helpers.api import health
@@ -155,7 +155,7 @@ class TestShares:
 
     async def test_turns(self) -> None:
         """So many calls of a client are under way, the others wait, each in its turn."""
-        shares, gate = Shares(), asyncio.Event()
+        shares, gate = FairShares(), asyncio.Event()
         begun = list[int]()
 
         async def call(number: int) -> None:
@@ -218,7 +218,7 @@ class TestHalfOpen:
     @pytest.mark.reason("FIELD_INVALID", "TOKEN_MISSING")
     def test_no_message(self, daemon: StartDaemon) -> None:
         """A call that never sends its message ends: at once without a token, soon with one."""
-        one = daemon(constants={"callsd_daemon.rpc.gate.MESSAGE_SECONDS": 0.5})
+        one = daemon(constants={"callsd_daemon.rpc.auth.MESSAGE_SECONDS": 0.5})
         for method in ("GetJob", "WatchJobs"):
             for api, reason in ((one.api(""), "TOKEN_MISSING"), (one.api(), "FIELD_INVALID")):
                 call = api.raw(f"/callsd.v1.JobService/{method}")
@@ -231,7 +231,7 @@ class TestHalfOpen:
     @pytest.mark.reason("STREAMS_EXHAUSTED")
     def test_health_watches(self, daemon: StartDaemon) -> None:
         """Who has no token may watch the health in a bounded number of streams."""
-        one = daemon(constants={"callsd_daemon.rpc.gate.MAX_OPEN_STREAMS": 2})
+        one = daemon(constants={"callsd_daemon.rpc.auth.MAX_OPEN_STREAMS": 2})
         with one.channel() as channel:
             stub, request = health(channel), health_pb2.HealthCheckRequest()
             watches = [stub.Watch(request, timeout=30) for _ in range(2)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 from callsd_daemon.rpc.hub import Hub
-from callsd_daemon.store.reading import Change
+from callsd_daemon.store.read_transaction import Change
 from tests.helpers.jobs import make_job
 
 

@@ -20,7 +20,7 @@ from callsd.v1.transcription_pb2 import Track
 from callsd_daemon.cli._root import root
 from callsd_daemon.rpc.hub import BATCH_BYTES
 from callsd_daemon.rpc.validate import MAX_JOB_BYTES
-from callsd_daemon.store.reading import PAGE_BYTES
+from callsd_daemon.store.read_transaction import PAGE_BYTES
 from tests.conftest import StartDaemon
 from tests.helpers.api import Api
 from tests.helpers.daemon import Daemon

@@ -271,9 +271,9 @@ class TestSecrets:
         spec = RecordingSpec(url=URL, url_fragment=SECRET, headers={"X-A": SECRET})
         job = api(api.jobs.CreateJob, CreateJobRequest(job=Job(recording=spec))).job
         one.wait(api, job.name)
-        with closing(sqlite3.connect(one.state / "callsd.db")) as books:
-            (left,) = books.execute("SELECT count(*) FROM secrets").fetchone()
-            bodies = books.execute("SELECT body FROM jobs UNION ALL SELECT body FROM changes")
+        with closing(sqlite3.connect(one.state / "callsd.db")) as tx:
+            (left,) = tx.execute("SELECT count(*) FROM secrets").fetchone()
+            bodies = tx.execute("SELECT body FROM jobs UNION ALL SELECT body FROM changes")
             shown = b"".join(body or b"" for (body,) in bodies)
 
         assert left == 0

@@ -18,10 +18,10 @@ SECRET = "token-of-a-page-1f0c"
 async def put(database: Database, *ids: str) -> None:
     """Have jobs in the database, each with a secret."""
 
-    def write(books: Transaction) -> None:
+    def write(tx: Transaction) -> None:
         for job_id in ids:
-            books.put(make_job(id=job_id))
-            books.put_secrets(job_id, PageSecrets(url_fragment=SECRET))
+            tx.put(make_job(id=job_id))
+            tx.put_secrets(job_id, PageSecrets(url_fragment=SECRET))
 
     await database.write(write)
 
@@ -30,7 +30,7 @@ async def ids(path: Path) -> set[str]:
     """The jobs in a database."""
     database = Database(path)
     try:
-        return await database.read(lambda books: set(books.ids()))
+        return await database.read(lambda tx: set(tx.ids()))
     finally:
         database.close()
 

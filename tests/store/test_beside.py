@@ -13,7 +13,7 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import State
 from callsd_daemon.store import database as module
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.reading import Page, Reading
+from callsd_daemon.store.read_transaction import Page, ReadTransaction
 from tests.helpers.holding import held
 from tests.helpers.jobs import make_job, put
 
@@ -21,9 +21,9 @@ from tests.helpers.jobs import make_job, put
 OpenDatabase = Callable[..., Database]
 
 
-def everything(books: Reading) -> Page:
+def everything(tx: ReadTransaction) -> Page:
     """All jobs."""
-    return books.page(states=(), kinds=(), labels={}, ids=(), before=None, limit=99)
+    return tx.page(states=(), kinds=(), labels={}, ids=(), before=None, limit=99)
 
 
 class TestReads:
@@ -34,20 +34,20 @@ class TestReads:
         for number in range(200):
             job = await database.write(put(make_job(id=f"job{number}")))
 
-            assert await database.read(lambda books: books.revision) == job.revision
+            assert await database.read(lambda tx: tx.revision) == job.revision
 
     async def test_do_not_wait_for_writes(self, database: Database) -> None:
         """While a write takes its time, what was there before it can be read."""
         begun, go_on = threading.Event(), threading.Event()
 
-        def work(books: object) -> None:
+        def work(tx: object) -> None:
             begun.set()
             assert go_on.wait(10)
 
         writing = asyncio.ensure_future(database.write(work))
         await asyncio.to_thread(begun.wait, 10)
 
-        assert await database.read(lambda books: books.ids()) == set()
+        assert await database.read(lambda tx: tx.ids()) == set()
         assert not writing.done()
         go_on.set()
         await writing
@@ -66,7 +66,7 @@ class TestReads:
         monkeypatch.setattr(module, "failpoint", full)
         writing = asyncio.ensure_future(database.write(put(make_job())))
         await asyncio.to_thread(committing.wait, 10)
-        reading = asyncio.ensure_future(database.read(lambda books: books.ids()))
+        reading = asyncio.ensure_future(database.read(lambda tx: tx.ids()))
         go_on.set()
         refused = (await asyncio.gather(writing, return_exceptions=True))[0]
 
@@ -82,11 +82,11 @@ class TestReads:
         await database.write(put(make_job(id="before")))
         begun, go_on = threading.Event(), threading.Event()
 
-        def look(books: Reading) -> tuple[int, Page]:
-            revision = books.revision
+        def look(tx: ReadTransaction) -> tuple[int, Page]:
+            revision = tx.revision
             begun.set()
             assert go_on.wait(10)
-            return revision, everything(books)
+            return revision, everything(tx)
 
         reading = asyncio.ensure_future(database.read(look))
         await asyncio.to_thread(begun.wait, 10)
@@ -95,7 +95,7 @@ class TestReads:
         revision, page = await reading
 
         assert (revision, page.revision, [job.id for job in page.jobs]) == (1, 1, ["before"])
-        after = await database.read(lambda books: books.changes_after(page.revision, 9))
+        after = await database.read(lambda tx: tx.changes_after(page.revision, 9))
         assert [change.job_id for change in after] == ["meanwhile"]
 
     async def test_ahead_of_those_who_listen(self, database: Database) -> None:
@@ -121,9 +121,9 @@ class TestReads:
         await database.write(put(make_job()))
 
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            await database.read(lambda books: books._connection.execute("DELETE FROM jobs"))
+            await database.read(lambda tx: tx._connection.execute("DELETE FROM jobs"))
 
-        assert await database.read(lambda books: books.ids()) == {"job"}
+        assert await database.read(lambda tx: tx.ids()) == {"job"}
 
 
 class TestHeld:
@@ -135,7 +135,7 @@ class TestHeld:
         with held(path):
             writing = asyncio.ensure_future(database.write(put(make_job(id="waits"))))
             for _ in range(20):
-                assert await database.read(lambda books: books.ids()) == {"before"}
+                assert await database.read(lambda tx: tx.ids()) == {"before"}
             assert not writing.done()
 
         assert (await writing).revision == 2
@@ -153,5 +153,5 @@ class TestHeld:
         assert refused.value.reason in module.BLOCKED
         assert "another program holds the job database" in refused.value.message
         assert refused.value.retry_after_seconds == 1.0
-        assert await database.read(lambda books: books.ids()) == set()
+        assert await database.read(lambda tx: tx.ids()) == set()
         assert (await database.write(put(make_job()))).revision == 1

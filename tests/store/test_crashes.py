@@ -61,7 +61,7 @@ class TestKilled:
 
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert killed.stdout.split() == [f"job{number}" for number in range(acknowledged)]
-        assert await database.read(lambda books: books.ids()) == {
+        assert await database.read(lambda tx: tx.ids()) == {
             f"job{number}" for number in range(stored)
         }
         assert database.revision == stored
@@ -73,7 +73,7 @@ class TestKilled:
         done = run(WRITER, path, 2, "store.after_commit=3,create.before_reply")
 
         assert (done.returncode, done.stdout.split()) == (0, ["job0", "job1"])
-        assert await open_database().read(lambda books: books.ids()) == {"job0", "job1"}
+        assert await open_database().read(lambda tx: tx.ids()) == {"job0", "job1"}
 
     async def test_during_the_very_first_start(
         self, path: Path, open_database: Callable[..., Database]
@@ -85,7 +85,7 @@ class TestKilled:
 
         database = open_database()
 
-        assert await database.read(lambda books: books.ids()) == set()
+        assert await database.read(lambda tx: tx.ids()) == set()
         assert not list(path.parent.glob("*.new*"))
 
 
@@ -119,7 +119,7 @@ class TestDiskFull:
         assert self.refusal.reason is Reason.DISK_FULL
         assert self.refusal.retry_after_seconds == 10.0
         everything = {f"job{number}" for number in range(written)}
-        assert await database.read(lambda books: books.ids()) == everything
+        assert await database.read(lambda tx: tx.ids()) == everything
         assert database.revision == written
 
         limit_pages(database, extra=1000)
@@ -136,7 +136,7 @@ class TestDiskFull:
 
         assert int(written) > 0
         assert reason == Reason.DISK_FULL
-        assert await open_database().read(lambda books: books.ids()) == {
+        assert await open_database().read(lambda tx: tx.ids()) == {
             "next",
             *(f"job{number}" for number in range(int(written))),
         }
@@ -159,5 +159,5 @@ class TestDiskFull:
         accepted = {item.id for item in outcomes if not isinstance(item, BaseException)}
         assert outcomes[1] in refused
         assert {refusal.reason for refusal in refused} == {Reason.DISK_FULL}
-        assert await database.read(lambda books: books.ids()) == accepted
+        assert await database.read(lambda tx: tx.ids()) == accepted
         assert database.revision == len(accepted)

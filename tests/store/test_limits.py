@@ -9,7 +9,7 @@ import pytest
 
 from callsd_daemon.domain.jobs import Job, Kind, State
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.reading import COUNTED_LABELS, Page, Reading
+from callsd_daemon.store.read_transaction import COUNTED_LABELS, Page, ReadTransaction
 from callsd_daemon.store.transaction import Transaction
 from tests.helpers.jobs import make_job, put
 from tests.helpers.old_store import make_old
@@ -27,10 +27,10 @@ LARGE = {"long": "x" * 9000}
 LARGE_BYTES = 9000
 
 
-def page(books: Reading, **wanted: Any) -> Page:
+def page(tx: ReadTransaction, **wanted: Any) -> Page:
     """A page of jobs; everything matches but for what is given."""
     every: dict[str, Any] = {"states": (), "kinds": (), "labels": {}, "ids": (), "before": None}
-    return books.page(**{**every, "limit": 50, **wanted})
+    return tx.page(**{**every, "limit": 50, **wanted})
 
 
 def ids(found: Page) -> list[str]:
@@ -41,9 +41,9 @@ def ids(found: Page) -> list[str]:
 def put_all(*jobs: Job) -> Callable[[Transaction], None]:
     """Work for the store: write all of these."""
 
-    def work(books: Transaction) -> None:
+    def work(tx: Transaction) -> None:
         for job in jobs:
-            books.put(job)
+            tx.put(job)
 
     return work
 
@@ -57,10 +57,10 @@ async def steps(database: Database, **wanted: Any) -> int:
         taken += 1
         return 0
 
-    def work(books: Reading) -> None:
+    def work(tx: ReadTransaction) -> None:
         connection.set_progress_handler(count, 1)
         try:
-            page(books, **wanted)
+            page(tx, **wanted)
         finally:
             connection.set_progress_handler(None, 0)
 
@@ -99,7 +99,7 @@ class TestLabels:
     async def test_common(self, full: Database) -> None:
         """A page of what all jobs have is as long as the page, not as the list."""
         assert await steps(full, labels=COMMON) < COUNTING * len(COMMON) + 50 * 250
-        found = await full.read(lambda books: page(books, labels=COMMON))
+        found = await full.read(lambda tx: page(tx, labels=COMMON))
         assert ids(found) == [f"job{number}" for number in range(MANY - 1, MANY - 51, -1)]
 
     async def test_with_names(self, full: Database) -> None:
@@ -107,17 +107,15 @@ class TestLabels:
         names = ("job1", "job2", "one", "nobody")
 
         assert await steps(full, labels=COMMON, ids=names) < 2000
-        found = await full.read(lambda books: page(books, labels={"a": "b"}, ids=names))
+        found = await full.read(lambda tx: page(tx, labels={"a": "b"}, ids=names))
         assert ids(found) == ["one"]
 
     async def test_with_everything(self, full: Database) -> None:
         """Labels, states and kinds narrow each other down, over several pages."""
         common = {"labels": {"k0": "v" * 30}, "states": {State.SUCCEEDED, State.FAILED}}
-        first = await full.read(lambda books: page(books, **common, limit=2000))
-        rest = await full.read(
-            lambda books: page(books, **common, limit=2000, before=first.next_before)
-        )
-        none = await full.read(lambda books: page(books, **common, kinds={Kind.CAPTIONS}))
+        first = await full.read(lambda tx: page(tx, **common, limit=2000))
+        rest = await full.read(lambda tx: page(tx, **common, limit=2000, before=first.next_before))
+        none = await full.read(lambda tx: page(tx, **common, kinds={Kind.CAPTIONS}))
 
         assert len({*ids(first), *ids(rest)}) == len(first.jobs) + len(rest.jobs)
         assert first.next_before is not None
@@ -127,7 +125,7 @@ class TestLabels:
         """A job is found by the labels that it has now, and not once it is removed."""
 
         async def found(**labels: str) -> list[str]:
-            return ids(await database.read(lambda books: page(books, labels=labels)))
+            return ids(await database.read(lambda tx: page(tx, labels=labels)))
 
         await database.write(put(make_job(labels={"room": "1", "team": "red"})))
         await database.write(
@@ -139,7 +137,7 @@ class TestLabels:
         assert await found(room="1") == await found(team="red") == []
         assert await found(room="2") == ["job"]
 
-        await database.write(lambda books: books.delete("job"))
+        await database.write(lambda tx: tx.delete("job"))
         assert await found(room="2") == []
         assert database._scalar("SELECT count(*) FROM labels") == 0
 
@@ -155,14 +153,14 @@ class TestBytes:
         seen, sizes, before = list[str](), list[int](), None
         while before is not None or not seen:
             found = await database.read(
-                lambda books, before=before: page(  # type: ignore[misc]
-                    books, before=before, max_bytes=3 * LARGE_BYTES
+                lambda tx, before=before: page(  # type: ignore[misc]
+                    tx, before=before, max_bytes=3 * LARGE_BYTES
                 )
             )
             seen += ids(found)
             sizes.append(len(found.jobs))
             before = found.next_before
-        alone = await database.read(lambda books: page(books, max_bytes=1))
+        alone = await database.read(lambda tx: page(tx, max_bytes=1))
 
         assert seen == [f"job{number}" for number in reversed(range(7))]
         assert sizes == [2, 2, 2, 1]
@@ -174,10 +172,8 @@ class TestBytes:
             put_all(*(make_job(id=f"job{number}", labels=LARGE) for number in range(5)))
         )
 
-        some = await database.read(
-            lambda books: books.changes_after(1, 99, max_bytes=3 * LARGE_BYTES)
-        )
-        one = await database.read(lambda books: books.changes_after(1, 99, max_bytes=1))
+        some = await database.read(lambda tx: tx.changes_after(1, 99, max_bytes=3 * LARGE_BYTES))
+        one = await database.read(lambda tx: tx.changes_after(1, 99, max_bytes=1))
 
         assert [change.revision for change in some] == [2, 3]
         assert [change.revision for change in one] == [2]
@@ -188,9 +184,9 @@ class TestBytes:
         for number in range(20):
             await database.write(put(make_job(id="large", labels=LARGE)))
             await database.write(put(make_job(id=f"small{number}")))
-            await database.write(lambda books: books.delete("large"))
-        oldest = await database.read(lambda books: books.oldest_resumable())
-        kept = await database.read(lambda books: books.changes_after(oldest, 99))
+            await database.write(lambda tx: tx.delete("large"))
+        oldest = await database.read(lambda tx: tx.oldest_resumable())
+        kept = await database.read(lambda tx: tx.changes_after(oldest, 99))
         length = database._scalar("SELECT sum(length(body)) FROM changes")
 
         assert 4 * LARGE_BYTES < length < 7 * LARGE_BYTES
@@ -201,7 +197,7 @@ class TestBytes:
         database = open_database(history_bytes=10)
         await database.write(put_all(*(make_job(id=f"job{n}", labels=LARGE) for n in range(3))))
 
-        assert await database.read(lambda books: books.oldest_resumable()) == 2
+        assert await database.read(lambda tx: tx.oldest_resumable()) == 2
         assert database.revision == 3
 
 
@@ -218,11 +214,11 @@ class TestOlderDatabases:
         make_old(path, 3, *jobs)
         database = open_database(history_bytes=LARGE_BYTES)
 
-        found = await database.read(lambda books: page(books, labels=jobs[1].labels))
-        changes = await database.read(lambda books: books.changes_after(0, 99))
+        found = await database.read(lambda tx: page(tx, labels=jobs[1].labels))
+        changes = await database.read(lambda tx: tx.changes_after(0, 99))
         assert list(found.jobs) == jobs[1:2]
         assert [change.job for change in changes] == jobs
 
-        await database.write(lambda books: books.delete("odd"))
-        assert await database.read(lambda books: books.oldest_resumable()) == 2
-        assert ids(await database.read(lambda books: page(books, labels=jobs[1].labels))) == []
+        await database.write(lambda tx: tx.delete("odd"))
+        assert await database.read(lambda tx: tx.oldest_resumable()) == 2
+        assert ids(await database.read(lambda tx: page(tx, labels=jobs[1].labels))) == []

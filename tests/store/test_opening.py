@@ -160,7 +160,7 @@ class TestDamaged:
             copy = path.with_name(f"copy{number}.db")
             copy.write_bytes(content)
             try:
-                found = await open_database(copy).read(lambda books: books.ids())
+                found = await open_database(copy).read(lambda tx: tx.ids())
             except DatabaseDamagedError:
                 refusals += 1
             else:
@@ -219,7 +219,7 @@ class TestMigrations:
             newer.setattr(migrations, "MIGRATIONS", (*MIGRATIONS, step))
             migrated = open_database()
             assert migrated._scalar("PRAGMA user_version") == len(MIGRATIONS) + 1
-            assert await migrated.read(lambda books: books.ids()) == JOBS
+            assert await migrated.read(lambda tx: tx.ids()) == JOBS
             migrated.close()
         backup = path.with_name(f"callsd.db.v{len(MIGRATIONS)}.bak")
 
@@ -227,7 +227,7 @@ class TestMigrations:
         with pytest.raises(SchemaTooNewError):
             Database(path)
         restored = open_database(backup)
-        assert await restored.read(lambda books: books.ids()) == JOBS
+        assert await restored.read(lambda tx: tx.ids()) == JOBS
         assert restored.database_id == database.database_id
 
     async def test_step_that_fails(
@@ -245,7 +245,7 @@ class TestMigrations:
             with pytest.raises(DatabaseDamagedError):
                 Database(path)
 
-        assert await open_database().read(lambda books: books.ids()) == JOBS
+        assert await open_database().read(lambda tx: tx.ids()) == JOBS
 
     def test_marked_as_ours(self, database: Database) -> None:
         """Every file of ours says so in its header."""

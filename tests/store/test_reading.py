@@ -29,7 +29,7 @@ from callsd_daemon.domain.transcription import (
     TranscriptionSpec,
 )
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.reading import Change, Page, Reading
+from callsd_daemon.store.read_transaction import Change, Page, ReadTransaction
 from tests.helpers.jobs import NOW, SPEC, WORKER, make_job
 
 
@@ -67,7 +67,7 @@ FULL_JOB = make_job(
 
 async def put_all(database: Database, *jobs: Job) -> tuple[Job, ...]:
     """Write these jobs, in this order."""
-    return await database.write(lambda books: tuple(map(books.put, jobs)))
+    return await database.write(lambda tx: tuple(map(tx.put, jobs)))
 
 
 async def page(database: Database, **wanted: Any) -> Page:
@@ -80,12 +80,12 @@ async def page(database: Database, **wanted: Any) -> Page:
         "before": None,
         "limit": 50,
     }
-    return await database.read(lambda books: books.page(**{**every, **wanted}))
+    return await database.read(lambda tx: tx.page(**{**every, **wanted}))
 
 
-def changes_after(revision: int) -> Callable[[Reading], tuple[Change, ...]]:
+def changes_after(revision: int) -> Callable[[ReadTransaction], tuple[Change, ...]]:
     """Work that reads all changes after a revision."""
-    return lambda books: books.changes_after(revision, 99)
+    return lambda tx: tx.changes_after(revision, 99)
 
 
 def ids(jobs: tuple[Job, ...]) -> list[str]:
@@ -100,18 +100,18 @@ class TestJobs:
         """Every field of a job survives, to the microsecond and in any script."""
         await put_all(database, FULL_JOB)
 
-        assert await database.read(lambda books: books.get("full")) == replace(FULL_JOB, revision=1)
+        assert await database.read(lambda tx: tx.get("full")) == replace(FULL_JOB, revision=1)
 
     async def test_unknown(self, database: Database) -> None:
         """There is no job where there is none."""
-        assert await database.read(lambda books: books.get("nobody")) is None
+        assert await database.read(lambda tx: tx.get("nobody")) is None
 
     async def test_deleted(self, database: Database) -> None:
         """A deleted job is gone, and its removal is a change of its own."""
         await put_all(database, make_job())
-        await database.write(lambda books: books.delete("job"))
+        await database.write(lambda tx: tx.delete("job"))
 
-        assert await database.read(lambda books: books.get("job")) is None
+        assert await database.read(lambda tx: tx.get("job")) is None
         assert database.revision == 2
 
 
@@ -133,7 +133,7 @@ class TestBooks:
         )
 
         reserved, active, running = await database.read(
-            lambda books: (books.reserved(), books.active(), books.running())
+            lambda tx: (tx.reserved(), tx.active(), tx.running())
         )
 
         assert ids(active) == ["starting", "running", "stopping"]
@@ -141,17 +141,17 @@ class TestBooks:
         assert running == {Kind.TRANSCRIPTION: 3}
 
     async def test_charge_that_changes(self, database: Database) -> None:
-        """The books show what a job holds now, not what it held when it was accepted."""
+        """The tx show what a job holds now, not what it held when it was accepted."""
         await put_all(database, make_job(state=State.RUNNING))
         dearer = Reservation(cores=2.0, memory_bytes=7, disk_bytes=5)
         await put_all(database, make_job(state=State.RUNNING, reservation=dearer))
 
-        assert await database.read(lambda books: books.reserved()) == dearer
+        assert await database.read(lambda tx: tx.reserved()) == dearer
 
     async def test_nothing_reserved(self, database: Database) -> None:
-        """Empty books are zero."""
-        assert await database.read(lambda books: books.reserved()) == Reservation()
-        assert await database.read(lambda books: books.running()) == {}
+        """Empty tx are zero."""
+        assert await database.read(lambda tx: tx.reserved()) == Reservation()
+        assert await database.read(lambda tx: tx.running()) == {}
 
     async def test_queue_is_in_the_order_of_acceptance(self, database: Database) -> None:
         """Places are by acceptance; a job that starts over keeps the one it had."""
@@ -163,16 +163,13 @@ class TestBooks:
             make_job(id="one"),
         )
 
-        def look(books: Reading) -> list[object]:
-            first = books.first_queued()
+        def look(tx: ReadTransaction) -> list[object]:
+            first = tx.first_queued()
             assert first is not None
             return [
                 first.id,
-                books.queue_length(),
-                *(
-                    books.queue_positions().get(name, 0)
-                    for name in ("one", "two", "three", "nobody")
-                ),
+                tx.queue_length(),
+                *(tx.queue_positions().get(name, 0) for name in ("one", "two", "three", "nobody")),
             ]
 
         assert await database.read(look) == ["one", 3, 1, 2, 3, 0]
@@ -183,8 +180,8 @@ class TestBooks:
 
     async def test_empty_queue(self, database: Database) -> None:
         """Nobody waits in an empty queue."""
-        assert await database.read(lambda books: books.first_queued()) is None
-        assert await database.read(lambda books: books.queue_length()) == 0
+        assert await database.read(lambda tx: tx.first_queued()) is None
+        assert await database.read(lambda tx: tx.queue_length()) == 0
 
 
 class TestPages:
@@ -252,7 +249,7 @@ class TestHistory:
     async def test_every_change_in_order(self, database: Database) -> None:
         """What happened is told as it happened, removals included, from any revision on."""
         first, second = await put_all(database, make_job(), make_job(id="other"))
-        await database.write(lambda books: books.delete("job"))
+        await database.write(lambda tx: tx.delete("job"))
         changes = [
             Change(revision=1, job_id="job", job=first),
             Change(revision=2, job_id="other", job=second),
@@ -262,15 +259,15 @@ class TestHistory:
         for revision in range(4):
             found = await database.read(changes_after(revision))
             assert list(found) == changes[revision:]
-        assert await database.read(lambda books: books.changes_after(0, 2)) == tuple(changes[:2])
+        assert await database.read(lambda tx: tx.changes_after(0, 2)) == tuple(changes[:2])
 
     async def test_kept_so_long(self, open_database: Callable[..., Database]) -> None:
         """Only the latest changes are kept, and the oldest revision to resume from is known."""
         database = open_database(history=5)
-        assert await database.read(lambda books: books.oldest_resumable()) == 0
+        assert await database.read(lambda tx: tx.oldest_resumable()) == 0
         for number in range(12):
             await put_all(database, make_job(progress=Progress(fraction=number / 12)))
-            oldest = await database.read(lambda books: books.oldest_resumable())
+            oldest = await database.read(lambda tx: tx.oldest_resumable())
             assert oldest == max(0, number + 1 - 5)
             found = await database.read(changes_after(oldest))
             assert [change.revision for change in found] == list(range(oldest + 1, number + 2))
@@ -280,7 +277,7 @@ class TestHistory:
     ) -> None:
         """Revisions have no gap across restarts, not even when all jobs were removed."""
         await put_all(database, make_job())
-        await database.write(lambda books: books.delete("job"))
+        await database.write(lambda tx: tx.delete("job"))
         database.close()
 
         (job,) = await put_all(open_database(), make_job())
@@ -303,8 +300,8 @@ class TestHousekeeping:
             make_job(id="waits"),
         )
 
-        def due(hours: float, limit: int = 9) -> Callable[[Reading], list[str]]:
-            return lambda books: ids(books.expired(NOW + timedelta(hours=hours), limit))
+        def due(hours: float, limit: int = 9) -> Callable[[ReadTransaction], list[str]]:
+            return lambda tx: ids(tx.expired(NOW + timedelta(hours=hours), limit))
 
         assert await database.read(due(-0.001)) == []
         assert await database.read(due(0)) == ["now"]
@@ -337,8 +334,8 @@ class TestHousekeeping:
         )
 
         key = make_job().cost_key
-        found = await database.read(lambda books: books.recent_usage(key, 9))
-        latest = await database.read(lambda books: books.recent_usage(key, 2))
+        found = await database.read(lambda tx: tx.recent_usage(key, 9))
+        latest = await database.read(lambda tx: tx.recent_usage(key, 2))
 
         assert [usage.peak_memory_bytes for usage in found] == [3, 2, 1]
         assert [usage.peak_memory_bytes for usage in latest] == [3, 2]
@@ -359,8 +356,8 @@ class TestHousekeeping:
             make_job(id="no media", transcription=None),
         )
 
-        assert await database.read(lambda books: books.needed_uploads()) == {"a", "b", "c"}
-        assert await database.read(lambda books: books.ids()) == {
+        assert await database.read(lambda tx: tx.needed_uploads()) == {"a", "b", "c"}
+        assert await database.read(lambda tx: tx.ids()) == {
             "waits",
             "stops",
             "ended",

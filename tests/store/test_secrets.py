@@ -35,11 +35,11 @@ from tests.helpers.jobs import make_job, put
 from tests.store.test_secrets import put_with_secrets
 async def work():
     database = Database(Path(sys.argv[1]))
-    await database.write(lambda books: None)
+    await database.write(lambda tx: None)
     await database.write(put_with_secrets("job"))
     database._wipe = lambda: os._exit(9)
     await database.write(put(make_job(state=State.SUCCEEDED)))
-    await database.write(lambda books: None)
+    await database.write(lambda tx: None)
 asyncio.run(work())
 """
 
@@ -49,16 +49,16 @@ SECRETS = PageSecrets(url_fragment="s3cret", headers={"X-Token": "s3cret", "X-Ot
 def put_with_secrets(job_id: str) -> Callable[[Transaction], None]:
     """Work for the store: write a running job and its secrets, as one."""
 
-    def work(books: Transaction) -> None:
-        books.put(make_job(id=job_id, state=State.RUNNING))
-        books.put_secrets(job_id, SECRETS)
+    def work(tx: Transaction) -> None:
+        tx.put(make_job(id=job_id, state=State.RUNNING))
+        tx.put_secrets(job_id, SECRETS)
 
     return work
 
 
 async def kept(database: Database, job_id: str = "job") -> PageSecrets:
     """What is kept for a job."""
-    return await database.read(lambda books: books.secrets(job_id))
+    return await database.read(lambda tx: tx.secrets(job_id))
 
 
 class TestSecrets:
@@ -82,7 +82,7 @@ class TestSecrets:
         """What is kept last counts."""
         await database.write(put_with_secrets("job"))
         newer = PageSecrets(url_fragment="n3wer")
-        await database.write(lambda books: books.put_secrets("job", newer))
+        await database.write(lambda tx: tx.put_secrets("job", newer))
 
         assert await kept(database) == newer
 
@@ -100,8 +100,8 @@ class TestSecrets:
     async def test_go_with_a_write_or_not_at_all(self, database: Database) -> None:
         """A job that could not be written leaves no secrets."""
 
-        def work(books: Transaction) -> None:
-            put_with_secrets("job")(books)
+        def work(tx: Transaction) -> None:
+            put_with_secrets("job")(tx)
             raise ValueError("no")
 
         with pytest.raises(ValueError, match="no"):
@@ -134,7 +134,7 @@ def holders(path: Path, secret: bytes = b"s3cret") -> list[str]:
 
 async def settle(database: Database) -> None:
     """Wait until the store has done what it does after a write that was answered."""
-    await database.write(lambda books: books.revision)
+    await database.write(lambda tx: tx.revision)
 
 
 class TestWiped:
@@ -146,13 +146,13 @@ class TestWiped:
         await database.write(put_with_secrets("job"))
         other = PageSecrets(url_fragment="0ther")
         await database.write(put_with_secrets("other"))
-        await database.write(lambda books: books.put_secrets("other", other))
+        await database.write(lambda tx: tx.put_secrets("other", other))
         assert holders(path) == ["callsd.db-wal"]
         await database.write(put(make_job(state=State.SUCCEEDED)))
         await settle(database)
         assert holders(path) == []
         back_up(path, path.with_name("backup.db"))
-        await database.write(lambda books: books.delete("job"))
+        await database.write(lambda tx: tx.delete("job"))
         await settle(database)
 
         assert holders(path) == []
@@ -250,7 +250,7 @@ class TestOlderDatabases:
     async def test_migrated(self, old: Path, open_database: OpenDatabase) -> None:
         """Its jobs are there and end as ever, and secrets can be kept."""
         database = open_database(old)
-        job = await database.read(lambda books: books.get("job"))
+        job = await database.read(lambda tx: tx.get("job"))
         await database.write(put_with_secrets("page"))
         ended = await database.write(put(make_job(state=State.CANCELLED)))
 
@@ -265,4 +265,4 @@ class TestOlderDatabases:
 
         backup = open_database(old.with_name("callsd.db.v1.bak"))
 
-        assert await backup.read(lambda books: books.ids()) == {"job"}
+        assert await backup.read(lambda tx: tx.ids()) == {"job"}

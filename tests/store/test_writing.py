@@ -16,7 +16,7 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job, Progress, Reservation, State
 from callsd_daemon.store import database as module
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.reading import Change
+from callsd_daemon.store.read_transaction import Change
 from callsd_daemon.store.transaction import Transaction
 from tests.helpers.jobs import make_job, put
 
@@ -26,7 +26,7 @@ async def busy(database: Database) -> AsyncIterator[None]:
     """Keep the store's thread at work, so that what comes now shares the next commit."""
     begun, done = threading.Event(), threading.Event()
 
-    def wait(books: Transaction) -> None:
+    def wait(tx: Transaction) -> None:
         begun.set()
         assert done.wait(10)
 
@@ -51,7 +51,7 @@ class TestDurability:
 
         again = open_database()
 
-        assert await again.read(lambda books: books.get("job")) == written
+        assert await again.read(lambda tx: tx.get("job")) == written
         assert (again.revision, again.database_id) == (1, database.database_id)
 
     def test_syncs_every_commit(self, database: Database) -> None:
@@ -82,7 +82,7 @@ class TestDurability:
                     path.with_name(f"callsd.db{suffix}").read_bytes()
                 )
 
-            found = await open_database(copy).read(lambda books: books.ids())
+            found = await open_database(copy).read(lambda tx: tx.ids())
 
             assert found == {f"job{earlier}" for earlier in range(number + 1)}
 
@@ -102,7 +102,7 @@ class TestDurability:
             copy.parent.mkdir()
             copy.write_bytes(path.read_bytes())
             copy.with_name("callsd.db-wal").write_bytes(whole[:size])
-            assert await open_database(copy).read(lambda books: books.ids()) == {"first"}
+            assert await open_database(copy).read(lambda tx: tx.ids()) == {"first"}
 
 
 class TestSharing:
@@ -128,13 +128,13 @@ class TestSharing:
     async def test_failure_is_its_own(self, database: Database) -> None:
         """An operation that fails loses its changes, all of them, and nobody else's."""
 
-        def fail(books: Transaction) -> None:
-            books.put(make_job(id="lost"))
+        def fail(tx: Transaction) -> None:
+            tx.put(make_job(id="lost"))
             raise CallsdError(Reason.QUEUE_FULL, "the queue is full")
 
-        def break_(books: Transaction) -> None:
-            books.put(make_job(id="lost"))
-            books._connection.execute("SELECT nonsense")
+        def break_(tx: Transaction) -> None:
+            tx.put(make_job(id="lost"))
+            tx._connection.execute("SELECT nonsense")
 
         async with busy(database):
             outcomes = asyncio.gather(
@@ -153,14 +153,14 @@ class TestSharing:
         assert isinstance(failed, CallsdError)
         assert failed.reason is Reason.QUEUE_FULL
         assert isinstance(broken, sqlite3.OperationalError)
-        assert await database.read(lambda books: books.ids()) == {"before", "after"}
+        assert await database.read(lambda tx: tx.ids()) == {"before", "after"}
 
     async def test_later_operations_see_earlier_ones(self, database: Database) -> None:
         """Within a commit, what was promised to one job is not there for the next one."""
 
-        def start(books: Transaction) -> Reservation:
-            books.put(make_job(id=f"job{books.revision}", state=State.STARTING))
-            return books.reserved()
+        def start(tx: Transaction) -> Reservation:
+            tx.put(make_job(id=f"job{tx.revision}", state=State.STARTING))
+            return tx.reserved()
 
         async with busy(database):
             writes = [asyncio.ensure_future(database.write(start)) for _ in range(3)]
@@ -192,7 +192,7 @@ class TestSharing:
         commits: list[list[Change]] = []
         database.on_commit(commits.append)
 
-        assert await database.read(lambda books: books.ids()) == set()
+        assert await database.read(lambda tx: tx.ids()) == set()
         assert (commits, database.revision) == ([], 0)
 
 
@@ -208,7 +208,7 @@ class TestCallers:
             await asyncio.sleep(0)
 
         # A write comes after all that was asked before it.
-        assert await database.write(lambda books: books.ids()) == set()
+        assert await database.write(lambda tx: tx.ids()) == set()
 
     async def test_cancelled_while_under_way(self, database: Database) -> None:
         """What was begun is completed and told to those who listen, even if its caller left."""
@@ -216,17 +216,17 @@ class TestCallers:
         database.on_commit(told.extend)
         begun, go_on = threading.Event(), threading.Event()
 
-        def work(books: Transaction) -> None:
+        def work(tx: Transaction) -> None:
             begun.set()
             assert go_on.wait(10)
-            books.put(make_job())
+            tx.put(make_job())
 
         caller = asyncio.ensure_future(database.write(work))
         await asyncio.to_thread(begun.wait, 10)
         caller.cancel()
         go_on.set()
 
-        assert await database.write(lambda books: books.ids()) == {"job"}
+        assert await database.write(lambda tx: tx.ids()) == {"job"}
         assert [change.job_id for change in told] == ["job"]
         assert caller.cancelled()
 
@@ -238,7 +238,7 @@ class TestCallers:
         database = open_database()
         begun, go_on = threading.Event(), threading.Event()
 
-        def work(books: Transaction) -> None:
+        def work(tx: Transaction) -> None:
             begun.set()
             assert go_on.wait(10)
 
@@ -267,14 +267,14 @@ class TestCallers:
         await asyncio.to_thread(database.close)
 
         assert len(await asyncio.gather(*writes)) == 250
-        assert len(await open_database().read(lambda books: books.ids())) == 250
+        assert len(await open_database().read(lambda tx: tx.ids())) == 250
 
     async def test_closed(self, database: Database) -> None:
         """A closed database refuses at once instead of letting its caller wait for ever."""
         database.close()
 
         with pytest.raises(CallsdError) as refused:
-            await database.read(lambda books: books.ids())
+            await database.read(lambda tx: tx.ids())
 
         assert refused.value.reason is Reason.DRAINING
 
@@ -284,4 +284,4 @@ class TestCallers:
         with pytest.raises(msgspec.ValidationError):
             await database.write(put(make_job(progress=Progress(total_seconds=figure))))
 
-        assert await database.read(lambda books: books.ids()) == set()
+        assert await database.read(lambda tx: tx.ids()) == set()

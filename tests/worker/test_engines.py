@@ -13,7 +13,7 @@ from faster_whisper.feature_extractor import FeatureExtractor
 
 from callsd_worker.speech.ct2 import CTranslate2Engine
 from callsd_worker.speech.engine import DecodeOptions, Engine, Recognised
-from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.mel import MelFilter
 from callsd_worker.speech.tokens import Tokens, group_words
 from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
@@ -165,7 +165,7 @@ class TestBrokenModels:
         """No files: the path is named."""
         error = self.refusal(load, tmp_path)
 
-        assert error.reason == Reason.MODEL_MISSING
+        assert error.reason == SpeechReason.MODEL_MISSING
         assert str(tmp_path) in error.message
 
     @pytest.mark.parametrize("share", [0.0, 0.00001, 0.02, 0.5, 0.999], ids=str)
@@ -187,7 +187,7 @@ class TestBrokenModels:
 
         error = self.refusal(ctranslate2 if "ctranslate2" in name else whispercpp, tmp_path)
 
-        assert error.reason == Reason.MODEL_INVALID
+        assert error.reason == SpeechReason.MODEL_INVALID
 
     @pytest.mark.parametrize("name", ["model.bin", "config.json", "tokenizer.json"])
     def test_foreign(self, model_dir: Callable[[str], Path], tmp_path: Path, name: str) -> None:
@@ -200,14 +200,14 @@ class TestBrokenModels:
         (tmp_path / "ctranslate2" / name).unlink()
         (tmp_path / "ctranslate2" / name).write_bytes(b"something else " * 1000)
 
-        assert self.refusal(ctranslate2, tmp_path).reason == Reason.MODEL_INVALID
+        assert self.refusal(ctranslate2, tmp_path).reason == SpeechReason.MODEL_INVALID
 
     def test_unsupported_type(self, model_dir: Callable[[str], Path]) -> None:
         """A compute type that the processor lacks is refused with those it has."""
         with pytest.raises(SpeechError) as caught:
             CTranslate2Engine(model_dir("tiny.en") / "ctranslate2", threads=1, compute_type="int4")
 
-        assert caught.value.reason == Reason.ENGINE_UNAVAILABLE
+        assert caught.value.reason == SpeechReason.ENGINE_UNAVAILABLE
         assert "int8" in caught.value.message
 
 

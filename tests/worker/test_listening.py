@@ -9,7 +9,7 @@ from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, Time
 from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.windows import Piece, Window
 from callsd_worker.transcriber.languages import choose_probes, decide
-from callsd_worker.transcriber.listening import listen
+from callsd_worker.transcriber.recognition import listen
 from callsd_worker.transcriber.segments import MAX_SEGMENT_SECONDS, place
 
 

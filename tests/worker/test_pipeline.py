@@ -14,9 +14,9 @@ from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
 from callsd_worker.transcriber.pipeline import (
     ModelFiles,
     Progress,
-    Reason,
     Settings,
     SpeechError,
+    SpeechReason,
     Track,
     Transcript,
     transcribe,
@@ -217,44 +217,44 @@ class TestRefusals:
 
         error = refusal(tracks, tiny)
 
-        assert error.reason == Reason.INPUT_INVALID
+        assert error.reason == SpeechReason.INPUT_INVALID
         assert "track of A: empty" in error.message
         assert "track of B: cannot be read" in error.message
-        assert refusal([], tiny).reason == Reason.INPUT_INVALID
+        assert refusal([], tiny).reason == SpeechReason.INPUT_INVALID
 
     @pytest.mark.parametrize("language", ["de", "xx", "english", "e\0n"])
     def test_language_of_an_english_model(self, tiny: Settings, language: str) -> None:
         """An .en model refuses every other language instead of guessing."""
         error = refusal(sample_tracks(), replace(tiny, language=language))
 
-        assert error.reason == Reason.LANGUAGE_UNSUPPORTED
+        assert error.reason == SpeechReason.LANGUAGE_UNSUPPORTED
         assert "tiny.en" in error.message
 
     def test_translation_by_an_english_model(self, tiny: Settings) -> None:
         """Translation needs a multilingual model."""
         error = refusal(sample_tracks(), replace(tiny, task="translate"))
 
-        assert error.reason == Reason.LANGUAGE_UNSUPPORTED
+        assert error.reason == SpeechReason.LANGUAGE_UNSUPPORTED
 
     def test_unknown_language(self, model_dir: Callable[[str], Path]) -> None:
         """A code that no Whisper knows is refused, also when only one track asks for it."""
         settings = Settings(model=ModelFiles(name="base", directory=model_dir("base")))
         tracks = [*sample_tracks()[:1], replace(sample_tracks()[1], language="xx")]
 
-        assert refusal(tracks, settings).reason == Reason.LANGUAGE_UNSUPPORTED
+        assert refusal(tracks, settings).reason == SpeechReason.LANGUAGE_UNSUPPORTED
 
     @pytest.mark.parametrize("engine", ["auto", "ctranslate2", "whispercpp"])
     def test_missing_model(self, tmp_path: Path, engine: str) -> None:
         """No files of the model: said before any audio is decoded."""
         settings = Settings(model=ModelFiles(name="x", directory=tmp_path), engine=engine)
 
-        assert refusal(sample_tracks(), settings).reason == Reason.MODEL_MISSING
+        assert refusal(sample_tracks(), settings).reason == SpeechReason.MODEL_MISSING
 
     def test_unknown_engine(self, tiny: Settings) -> None:
         """An engine that does not exist is refused with those that do."""
         error = refusal(sample_tracks(), replace(tiny, engine="vosk"))
 
-        assert error.reason == Reason.ENGINE_UNAVAILABLE
+        assert error.reason == SpeechReason.ENGINE_UNAVAILABLE
         assert "whispercpp" in error.message
 
     def test_stopping(self, tiny: Settings) -> None:
@@ -269,7 +269,7 @@ class TestRefusals:
                 should_stop=lambda: any(report.phase == "recognising" for report in reports),
             )
 
-        assert caught.value.reason == Reason.CANCELLED
+        assert caught.value.reason == SpeechReason.CANCELLED
         assert "writing" not in [report.phase for report in reports]
 
 

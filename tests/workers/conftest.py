@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker's job, files and seat, and the door to it."""
+"""A worker's job, files and slot, and the server that it talks to."""
 
 import hashlib
 import os
@@ -13,15 +13,15 @@ from callsd_daemon.files import FilePool, open_regular
 from callsd_daemon.tokens import digest
 from callsd_daemon.workers.delivery import Delivery, Take
 from callsd_daemon.workers.launchers.local import Directories
-from callsd_daemon.workers.seat import (
+from callsd_daemon.workers.session.server import WorkerServer
+from callsd_daemon.workers.slot import (
     ARTIFACTS,
     OUTCOME,
     Assignment,
     ModelFile,
-    Seat,
     TranscriptionAssignment,
+    WorkerSlot,
 )
-from callsd_daemon.workers.session.door import Door
 from callsd_daemon.workers.worker_log import WorkerLog
 from callsd_ipc.v1 import worker_pb2
 from tests.helpers.jobs import SPEC
@@ -33,7 +33,7 @@ WEIGHTS = b"weights " * 50_000
 
 
 def hello(**changes: object) -> worker_pb2.Hello:
-    """How the worker presents itself that the seat is kept for, but for `changes`."""
+    """How the worker presents itself that the slot is kept for, but for `changes`."""
     said = {"job_id": JOB, "generation": GENERATION, "token": TOKEN, "protocol_version": 2}
     return worker_pb2.Hello(**(said | changes))  # type: ignore[arg-type]
 
@@ -92,7 +92,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def new_seat(directory: Path, pool: FilePool, media: Path, model: Path) -> Callable[[], Seat]:
+def new_slot(directory: Path, pool: FilePool, media: Path, model: Path) -> Callable[[], WorkerSlot]:
     """Seats for the worker of the job, which shares no disk with the daemon."""
     file = ModelFile(
         path="ggml/model.bin",
@@ -106,7 +106,7 @@ def new_seat(directory: Path, pool: FilePool, media: Path, model: Path) -> Calla
             spec=SPEC, media=(lambda: open_regular(media),), model_files=(file,), threads=1
         )
 
-    return lambda: Seat(
+    return lambda: WorkerSlot(
         resolve,
         delivery=Delivery(
             directory, pool, lambda file, target: False, artifacts=ARTIFACTS, outcome=OUTCOME
@@ -118,9 +118,9 @@ def new_seat(directory: Path, pool: FilePool, media: Path, model: Path) -> Calla
 
 
 @pytest.fixture
-def seat(new_seat: Callable[[], Seat]) -> Seat:
+def slot(new_slot: Callable[[], WorkerSlot]) -> WorkerSlot:
     """One of them."""
-    return new_seat()
+    return new_slot()
 
 
 @pytest.fixture
@@ -131,13 +131,13 @@ def runtime() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def door(runtime: Path, pool: FilePool, seat: Seat) -> AsyncIterator[Door]:
-    """An open door, behind which the seat is kept."""
-    door = Door(runtime, pool)
-    door.keep(JOB, seat)
-    await door.open()
-    yield door
-    await door.close()
+async def server(runtime: Path, pool: FilePool, slot: WorkerSlot) -> AsyncIterator[WorkerServer]:
+    """An open server, behind which the slot is kept."""
+    server = WorkerServer(runtime, pool)
+    server.keep(JOB, slot)
+    await server.open()
+    yield server
+    await server.close()
 
 
 def read(descriptor: int) -> bytes:

@@ -17,16 +17,16 @@ from callsd_daemon.host.probe import Probe
 from callsd_daemon.metrics import DECISIONS, JOBS_ENDED, WORKERS_LOST
 from callsd_daemon.store import database as store
 from callsd_daemon.store.database import Database
-from callsd_daemon.workers import course as course_module
 from callsd_daemon.workers import ending
+from callsd_daemon.workers import runner as runner_module
+from callsd_daemon.workers.admission import AdmissionController
 from callsd_daemon.workers.attempt import Bounds
 from callsd_daemon.workers.captions.attempt import CallRules
 from callsd_daemon.workers.captions.calls import Calls
-from callsd_daemon.workers.course import Course, Rules
-from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.ending import EndRules
 from callsd_daemon.workers.launchers.launcher import Launcher, WorkerId
-from callsd_daemon.workers.session.door import Door
+from callsd_daemon.workers.runner import JobRunner, Rules
+from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.supervisor import Supervisor
 from tests.helpers.jobs import MIB, NOW, WORKER, make_job, put
 
@@ -79,16 +79,16 @@ class NoWorkers:
 
 
 class Office:
-    """Supervisor and course over a real store; no worker is ever started."""
+    """Supervisor and runner over a real store; no worker is ever started."""
 
     def __init__(self, directory: Path) -> None:
         self.database = Database(directory / "callsd.db")
         self.probe = SmallProbe()
         policy = Policy(headroom_cores=0.0, headroom_memory_bytes=0, headroom_disk_bytes=0)
-        self.desk = Desk(self.probe, policy, dict)
-        self.course = Course(
+        self.admission = AdmissionController(self.probe, policy, dict)
+        self.runner = JobRunner(
             database=self.database,
-            door=cast(Door, None),
+            server=cast(WorkerServer, None),
             launcher=cast(Launcher, NoWorkers()),
             directory=directory / "jobs",
             pool=FilePool(),
@@ -99,8 +99,8 @@ class Office:
         )
         self.supervisor = Supervisor(
             database=self.database,
-            desk=self.desk,
-            course=self.course,
+            admission=self.admission,
+            runner=self.runner,
             calls=cast(Calls, None),
             now=lambda: NOW,
         )
@@ -108,12 +108,12 @@ class Office:
     async def create(self, job: Job) -> None:
         """A client asks for a job."""
         await self.supervisor.accept(
-            lambda books: self.supervisor.place(books, job, None, may_queue=True)
+            lambda tx: self.supervisor.place(tx, job, None, may_queue=True)
         )
 
     async def state(self, job_id: str) -> State | None:
         """How a job is now; None when there is none."""
-        job = await self.database.read(lambda books: books.get(job_id))
+        job = await self.database.read(lambda tx: tx.get(job_id))
         return None if job is None else job.state
 
 
@@ -137,7 +137,7 @@ def failing_commits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise problem
 
     monkeypatch.setattr(store, "failpoint", before_commit)
-    monkeypatch.setattr(course_module, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(runner_module, "RETRY_SECONDS", 0.0)
     return left
 
 
@@ -155,7 +155,7 @@ async def test_lost_worker(office: Office, failing_commits: list[str]) -> None:
     before = lost._value.get(), ended._value.get()
     failing_commits += ["full"] * 3
 
-    await office.course._conclude(job, KILLED)
+    await office.runner._conclude(job, KILLED)
 
     assert failing_commits == []
     assert await office.state("job") is State.FAILED
@@ -197,7 +197,7 @@ async def test_refused_job(office: Office) -> None:
     counter = DECISIONS.labels(decision="refuse", reason="CANNOT_FIT")
     before = counter._value.get()
     office.probe.cores = 0.5
-    await office.desk.look()
+    await office.admission.look()
 
     with pytest.raises(CallsdError) as refused:
         await office.create(make_job(id="new"))
@@ -215,7 +215,7 @@ async def test_head_of_the_queue(office: Office, failing_commits: list[str]) -> 
     ended = JOBS_ENDED.labels(kind=make_job().kind, state=State.FAILED, reason=Reason.CANNOT_FIT)
     before = ended._value.get()
     office.probe.cores = 0.5
-    await office.desk.look()
+    await office.admission.look()
     failing_commits.append("full")
 
     with pytest.raises(CallsdError):

@@ -11,13 +11,13 @@ from typing import cast
 
 import pytest
 
-from callsd_daemon.domain.captions import CaptionsSpec, Encoding, News, Words
+from callsd_daemon.domain.captions import CaptionsSpec, Encoding, TrackUpdate, Words
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Job, Kind, Outcome, Progress, Reservation, State
 from callsd_daemon.workers import attempt as workers_attempt
 from callsd_daemon.workers.captions import attempt as module
 from callsd_daemon.workers.captions.attempt import CallRules, CaptionsAttempt
-from callsd_daemon.workers.captions.call import Call, Line
+from callsd_daemon.workers.captions.call import AudioSink, Call
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.captions.captioner import Captioner
 from callsd_daemon.workers.captions.files import Written, write_files
@@ -78,7 +78,7 @@ def call(tmp_path: Path) -> Call:
         "job",
         SPEC,
         tmp_path / "job",
-        Line(hear=lambda *_: None, end_speech=lambda _: None),
+        AudioSink(hear=lambda *_: None, end_speech=lambda _: None),
         max_log_bytes=4096,
     )
     call.engine, call.cpu_seconds, call.peak_memory_bytes = "ctranslate2", 1.5, 1 << 20
@@ -90,10 +90,12 @@ def call(tmp_path: Path) -> Call:
 
 
 def say(call: Call, text: str) -> None:
-    """The captioner's last news: all that was said is final."""
+    """The captioner's last update: all that was said is final."""
     words = Words(segment=0, text=text, start_sample=0, end_sample=LENGTH, heard_sample=LENGTH)
-    news = News(finals=(words,), processed_sample=LENGTH, heard_sample=LENGTH, is_drained=True)
-    call.apply(call.speakers["ada"], news)
+    update = TrackUpdate(
+        finals=(words,), processed_sample=LENGTH, heard_sample=LENGTH, is_drained=True
+    )
+    call.apply(call.speakers["ada"], update)
 
 
 async def end(calls: OneCall) -> Outcome:
@@ -103,7 +105,7 @@ async def end(calls: OneCall) -> Outcome:
         cast(Calls, calls),
         calls.call.directory,
         CallRules(abandoned_seconds=60.0),
-        workers_attempt.Listener(running=_nothing, progress=_nothing_of, tick=_nothing),
+        workers_attempt.AttemptObserver(running=_nothing, progress=_nothing_of, tick=_nothing),
     )
     attempt.stop()
     failure = await attempt.run(ran_seconds=1.0, max_seconds=60.0)

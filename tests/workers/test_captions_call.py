@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from callsd_daemon.domain.captions import CaptionsSpec, Encoding, News, Words
+from callsd_daemon.domain.captions import CaptionsSpec, Encoding, TrackUpdate, Words
 from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.workers.captions import call as module
-from callsd_daemon.workers.captions.call import Call, Line
-from callsd_daemon.workers.captions.notes import MAX_BURST, Notes
+from callsd_daemon.workers.captions.call import AudioSink, Call
+from callsd_daemon.workers.captions.call_log import MAX_BURST, CallLog
 from callsd_daemon.workers.captions.speaker import Chunk, Speaker
-from callsd_daemon.workers.seat import WORKER_LOG
+from callsd_daemon.workers.slot import WORKER_LOG
 
 
 LENGTH = 1600
@@ -46,7 +46,7 @@ def captioner() -> Captioner:
 @pytest.fixture
 def call(tmp_path: Path, captioner: Captioner) -> Call:
     """A call of which three chunks of Ada's have come."""
-    line = Line(hear=captioner.hear, end_speech=captioner.end_speech)
+    line = AudioSink(hear=captioner.hear, end_speech=captioner.end_speech)
     call = Call("job", CaptionsSpec(model="base"), tmp_path, line, max_log_bytes=LOG_BYTES)
     call.attach(Encoding.S16LE)
     for sequence in (1, 2, 3):
@@ -67,7 +67,7 @@ class TestAcknowledged:
     def test_silence_counts_when_it_is_written_down(self, call: Call) -> None:
         """A position is acknowledged once a daemon that starts anew would know it."""
         ada = call.speakers["ada"]
-        call.apply(ada, News(processed_sample=2 * LENGTH, heard_sample=2 * LENGTH))
+        call.apply(ada, TrackUpdate(processed_sample=2 * LENGTH, heard_sample=2 * LENGTH))
         before = ada.kept_sample
 
         call.keep()
@@ -78,16 +78,16 @@ class TestAcknowledged:
     def test_a_final_counts_at_once(self, call: Call, tmp_path: Path) -> None:
         """A final caption is written with its position, and the next daemon goes on behind it."""
         ada = call.speakers["ada"]
-        news = News(
+        update = TrackUpdate(
             finals=(final(2 * LENGTH),), processed_sample=2 * LENGTH, heard_sample=2 * LENGTH
         )
-        call.apply(ada, news)
+        call.apply(ada, update)
 
-        line = Line(hear=lambda *_: None, end_speech=lambda _: None)
+        line = AudioSink(hear=lambda *_: None, end_speech=lambda _: None)
         next_call = Call("job", CaptionsSpec(model="base"), tmp_path, line, max_log_bytes=LOG_BYTES)
 
         assert ada.kept_sample == 2 * LENGTH
-        assert next_call.board.last_sequence == 1
+        assert next_call.feed.last_sequence == 1
         assert next_call.speakers["ada"].received_sequence == 2
         assert next_call.speakers["ada"].processed_sample == 2 * LENGTH
 
@@ -131,7 +131,9 @@ def test_room(call: Call) -> None:
         call.hear("ada", sequence, (sequence - 1) * LENGTH, LENGTH, DATA)
     is_full = not call.room.is_set()
 
-    call.apply(call.speakers["ada"], News(processed_sample=0, heard_sample=chunk_count * LENGTH))
+    call.apply(
+        call.speakers["ada"], TrackUpdate(processed_sample=0, heard_sample=chunk_count * LENGTH)
+    )
 
     assert is_full
     assert call.room.is_set()
@@ -152,7 +154,7 @@ class TestLog:
 
     def test_length(self, tmp_path: Path) -> None:
         """It is no longer than other logs, and keeps what is newest."""
-        notes = Notes(tmp_path / "log.txt", max_bytes=LOG_BYTES)
+        notes = CallLog(tmp_path / "log.txt", max_bytes=LOG_BYTES)
         for number in range(MAX_BURST):
             notes.write(f"note {number} {'x' * 200}")
             assert (tmp_path / "log.txt").stat().st_size <= LOG_BYTES

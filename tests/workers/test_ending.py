@@ -19,7 +19,7 @@ from callsd_daemon.domain.recording import PROFILES, Profile, RecordingResult, R
 from callsd_daemon.metrics import MEDIA_SECONDS
 from callsd_daemon.workers import ending
 from callsd_daemon.workers.ending import RETRYABLE, EndRules, is_retried, settle
-from callsd_daemon.workers.seat import ARTIFACTS
+from callsd_daemon.workers.slot import ARTIFACTS
 from tests.helpers.jobs import NOW, WORKER, make_job
 
 

@@ -10,10 +10,10 @@ from typing import Self
 import pytest
 
 from callsd_daemon.files import FilePool
-from callsd_daemon.workers.seat import Seat
 from callsd_daemon.workers.session import file_socket as module
-from callsd_daemon.workers.session.door import Door
 from callsd_daemon.workers.session.file_socket import MAX_REQUEST_BYTES, FileSocket
+from callsd_daemon.workers.session.server import WorkerServer
+from callsd_daemon.workers.slot import WorkerSlot
 from callsd_ipc.v1 import worker_pb2
 
 from .conftest import JOB, SOUND, hello, read
@@ -25,10 +25,10 @@ WAIT_SECONDS = 10.0
 class Caller:
     """A worker's end of one connection."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, server: WorkerServer) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(WAIT_SECONDS)
-        self._path = door.local_endpoint.file_socket
+        self._path = server.local_endpoint.file_socket
 
     def __enter__(self) -> Self:
         self._socket.connect(self._path)
@@ -54,16 +54,16 @@ class Caller:
         return data, descriptors
 
 
-async def answer(door: Door, name: str, **changes: object) -> tuple[bytes, list[int]]:
+async def answer(server: WorkerServer, name: str, **changes: object) -> tuple[bytes, list[int]]:
     """What one request is answered with."""
-    with Caller(door) as caller:
+    with Caller(server) as caller:
         caller.ask(name, **changes)
         return await caller.answer()
 
 
-async def test_handed_over(door: Door) -> None:
+async def test_handed_over(server: WorkerServer) -> None:
     """The worker with the token is handed the file that it names, one descriptor, to read."""
-    said, descriptors = await answer(door, "media/0")
+    said, descriptors = await answer(server, "media/0")
 
     assert said == b"ok"
     (descriptor,) = descriptors
@@ -72,9 +72,9 @@ async def test_handed_over(door: Door) -> None:
     assert read(descriptor) == SOUND
 
 
-async def test_replaced_afterwards(door: Door, media: Path, tmp_path: Path) -> None:
+async def test_replaced_afterwards(server: WorkerServer, media: Path, tmp_path: Path) -> None:
     """What was handed over stays that file, whatever becomes of its path."""
-    _, (descriptor,) = await answer(door, "media/0")
+    _, (descriptor,) = await answer(server, "media/0")
     (tmp_path / "secret").write_bytes(b"secret")
     media.unlink()
     media.symlink_to(tmp_path / "secret")
@@ -85,71 +85,71 @@ async def test_replaced_afterwards(door: Door, media: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "changes", [{"token": "another"}, {"token": ""}, {"generation": 1}, {"job_id": "other"}]
 )
-async def test_strangers(door: Door, changes: dict[str, object]) -> None:
+async def test_strangers(server: WorkerServer, changes: dict[str, object]) -> None:
     """Who does not hold the token gets no descriptor, whatever it asks for."""
     for name in ("media/0", "media/1"):
-        assert await answer(door, name, **changes) == (b"no such file for this worker", [])
+        assert await answer(server, name, **changes) == (b"no such file for this worker", [])
 
 
 @pytest.mark.parametrize("name", ["", "media/1", "media/../media/0", "/etc/passwd", "../maya.ogg"])
-async def test_not_its_own(door: Door, name: str) -> None:
+async def test_not_its_own(server: WorkerServer, name: str) -> None:
     """A worker gets what its assignment names, and no path means anything."""
-    assert await answer(door, name) == (b"no such file for this worker", [])
+    assert await answer(server, name) == (b"no such file for this worker", [])
 
 
-async def test_gone(door: Door, media: Path) -> None:
+async def test_gone(server: WorkerServer, media: Path) -> None:
     """A file that is gone, or no file any more, is told as that."""
     media.unlink()
-    assert await answer(door, "media/0") == (b"No such file or directory", [])
+    assert await answer(server, "media/0") == (b"No such file or directory", [])
     media.mkdir()
-    assert await answer(door, "media/0") == (b"not a plain file", [])
+    assert await answer(server, "media/0") == (b"not a plain file", [])
 
 
-async def test_not_ready(door: Door, seat: Seat) -> None:
-    """A worker whose seat is not ready yet is hung up on without an answer: it asks again."""
-    door.clear(JOB)
-    door.expect(JOB)
-    assert await answer(door, "media/0") == (b"", [])
+async def test_not_ready(server: WorkerServer, slot: WorkerSlot) -> None:
+    """A worker whose slot is not ready yet is hung up on without an answer: it asks again."""
+    server.clear(JOB)
+    server.expect(JOB)
+    assert await answer(server, "media/0") == (b"", [])
 
-    door.keep(JOB, seat)
-    _, (descriptor,) = await answer(door, "media/0")
+    server.keep(JOB, slot)
+    _, (descriptor,) = await answer(server, "media/0")
     assert read(descriptor) == SOUND
 
 
 @pytest.mark.parametrize("data", [b"\xff" * 100, b"\x0a\xff", b"\xff" * (2 * MAX_REQUEST_BYTES)])
-async def test_garbage(door: Door, data: bytes) -> None:
+async def test_garbage(server: WorkerServer, data: bytes) -> None:
     """What is no request ends its connection, and nobody else's."""
-    with Caller(door) as caller:
+    with Caller(server) as caller:
         caller.say(data)
         assert await caller.answer() == (b"", [])
 
-    _, (descriptor,) = await answer(door, "media/0")
+    _, (descriptor,) = await answer(server, "media/0")
     assert read(descriptor) == SOUND
 
 
-async def test_silence(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence(server: WorkerServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who connects and says nothing is told so after a while, and hung up on."""
     monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.05)
-    with Caller(door) as caller:
+    with Caller(server) as caller:
         assert await caller.answer() == (b"no answer in time", [])
         assert await caller.answer() == (b"", [])
 
 
-async def test_gone_before_the_answer(door: Door) -> None:
+async def test_gone_before_the_answer(server: WorkerServer) -> None:
     """Who hangs up at once does no harm."""
     for said in (False, True):
-        with Caller(door) as caller:
+        with Caller(server) as caller:
             if said:
                 caller.ask("media/0")
-    _, (descriptor,) = await answer(door, "media/0")
+    _, (descriptor,) = await answer(server, "media/0")
 
     assert read(descriptor) == SOUND
 
 
-async def test_too_many(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many(server: WorkerServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """More connections than are served at once wait, and are served when one of those ends."""
     monkeypatch.setattr(module, "MAX_CONNECTIONS", 2)
-    with Caller(door) as first, Caller(door) as second, Caller(door) as third:
+    with Caller(server) as first, Caller(server) as second, Caller(server) as third:
         for number, caller in enumerate((second, third)):
             # The one after the silent first one is served, as long as there is room for it.
             caller.ask("media/0")
@@ -159,7 +159,7 @@ async def test_too_many(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
         _, (descriptor,) = await third.answer()
         assert read(descriptor) == SOUND
 
-        with Caller(door) as silent, Caller(door) as late:
+        with Caller(server) as silent, Caller(server) as late:
             late.ask("media/0")
             waiting = asyncio.create_task(late.answer())
             # What the silent ones keep busy is all there is: nothing comes while both are there.

@@ -19,7 +19,8 @@ from callsd_daemon.domain.recording import (
     RecordingSpec,
 )
 from callsd_daemon.domain.transcription import Engine
-from callsd_daemon.workers.seat import (
+from callsd_daemon.workers.session import messages
+from callsd_daemon.workers.slot import (
     OUTCOME,
     Endpoint,
     ModelFile,
@@ -27,7 +28,6 @@ from callsd_daemon.workers.seat import (
     Role,
     TranscriptionAssignment,
 )
-from callsd_daemon.workers.session import messages
 from callsd_ipc.v1 import worker_pb2
 from tests.helpers.jobs import SPEC
 
@@ -99,7 +99,7 @@ class TestAssignments:
 
     def test_recording(self) -> None:
         """Everything that was asked for reaches the worker, secrets too."""
-        seat = RecordingAssignment(
+        slot = RecordingAssignment(
             spec=RecordingSpec(
                 url=URL,
                 profile=Profile.HIGH,
@@ -118,7 +118,7 @@ class TestAssignments:
             min_free_bytes=2**30,
         )
 
-        told = messages.assignment(seat)
+        told = messages.assignment(slot)
 
         assert told == worker_pb2.Assignment(
             recording=worker_pb2.RecordingWork(
@@ -161,11 +161,11 @@ class TestAssignments:
             return 2
 
         model = ModelFile(path="ct2/model.bin", size_bytes=7, sha256="a" * 64, open=open_model)
-        seat = TranscriptionAssignment(
+        slot = TranscriptionAssignment(
             spec=SPEC, media=(open_media,), model_files=(model,), threads=3
         )
 
-        told = messages.assignment(seat)
+        told = messages.assignment(slot)
 
         work = told.transcription
         assert [track.speaker for track in work.tracks] == ["Maya"]
@@ -174,7 +174,7 @@ class TestAssignments:
             worker_pb2.FilePin(path="ct2/model.bin", size_bytes=7, sha256="a" * 64)
         ]
         assert not told.HasField("recording")
-        assert seat.files == {"media/0": open_media, "model/ct2/model.bin": open_model}
+        assert slot.files == {"media/0": open_media, "model/ct2/model.bin": open_model}
         assert SPEC.tracks[0].path not in str(told)
 
     def test_a_recording_reads_nothing(self) -> None:

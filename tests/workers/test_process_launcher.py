@@ -11,7 +11,7 @@ import pytest
 from callsd_daemon.workers.launchers import process
 from callsd_daemon.workers.launchers.launcher import Limits, WorkerId
 from callsd_daemon.workers.launchers.process import ProcessLauncher
-from callsd_daemon.workers.seat import Role
+from callsd_daemon.workers.slot import Role
 
 
 SMALL_ROOM_BYTES = 64 * 1024**2

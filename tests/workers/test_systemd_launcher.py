@@ -19,7 +19,7 @@ from callsd_daemon.workers.launchers.launcher import (
     limits_of_service,
 )
 from callsd_daemon.workers.launchers.systemd import EXIT_FILE, SystemdLauncher
-from callsd_daemon.workers.seat import Role
+from callsd_daemon.workers.slot import Role
 from tests.helpers.jobs import make_job
 
 

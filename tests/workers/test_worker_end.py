@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's end of the corridor at the daemon's real door: inputs, the session, the delivery."""
+"""The worker's end of the corridor, at the real server: inputs, session, and delivery."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from callsd_daemon.files import FilePool
-from callsd_daemon.workers.seat import OUTCOME, Seat
-from callsd_daemon.workers.session.door import Door
+from callsd_daemon.workers.session.server import WorkerServer
+from callsd_daemon.workers.slot import OUTCOME, WorkerSlot
 from callsd_ipc.v1 import worker_pb2
 from callsd_worker.session import client, inputs
 from callsd_worker.session.client import Session
@@ -63,12 +63,12 @@ class TestInputs:
         return Inputs(bootstrap, own)
 
     @pytest.fixture
-    async def pins(self, seat: Seat) -> list[worker_pb2.FilePin]:
+    async def pins(self, slot: WorkerSlot) -> list[worker_pb2.FilePin]:
         """The files of the model, as the assignment has them."""
-        (file,) = (await seat.assignment()).model_files  # type: ignore[union-attr]
+        (file,) = (await slot.assignment()).model_files  # type: ignore[union-attr]
         return [worker_pb2.FilePin(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)]
 
-    async def test_media(self, door: Door, found: Inputs, media: Path) -> None:
+    async def test_media(self, server: WorkerServer, found: Inputs, media: Path) -> None:
         """A track is read from the file that was meant when it was asked for."""
         descriptor = await asyncio.to_thread(found.open, "media/0")
         media.with_name("other").write_bytes(b"other")
@@ -78,7 +78,7 @@ class TestInputs:
 
     async def test_model(
         self,
-        door: Door,
+        server: WorkerServer,
         found: Inputs,
         pins: list[worker_pb2.FilePin],
         model: Path,
@@ -92,7 +92,7 @@ class TestInputs:
         assert (place / "ggml" / "model.bin").read_bytes() == WEIGHTS
 
     async def test_changed_model(
-        self, door: Door, found: Inputs, pins: list[worker_pb2.FilePin], model: Path
+        self, server: WorkerServer, found: Inputs, pins: list[worker_pb2.FilePin], model: Path
     ) -> None:
         """A model that is not what it was when it was verified is refused before it is loaded."""
         model.write_bytes(WEIGHTS[::-1])
@@ -101,23 +101,23 @@ class TestInputs:
             await asyncio.to_thread(found.model, "model", pins)
 
     @pytest.mark.parametrize("name", ["media/7", "../media/0"])
-    async def test_refused(self, door: Door, found: Inputs, name: str) -> None:
+    async def test_refused(self, server: WorkerServer, found: Inputs, name: str) -> None:
         """What the daemon does not hand over is not asked for again."""
         with pytest.raises(InputError, match="no such file for this worker"):
             await asyncio.wait_for(asyncio.to_thread(found.open, name), WAIT_SECONDS)
 
     async def test_daemon_is_away(
-        self, found: Inputs, runtime: Path, pool: FilePool, seat: Seat
+        self, found: Inputs, runtime: Path, pool: FilePool, slot: WorkerSlot
     ) -> None:
-        """A daemon that is started again is waited for, until it keeps a seat for the worker."""
+        """A daemon that is started again is waited for, until it keeps a slot for the worker."""
         asking = asyncio.create_task(asyncio.to_thread(found.open, "media/0"))
-        door = Door(runtime, pool)
-        door.expect(JOB)
-        await door.open()
+        server = WorkerServer(runtime, pool)
+        server.expect(JOB)
+        await server.open()
         assert not asking.done()
-        door.keep(JOB, seat)
+        server.keep(JOB, slot)
         descriptor = await asyncio.wait_for(asking, WAIT_SECONDS)
-        await door.close()
+        await server.close()
 
         assert read(descriptor) == SOUND
 
@@ -155,7 +155,7 @@ class TestSession:
         artifact = write_artifact(own, "words.txt", "text/plain", TEXT)
         write_outcome(own, GENERATION, artifacts=[artifact])
 
-    async def test_work(self, door: Door, session: Session, seat: Seat) -> None:
+    async def test_work(self, server: WorkerServer, session: Session, slot: WorkerSlot) -> None:
         """A worker is given its work, and what it reports arrives."""
         assert await self.start(session)
         assert session.assignment is not None
@@ -163,15 +163,15 @@ class TestSession:
         session.report(worker_pb2.Status(phase="transcribing", fraction=0.5))
         await asyncio.to_thread(
             eventually,
-            lambda: seat.progress is not None and seat.progress.phase == "transcribing",
+            lambda: slot.progress is not None and slot.progress.phase == "transcribing",
             "the report has arrived",
         )
 
-        assert seat.progress is not None
-        assert seat.progress.fraction == 0.5
+        assert slot.progress is not None
+        assert slot.progress.fraction == 0.5
 
     async def test_delivered(
-        self, door: Door, session: Session, seat: Seat, own: Path, directory: Path
+        self, server: WorkerServer, session: Session, slot: WorkerSlot, own: Path, directory: Path
     ) -> None:
         """Files, outcome and the whole log are with the daemon when the worker ends."""
         await self.start(session)
@@ -182,50 +182,52 @@ class TestSession:
         assert (directory / "artifacts" / "words.txt").read_bytes() == TEXT
         assert (directory / OUTCOME).read_bytes() == (own / OUTCOME_FILE).read_bytes()
         assert (directory / "log.txt").read_bytes() == b"last words\n"
-        assert seat.is_over.is_set()
+        assert slot.is_over.is_set()
 
     async def test_another_daemon(
         self,
-        door: Door,
+        server: WorkerServer,
         session: Session,
         runtime: Path,
         pool: FilePool,
-        new_seat: Callable[[], Seat],
+        new_slot: Callable[[], WorkerSlot],
     ) -> None:
         """A worker whose daemon is started again dials the new one, which finds it at work."""
         await self.start(session)
-        await door.close()
-        seat, another = new_seat(), Door(runtime, pool)
-        another.keep(JOB, seat)
+        await server.close()
+        slot, another = new_slot(), WorkerServer(runtime, pool)
+        another.keep(JOB, slot)
         await another.open()
-        await asyncio.wait_for(seat.arrived.wait(), WAIT_SECONDS)
+        await asyncio.wait_for(slot.arrived.wait(), WAIT_SECONDS)
 
-        assert seat._assignment is None
+        assert slot._assignment is None
         self.make(session.directory)
         await self.deliver(session)
-        assert seat.is_over.is_set()
+        assert slot.is_over.is_set()
         await another.close()
 
     async def test_log_of_a_salvage(
-        self, door: Door, session: Session, seat: Seat, own: Path, directory: Path
+        self, server: WorkerServer, session: Session, slot: WorkerSlot, own: Path, directory: Path
     ) -> None:
         """A worker that only brings what another one has left tells what is new of the log."""
         (own / "log.txt").write_bytes(b"one\ntwo\n")
-        await seat.log.take(0, b"one\n")
+        await slot.log.take(0, b"one\n")
         self.make(own)
         await self.deliver(session)
 
         assert (directory / "log.txt").read_bytes() == b"one\ntwo\n"
         assert (directory / "artifacts" / "words.txt").read_bytes() == TEXT
 
-    async def test_nothing_saved(self, door: Door, session: Session, seat: Seat) -> None:
+    async def test_nothing_saved(
+        self, server: WorkerServer, session: Session, slot: WorkerSlot
+    ) -> None:
         """A worker that has found nothing says so, and ends."""
         await self.deliver(session)
-        await asyncio.wait_for(seat.is_over.wait(), WAIT_SECONDS)
+        await asyncio.wait_for(slot.is_over.wait(), WAIT_SECONDS)
 
-    async def test_not_wanted(self, door: Door, session: Session, own: Path) -> None:
+    async def test_not_wanted(self, server: WorkerServer, session: Session, own: Path) -> None:
         """A worker that the daemon does not want ends its work, and does not deliver it."""
-        door.clear(JOB)
+        server.clear(JOB)
         assert not await self.start(session)
         assert session.should_stop()
         self.make(own)
@@ -233,11 +235,13 @@ class TestSession:
 
         assert (own / OUTCOME_FILE).exists()
 
-    async def test_told_to_stop(self, door: Door, session: Session, seat: Seat) -> None:
+    async def test_told_to_stop(
+        self, server: WorkerServer, session: Session, slot: WorkerSlot
+    ) -> None:
         """A worker that is told to end knows it."""
         await self.start(session)
         assert not session.should_stop()
-        seat.request_stop(1.0)
+        slot.request_stop(1.0)
         await asyncio.to_thread(eventually, session.should_stop, "the worker knows it")
 
     async def test_nobody_there(

@@ -175,8 +175,8 @@ def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
     them back for longer than the policy's patience, it starts all the same, or it might never.
     Nothing waits for disk: what fills it is not expected to go away by itself.
     """
-    books = accounts(snapshot, policy)
-    for need, account in zip(_needs(request.reservation), books, strict=True):
+    current = accounts(snapshot, policy)
+    for need, account in zip(_needs(request.reservation), current, strict=True):
         if need > account.budget and policy.is_enforced:
             return Refuse(
                 reason=Reason.CANNOT_FIT,
@@ -189,7 +189,7 @@ def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
                 available=account.budget,
                 unit=account.unit,
             )
-    shortage = _shortage(snapshot, request, policy, books)
+    shortage = _shortage(snapshot, request, policy, current)
     is_batch = request.kind in BATCH_KINDS
     ahead = snapshot.queued_ahead if is_batch else 0
     if shortage is None and ahead == 0:
@@ -222,7 +222,7 @@ def _needs(reservation: Reservation) -> tuple[float, float, float]:
 
 
 def _shortage(
-    snapshot: Snapshot, request: Request, policy: Policy, books: tuple[Account, ...]
+    snapshot: Snapshot, request: Request, policy: Policy, current: tuple[Account, ...]
 ) -> Refuse | None:
     """The first thing that the job lacks now: slots, disk, cores, memory."""
     ceilings = (
@@ -246,7 +246,7 @@ def _shortage(
     if not policy.is_enforced:
         return None
     is_patient = request.kind not in BATCH_KINDS or request.waited_seconds < policy.patience_seconds
-    for need, account in zip(_needs(request.reservation), books, strict=True):
+    for need, account in zip(_needs(request.reservation), current, strict=True):
         available = account.available
         if account.reason is Reason.CPU_EXHAUSTED and not is_patient:
             available = account.budget - account.reserved

@@ -69,7 +69,7 @@ class SpeechChange(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class News:
+class TrackUpdate:
     """What a captioner reports of one speaker; finals never change and come in order."""
 
     finals: tuple[Words, ...] = ()

@@ -12,8 +12,8 @@ from callsd_daemon.domain.captions import SAMPLE_RATE_HZ, Encoding, Words, opus_
 from callsd_daemon.domain.errors import invalid_fields
 from callsd_daemon.rpc import convert, validate
 from callsd_daemon.rpc.problems import CONTROL, Problems
-from callsd_daemon.workers.captions.board import Caption, Event, EventType, Published, Pulse
 from callsd_daemon.workers.captions.call import Call
+from callsd_daemon.workers.captions.feed import CallStatus, Caption, Event, EventType, Published
 from callsd_daemon.workers.captions.journal import Final
 from callsd_daemon.workers.captions.speaker import Speaker
 
@@ -164,7 +164,7 @@ def kept(final: Final) -> bytes:
         display_name=final.position.display_name,
         words=final.words,
     )
-    message = _message(Pulse(processed_sample=final.words.heard_sample), datetime.now(UTC))
+    message = _message(CallStatus(processed_sample=final.words.heard_sample), datetime.now(UTC))
     message.caption.CopyFrom(_caption(caption))
     return message.SerializeToString()
 
@@ -174,7 +174,7 @@ def heartbeat(call: Call) -> bytes:
     return _message(call.pulse(), datetime.now(UTC)).SerializeToString()
 
 
-def _message(pulse: Pulse, publish_time: datetime) -> caption_pb2.WatchCaptionsResponse:
+def _message(pulse: CallStatus, publish_time: datetime) -> caption_pb2.WatchCaptionsResponse:
     return caption_pb2.WatchCaptionsResponse(
         processed_offset=offset(pulse.processed_sample),
         lag=convert.duration(pulse.lag_seconds),

@@ -17,9 +17,9 @@ from callsd_daemon.metrics import CAPTION_VIEWERS
 from callsd_daemon.rpc import caption_messages, validate
 from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.store.database import Database
-from callsd_daemon.workers.captions.board import Caption, Event
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.calls import Calls
+from callsd_daemon.workers.captions.feed import Caption, Event
 from callsd_daemon.workers.captions.journal import Final, read_finals
 from callsd_daemon.workers.waits import until
 
@@ -96,7 +96,7 @@ class CaptionService(caption_pb2_grpc.CaptionServiceServicer):
                 yield caption_messages.acks(speakers)
             if receiving.done() or call.is_over:
                 return
-            if call.board.ended.is_set():
+            if call.feed.ended.is_set():
                 raise CallsdError(
                     Reason.JOB_STATE_CONFLICT,
                     f"the captions job {call.job_id} has ended: see its failure",
@@ -126,16 +126,16 @@ class CaptionService(caption_pb2_grpc.CaptionServiceServicer):
     async def _follow(
         self, call: Call, request: caption_pb2.WatchCaptionsRequest
     ) -> AsyncIterator[bytes]:
-        board = call.board
-        sequence, version = _first(request, board.last_sequence), 0
+        feed = call.feed
+        sequence, version = _first(request, feed.last_sequence), 0
         told_seconds = time.monotonic()
         while True:
-            while sequence + 1 < board.first_in_memory:
+            while sequence + 1 < feed.first_in_memory:
                 for final in await _older(call, sequence):
                     sequence = final.sequence
                     yield caption_messages.kept(final)
                     told_seconds = time.monotonic()
-            items, version = board.after(sequence, version), board.version
+            items, version = feed.after(sequence, version), feed.version
             for item in items:
                 if isinstance(item.content, Caption) and item.content.sequence:
                     sequence = item.content.sequence
@@ -143,19 +143,19 @@ class CaptionService(caption_pb2_grpc.CaptionServiceServicer):
                     continue
                 yield caption_messages.published(item)
                 told_seconds = time.monotonic()
-            if board.version > version:
+            if feed.version > version:
                 continue
-            if board.ended.is_set():
+            if feed.ended.is_set():
                 return
             self._hub.check()
             # There may be news all the time, and none that this viewer wants.
             if (silent_seconds := time.monotonic() - told_seconds) >= HEARTBEAT_SECONDS:
                 yield caption_messages.heartbeat(call)
                 told_seconds, silent_seconds = time.monotonic(), 0.0
-            await board.wait(HEARTBEAT_SECONDS - silent_seconds)
+            await feed.wait(HEARTBEAT_SECONDS - silent_seconds)
 
     async def _job(self, job_id: str) -> Job:
-        job = await self._database.read(lambda books: books.find(job_id))
+        job = await self._database.read(lambda tx: tx.find(job_id))
         if job.captions is None:
             raise CallsdError(
                 Reason.KIND_UNAVAILABLE,
@@ -182,7 +182,7 @@ async def _older(call: Call, sequence: int) -> list[Final]:
     """Final captions that are no longer in memory; none when they wait for room on the disk."""
     page = await asyncio.to_thread(call.finals, sequence, PAGE_FINALS)
     if not page:
-        await call.board.wait(HEARTBEAT_SECONDS)
+        await call.feed.wait(HEARTBEAT_SECONDS)
     return page
 
 

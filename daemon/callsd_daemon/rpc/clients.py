@@ -34,7 +34,7 @@ class _Share:
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_UNDER_WAY))
 
 
-class Shares:
+class FairShares:
     """A fair share of the daemon for each client, by the name of its token."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Shares:
                 del self._shares[client]
 
 
-class Leashes:
+class TokenWatch:
     """Ends streams whose token is revoked or expires; all of them are looked at together."""
 
     def __init__(self, tokens: TokenFile) -> None:

@@ -17,7 +17,7 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Kind
 from callsd_daemon.metrics import WATCHES
 from callsd_daemon.rpc.convert import job_message, job_name
-from callsd_daemon.store.reading import Change
+from callsd_daemon.store.read_transaction import Change
 
 
 RECENT_CHANGES = 4096

@@ -32,7 +32,7 @@ from callsd_daemon.models.store import ModelStatus, ModelStore
 from callsd_daemon.rpc import validate
 from callsd_daemon.store.database import Database
 from callsd_daemon.workers.captions.link import CaptionerWork
-from callsd_daemon.workers.seat import (
+from callsd_daemon.workers.slot import (
     Assignment,
     ModelFile,
     Opener,
@@ -153,7 +153,7 @@ class Intake:
         )
 
     async def _observed(self, cost_key: str) -> tuple[Usage, ...]:
-        return await self.database.read(lambda books: books.recent_usage(cost_key, OBSERVED_JOBS))
+        return await self.database.read(lambda tx: tx.recent_usage(cost_key, OBSERVED_JOBS))
 
     def captioner(self, name: str) -> CaptionerWork:
         """All that a captioner must know; raises CallsdError when its model is not there."""

@@ -20,15 +20,15 @@ from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
 from callsd_daemon.domain.jobs import Job, State
 from callsd_daemon.files import open_regular
 from callsd_daemon.rpc import convert, validate, validate_recording
-from callsd_daemon.rpc.gate import caller
+from callsd_daemon.rpc.auth import caller
 from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.rpc.intake import Intake
 from callsd_daemon.rpc.watch import watch
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.reading import Page, Reading
+from callsd_daemon.store.read_transaction import Page, ReadTransaction
 from callsd_daemon.store.transaction import Transaction
-from callsd_daemon.workers.desk import Desk, tell
-from callsd_daemon.workers.seat import ARTIFACTS, WORKER_LOG
+from callsd_daemon.workers.admission import AdmissionController, tell
+from callsd_daemon.workers.slot import ARTIFACTS, WORKER_LOG
 from callsd_daemon.workers.supervisor import Placed, Supervisor
 
 
@@ -48,14 +48,14 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         *,
         database: Database,
         hub: Hub,
-        desk: Desk,
+        admission: AdmissionController,
         supervisor: Supervisor,
         intake: Intake,
         directory: Path,
     ) -> None:
         self._database = database
         self._hub = hub
-        self._desk = desk
+        self._admission = admission
         self._supervisor = supervisor
         self._intake = intake
         self._directory = directory
@@ -68,7 +68,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         payload = self._intake.payload_sha256(request)
         job_id = _job_id(creator, request.request_id)
         if request.request_id:
-            known = await self._database.read(lambda books: _same(books, job_id, payload))
+            known = await self._database.read(lambda tx: _same(tx, job_id, payload))
             if known is not None:
                 return job_pb2.CreateJobResponse(job=await self._message(known))
         self._hub.check_work()
@@ -77,11 +77,11 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             return await self._verdict(job, may_queue=not request.no_queue)
         page_secrets = validate_recording.page_secrets(request.job)
         placed = await self._supervisor.accept(
-            lambda books: _same_or(
-                books,
+            lambda tx: _same_or(
+                tx,
                 job,
                 lambda: self._supervisor.place(
-                    books, job, page_secrets, may_queue=not request.no_queue
+                    tx, job, page_secrets, may_queue=not request.no_queue
                 ),
             )
         )
@@ -96,7 +96,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
 
     async def _verdict(self, job: Job, *, may_queue: bool) -> job_pb2.CreateJobResponse:
         verdict = await self._database.read(
-            lambda books: self._desk.decide(books, job, may_queue=may_queue)
+            lambda tx: self._admission.decide(tx, job, may_queue=may_queue)
         )
         tell(job, verdict)
         if isinstance(verdict.decision, Refuse):
@@ -110,7 +110,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
     ) -> job_pb2.GetJobResponse:
         """Return one job."""
         job_id = validate.job_id(request.name)
-        job = await self._database.read(lambda books: books.find(job_id))
+        job = await self._database.read(lambda tx: tx.find(job_id))
         return job_pb2.GetJobResponse(job=await self._message(job))
 
     async def ListJobs(
@@ -123,8 +123,8 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         size = min(request.page_size or validate.DEFAULT_PAGE_SIZE, validate.MAX_PAGE_SIZE)
         before = _page_position(request)
 
-        def read(books: Reading) -> tuple[Page, list[job_pb2.Job]]:
-            page = books.page(
+        def read(tx: ReadTransaction) -> tuple[Page, list[job_pb2.Job]]:
+            page = tx.page(
                 states=wanted.states,
                 kinds=wanted.kinds,
                 labels=wanted.labels,
@@ -132,7 +132,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 before=before,
                 limit=size,
             )
-            positions = _queue_positions(books, page.jobs)
+            positions = _queue_positions(tx, page.jobs)
             # Made here, as there may be hundreds: the event loop goes on meanwhile.
             return page, [
                 convert.job_message(job, queue_position=positions.get(job.id, 0))
@@ -162,8 +162,8 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         """Remove a finished job with its files."""
         job_id, check = validate.job_id(request.name), _etag_check(request.etag)
 
-        def remove(books: Transaction) -> None:
-            job = books.find(job_id)
+        def remove(tx: Transaction) -> None:
+            job = tx.find(job_id)
             check(job)
             if not job.is_final:
                 raise CallsdError(
@@ -171,7 +171,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                     f"job {job_id} is {job.state}: stop it first",
                     metadata={"state": job.state},
                 )
-            books.delete(job_id)
+            tx.delete(job_id)
 
         await self._database.write(remove)
         await asyncio.to_thread(shutil.rmtree, self._directory / job_id, ignore_errors=True)
@@ -190,7 +190,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         """Return a job's log."""
         job_id, offset = validate.job_id(request.name), request.offset
         path = self._directory / job_id / WORKER_LOG
-        job = await self._database.read(lambda books: books.find(job_id))
+        job = await self._database.read(lambda tx: tx.find(job_id))
         size = path.stat().st_size if path.exists() else 0
         if not 0 <= offset <= size:
             raise CallsdError(
@@ -208,7 +208,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 if not request.follow or job.is_final:
                     return
                 # Look at the job before the log: what it wrote before it ended is then not missed.
-                job = await self._database.read(lambda books: books.find(job_id))
+                job = await self._database.read(lambda tx: tx.find(job_id))
                 if path.exists() and path.stat().st_size < offset:
                     offset = 0
                 if not job.is_final:
@@ -219,7 +219,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
     ) -> AsyncIterator[job_pb2.FetchArtifactResponse]:
         """Return an artifact's bytes."""
         job_id, file_name = validate.artifact(request.name)
-        job = await self._database.read(lambda books: books.find(job_id))
+        job = await self._database.read(lambda tx: tx.find(job_id))
         path = self._directory / job_id / ARTIFACTS / file_name
         artifact = next((item for item in job.artifacts if item.file_name == file_name), None)
         if artifact is None or not path.exists():
@@ -244,18 +244,18 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 offset += len(data)
 
     async def _message(self, job: Job) -> job_pb2.Job:
-        positions = await self._database.read(lambda books: _queue_positions(books, [job]))
+        positions = await self._database.read(lambda tx: _queue_positions(tx, [job]))
         return convert.job_message(job, queue_position=positions.get(job.id, 0))
 
 
-def _queue_positions(books: Reading, jobs: Iterable[Job]) -> dict[str, int]:
+def _queue_positions(tx: ReadTransaction, jobs: Iterable[Job]) -> dict[str, int]:
     """Where the waiting ones among the jobs stand; the queue is looked at only if there are any."""
-    return books.queue_positions() if any(job.state is State.QUEUED for job in jobs) else {}
+    return tx.queue_positions() if any(job.state is State.QUEUED for job in jobs) else {}
 
 
-def _same(books: Reading, job_id: str, payload: str) -> Job | None:
+def _same(tx: ReadTransaction, job_id: str, payload: str) -> Job | None:
     """The job that this request has made before, if it has."""
-    known = books.get(job_id)
+    known = tx.get(job_id)
     if known is not None and known.payload_sha256 != payload:
         raise CallsdError(
             Reason.REQUEST_ID_REUSED,
@@ -266,9 +266,9 @@ def _same(books: Reading, job_id: str, payload: str) -> Job | None:
     return known
 
 
-def _same_or(books: Reading, job: Job, place: Callable[[], Placed]) -> Job | Placed:
+def _same_or(tx: ReadTransaction, job: Job, place: Callable[[], Placed]) -> Job | Placed:
     # Two calls with one request id may have passed the first look side by side.
-    return _same(books, job.id, job.payload_sha256) or place()
+    return _same(tx, job.id, job.payload_sha256) or place()
 
 
 def _etag_check(etag: str) -> Callable[[Job], None]:

@@ -14,10 +14,10 @@ from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
 from callsd_daemon.files import FilePool
 from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.rpc import convert, validate
-from callsd_daemon.rpc.gate import caller
+from callsd_daemon.rpc.auth import caller
 from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.store.database import Database
-from callsd_daemon.workers.desk import Desk
+from callsd_daemon.workers.admission import AdmissionController
 
 
 MAX_CHUNK_BYTES = 256 * 1024
@@ -31,12 +31,18 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
     """Takes media from clients that share no file system with the server."""
 
     def __init__(
-        self, *, uploads: Uploads, database: Database, desk: Desk, hub: Hub, pool: FilePool
+        self,
+        *,
+        uploads: Uploads,
+        database: Database,
+        admission: AdmissionController,
+        hub: Hub,
+        pool: FilePool,
     ) -> None:
         """`pool` is for the verifying of uploads alone, which takes long."""
         self._uploads = uploads
         self._database = database
-        self._desk = desk
+        self._admission = admission
         self._hub = hub
         self._pool = pool
 
@@ -50,7 +56,7 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
         start = first.start
         validate.upload_start(start.upload_id, start.size_bytes, start.sha256)
         await asyncio.to_thread(self._uploads.check_owner, start.upload_id, caller.get())
-        withheld = await self._database.read(self._desk.withheld_disk_bytes)
+        withheld = await self._database.read(self._admission.withheld_disk_bytes)
         with self._uploads.sending(start.upload_id), self._hub.stream():
             path = await asyncio.to_thread(
                 self._uploads.begin,
@@ -99,7 +105,7 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
         """Remove an upload that no job needs."""
         upload_id = validate.upload_id(request.name)
         await asyncio.to_thread(self._uploads.status, upload_id, caller.get())
-        if upload_id in await self._database.read(lambda books: books.needed_uploads()):
+        if upload_id in await self._database.read(lambda tx: tx.needed_uploads()):
             raise CallsdError(
                 Reason.JOB_STATE_CONFLICT, "a job that has not ended yet needs this upload"
             )

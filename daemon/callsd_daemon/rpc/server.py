@@ -17,9 +17,9 @@ from callsd_daemon.domain.transcription import Engine
 from callsd_daemon.rpc import convert, validate
 from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.store.database import HISTORY_REVISIONS, Database
-from callsd_daemon.store.reading import Reading
+from callsd_daemon.store.read_transaction import ReadTransaction
+from callsd_daemon.workers.admission import AdmissionController
 from callsd_daemon.workers.captions.call import MAX_SPEAKERS
-from callsd_daemon.workers.desk import Desk
 
 
 CAPACITY_SECONDS = 1.0
@@ -49,11 +49,16 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
     """Tells about the server."""
 
     def __init__(
-        self, *, facts: Callable[[], Facts], database: Database, desk: Desk, hub: Hub
+        self,
+        *,
+        facts: Callable[[], Facts],
+        database: Database,
+        admission: AdmissionController,
+        hub: Hub,
     ) -> None:
         self._facts = facts
         self._database = database
-        self._desk = desk
+        self._admission = admission
         self._hub = hub
 
     async def GetServerInfo(
@@ -106,9 +111,9 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
     async def _capacity(self) -> capacity_pb2.Capacity:
         return await self._database.read(self._read)
 
-    def _read(self, books: Reading) -> capacity_pb2.Capacity:
-        policy, host, running = self._desk.policy, self._desk.host, books.running()
-        disk, cores, memory = self._desk.accounts(books)
+    def _read(self, tx: ReadTransaction) -> capacity_pb2.Capacity:
+        policy, host, running = self._admission.policy, self._admission.host, tx.running()
+        disk, cores, memory = self._admission.accounts(tx)
         message = capacity_pb2.Capacity(
             cores=_account(cores),
             memory_bytes=_account(memory),
@@ -123,20 +128,20 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             ],
             running_jobs=sum(running.values()),
             max_concurrent_jobs=policy.max_concurrent_jobs,
-            queued_jobs=books.queue_length(),
+            queued_jobs=tx.queue_length(),
             max_queued_jobs=policy.max_queued_jobs,
             draining=self._hub.draining,
             jobs=[
                 capacity_pb2.JobLoad(
                     job=convert.job_name(job_id), cores=use.cores, memory_bytes=use.memory_bytes
                 )
-                for job_id in sorted(job.id for job in books.active())
-                if (use := self._desk.uses.get(job_id)) is not None
+                for job_id in sorted(job.id for job in tx.active())
+                if (use := self._admission.uses.get(job_id)) is not None
             ],
         )
         if host.cpu_pressure is not None:
             message.cpu_pressure = host.cpu_pressure
-        message.observe_time.CopyFrom(convert.timestamp(self._desk.host_time))
+        message.observe_time.CopyFrom(convert.timestamp(self._admission.host_time))
         return message
 
 

@@ -19,7 +19,7 @@ from callsd_daemon.rpc.hub import (
 )
 from callsd_daemon.rpc.validate import Filter, job_filter
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.reading import Page, Reading
+from callsd_daemon.store.read_transaction import Page, ReadTransaction
 
 
 BOOKMARK_SECONDS = 10.0
@@ -85,7 +85,7 @@ async def watch(
                 await asyncio.sleep(0)
                 continue
             if await hub.wait(BOOKMARK_SECONDS):
-                # News wake all watchers at once: they take turns, so that other calls are
+                # TrackUpdate wake all watchers at once: they take turns, so that other calls are
                 # answered in between.
                 await asyncio.sleep(SHARE_SECONDS * (number % hub.streams))
             else:
@@ -95,7 +95,7 @@ async def watch(
 
 
 async def _check_resumable(revision: int, database: Database) -> None:
-    oldest, newest = await database.read(lambda books: (books.oldest_resumable(), books.revision))
+    oldest, newest = await database.read(lambda tx: (tx.oldest_resumable(), tx.revision))
     if revision > newest or revision < 0:
         raise CallsdError(
             Reason.REVISION_UNKNOWN,
@@ -118,7 +118,7 @@ async def _initial_state(
     before: int | None = None
     while True:
         read = functools.partial(
-            Reading.page,
+            ReadTransaction.page,
             states=(),
             kinds=wanted.kinds,
             labels=wanted.labels,
@@ -148,8 +148,8 @@ async def _next(cursor: int, database: Database, hub: Hub) -> tuple[list[Item], 
     items = hub.after(cursor)
     if items is None:
 
-        def read(books: Reading) -> list[Item]:
-            changes = books.changes_after(cursor, BATCH_EVENTS, max_bytes=BATCH_BYTES)
+        def read(tx: ReadTransaction) -> list[Item]:
+            changes = tx.changes_after(cursor, BATCH_EVENTS, max_bytes=BATCH_BYTES)
             return list(map(make_item, changes))
 
         # Who is behind takes turns, too: one of them is read for at a time.

@@ -21,9 +21,9 @@ import structlog
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.files import beside, sync
-from callsd_daemon.store.line import Line, Operation
 from callsd_daemon.store.migrations import APPLICATION_ID, migrate, refuse_newer
-from callsd_daemon.store.reading import Change, Reading
+from callsd_daemon.store.operation_queue import Operation, OperationQueue
+from callsd_daemon.store.read_transaction import Change, ReadTransaction
 from callsd_daemon.store.transaction import History, Transaction
 
 
@@ -88,8 +88,8 @@ class Database:
         self._with_secrets: set[str] = set()
         # Whoever had this database open before may have died before its log was empty.
         self._wipe_time, self._is_put_off = -math.inf, False
-        self._writes = Line("store", self._serve, limit=PENDING_LIMIT, batch=BATCH_LIMIT)
-        self._reads = Line("store reads", self._look, limit=PENDING_LIMIT, batch=1)
+        self._writes = OperationQueue("store", self._serve, limit=PENDING_LIMIT, batch=BATCH_LIMIT)
+        self._reads = OperationQueue("store reads", self._look, limit=PENDING_LIMIT, batch=1)
 
     @property
     def revision(self) -> int:
@@ -110,7 +110,7 @@ class Database:
         """
         return await self._writes.ask(work)
 
-    async def read(self, work: Callable[[Reading], T]) -> T:
+    async def read(self, work: Callable[[ReadTransaction], T]) -> T:
         """Run `work` on what is on the disk, all of it as it was at one moment.
 
         Raises what `work` raises, and the same refusals as `write`, of which none is about a
@@ -214,7 +214,7 @@ class Database:
             try:
                 self._reading.execute("BEGIN")
                 try:
-                    result = operation.work(Reading(self._reading))
+                    result = operation.work(ReadTransaction(self._reading))
                 finally:
                     with contextlib.suppress(sqlite3.Error):
                         self._reading.execute("ROLLBACK")

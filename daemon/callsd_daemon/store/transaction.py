@@ -10,7 +10,7 @@ import msgspec
 
 from callsd_daemon.domain.jobs import Job
 from callsd_daemon.domain.recording import PageSecrets
-from callsd_daemon.store.reading import Change, Reading
+from callsd_daemon.store.read_transaction import Change, ReadTransaction
 
 
 _encode = msgspec.json.Encoder().encode
@@ -26,7 +26,7 @@ class History:
     """Length of what was written after the oldest of them."""
 
 
-class Transaction(Reading):
+class Transaction(ReadTransaction):
     """Reads, and writes that become durable together or not at all.
 
     It may be undone after all and then done again: what uses it decides and writes, and whatever

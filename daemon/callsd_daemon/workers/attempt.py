@@ -12,7 +12,7 @@ import structlog
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Progress
 from callsd_daemon.workers.launchers.launcher import WorkerProcess
-from callsd_daemon.workers.seat import Seat
+from callsd_daemon.workers.slot import WorkerSlot
 from callsd_daemon.workers.waits import first_of, until
 
 
@@ -41,7 +41,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
+class AttemptObserver:
     """Who is told what happens in an attempt; each call returns when it is on the disk."""
 
     running: Callable[[], Awaitable[None]]
@@ -54,10 +54,10 @@ class Attempt:
     """Watches over one worker. `stop()` may be called at any time, from the same event loop."""
 
     def __init__(
-        self, seat: Seat, process: WorkerProcess, bounds: Bounds, listener: Listener
+        self, slot: WorkerSlot, process: WorkerProcess, bounds: Bounds, listener: AttemptObserver
     ) -> None:
         self.process = process
-        self._seat = seat
+        self._slot = slot
         self._bounds = bounds
         self._listener = listener
         self._stop = asyncio.Event()
@@ -85,9 +85,9 @@ class Attempt:
         began = None if ran_seconds is None else started - ran_seconds
         while not self.process.exited.is_set() and not self._stop.is_set():
             now = time.monotonic()
-            if self._seat.refusal is not None:
-                raise self._seat.refusal
-            if began is None and self._seat.arrived.is_set():
+            if self._slot.refusal is not None:
+                raise self._slot.refusal
+            if began is None and self._slot.arrived.is_set():
                 began = now
                 await self._listener.running()
             if began is None and now - started > self._bounds.start_timeout_seconds:
@@ -96,7 +96,7 @@ class Attempt:
                     message=f"the worker did not report within "
                     f"{self._bounds.start_timeout_seconds:g} s: look at the job's log",
                 )
-            silence = now - max(self._seat.last_heard, started)
+            silence = now - max(self._slot.last_heard, started)
             if began is not None and silence > self._bounds.silence_timeout_seconds:
                 return Failure(
                     reason=Reason.WORKER_UNRESPONSIVE,
@@ -111,13 +111,13 @@ class Attempt:
                     message="the job ran longer than its max_duration: raise it, or give the job "
                     "more threads or a smaller model",
                 )
-            if self._seat.progress is not None and self._seat.progress != reported:
-                reported = self._seat.progress
+            if self._slot.progress is not None and self._slot.progress != reported:
+                reported = self._slot.progress
                 await self._listener.progress(reported)
             await self._listener.tick()
             events = [self.process.exited, self._stop]
             if began is None:
-                events.append(self._seat.arrived)
+                events.append(self._slot.arrived)
             await first_of(events, TICK_SECONDS)
         return None
 
@@ -125,7 +125,7 @@ class Attempt:
         """The ladder: ask, terminate, have the stacks written down, kill."""
         hopeless = verdict is not None and verdict.reason is Reason.WORKER_UNRESPONSIVE
         grace = 0.0 if hopeless else self._bounds.stop_grace_seconds
-        self._seat.request_stop(grace)
+        self._slot.request_stop(grace)
         if await until(self.process.exited, grace):
             return
         for number, patience in (
@@ -135,6 +135,6 @@ class Attempt:
             await self.process.send(number)
             if await until(self.process.exited, patience):
                 return
-        log.warning("worker_killed", generation=self._seat.generation)
+        log.warning("worker_killed", generation=self._slot.generation)
         await self.process.send(signal.SIGKILL)
         await until(self.process.exited, TERM_SECONDS)

@@ -14,7 +14,7 @@ from callsd_daemon.files import open_regular
 from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
 from callsd_daemon.workers.delivery import FILE_NAME, remove_drafts
 from callsd_daemon.workers.launchers.launcher import End, Launcher
-from callsd_daemon.workers.seat import ARTIFACTS, PIECES
+from callsd_daemon.workers.slot import ARTIFACTS, PIECES
 
 
 log = structlog.get_logger(__name__)

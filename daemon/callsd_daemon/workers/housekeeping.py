@@ -28,8 +28,8 @@ from callsd_daemon.metrics import (
 from callsd_daemon.store.database import BLOCKED, Database
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers import ending
+from callsd_daemon.workers.admission import AdmissionController
 from callsd_daemon.workers.captions.calls import Calls
-from callsd_daemon.workers.desk import Desk
 from callsd_daemon.workers.launchers.launcher import Launcher
 from callsd_daemon.workers.supervisor import Supervisor
 
@@ -51,7 +51,7 @@ class Housekeeper:
         self,
         *,
         database: Database,
-        desk: Desk,
+        admission: AdmissionController,
         supervisor: Supervisor,
         calls: Calls,
         uploads: Uploads,
@@ -61,7 +61,7 @@ class Housekeeper:
     ) -> None:
         """`directory` holds the jobs' directories."""
         self._database = database
-        self._desk = desk
+        self._admission = admission
         self._supervisor = supervisor
         self._calls = calls
         self._uploads = uploads
@@ -77,7 +77,7 @@ class Housekeeper:
             await asyncio.sleep(TICK_SECONDS)
             EVENT_LOOP_LAG.observe(time.monotonic() - before - TICK_SECONDS)
             try:
-                await self._desk.look()
+                await self._admission.look()
                 await self._supervisor.dispatch()
                 await self._measure()
                 if time.monotonic() - swept > SWEEP_SECONDS:
@@ -92,11 +92,11 @@ class Housekeeper:
 
     async def _measure(self) -> None:
         queued, running, accounts, active = await self._database.read(
-            lambda books: (
-                books.queue_length(),
-                books.running(),
-                self._desk.accounts(books),
-                books.active(),
+            lambda tx: (
+                tx.queue_length(),
+                tx.running(),
+                self._admission.accounts(tx),
+                tx.active(),
             )
         )
         JOBS_QUEUED.set(queued)
@@ -111,10 +111,10 @@ class Housekeeper:
         """Remove jobs and uploads whose time is up, and directories that belong to no job."""
         jobs = self._directory
 
-        def expire(books: Transaction) -> list[str]:
-            expired = [job.id for job in books.expired(self._now(), SWEEP_JOBS)]
+        def expire(tx: Transaction) -> list[str]:
+            expired = [job.id for job in tx.expired(self._now(), SWEEP_JOBS)]
             for job_id in expired:
-                books.delete(job_id)
+                tx.delete(job_id)
             return expired
 
         await self._database.write(expire)
@@ -122,10 +122,10 @@ class Housekeeper:
         found = await asyncio.to_thread(os.listdir, jobs)
         workers = await asyncio.to_thread(self._launcher.names)
         known, needed, ended = await self._database.read(
-            lambda books: (
-                books.ids(),
-                books.needed_uploads(),
-                [job for name in workers if (job := books.get(name)) is not None and job.is_final],
+            lambda tx: (
+                tx.ids(),
+                tx.needed_uploads(),
+                [job for name in workers if (job := tx.get(name)) is not None and job.is_final],
             )
         )
         for name in set(found) - known:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sees every accepted job through: starts it when it is its turn, and watches over its course."""
+"""Sees every accepted job through: starts it when it is its turn, and watches over its runner."""
 
 import asyncio
 import contextlib
@@ -17,9 +17,9 @@ from callsd_daemon.store.database import Database
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers import ending
+from callsd_daemon.workers.admission import AdmissionController, Verdict, tell
 from callsd_daemon.workers.captions.calls import Calls
-from callsd_daemon.workers.course import Course
-from callsd_daemon.workers.desk import Desk, Verdict, tell
+from callsd_daemon.workers.runner import JobRunner
 
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Placed:
 class Supervisor:
     """Owns the tasks of all jobs that are under way.
 
-    All methods belong to one event loop but those that take the books: these decide and write on
+    All methods belong to one event loop but those that take the tx: these decide and write on
     the store's thread, as often as a write is tried, and what follows from them is done afterwards.
     """
 
@@ -45,14 +45,14 @@ class Supervisor:
         self,
         *,
         database: Database,
-        desk: Desk,
-        course: Course,
+        admission: AdmissionController,
+        runner: JobRunner,
         calls: Calls,
         now: Callable[[], datetime],
     ) -> None:
         self._database = database
-        self._desk = desk
-        self._course = course
+        self._admission = admission
+        self._runner = runner
         self._calls = calls
         self._now = now
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -65,21 +65,21 @@ class Supervisor:
     # Accepting
 
     def place(
-        self, books: Transaction, job: Job, page_secrets: PageSecrets | None, *, may_queue: bool
+        self, tx: Transaction, job: Job, page_secrets: PageSecrets | None, *, may_queue: bool
     ) -> Placed:
         """Decide about a new job and write it with its secrets, in the caller's transaction.
 
         For `accept`. A job that is refused is not written.
         """
-        verdict = self._desk.decide(books, job, may_queue=may_queue)
+        verdict = self._admission.decide(tx, job, may_queue=may_queue)
         match verdict.decision:
             case Admit():
                 if page_secrets is not None:
-                    books.put_secrets(job.id, page_secrets)
-                started, token = self._course.with_worker(job)
-                return Placed(job=books.put(started), verdict=verdict, token=token)
+                    tx.put_secrets(job.id, page_secrets)
+                started, token = self._runner.with_worker(job)
+                return Placed(job=tx.put(started), verdict=verdict, token=token)
             case Queue(reason=shortage):
-                return Placed(job=books.put(_waiting(job, shortage)), verdict=verdict)
+                return Placed(job=tx.put(_waiting(job, shortage)), verdict=verdict)
             case Refuse():
                 return Placed(job=job, verdict=verdict)
 
@@ -114,7 +114,7 @@ class Supervisor:
                 # A copy, and the time as it is now: the store's thread only looks at them.
                 waiting, now = dict(self._waiting), time.monotonic()
                 head = await self._database.write(
-                    lambda books: self.place_next(books, waiting, now)  # noqa: B023 - awaited here
+                    lambda tx: self.place_next(tx, waiting, now)  # noqa: B023 - awaited here
                 )
                 if head is None:
                     return
@@ -140,31 +140,31 @@ class Supervisor:
         return await asyncio.shield(task)
 
     def place_next(
-        self, books: Transaction, waiting: Mapping[str, float], now_seconds: float
+        self, tx: Transaction, waiting: Mapping[str, float], now_seconds: float
     ) -> Placed | None:
         """Decide about the job at the head of the queue, in the caller's transaction.
 
         `waiting` tells since when jobs wait, as far as that is known.
         """
-        job = books.first_queued()
+        job = tx.first_queued()
         if job is None:
             return None
         # Not by the wall clock: somebody may set it.
         waited = now_seconds - waiting.get(job.id, now_seconds)
-        verdict = self._desk.decide_next(books, job, waited_seconds=waited)
+        verdict = self._admission.decide_next(tx, job, waited_seconds=waited)
         match verdict.decision:
             case Admit():
-                started, token = self._course.with_worker(job)
-                return Placed(job=books.put(started), verdict=verdict, token=token)
+                started, token = self._runner.with_worker(job)
+                return Placed(job=tx.put(started), verdict=verdict, token=token)
             case Refuse(reason=Reason.CANNOT_FIT) as refusal:
                 # The machine, or what may be used of it, has shrunk: waiting would not help, and
                 # would hold up everyone behind.
                 failure = Failure(reason=refusal.reason, message=refusal.message)
-                job = job.failed(failure, self._now(), retention=self._course.rules.end.retention)
-                return Placed(job=books.put(job), verdict=verdict)
+                job = job.failed(failure, self._now(), retention=self._runner.rules.end.retention)
+                return Placed(job=tx.put(job), verdict=verdict)
             case Refuse(reason=shortage) | Queue(reason=shortage):
                 if shortage is not job.waiting_for:
-                    job = books.put(_waiting(job, shortage))
+                    job = tx.put(_waiting(job, shortage))
                 return Placed(job=job, verdict=verdict)
 
     # Stopping
@@ -174,21 +174,21 @@ class Supervisor:
         return await self._to_the_end(self._stop(job_id, check))
 
     async def _stop(self, job_id: str, check: Callable[[Job], None]) -> Job:
-        def mark(books: Transaction) -> Job:
-            job = books.find(job_id)
+        def mark(tx: Transaction) -> Job:
+            job = tx.find(job_id)
             check(job)
             if job.state is State.QUEUED:
-                return books.put(
-                    job.cancelled(self._now(), retention=self._course.rules.end.retention)
+                return tx.put(
+                    job.cancelled(self._now(), retention=self._runner.rules.end.retention)
                 )
             if job.state in (State.STARTING, State.RUNNING):
-                return books.put(job.stopping(self._now()))
+                return tx.put(job.stopping(self._now()))
             return job
 
         job = await self._database.write(mark)
         self._waiting.pop(job_id, None)
         if job.state is State.STOPPING:
-            self._course.stop(job_id)
+            self._runner.stop(job_id)
         elif job.state is State.CANCELLED:
             ending.count(job)
         return job
@@ -197,8 +197,8 @@ class Supervisor:
 
     async def recover(self) -> None:
         """Take up every job that an earlier daemon had begun. Comes before the door is opened."""
-        for job in await self._database.read(lambda books: books.active()):
-            self._course.expect(job)
+        for job in await self._database.read(lambda tx: tx.active()):
+            self._runner.expect(job)
             self._watch_over(job, "")
 
     def pause(self) -> None:
@@ -218,7 +218,7 @@ class Supervisor:
 
     def _watch_over(self, job: Job, token: str) -> None:
         self._waiting.pop(job.id, None)
-        task = asyncio.create_task(self._see_through(job, token), name=f"job {job.id}")
+        task = asyncio.create_task(self._run_to_completion(job, token), name=f"job {job.id}")
         self._tasks[job.id] = task
         task.add_done_callback(lambda done: self._forget(job.id, done))
 
@@ -226,8 +226,8 @@ class Supervisor:
         if self._tasks.get(job_id) is task:
             del self._tasks[job_id]
 
-    async def _see_through(self, job: Job, token: str) -> None:
-        again = await self._course.run(job, token)
+    async def _run_to_completion(self, job: Job, token: str) -> None:
+        again = await self._runner.run(job, token)
         if again is not None:
             self._watch_over(again.job, again.token)
             return

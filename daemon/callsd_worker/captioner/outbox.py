@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""News on its way out. What waits is brought together, so that it never piles up.
+"""TrackUpdate on its way out. What waits is brought together, so that it never piles up.
 
 Of each track the newest interim, all finals, and every change of speech: as much as people say.
 """
@@ -9,17 +9,17 @@ import time
 from collections import deque
 from dataclasses import dataclass, replace
 
-from callsd_worker.captioner.words import News, Words
+from callsd_worker.captioner.words import TrackUpdate, Words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackNews:
-    """News of one track as it is told."""
+    """TrackUpdate of one track as it is told."""
 
     track: int
-    news: News
+    update: TrackUpdate
     skipped_samples: int
-    """Sound that never came or could not be decoded, since the news before."""
+    """Sound that never came or could not be decoded, since the update before."""
 
 
 class Outbox:
@@ -27,12 +27,12 @@ class Outbox:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        # Tracks in the order in which their oldest news came.
+        # Tracks in the order in which their oldest updates came.
         self._waiting: dict[int, deque[TrackNews]] = {}
         self.is_closed = False
 
     def put(self, told: TrackNews) -> None:
-        """Have news told; never waits."""
+        """Have an update told; never waits."""
         with self._changed:
             waiting = self._waiting.setdefault(told.track, deque())
             joined = _joined(waiting[-1], told) if waiting else None
@@ -48,7 +48,7 @@ class Outbox:
             self._waiting.pop(track, None)
 
     def take(self, until_seconds: float) -> TrackNews | None:
-        """The next news; None when there is none until then, or `close` was called.
+        """The next update; None when there is none until then, or `close` was called.
 
         `until_seconds` is by the monotonic clock.
         """
@@ -77,12 +77,12 @@ class Outbox:
 
 def _joined(older: TrackNews, newer: TrackNews) -> TrackNews | None:
     """Both in one, or None if that would hide something."""
-    old, new = older.news, newer.news
+    old, new = older.update, newer.update
     if old.is_drained or (old.speech is not None and new.speech is not None):
         return None
     return TrackNews(
         track=newer.track,
-        news=replace(
+        update=replace(
             new,
             finals=old.finals + new.finals,
             interim=new.interim if new.interim is not None else _still_shown(old.interim, new),
@@ -92,7 +92,7 @@ def _joined(older: TrackNews, newer: TrackNews) -> TrackNews | None:
     )
 
 
-def _still_shown(interim: Words | None, newer: News) -> Words | None:
+def _still_shown(interim: Words | None, newer: TrackUpdate) -> Words | None:
     """An interim that was not told yet, unless its words have become final meanwhile."""
     if interim is None or any(final.segment >= interim.segment for final in newer.finals):
         return None

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from callsd_worker.captioner.passes import Pass, Result
+from callsd_worker.captioner.decoding import DecodeWindow, Result
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised
 from callsd_worker.speech.loops import Flaw, find_flaw, without_repeats
 
@@ -41,7 +41,7 @@ made for."""
 UNKNOWN_LANGUAGE = "en"
 
 
-def recognise(engine: Engine, passes: Sequence[Pass]) -> list[Result]:
+def recognise(engine: Engine, passes: Sequence[DecodeWindow]) -> list[Result]:
     """Recognise windows, in one call as far as they are of one kind.
 
     A result that looks wrong is tried once more, more carefully; what still looks wrong then is
@@ -77,7 +77,7 @@ def recognise(engine: Engine, passes: Sequence[Pass]) -> list[Result]:
     ]
 
 
-def _options(group: Sequence[Pass], language: str) -> DecodeOptions:
+def _options(group: Sequence[DecodeWindow], language: str) -> DecodeOptions:
     return DecodeOptions(
         language=language,
         beam_size=FINAL_BEAM_SIZE if group[0].is_final else 1,
@@ -87,7 +87,7 @@ def _options(group: Sequence[Pass], language: str) -> DecodeOptions:
 
 
 def _believed(
-    engine: Engine, window: Pass, language: str, first: Recognised, encoded: Encoded
+    engine: Engine, window: DecodeWindow, language: str, first: Recognised, encoded: Encoded
 ) -> Recognised | None:
     if _flaw(window, first) is None:
         return first
@@ -111,7 +111,7 @@ def _said_once(heard: Recognised) -> Recognised:
     return replace(heard, text=" ".join(without_repeats(words, words)), words=())
 
 
-def _flaw(window: Pass, heard: Recognised) -> Flaw | None:
+def _flaw(window: DecodeWindow, heard: Recognised) -> Flaw | None:
     if not window.is_final and heard.token_count <= DOUBTFUL_TOKENS:
         return None
     return find_flaw(
@@ -121,7 +121,7 @@ def _flaw(window: Pass, heard: Recognised) -> Flaw | None:
     )
 
 
-def _padded_seconds(passes: Sequence[Pass]) -> float:
+def _padded_seconds(passes: Sequence[DecodeWindow]) -> float:
     wanted = max(window.seconds for window in passes) + TAIL_SECONDS
     is_final = any(window.is_final for window in passes)
     lengths = FINAL_PADDED_SECONDS if is_final else PADDED_SECONDS

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from callsd_worker.captioner.cadence import Cadence
 from callsd_worker.captioner.costs import Costs
+from callsd_worker.captioner.decoding import DecodeWindow, Result
 from callsd_worker.captioner.degradation import Degradation, Step
 from callsd_worker.captioner.outbox import Outbox, TrackNews
-from callsd_worker.captioner.passes import Pass, Result
 from callsd_worker.captioner.recognise import recognise
 from callsd_worker.captioner.rules import Rules
 from callsd_worker.captioner.schedule import Schedule
@@ -305,16 +305,16 @@ class CaptionService:
                 self._costs.forget(voice.call)
 
     def _tell(self, voice: _Voice) -> None:
-        news = voice.track.news()
-        if news is None:
+        update = voice.track.take_update()
+        if update is None:
             return
-        for final in news.finals:
+        for final in update.finals:
             self._costs.finish_speech((final.end_sample - final.start_sample) / SAMPLE_RATE_HZ)
         skipped_samples = voice.decoder.skipped_samples
         self._outbox.put(
             TrackNews(
                 track=voice.number,
-                news=news,
+                update=update,
                 skipped_samples=skipped_samples - voice.told_skipped_samples,
             )
         )
@@ -338,7 +338,7 @@ class CaptionService:
                         self._costs.work(voice.call, (now - began) * share)
                         self._follow_up(voice)
 
-    def _next(self) -> list[tuple[_Voice, Pass]]:
+    def _next(self) -> list[tuple[_Voice, DecodeWindow]]:
         """Wait for passes to make; none when it is time to end."""
         with self._changed:
             while not self._stopping.is_set():
@@ -375,7 +375,7 @@ class CaptionService:
         with self._changed:
             self._fallback = engines
 
-    def _results(self, index: int, passes: Sequence[Pass]) -> list[Result]:
+    def _results(self, index: int, passes: Sequence[DecodeWindow]) -> list[Result]:
         engines = [self._engine(index, window) for window in passes]
         if all(engine is engines[0] for engine in engines):
             return self._heard(engines[0], passes)
@@ -385,7 +385,7 @@ class CaptionService:
             for result in self._heard(engine, [window])
         ]
 
-    def _engine(self, index: int, window: Pass) -> Engine:
+    def _engine(self, index: int, window: DecodeWindow) -> Engine:
         """Final words always come from the main model."""
         if (
             self._fallback
@@ -396,7 +396,7 @@ class CaptionService:
             return self._fallback[index]
         return self._engines[index]
 
-    def _heard(self, engine: Engine, passes: Sequence[Pass]) -> list[Result]:
+    def _heard(self, engine: Engine, passes: Sequence[DecodeWindow]) -> list[Result]:
         try:
             results = recognise(engine, passes)
         except (RuntimeError, ValueError, SpeechError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One speaker of one call: sound in, passes out to the recogniser, news of words back.
+"""One speaker of one call: sound in, passes out to the recogniser, updates of its words back.
 
 No threads, no clock, no I/O: whoever drives a track holds a lock around it and says what time it
 is. All times are seconds of one clock that never goes back; all positions are samples at 16 kHz
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from callsd_worker.captioner.agreement import Agreement, common_prefix
 from callsd_worker.captioner.cadence import Cadence
 from callsd_worker.captioner.cuts import ends_softly
+from callsd_worker.captioner.decoding import DecodeWindow, Due, Result
 from callsd_worker.captioner.language import SpeakerLanguage
-from callsd_worker.captioner.listener import Listener
-from callsd_worker.captioner.passes import Due, Pass, Result
 from callsd_worker.captioner.rules import Rules
 from callsd_worker.captioner.segment import Segment
-from callsd_worker.captioner.telling import Telling
-from callsd_worker.captioner.words import News
+from callsd_worker.captioner.segmenter import Segmenter
+from callsd_worker.captioner.updates import UpdateBuilder
+from callsd_worker.captioner.words import TrackUpdate
 from callsd_worker.speech.engine import TimedWord
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.tokens import UNSPACED_LANGUAGES
@@ -29,7 +29,7 @@ from callsd_worker.speech.vad import FRAME_SAMPLES, VoiceDetector, amplified
 class _Outstanding:
     """A pass that is being made."""
 
-    window: Pass
+    window: DecodeWindow
     segment: Segment
     taken_sample: int
     """What the segment's was before."""
@@ -55,13 +55,13 @@ class Track:
         """
         self._rules = rules or Rules()
         self._cadence = cadence or Cadence(self._rules)
-        self._listener = Listener(detector, start_sample=start_sample, rules=self._rules)
-        self._segments = self._listener.segments
+        self._segmenter = Segmenter(detector, start_sample=start_sample, rules=self._rules)
+        self._segments = self._segmenter.segments
         self._language = SpeakerLanguage(language)
         self._outstanding: _Outstanding | None = None
         self._retry_seconds = 0.0
         self._is_draining = False
-        self._telling = Telling(start_sample)
+        self._updates = UpdateBuilder(start_sample)
 
     @property
     def unheard_since_seconds(self) -> float | None:
@@ -81,18 +81,18 @@ class Track:
         What was heard before is left out; a hole is silence.
         """
         self._is_draining = False
-        self._listener.hear(start_sample, samples, now_seconds)
+        self._segmenter.hear(start_sample, samples, now_seconds)
         self._finish_what_is_complete()
 
     def end_speech(self, now_seconds: float) -> None:
         """The speaker says no more for now: what is open ends here."""
-        self._listener.end(now_seconds)
+        self._segmenter.end(now_seconds)
         self._finish_what_is_complete()
         self._is_draining = True
 
     def notice_stall(self, now_seconds: float) -> None:
         """End speech whose sound has stopped coming."""
-        self._listener.notice_stall(now_seconds)
+        self._segmenter.notice_stall(now_seconds)
         self._finish_what_is_complete()
 
     # --- passes ---
@@ -111,7 +111,7 @@ class Track:
         if segment.silence_seconds >= self._rules.draft_silence_seconds:
             if segment.is_drafted:
                 return None
-            at = self._listener.last_sound_seconds
+            at = self._segmenter.last_sound_seconds
         elif since is None:
             return None
         else:
@@ -119,13 +119,13 @@ class Track:
             if segment.silence_start_sample is not None:
                 # Sound decides in a moment whether this is the end; one pass serves both.
                 draft_seconds = (
-                    self._listener.last_sound_seconds + self._rules.draft_silence_seconds
+                    self._segmenter.last_sound_seconds + self._rules.draft_silence_seconds
                 )
                 at = max(at, min(draft_seconds, at + self._rules.pause_patience_seconds))
         at = max(at, self._retry_seconds)
         return Due(ready_seconds=at, deadline_seconds=at, is_final=False)
 
-    def take(self, now_seconds: float) -> Pass:
+    def take(self, now_seconds: float) -> DecodeWindow:
         """The window to recognise now. Until it is settled no other pass is due."""
         segment = self._segments[0]
         assert self._outstanding is None
@@ -133,11 +133,11 @@ class Track:
         is_final = (
             segment.samples is not None or segment.silence_seconds >= rules.draft_silence_seconds
         )
-        samples = self._listener.sound_of(segment)
+        samples = self._segmenter.sound_of(segment)
         if segment.samples is None and segment.silence_start_sample is None:
             left_seconds = min(rules.soft_end_seconds, self._cadence.seconds / 3)
             samples = samples[: ends_softly(samples, last_seconds=left_seconds)]
-        window = Pass(
+        window = DecodeWindow(
             samples=amplified(samples),
             start_sample=segment.start_sample,
             end_sample=segment.start_sample + samples.size,
@@ -174,7 +174,7 @@ class Track:
         if not segment.is_end_of_utterance and window.end_sample > segment.window_end_sample:
             return  # It was cut meanwhile: these are words of two segments.
         words = tuple(_split_words(result.heard.text, result.language))
-        self._telling.language = result.language
+        self._updates.language = result.language
         if window.is_final and not words:
             segment.agreement = Agreement()
         segment.agreement.hear(words, is_careful=window.is_final)
@@ -184,8 +184,8 @@ class Track:
             segment.drafted_sample = window.end_sample
         segment.word_times = _times_of(segment.agreement.words, words, result.heard.words)
         if not segment.is_complete:
-            self._telling.show(segment)
-            if segment is self._listener.open:
+            self._updates.show(segment)
+            if segment is self._segmenter.open:
                 self._cut_if_certain(segment, now_seconds)
         self._finish_what_is_complete()
 
@@ -193,12 +193,12 @@ class Track:
         """Make the certain beginning of a long segment final, if it ends in a pause."""
         cuts = [
             cut
-            for cut in self._listener.cuts(segment, word_count=segment.agreement.stable_count)
+            for cut in self._segmenter.cuts(segment, word_count=segment.agreement.stable_count)
             if cut.pause_seconds >= self._rules.cut_pause_seconds
         ]
         if cuts:
             # The last one: few words move on.
-            self._listener.cut(segment, cuts[-1], now_seconds)
+            self._segmenter.cut(segment, cuts[-1], now_seconds)
             self._finish_head()
 
     def _settle_unheard(self, outstanding: _Outstanding, now_seconds: float) -> None:
@@ -222,14 +222,14 @@ class Track:
             self._finish_head()
 
     def _finish_head(self) -> None:
-        self._telling.finish(self._segments.popleft())
+        self._updates.finish(self._segments.popleft())
         if self._segments and self._segments[0].agreement.words:
             # Words that a cut has moved: they stay on the screen.
-            self._telling.show(self._segments[0])
+            self._updates.show(self._segments[0])
 
-    # --- news ---
+    # --- updates ---
 
-    def news(self) -> News | None:
+    def take_update(self) -> TrackUpdate | None:
         """What has changed since the last call; None if nothing worth telling has."""
         head = self._segments[0] if self._segments else None
         padding = int(self._rules.padding_seconds * SAMPLE_RATE_HZ) + FRAME_SAMPLES
@@ -237,13 +237,13 @@ class Track:
         if head is not None:
             processed, heard = head.start_sample, head.heard_sample
         else:
-            heard = self._listener.judged_sample
+            heard = self._segmenter.judged_sample
             # An utterance that begins now reaches back a little.
             processed = heard if is_drained else heard - padding
         if is_drained:
             self._is_draining = False
-        self._telling.is_speaking = self._listener.is_speaking
-        return self._telling.news(
+        self._updates.is_speaking = self._segmenter.is_speaking
+        return self._updates.take(
             processed_sample=processed,
             heard_sample=heard,
             is_drained=is_drained,

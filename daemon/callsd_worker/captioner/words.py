@@ -35,7 +35,7 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class News:
+class TrackUpdate:
     """What has changed on a track since it was last asked."""
 
     finals: tuple[Words, ...]

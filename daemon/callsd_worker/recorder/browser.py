@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from callsd_worker.recorder.cdp import Cdp, CdpError
-from callsd_worker.recorder.errors import Reason, RecordingError
-from callsd_worker.recorder.workshop import BROWSERS, Workshop, program
+from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.program_host import BROWSERS, ProgramHost, program
 
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Browser:
 
     def __init__(
         self,
-        workshop: Workshop,
+        host: ProgramHost,
         *,
         width: int,
         height: int,
@@ -112,15 +112,15 @@ class Browser:
         self.has_crashed = threading.Event()
         self.status = 0
         """HTTP status of the page itself; 0 while there is none."""
-        self._workshop = workshop
+        self._host = host
         self._session = ""
         self._target = ""
         self._logged = 0
         self._frame = ""
         self._loaded = threading.Event()
         to_browser, from_browser = os.pipe(), os.pipe()
-        profile_directory = workshop.private_directory("profile")
-        microphone, camera = _write_silence(workshop)
+        profile_directory = host.private_directory("profile")
+        microphone, camera = _write_silence(host)
         flags = [
             *FLAGS,
             # In kiosk mode a window has an odd size: a pixel less than the display, or one more.
@@ -135,7 +135,7 @@ class Browser:
             # Calls need a secure context. The administrator has chosen to serve without TLS.
             flags.append(f"--unsafely-treat-insecure-origin-as-secure=http://{site.netloc}")
         try:
-            self.process: subprocess.Popen[bytes] = workshop.start(
+            self.process: subprocess.Popen[bytes] = host.start(
                 [program(*BROWSERS), *flags],
                 environment={
                     **environment,
@@ -160,7 +160,7 @@ class Browser:
         except CdpError as problem:
             self.close()
             raise RecordingError(
-                Reason.CAPTURE_UNAVAILABLE,
+                RecordingReason.CAPTURE_UNAVAILABLE,
                 f"the browser did not start ({problem}): `callsd doctor` tells what it lacks",
             ) from None
 
@@ -189,11 +189,11 @@ class Browser:
             answer = self._page("Page.navigate", url=url, timeout_seconds=START_SECONDS)
         except CdpError as problem:
             raise RecordingError(
-                Reason.PAGE_UNAVAILABLE, f"the page did not load: {problem}"
+                RecordingReason.PAGE_UNAVAILABLE, f"the page did not load: {problem}"
             ) from None
         if error := answer.get("errorText"):
             raise RecordingError(
-                Reason.PAGE_UNAVAILABLE,
+                RecordingReason.PAGE_UNAVAILABLE,
                 f"the page cannot be reached ({error}): check the address and the network",
             )
 
@@ -229,7 +229,7 @@ class Browser:
             self._cdp.call("Browser.close", timeout_seconds=1.0)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(CLOSE_SECONDS)
-        self._workshop.end(self.process)
+        self._host.end(self.process)
         self._cdp.close()
 
     def _page(self, method: str, **params: Any) -> dict[str, Any]:
@@ -274,9 +274,9 @@ class Browser:
             self._cdp.tell(method, session=session, **params)
 
 
-def _write_silence(workshop: Workshop) -> tuple[Path, Path]:
+def _write_silence(host: ProgramHost) -> tuple[Path, Path]:
     """What microphone and camera give: nothing. Chromium's own fake ones beep and show a clock."""
-    directory = workshop.private_directory("silence")
+    directory = host.private_directory("silence")
     microphone, camera = directory / "microphone.wav", directory / "camera.y4m"
     with wave.open(str(microphone), "wb") as sound:
         sound.setnchannels(1)
@@ -288,5 +288,5 @@ def _write_silence(workshop: Workshop) -> tuple[Path, Path]:
     header = f"YUV4MPEG2 W{width} H{height} F5:1 Ip A1:1 C420\n".encode()
     camera.write_bytes(header + b"FRAME\n" + black)
     for path in (microphone, camera):
-        workshop.share(path)
+        host.share(path)
     return microphone, camera

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that records one piece: grabs a display and a sound server, codes, and writes.
 
-`python -m callsd_worker.recorder.capture ORDER` with the environment of a studio. It tells how the
+`python -m callsd_worker.recorder.capture ORDER` with the environment of a source. It tells how the
 piece is, a line of JSON each half second, until SIGTERM or SIGINT makes it end. When something
 fails it tells `{"problem": …}`, writes what it has and ends with 1.
 """
@@ -21,11 +21,11 @@ from typing import TextIO
 
 from av import VideoFrame
 
+from callsd_worker.recorder.audio_capture import AudioCapture
+from callsd_worker.recorder.capture_request import CaptureRequest
 from callsd_worker.recorder.errors import RecordingError
 from callsd_worker.recorder.framebuffer import Framebuffer
 from callsd_worker.recorder.health import Gauges
-from callsd_worker.recorder.listening import Listener
-from callsd_worker.recorder.order import Order
 from callsd_worker.recorder.piece_writer import PieceWriter
 from callsd_worker.recorder.timeline import SoundTimeline
 
@@ -45,12 +45,12 @@ GARBAGE_OBJECTS = 20_000
 class Capture:
     """Records until it is told to stop, or something fails."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: CaptureRequest) -> None:
         """Find all that is needed; raises RecordingError, OSError."""
         quality = order.quality
         self._fps = quality.fps
         self._framebuffer = Framebuffer(order.framebuffer) if quality.has_video else None
-        self._listener = Listener()
+        self._audio_capture = AudioCapture()
         self._writer = PieceWriter(order.target, quality)
         self._target = order.target
         self._gauges = Gauges()
@@ -129,7 +129,7 @@ class Capture:
 
     def _hear(self) -> None:
         while not self._is_over.is_set():
-            heard = self._listener.hear()
+            heard = self._audio_capture.hear()
             self._gauges.take_sound(heard.samples)
             for samples, position in self._timeline.place(
                 heard.samples, heard.at_seconds - self._began
@@ -152,7 +152,7 @@ def _probe(frame: VideoFrame) -> bytes:
 
 def main(text: str) -> int:
     """Carry out an order."""
-    order = Order.parse(text)
+    order = CaptureRequest.parse(text)
     gc.freeze()
     gc.set_threshold(GARBAGE_OBJECTS)
     with os.fdopen(order.report, "w", encoding="utf-8") as report:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from callsd_worker.recorder.errors import Reason, RecordingError
-from callsd_worker.recorder.workshop import MEMORY, Workshop, program
+from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.program_host import MEMORY, ProgramHost, program
 
 
 START_SECONDS = 10.0
@@ -45,20 +45,20 @@ class Display:
         return {"DISPLAY": self.name, "XAUTHORITY": str(self.authority)}
 
     def close(self) -> None:
-        """Let go of its screen; the workshop ends it."""
+        """Let go of its screen; the host ends it."""
         os.close(self.framebuffer)
 
 
-def start_display(workshop: Workshop, *, width: int, height: int, fps: int) -> Display:
+def start_display(host: ProgramHost, *, width: int, height: int, fps: int) -> Display:
     """Start a display of this size; raises CAPTURE_UNAVAILABLE."""
-    authority = workshop.directory / "xauthority"
+    authority = host.directory / "xauthority"
     authority.touch(mode=0o600)
     authority.write_bytes(_authority(secrets.token_bytes(COOKIE_BYTES)))
-    workshop.share(authority)
+    host.share(authority)
     reading, writing = os.pipe()
-    screens = Path(tempfile.mkdtemp(prefix=f"{workshop.directory.name}-", dir=MEMORY))
+    screens = Path(tempfile.mkdtemp(prefix=f"{host.directory.name}-", dir=MEMORY))
     try:
-        process = workshop.start(
+        process = host.start(
             [
                 program("Xvfb"),
                 *("-displayfd", str(writing), "-screen", "0", f"{width}x{height}x24"),
@@ -73,7 +73,7 @@ def start_display(workshop: Workshop, *, width: int, height: int, fps: int) -> D
         number = _line(reading)
         if not number:
             raise RecordingError(
-                Reason.CAPTURE_UNAVAILABLE,
+                RecordingReason.CAPTURE_UNAVAILABLE,
                 "Xvfb did not start: try `Xvfb :99` by hand and read what it says",
             )
         framebuffer = os.open(screens / SCREEN, os.O_RDWR)
@@ -135,6 +135,6 @@ def _set_refresh(display: Display, *, width: int, height: int, hz: float) -> Non
         )
         if done.returncode != 0:
             raise RecordingError(
-                Reason.CAPTURE_UNAVAILABLE,
+                RecordingReason.CAPTURE_UNAVAILABLE,
                 f"the display's refresh rate cannot be set: {done.stderr.decode()[:200].strip()}",
             )

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from callsd_worker.recorder.capture_request import CaptureRequest
 from callsd_worker.recorder.health import Health, Picture
-from callsd_worker.recorder.order import Order
+from callsd_worker.recorder.program_host import ProgramHost
 from callsd_worker.recorder.quality import Quality
-from callsd_worker.recorder.workshop import Workshop
 
 
 MODULE = "callsd_worker.recorder.capture"
@@ -35,7 +35,7 @@ class Encoder:
 
     def __init__(
         self,
-        workshop: Workshop,
+        host: ProgramHost,
         quality: Quality,
         target: Path,
         *,
@@ -52,12 +52,14 @@ class Encoder:
         self.target = target
         self.problem = ""
         """Why it has ended, if it has said so; for a person."""
-        self._workshop = workshop
+        self._host = host
         self._on_health = on_health
         reading, writing = os.pipe()
-        order = Order(quality=quality, target=target, report=writing, framebuffer=framebuffer)
+        order = CaptureRequest(
+            quality=quality, target=target, report=writing, framebuffer=framebuffer
+        )
         try:
-            self.process: subprocess.Popen[bytes] = workshop.start(
+            self.process: subprocess.Popen[bytes] = host.start(
                 [sys.executable, "-m", MODULE, order.text()],
                 environment=environment,
                 pass_fds=(writing, framebuffer),
@@ -89,7 +91,7 @@ class Encoder:
             except subprocess.TimeoutExpired:
                 # What is on the disk is whole up to the last cluster.
                 self.process.kill()
-        self._workshop.end(self.process)
+        self._host.end(self.process)
         self._thread.join(STOP_SECONDS)
 
     def _read(self, descriptor: int) -> None:

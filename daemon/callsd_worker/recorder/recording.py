@@ -14,11 +14,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from callsd_worker.recorder.encoder import Encoder
-from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.errors import RecordingError, RecordingReason
 from callsd_worker.recorder.health import Health, Tally
 from callsd_worker.recorder.pieces import find_pieces, keep, next_piece
 from callsd_worker.recorder.quality import Quality
-from callsd_worker.recorder.studio import Page, Studio
+from callsd_worker.recorder.web_source import Page, WebSource
 
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Recorder:
             except RecordingError as problem:
                 if not find_pieces(self._directory):
                     raise
-                if problem.reason is Reason.CANCELLED:
+                if problem.reason is RecordingReason.CANCELLED:
                     return Ending(end=End.STOPPED)
                 return Ending(end=End.PAGE_LOST, message=problem.message)
             if ending is not None:
@@ -116,15 +116,15 @@ class Recorder:
     def _show_and_record(self) -> Ending | None:
         """Show the page and record it; None when it must be shown again."""
         self._report(Status(phase="starting"))
-        with Studio(self._page, self._quality, name=self._directory.name) as studio:
+        with WebSource(self._page, self._quality, name=self._directory.name) as source:
             self._report(Status(phase="loading"))
-            studio.open(should_stop=self._should_stop)
+            source.open(should_stop=self._should_stop)
             while True:
-                ending = self._record_piece(studio)
+                ending = self._record_piece(source)
                 if ending is not None:
-                    studio.leave()
+                    source.leave()
                     return ending
-                if problem := studio.problem():
+                if problem := source.problem():
                     log.warning("%s; the page is shown again", problem)
                     return self._if_hopeless(problem)
                 log.warning("the encoder has ended; a new piece begins")
@@ -136,7 +136,7 @@ class Recorder:
             return None
         return Ending(end=End.CAPTURE_LOST, message=problem)
 
-    def _record_piece(self, studio: Studio) -> Ending | None:
+    def _record_piece(self, source: WebSource) -> Ending | None:
         """Record until the end, or until something has died."""
         piece = next_piece(self._directory)
         first = find_pieces(self._directory)[:1] or [piece]
@@ -146,33 +146,33 @@ class Recorder:
         began = time.monotonic()
         with (self._directory / "log.txt").open("ab") as output:
             encoder = Encoder(
-                studio.workshop,
+                source.host,
                 self._quality,
                 piece.path,
-                framebuffer=studio.framebuffer,
-                environment=studio.environment,
+                framebuffer=source.framebuffer,
+                environment=source.environment,
                 on_health=self._tally.take,
                 log=output.fileno(),
             )
         log.info("piece %d begins", piece.number)
         try:
-            ending = self._watch(studio, encoder, number=piece.number, ends_at=began + left_seconds)
+            ending = self._watch(source, encoder, number=piece.number, ends_at=began + left_seconds)
         finally:
             encoder.stop()
             is_short = time.monotonic() - began < SHORT_PIECE_SECONDS
             self._short_pieces = self._short_pieces + 1 if is_short else 0
         if encoder.problem:
             log.warning("piece %d has ended: %s", piece.number, encoder.problem)
-            if not piece.path.exists() and not studio.problem():
-                raise RecordingError(Reason.CAPTURE_UNAVAILABLE, encoder.problem)
+            if not piece.path.exists() and not source.problem():
+                raise RecordingError(RecordingReason.CAPTURE_UNAVAILABLE, encoder.problem)
         return ending
 
     def _watch(
-        self, studio: Studio, encoder: Encoder, *, number: int, ends_at: float
+        self, source: WebSource, encoder: Encoder, *, number: int, ends_at: float
     ) -> Ending | None:
         reported = 0.0
         while not self._should_stop() and time.monotonic() < ends_at:
-            if not encoder.is_running or studio.problem():
+            if not encoder.is_running or source.problem():
                 return None
             now = time.monotonic()
             if now - reported >= REPORT_SECONDS:
@@ -183,8 +183,8 @@ class Recorder:
                         end=End.DISK_LOW,
                         message=f"only {free_bytes // 1024**2} MiB of disk are left",
                     )
-                studio.look_at_disk()
-                if studio.is_over():
+                source.look_at_disk()
+                if source.is_over():
                     return Ending(end=End.OVER)
             time.sleep(LOOK_SECONDS)
         return Ending(end=End.STOPPED)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from callsd_worker.recorder.errors import Reason, RecordingError
-from callsd_worker.recorder.workshop import Workshop, program
+from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.program_host import ProgramHost, program
 
 
 START_SECONDS = 10.0
@@ -36,13 +36,13 @@ class Sound:
         return {"PULSE_SERVER": f"unix:{self.socket}"}
 
 
-def start_sound(workshop: Workshop) -> Sound:
+def start_sound(host: ProgramHost) -> Sound:
     """Start a sound server with one sink that leads nowhere; raises CAPTURE_UNAVAILABLE."""
-    socket = workshop.private_directory("sound") / "pulse.sock"
+    socket = host.private_directory("sound") / "pulse.sock"
     # The browser plays at the server's own rate: at another one sound is resampled, and again here.
-    settings = workshop.directory / "pulse.conf"
+    settings = host.directory / "pulse.conf"
     settings.write_text(f"default-sample-rate = {RATE_HZ}\n", encoding="ascii")
-    process = workshop.start(
+    process = host.start(
         [
             *(program("pulseaudio"), "-n", "--daemonize=no", "--use-pid-file=no"),
             *("--exit-idle-time=-1", "--disable-shm=yes", "--log-level=error"),
@@ -58,14 +58,14 @@ def start_sound(workshop: Workshop) -> Sound:
         ],
         environment={
             "PULSE_CONFIG": str(settings),
-            "XDG_RUNTIME_DIR": str(workshop.directory),
+            "XDG_RUNTIME_DIR": str(host.directory),
         },
     )
     deadline = time.monotonic() + START_SECONDS
     while not socket.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             raise RecordingError(
-                Reason.CAPTURE_UNAVAILABLE,
+                RecordingReason.CAPTURE_UNAVAILABLE,
                 "PulseAudio did not start: try `pulseaudio -n --daemonize=no` by hand and read "
                 "what it says",
             )

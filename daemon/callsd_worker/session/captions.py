@@ -159,7 +159,7 @@ class _Session:
                     yield worker_pb2.CaptionRequest(log=part)
             told = self._outbox.take(status_seconds)
             if told is not None:
-                yield worker_pb2.CaptionRequest(news=_news(told))
+                yield worker_pb2.CaptionRequest(news=_update(told))
 
 
 def _order(order: worker_pb2.CaptionResponse) -> Order | None:
@@ -210,16 +210,16 @@ def _status(status: Status) -> worker_pb2.CaptionerStatus:
     )
 
 
-def _news(told: TrackNews) -> worker_pb2.TrackNews:
-    news = told.news
+def _update(told: TrackNews) -> worker_pb2.TrackNews:
+    update = told.update
     return worker_pb2.TrackNews(
         track=told.track,
-        finals=[_words(words) for words in news.finals],
-        interim=_words(news.interim) if news.interim is not None else None,
-        processed_sample=news.processed_sample,
-        heard_sample=news.heard_sample,
-        speech=_SPEECH[news.speech],
-        is_drained=news.is_drained,
+        finals=[_words(words) for words in update.finals],
+        interim=_words(update.interim) if update.interim is not None else None,
+        processed_sample=update.processed_sample,
+        heard_sample=update.heard_sample,
+        speech=_SPEECH[update.speech],
+        is_drained=update.is_drained,
         skipped_samples=told.skipped_samples,
     )
 

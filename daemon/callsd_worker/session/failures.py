@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def failure_of(error: Exception) -> tuple[str, str]:
-    """Reason and message of a failure, for an outcome or a report."""
+    """SpeechReason and message of a failure, for an outcome or a report."""
     if isinstance(error, (SpeechError, RecordingError)):
         return error.reason, error.message
     if isinstance(error, InputError):

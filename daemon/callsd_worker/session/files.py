@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from callsd_ipc.v1 import worker_pb2
-from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.errors import SpeechError, SpeechReason
 
 
 def check_files(directory: Path, pins: Iterable[worker_pb2.FilePin]) -> None:
@@ -18,10 +18,11 @@ def check_files(directory: Path, pins: Iterable[worker_pb2.FilePin]) -> None:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as problem:
             raise SpeechError(
-                Reason.MODEL_INVALID,
+                SpeechReason.MODEL_INVALID,
                 f"{path} cannot be read ({problem.strerror}): pull the model again",
             ) from None
         if found != pin.sha256:
             raise SpeechError(
-                Reason.MODEL_INVALID, f"{path} has changed since it was verified: pull it again"
+                SpeechReason.MODEL_INVALID,
+                f"{path} has changed since it was verified: pull it again",
             )

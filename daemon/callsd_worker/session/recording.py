@@ -8,10 +8,10 @@ from pathlib import Path
 
 from callsd_ipc.v1 import worker_pb2
 from callsd_worker.recorder.pieces import PIECES, find_pieces
+from callsd_worker.recorder.program_host import remove_leftovers
 from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.recording import End, Recorder, Status
-from callsd_worker.recorder.studio import Page
-from callsd_worker.recorder.workshop import remove_leftovers
+from callsd_worker.recorder.web_source import Page
 from callsd_worker.session.client import Session
 from callsd_worker.session.failures import failure_of
 from callsd_worker.session.outcome import ARTIFACTS, artifact_of, write_outcome

@@ -10,7 +10,7 @@ import numpy as np
 
 from callsd_worker.speech.ct2_model import Ct2ModelFile
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
-from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.mel import (
     FRAMES_PER_SECOND,
     MAX_FRAMES,
@@ -67,7 +67,7 @@ class CTranslate2Engine:
         supported = ctranslate2.get_supported_compute_types("cpu")
         if compute_type not in supported:
             raise SpeechError(
-                Reason.ENGINE_UNAVAILABLE,
+                SpeechReason.ENGINE_UNAVAILABLE,
                 f"compute type {compute_type!r} is not supported by this processor; "
                 f"choose one of {', '.join(sorted(supported))}",
             )
@@ -81,7 +81,7 @@ class CTranslate2Engine:
             )
         except (RuntimeError, ValueError) as error:
             raise SpeechError(
-                Reason.MODEL_INVALID,
+                SpeechReason.MODEL_INVALID,
                 f"{directory}: the model cannot be loaded ({error}); pull it again",
             ) from None
         self.is_multilingual: bool = self._model.is_multilingual
@@ -183,7 +183,7 @@ def _check_files(directory: Path) -> None:
         path = directory / name
         if not path.is_file():
             raise SpeechError(
-                Reason.MODEL_MISSING, f"{path}: no such file; pull the model to get it"
+                SpeechReason.MODEL_MISSING, f"{path}: no such file; pull the model to get it"
             )
     # Walks the whole index: a cut file is refused here and not by an allocation gone wild.
     with Ct2ModelFile(directory / "model.bin"):
@@ -194,4 +194,4 @@ def _load_tokens(path: Path) -> Tokens:
     try:
         return Tokens(path)
     except ValueError as error:
-        raise SpeechError(Reason.MODEL_INVALID, f"{error}; pull the model again") from None
+        raise SpeechError(SpeechReason.MODEL_INVALID, f"{error}; pull the model again") from None

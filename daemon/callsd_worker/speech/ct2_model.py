@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.errors import SpeechError, SpeechReason
 
 
 # The layout above; every CTranslate2 since 2.0 writes it.
@@ -49,7 +49,7 @@ class ModelFormatError(SpeechError):
     """A model file is foreign, damaged, or of a kind this program cannot use."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(Reason.MODEL_INVALID, message)
+        super().__init__(SpeechReason.MODEL_INVALID, message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

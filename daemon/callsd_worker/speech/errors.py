@@ -4,7 +4,7 @@
 from enum import StrEnum
 
 
-class Reason(StrEnum):
+class SpeechReason(StrEnum):
     """Why speech work cannot be done."""
 
     INPUT_INVALID = "INPUT_INVALID"
@@ -18,7 +18,7 @@ class Reason(StrEnum):
 class SpeechError(Exception):
     """Work on speech that cannot be done; `message` says what to do about it."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: SpeechReason, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message

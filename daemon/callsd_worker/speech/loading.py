@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from callsd_worker.speech.engine import Engine
-from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.errors import SpeechError, SpeechReason
 
 
 ENGINES = ("auto", "ctranslate2", "whispercpp")
@@ -101,13 +101,13 @@ def _load_whispercpp(model: ModelFiles, *, threads: int, ggml_type: str) -> Engi
 def _choose(model: ModelFiles, engine: str, ggml_type: str) -> str:
     if engine not in ENGINES:
         raise SpeechError(
-            Reason.ENGINE_UNAVAILABLE,
+            SpeechReason.ENGINE_UNAVAILABLE,
             f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}",
         )
     has_whispercpp = importlib.util.find_spec("_pywhispercpp") is not None
     if engine == "whispercpp" and not has_whispercpp:
         raise SpeechError(
-            Reason.ENGINE_UNAVAILABLE,
+            SpeechReason.ENGINE_UNAVAILABLE,
             "pywhispercpp is not installed; install callsd[whispercpp] or use engine ctranslate2",
         )
     if engine != "auto":
@@ -119,11 +119,11 @@ def _choose(model: ModelFiles, engine: str, ggml_type: str) -> str:
         if has_whispercpp:
             return "whispercpp"
         raise SpeechError(
-            Reason.ENGINE_UNAVAILABLE,
+            SpeechReason.ENGINE_UNAVAILABLE,
             f"model {model.name} is there for whispercpp only, which is not installed; "
             "install callsd[whispercpp] or pull the model for ctranslate2",
         )
     raise SpeechError(
-        Reason.MODEL_MISSING,
+        SpeechReason.MODEL_MISSING,
         f"{directory}: no files of model {model.name}; pull it first",
     )

@@ -27,7 +27,7 @@ import numpy as np
 
 from callsd_worker.media.decode import SAMPLE_RATE_HZ, AudioStream
 from callsd_worker.speech.engine import DecodeOptions, Engine
-from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.ggml import Precision, convert
 
 
@@ -85,7 +85,7 @@ def _load(name: str, directory: Path, file: str) -> Engine:
 
         return CTranslate2Engine(directory / "ctranslate2", threads=1, compute_type="int8")
     if importlib.util.find_spec("_pywhispercpp") is None:
-        raise SpeechError(Reason.ENGINE_UNAVAILABLE, "pywhispercpp is not installed")
+        raise SpeechError(SpeechReason.ENGINE_UNAVAILABLE, "pywhispercpp is not installed")
     from callsd_worker.speech.whispercpp import WhisperCppEngine
 
     return WhisperCppEngine(directory / file, threads=1)

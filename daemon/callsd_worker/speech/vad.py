@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.errors import SpeechError, SpeechReason
 
 
 Samples = NDArray[np.float32]
@@ -354,13 +354,13 @@ def _network_path() -> Path:
     spec = importlib.util.find_spec("faster_whisper")
     if spec is None or not spec.submodule_search_locations:
         raise SpeechError(
-            Reason.ENGINE_UNAVAILABLE,
+            SpeechReason.ENGINE_UNAVAILABLE,
             "the voice detector's network is not installed; install callsd[daemon]",
         )
     candidates = sorted(Path(spec.submodule_search_locations[0], "assets").glob("silero_vad*.onnx"))
     if not candidates:
         raise SpeechError(
-            Reason.ENGINE_UNAVAILABLE,
+            SpeechReason.ENGINE_UNAVAILABLE,
             "faster-whisper carries no Silero network; reinstall callsd[daemon]",
         )
     return candidates[-1]

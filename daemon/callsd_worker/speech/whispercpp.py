@@ -17,7 +17,7 @@ import _pywhispercpp as native
 import numpy as np
 
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
-from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.ggml_file import GgmlFileError, GgmlHeader, check_ggml_file
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.tokens import group_words
@@ -57,13 +57,13 @@ class WhisperCppEngine:
         """Load a GGML file. Raises SpeechError: MODEL_MISSING, MODEL_INVALID."""
         if not path.is_file():
             raise SpeechError(
-                Reason.MODEL_MISSING, f"{path}: no such file; pull the model to get it"
+                SpeechReason.MODEL_MISSING, f"{path}: no such file; pull the model to get it"
             )
         try:
             header = check_ggml_file(path)
         except GgmlFileError as error:
             raise SpeechError(
-                Reason.MODEL_INVALID, f"{path}: {error}; pull the model again"
+                SpeechReason.MODEL_INVALID, f"{path}: {error}; pull the model again"
             ) from None
         self._context = _load(path, header)
         # The binding frees nothing by itself; at the end of the process the system does.
@@ -179,7 +179,7 @@ class WhisperCppEngine:
     def _must_succeed(self, code: int) -> None:
         if code != 0:
             raise SpeechError(
-                Reason.MODEL_INVALID,
+                SpeechReason.MODEL_INVALID,
                 f"whisper.cpp failed with code {code}; verify the model",
             )
 
@@ -205,5 +205,7 @@ def _load(path: Path, header: GgmlHeader) -> Any:
         native.whisper_log_set(None)
     # A context is returned even if there is none inside; only the log tells.
     if any("failed" in line for line in log):
-        raise SpeechError(Reason.MODEL_INVALID, f"{path}: {' '.join(log)}; pull the model again")
+        raise SpeechError(
+            SpeechReason.MODEL_INVALID, f"{path}: {' '.join(log)}; pull the model again"
+        )
     return context

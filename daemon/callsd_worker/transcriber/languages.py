@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from callsd_worker.speech.engine import Engine
-from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.windows import Window
 
 
@@ -25,18 +25,18 @@ def check_language(language: str, engine: Engine, *, model: str, task: str) -> N
     if not engine.is_multilingual:
         if language not in ("", "en"):
             raise SpeechError(
-                Reason.LANGUAGE_UNSUPPORTED,
+                SpeechReason.LANGUAGE_UNSUPPORTED,
                 f"model {model} knows English only, not {language!r}; "
                 "use a model without .en or leave the language empty",
             )
         if task == "translate":
             raise SpeechError(
-                Reason.LANGUAGE_UNSUPPORTED,
+                SpeechReason.LANGUAGE_UNSUPPORTED,
                 f"model {model} knows English only and cannot translate; use a model without .en",
             )
     elif language and language not in engine.languages:
         raise SpeechError(
-            Reason.LANGUAGE_UNSUPPORTED,
+            SpeechReason.LANGUAGE_UNSUPPORTED,
             f"language {language!r} is not known to model {model}; give a code such as en, de, ja",
         )
 

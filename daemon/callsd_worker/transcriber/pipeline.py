@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from callsd_transcript.transcript import Segment, TrackResult, Transcript, Word
 from callsd_worker.speech.engine import DecodeOptions, Encoded
-from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.loading import ModelFiles, clamp_threads, load_engine
 from callsd_worker.transcriber.languages import Vote, check_language, choose_probes, decide
-from callsd_worker.transcriber.listening import listen
 from callsd_worker.transcriber.progress import Meter
 from callsd_worker.transcriber.reading import (
     OwnedWindow,
@@ -22,6 +21,7 @@ from callsd_worker.transcriber.reading import (
     refuse_if_all_failed,
     rounds,
 )
+from callsd_worker.transcriber.recognition import listen
 from callsd_worker.transcriber.segments import place
 from callsd_worker.transcriber.types import Progress, Settings, Track
 
@@ -29,10 +29,10 @@ from callsd_worker.transcriber.types import Progress, Settings, Track
 __all__ = [
     "ModelFiles",
     "Progress",
-    "Reason",
     "Segment",
     "Settings",
     "SpeechError",
+    "SpeechReason",
     "Track",
     "TrackResult",
     "Transcript",
@@ -208,7 +208,7 @@ def _transcript(
                 duration_seconds=state.duration_seconds,
                 speech_seconds=state.speech_seconds,
                 language=state.language if state.speech_seconds else "",
-                failure_reason=Reason.INPUT_INVALID.value if state.failure else "",
+                failure_reason=SpeechReason.INPUT_INVALID.value if state.failure else "",
                 failure_message=state.failure,
             )
             for state in states

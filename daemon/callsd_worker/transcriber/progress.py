@@ -4,7 +4,7 @@
 import time
 from collections.abc import Callable
 
-from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.transcriber.types import Progress
 
 
@@ -69,7 +69,7 @@ class Meter:
     def check(self) -> None:
         """Report if it is time to. Raises SpeechError CANCELLED if the work is not wanted."""
         if self._should_stop():
-            raise SpeechError(Reason.CANCELLED, "stopped before the transcript was complete")
+            raise SpeechError(SpeechReason.CANCELLED, "stopped before the transcript was complete")
         now = time.monotonic()
         if now - self._last_report < INTERVAL_SECONDS:
             return

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from callsd_transcript.transcript import Segment
 from callsd_worker.media.decode import AudioStream, MediaError
-from callsd_worker.speech.errors import Reason, SpeechError
+from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.vad import UtteranceFinder, VoiceDetector
 from callsd_worker.speech.windows import Window, WindowPacker
 from callsd_worker.transcriber.progress import Meter
@@ -42,7 +42,7 @@ def open_tracks(tracks: Sequence[Track], meter: Meter) -> list[TrackState]:
     Raises SpeechError INPUT_INVALID if none is usable.
     """
     if not tracks:
-        raise SpeechError(Reason.INPUT_INVALID, "no tracks given; name at least one file")
+        raise SpeechError(SpeechReason.INPUT_INVALID, "no tracks given; name at least one file")
     states = [TrackState(track=track) for track in tracks]
     for state in states:
         meter.check()
@@ -65,7 +65,7 @@ def refuse_if_all_failed(states: Sequence[TrackState]) -> None:
     """Raises SpeechError INPUT_INVALID if no track is left."""
     if all(state.failure for state in states):
         raise SpeechError(
-            Reason.INPUT_INVALID,
+            SpeechReason.INPUT_INVALID,
             "; ".join(f"track of {state.track.speaker}: {state.failure}" for state in states),
         )
 

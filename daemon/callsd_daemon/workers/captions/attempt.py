@@ -13,7 +13,7 @@ from callsd_daemon.domain.captions import SAMPLE_RATE_HZ
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Job, Outcome, Progress, Usage
 from callsd_daemon.store.failpoints import failpoint
-from callsd_daemon.workers.attempt import Listener
+from callsd_daemon.workers.attempt import AttemptObserver
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.captions.captioner import Captioner
@@ -50,7 +50,7 @@ class CaptionsAttempt:
     """Sees one captions job through. `stop()` may be called at any time."""
 
     def __init__(
-        self, job: Job, calls: Calls, directory: Path, rules: CallRules, listener: Listener
+        self, job: Job, calls: Calls, directory: Path, rules: CallRules, listener: AttemptObserver
     ) -> None:
         self._job = job
         self._calls = calls

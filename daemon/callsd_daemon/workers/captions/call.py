@@ -14,16 +14,16 @@ from callsd_daemon.domain.captions import (
     CaptionsResult,
     CaptionsSpec,
     Encoding,
-    News,
     SpeechChange,
+    TrackUpdate,
     Words,
 )
 from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
-from callsd_daemon.workers.captions.board import Board, Caption, Event, EventType, Pulse
+from callsd_daemon.workers.captions.call_log import CallLog
+from callsd_daemon.workers.captions.feed import CallStatus, Caption, CaptionFeed, Event, EventType
 from callsd_daemon.workers.captions.journal import Final, Journal, Position
-from callsd_daemon.workers.captions.notes import Notes
 from callsd_daemon.workers.captions.speaker import Chunk, Speaker
-from callsd_daemon.workers.seat import WORKER_LOG
+from callsd_daemon.workers.slot import WORKER_LOG
 
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,7 @@ STALL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class AudioSink:
     """The way from a call to its captioner; what is sent while there is none is sent again."""
 
     hear: "Callable[[Call, Speaker, Chunk], None]"
@@ -52,7 +52,13 @@ class Call:
     """Belongs to one event loop."""
 
     def __init__(
-        self, job_id: str, spec: CaptionsSpec, directory: Path, line: Line, *, max_log_bytes: int
+        self,
+        job_id: str,
+        spec: CaptionsSpec,
+        directory: Path,
+        line: AudioSink,
+        *,
+        max_log_bytes: int,
     ) -> None:
         """Open what is kept of the call; blocks on the disk."""
         self.job_id = job_id
@@ -74,11 +80,11 @@ class Call:
         self.is_over = False
         """No more sound is taken."""
         self._line = line
-        self._notes = Notes(directory / WORKER_LOG, max_bytes=max_log_bytes)
+        self._notes = CallLog(directory / WORKER_LOG, max_bytes=max_log_bytes)
         self._journal = Journal(directory)
         self.engine = self._journal.engine
         """Name of the captioner's engine; empty until one has reported."""
-        self.board = Board(self.pulse, last_sequence=self._journal.last_sequence)
+        self.feed = CaptionFeed(self.pulse, last_sequence=self._journal.last_sequence)
         """What viewers are shown."""
         self._stream = 0
         self._is_attached = False
@@ -195,48 +201,48 @@ class Call:
 
     # The captioner
 
-    def apply(self, speaker: Speaker, news: News) -> None:
-        """Take news of a speaker: write down what is final, then tell the viewers."""
-        speaker.is_drained = news.is_drained and speaker.is_asked_to_end
-        if news.skipped_samples:
-            speaker.skipped_samples += news.skipped_samples
-            self.board.tell(
+    def apply(self, speaker: Speaker, update: TrackUpdate) -> None:
+        """Take an update of a speaker: write down what is final, then tell the viewers."""
+        speaker.is_drained = update.is_drained and speaker.is_asked_to_end
+        if update.skipped_samples:
+            speaker.skipped_samples += update.skipped_samples
+            self.feed.tell(
                 Event(
                     type=EventType.AUDIO_SKIPPED,
                     speaker=speaker.name,
-                    sample=news.processed_sample,
-                    skipped_samples=news.skipped_samples,
+                    sample=update.processed_sample,
+                    skipped_samples=update.skipped_samples,
                 )
             )
-        if news.speech is SpeechChange.BEGIN:
-            self._tell_speech(speaker, EventType.SPEECH_BEGIN, news.heard_sample)
-        for words in news.finals:
+        if update.speech is SpeechChange.BEGIN:
+            self._tell_speech(speaker, EventType.SPEECH_BEGIN, update.heard_sample)
+        for words in update.finals:
             # All the sound that is in the text: a word may last longer than where it seems to end.
             speaker.advance(processed_sample=words.heard_sample, heard_sample=words.heard_sample)
             self._settle(speaker, words)
-        speaker.advance(processed_sample=news.processed_sample, heard_sample=news.heard_sample)
+        speaker.advance(processed_sample=update.processed_sample, heard_sample=update.heard_sample)
         if speaker.is_drained:
-            # What could not be decoded is in no news.
+            # What could not be decoded is in no update.
             speaker.advance(
                 processed_sample=speaker.received_sample, heard_sample=speaker.received_sample
             )
-        if news.interim is not None:
+        if update.interim is not None:
             caption = Caption(
                 sequence=0,
                 speaker=speaker.name,
                 display_name=speaker.display_name,
-                words=news.interim,
+                words=update.interim,
             )
-            self.board.show(caption)
-        if news.speech is SpeechChange.END:
-            self._tell_speech(speaker, EventType.SPEECH_END, news.heard_sample)
+            self.feed.show(caption)
+        if update.speech is SpeechChange.END:
+            self._tell_speech(speaker, EventType.SPEECH_END, update.heard_sample)
         self.acks.set()
         self._look_for_room()
-        self.board.wake()
+        self.feed.wake()
 
     def _settle(self, speaker: Speaker, words: Words) -> None:
         caption = Caption(
-            sequence=self.board.last_sequence + 1,
+            sequence=self.feed.last_sequence + 1,
             speaker=speaker.name,
             display_name=speaker.display_name,
             words=words,
@@ -245,22 +251,22 @@ class Call:
         final = Final(sequence=caption.sequence, position=position, words=words, engine=self.engine)
         if self._journal.append(final):
             speaker.kept_sample = position.processed_sample
-        self.board.show(caption)
+        self.feed.show(caption)
 
     def _tell_speech(self, speaker: Speaker, change: EventType, sample: int) -> None:
-        self.board.tell(Event(type=change, speaker=speaker.name, sample=sample))
+        self.feed.tell(Event(type=change, speaker=speaker.name, sample=sample))
 
     def interrupted(self, reason: str) -> None:
         """The captioner is gone; another one will go on with what is in the rings."""
         self.restart_count += 1
         self.degrade(f"the captioner was lost ({reason}) and is started again")
         # The next captioner hears other utterances: what is shown now will never become final.
-        self.board.withdraw()
+        self.feed.withdraw()
         for speaker in self.speakers.values():
             speaker.heard_sample = speaker.processed_sample
             speaker.skipped_samples = speaker.settled_skipped_samples
             speaker.is_asked_to_end = False
-        self.board.wake()
+        self.feed.wake()
 
     def degrade(self, detail: str) -> None:
         """Say what is being done without; "" = nothing any more."""
@@ -268,8 +274,8 @@ class Call:
             self._degraded = detail
             change = EventType.DEGRADED if detail else EventType.RECOVERED
             self.note(f"{change} {detail}".rstrip())
-            self.board.tell(Event(type=change, sample=self.heard_sample, detail=detail))
-            self.board.wake()
+            self.feed.tell(Event(type=change, sample=self.heard_sample, detail=detail))
+            self.feed.wake()
 
     # How it is
 
@@ -284,9 +290,9 @@ class Call:
         """The end of the sound that has come, of the speaker who is furthest."""
         return max((speaker.received_sample for speaker in self.speakers.values()), default=0)
 
-    def pulse(self) -> Pulse:
+    def pulse(self) -> CallStatus:
         """How the call is now."""
-        return Pulse(
+        return CallStatus(
             processed_sample=self.heard_sample,
             lag_seconds=self.lag_seconds(),
             real_time_factor=self.real_time_factor,
@@ -373,7 +379,7 @@ class Call:
         self.keep()
         self._journal.close()
         self._notes.close()
-        self.board.close()
+        self.feed.close()
         self.acks.set()
 
     def note(self, text: str) -> None:

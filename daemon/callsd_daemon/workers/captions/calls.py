@@ -9,12 +9,12 @@ from pathlib import Path
 from callsd_daemon.domain.captions import CaptionsSpec
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.files import FilePool
-from callsd_daemon.workers.captions.call import Call, Line
+from callsd_daemon.workers.captions.call import AudioSink, Call
 from callsd_daemon.workers.captions.captioner import Captioner
 from callsd_daemon.workers.captions.link import CaptionerWork
 from callsd_daemon.workers.launchers.launcher import Launcher
-from callsd_daemon.workers.seat import captioner_name
-from callsd_daemon.workers.session.door import Door
+from callsd_daemon.workers.session.server import WorkerServer
+from callsd_daemon.workers.slot import captioner_name
 
 
 ARRIVAL_SECONDS = 10.0
@@ -33,7 +33,7 @@ class Calls:
     def __init__(
         self,
         *,
-        door: Door,
+        server: WorkerServer,
         launcher: Launcher,
         directory: Path,
         pool: FilePool,
@@ -42,7 +42,7 @@ class Calls:
         max_log_bytes: int,
     ) -> None:
         """`directory` holds the captioners' logs; `owner` tells this daemon's processes apart."""
-        self._door = door
+        self._server = server
         self._launcher = launcher
         self._directory = directory
         self._pool = pool
@@ -67,7 +67,7 @@ class Calls:
         if service is None or service.captioner.failed.is_set():
             captioner = Captioner(
                 work,
-                door=self._door,
+                server=self._server,
                 launcher=self._launcher,
                 directory=self._directory / spec.model,
                 pool=self._pool,
@@ -80,7 +80,7 @@ class Calls:
             service = self._services[spec.model] = _Service(captioner)
         captioner = service.captioner
         service.calls += 1
-        line = Line(hear=captioner.hear, end_speech=captioner.end_speech)
+        line = AudioSink(hear=captioner.hear, end_speech=captioner.end_speech)
         try:
             call = await asyncio.to_thread(
                 Call, job_id, spec, directory, line, max_log_bytes=self._max_log_bytes
@@ -132,7 +132,7 @@ class Calls:
         """Have all streams look at how things are: they may have to end."""
         for call in self._calls.values():
             call.acks.set()
-            call.board.wake()
+            call.feed.wake()
 
     def names(self) -> frozenset[str]:
         """Of the captioners that there have been, by which their directories are known."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from callsd_daemon import tokens
-from callsd_daemon.domain.captions import Encoding, News
+from callsd_daemon.domain.captions import Encoding, TrackUpdate
 from callsd_daemon.domain.costs import captioner_cost, captions_cost
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure
@@ -24,13 +24,13 @@ from callsd_daemon.files import FilePool
 from callsd_daemon.metrics import CAPTION_LAG, CAPTIONER_LOAD, CAPTIONERS_LOST
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.link import (
+    CaptionerCommand,
     CaptionerStatus,
     CaptionerWork,
     CloseTrack,
     EndSpeech,
     Link,
     OpenTrack,
-    Order,
     Sound,
 )
 from callsd_daemon.workers.captions.speaker import Chunk, Speaker
@@ -41,9 +41,9 @@ from callsd_daemon.workers.launchers.launcher import (
     WorkerProcess,
     limits_of_service,
 )
-from callsd_daemon.workers.seat import WORKER_LOG, Role, captioner_name
 from callsd_daemon.workers.session import messages
-from callsd_daemon.workers.session.door import Door
+from callsd_daemon.workers.session.server import WorkerServer
+from callsd_daemon.workers.slot import WORKER_LOG, Role, captioner_name
 from callsd_daemon.workers.waits import first_of, until
 from callsd_daemon.workers.worker_log import WorkerLog
 
@@ -73,7 +73,7 @@ class Captioner:
         self,
         work: CaptionerWork,
         *,
-        door: Door,
+        server: WorkerServer,
         launcher: Launcher,
         directory: Path,
         pool: FilePool,
@@ -88,7 +88,7 @@ class Captioner:
         self.failed = asyncio.Event()
         self._process: WorkerProcess | None = None
         self._work = work
-        self._door = door
+        self._server = server
         self._launcher = launcher
         self._directory = directory
         self._pool = pool
@@ -148,7 +148,7 @@ class Captioner:
         )
         return track
 
-    def _send(self, order: Order) -> None:
+    def _send(self, order: CaptionerCommand) -> None:
         # Without a link nothing is lost: when there is one again, it is given the rings.
         if self._link is not None:
             self._link.send(order)
@@ -172,12 +172,12 @@ class Captioner:
             call.degrade(status.degraded)
         self._costs = status.cpu_seconds
 
-    def on_news(self, track: int, news: News) -> None:
+    def on_update(self, track: int, update: TrackUpdate) -> None:
         """It has heard something."""
         self._last_heard = time.monotonic()
         if track in self._tracks:
             call, speaker = self._tracks[track]
-            call.apply(speaker, news)
+            call.apply(speaker, update)
 
     def on_failure(self, failure: Failure) -> None:
         """It cannot go on, and another one could not either."""
@@ -239,7 +239,7 @@ class Captioner:
             generation=self._generation,
             token_sha256=tokens.digest(token),
         )
-        self._door.keep_captioner(self._name, link)
+        self._server.keep_captioner(self._name, link)
         process = await self._launcher.launch(
             self._worker,
             messages.bootstrap(
@@ -247,9 +247,9 @@ class Captioner:
                 role=Role.CAPTIONER,
                 generation=self._generation,
                 token=token,
-                endpoint=self._door.local_endpoint
+                endpoint=self._server.local_endpoint
                 if self._launcher.is_local
-                else self._door.remote_endpoint,
+                else self._server.remote_endpoint,
             ),
             self._limits(),
         )
@@ -260,7 +260,7 @@ class Captioner:
         finally:
             self.ready.clear()
             self._process, self._link = None, None
-            self._door.clear_captioner(self._name)
+            self._server.clear_captioner(self._name)
             link.close()
             process.detach()
             await asyncio.shield(self._end(worker_log))

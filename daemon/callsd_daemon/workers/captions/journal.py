@@ -39,10 +39,10 @@ class Final(msgspec.Struct, frozen=True, kw_only=True, tag="final"):
     """By which it was recognised; empty if that was not known yet."""
 
 
-Line = Position | Final
+Entry = Position | Final
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Line).decode
+_decode = msgspec.json.Decoder(Entry).decode
 
 
 class Journal:
@@ -56,7 +56,7 @@ class Journal:
         """Where in the file each final caption begins."""
         self._end = 0
         self._is_dirty = False
-        self._waiting: list[Line] = []
+        self._waiting: list[Entry] = []
         self.positions: dict[str, Position] = {}
         """The last position of each speaker."""
         self.engine = ""
@@ -72,7 +72,7 @@ class Journal:
         """Number of the last final caption; they are numbered from 1 without gap."""
         return len(self._offsets) + sum(isinstance(line, Final) for line in self._waiting)
 
-    def append(self, line: Line) -> bool:
+    def append(self, line: Entry) -> bool:
         """Write a line; False when there is no room on the disk: it is kept, and written later."""
         self._waiting.append(line)
         return self.flush()
@@ -118,7 +118,7 @@ class Journal:
         self.sync()
         os.close(self._file)
 
-    def _remember(self, line: Line, offset: int) -> None:
+    def _remember(self, line: Entry, offset: int) -> None:
         if isinstance(line, Final):
             self._offsets.append(offset)
             self.engine = line.engine or self.engine
@@ -133,7 +133,7 @@ def read_finals(directory: Path, after_sequence: int) -> Iterator[Final]:
             yield line
 
 
-def _lines(path: Path, offset: int = 0) -> Iterator[tuple[int, Line, int]]:
+def _lines(path: Path, offset: int = 0) -> Iterator[tuple[int, Entry, int]]:
     """Each whole line with where it begins and ends; stops at one that is not whole."""
     try:
         file = path.open("rb")

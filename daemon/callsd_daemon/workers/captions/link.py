@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from callsd_daemon.domain.captions import Encoding, News
+from callsd_daemon.domain.captions import Encoding, TrackUpdate
 from callsd_daemon.domain.jobs import Failure
 from callsd_daemon.workers.captions.speaker import Chunk
-from callsd_daemon.workers.seat import ModelFile, Opener
+from callsd_daemon.workers.slot import ModelFile, Opener
 from callsd_daemon.workers.worker_log import WorkerLog
 
 
@@ -69,7 +69,7 @@ class CloseTrack:
     track: int
 
 
-Order = OpenTrack | Sound | EndSpeech | CloseTrack
+CaptionerCommand = OpenTrack | Sound | EndSpeech | CloseTrack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +87,13 @@ class CaptionerStatus:
     """Name of the engine in use; empty from a captioner that does not say."""
 
 
-class Listener(Protocol):
+class CaptionerObserver(Protocol):
     """Who is told what a captioner reports."""
 
     def on_status(self, status: CaptionerStatus) -> None:
         """It is alive, and its model is loaded."""
 
-    def on_news(self, track: int, news: News) -> None:
+    def on_update(self, track: int, update: TrackUpdate) -> None:
         """It has heard something."""
 
     def on_failure(self, failure: Failure) -> None:
@@ -106,7 +106,7 @@ class Link:
     def __init__(
         self,
         work: CaptionerWork,
-        listener: Listener,
+        listener: CaptionerObserver,
         *,
         log: WorkerLog,
         generation: int,
@@ -117,8 +117,8 @@ class Link:
         self.log = log
         self.generation = generation
         self.token_sha256 = token_sha256
-        self._orders: deque[Order] = deque()
-        self._news = asyncio.Event()
+        self._orders: deque[CaptionerCommand] = deque()
+        self._changed = asyncio.Event()
         self.is_closed = False
         """Set when it is over: what is still reported does not count any more."""
 
@@ -126,25 +126,25 @@ class Link:
         """What the captioner may read."""
         return self.work.files
 
-    def send(self, order: Order) -> None:
+    def send(self, order: CaptionerCommand) -> None:
         """Have an order carried out; bounded by what calls let in."""
         self._orders.append(order)
-        self._news.set()
+        self._changed.set()
 
     def close(self) -> None:
         """No more orders."""
         self.is_closed = True
-        self._news.set()
+        self._changed.set()
 
-    async def batches(self) -> AsyncIterator[list[Order]]:
+    async def batches(self) -> AsyncIterator[list[CaptionerCommand]]:
         """Orders in the order they were given, some at a time, until the link is closed."""
         while True:
-            await self._news.wait()
+            await self._changed.wait()
             if self.is_closed:
                 return
             if all(isinstance(order, Sound) for order in self._orders):
                 await asyncio.sleep(GATHER_SECONDS)
-            self._news.clear()
+            self._changed.clear()
             batch = list(self._orders)
             self._orders.clear()
             yield batch

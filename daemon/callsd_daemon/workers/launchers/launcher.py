@@ -14,7 +14,7 @@ from typing import Protocol
 
 from callsd_daemon.domain.jobs import BATCH_KINDS, Job, Reservation
 from callsd_daemon.host.probe import Spent
-from callsd_daemon.workers.seat import Role
+from callsd_daemon.workers.slot import Role
 
 
 BATCH_WEIGHT = 20

@@ -3,17 +3,17 @@
 
 from collections.abc import Iterable, Iterator
 
-from callsd_daemon.domain.captions import Encoding, News, SpeechChange, Words
+from callsd_daemon.domain.captions import Encoding, SpeechChange, TrackUpdate, Words
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure
 from callsd_daemon.workers.captions.link import (
+    CaptionerCommand,
     CaptionerStatus,
     CaptionerWork,
     CloseTrack,
     EndSpeech,
     Link,
     OpenTrack,
-    Order,
     Sound,
 )
 from callsd_daemon.workers.session.messages import finite, pins
@@ -46,7 +46,7 @@ def work(order: CaptionerWork, *, log_kept: int) -> worker_pb2.CaptionResponse:
     )
 
 
-def orders(batch: Iterable[Order]) -> Iterator[worker_pb2.CaptionResponse]:
+def orders(batch: Iterable[CaptionerCommand]) -> Iterator[worker_pb2.CaptionResponse]:
     """Orders as messages, neighbouring pieces of sound in one."""
     pieces: list[worker_pb2.TrackAudio] = []
     size_bytes = 0
@@ -103,7 +103,7 @@ def report(message: worker_pb2.CaptionRequest, link: Link) -> None:
                 )
             )
         case "news":
-            link.listener.on_news(message.news.track, _news(message.news))
+            link.listener.on_update(message.news.track, _update(message.news))
         case "failure":
             name = message.failure.reason
             link.listener.on_failure(
@@ -117,8 +117,8 @@ def report(message: worker_pb2.CaptionRequest, link: Link) -> None:
             pass
 
 
-def _news(message: worker_pb2.TrackNews) -> News:
-    return News(
+def _update(message: worker_pb2.TrackNews) -> TrackUpdate:
+    return TrackUpdate(
         finals=tuple(_words(words) for words in message.finals),
         interim=_words(message.interim) if message.HasField("interim") else None,
         processed_sample=message.processed_sample,

@@ -11,7 +11,7 @@ from callsd_daemon.domain.jobs import Artifact, Failure, Notice, Outcome, Progre
 from callsd_daemon.domain.recording import Picture, RecordingHealth, RecordingResult
 from callsd_daemon.domain.transcription import Engine, TrackResult, TranscriptionResult
 from callsd_daemon.files import read_regular
-from callsd_daemon.workers.seat import (
+from callsd_daemon.workers.slot import (
     OUTCOME,
     Assignment,
     Endpoint,
@@ -77,20 +77,20 @@ def pins(files: tuple[ModelFile, ...]) -> list[worker_pb2.FilePin]:
     ]
 
 
-def assignment(seat: Assignment) -> worker_pb2.Assignment:
+def assignment(slot: Assignment) -> worker_pb2.Assignment:
     """The work, as the worker is told it."""
-    match seat:
+    match slot:
         case TranscriptionAssignment():
-            return worker_pb2.Assignment(transcription=_transcription_work(seat))
+            return worker_pb2.Assignment(transcription=_transcription_work(slot))
         case RecordingAssignment():
-            return worker_pb2.Assignment(recording=_recording_work(seat))
+            return worker_pb2.Assignment(recording=_recording_work(slot))
 
 
-def _recording_work(seat: RecordingAssignment) -> worker_pb2.RecordingWork:
-    spec, quality, fragment = seat.spec, seat.spec.quality, seat.secrets.url_fragment
+def _recording_work(slot: RecordingAssignment) -> worker_pb2.RecordingWork:
+    spec, quality, fragment = slot.spec, slot.spec.quality, slot.secrets.url_fragment
     return worker_pb2.RecordingWork(
         url=f"{spec.url}#{fragment}" if fragment else spec.url,
-        headers=seat.secrets.headers,
+        headers=slot.secrets.headers,
         width=quality.width,
         height=quality.height,
         frame_rate=quality.frame_rate,
@@ -101,13 +101,13 @@ def _recording_work(seat: RecordingAssignment) -> worker_pb2.RecordingWork:
         over_expression=spec.over_expression,
         leave_expression=spec.leave_expression,
         ready_timeout_seconds=spec.ready_timeout_seconds,
-        min_free_bytes=seat.min_free_bytes,
-        max_seconds=seat.max_seconds,
+        min_free_bytes=slot.min_free_bytes,
+        max_seconds=slot.max_seconds,
     )
 
 
-def _transcription_work(seat: TranscriptionAssignment) -> worker_pb2.TranscriptionWork:
-    spec = seat.spec
+def _transcription_work(slot: TranscriptionAssignment) -> worker_pb2.TranscriptionWork:
+    spec = slot.spec
     tracks = [
         worker_pb2.TrackWork(
             speaker=track.speaker,
@@ -119,9 +119,9 @@ def _transcription_work(seat: TranscriptionAssignment) -> worker_pb2.Transcripti
     return worker_pb2.TranscriptionWork(
         tracks=tracks,
         model_name=spec.model,
-        model_files=pins(seat.model_files),
+        model_files=pins(slot.model_files),
         engine=spec.engine,
-        threads=seat.threads,
+        threads=slot.threads,
         language=spec.language,
         task=spec.task,
         initial_prompt=spec.initial_prompt,

@@ -105,7 +105,7 @@ class RecordingAssignment:
 Assignment = TranscriptionAssignment | RecordingAssignment
 
 
-class Seat:
+class WorkerSlot:
     """One attempt at one job, kept for the one worker that holds its token."""
 
     def __init__(

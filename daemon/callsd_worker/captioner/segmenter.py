@@ -6,10 +6,10 @@ from collections import deque
 import numpy as np
 
 from callsd_worker.captioner.agreement import Agreement
+from callsd_worker.captioner.audio_buffer import AudioBuffer
 from callsd_worker.captioner.cuts import Cut, cuts_between_words, softest_frame
 from callsd_worker.captioner.rules import Rules
 from callsd_worker.captioner.segment import Segment
-from callsd_worker.captioner.tape import Tape
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.vad import CONTEXT_SAMPLES, FRAME_SAMPLES, VoiceDetector, VoiceGate
 
@@ -23,7 +23,7 @@ _LONGEST_FILLED_SECONDS = 1.5
 anew behind it. Any utterance has ended in it."""
 
 
-class Listener:
+class Segmenter:
     """Keeps the sound that may still be needed, and begins, cuts and ends segments in it."""
 
     def __init__(self, detector: VoiceDetector, *, start_sample: int, rules: Rules) -> None:
@@ -31,7 +31,7 @@ class Listener:
         self._gate = VoiceGate(
             detector, floor_dbfs=rules.floor_dbfs, hangover_seconds=rules.hangover_seconds
         )
-        self._tape = Tape(start_sample)
+        self._audio = AudioBuffer(start_sample)
         self._last_end_sample = start_sample
         self.judged_sample = start_sample
         """Sound before this is known to be speech or silence."""
@@ -51,25 +51,25 @@ class Listener:
 
         What was heard before is left out; a hole is silence.
         """
-        hole = start_sample - self._tape.end_sample
+        hole = start_sample - self._audio.end_sample
         if hole < 0:
             samples = samples[-hole:]
         elif hole > _LONGEST_FILLED_SECONDS * SAMPLE_RATE_HZ:
             self.break_off(now_seconds)
             self._restart(start_sample)
         elif hole > 0:
-            self._tape.append(np.zeros(hole, dtype=np.float32))
+            self._audio.append(np.zeros(hole, dtype=np.float32))
         if not samples.size:
             return
         self.last_sound_seconds = now_seconds
-        self._tape.append(samples)
+        self._audio.append(samples)
         self._judge(now_seconds)
         self._forget()
 
     def end(self, now_seconds: float) -> None:
         """No more sound comes for now: what is open ends here."""
         self.break_off(now_seconds)
-        self._restart(self._tape.end_sample)
+        self._restart(self._audio.end_sample)
 
     def notice_stall(self, now_seconds: float) -> None:
         """End speech whose sound has stopped coming."""
@@ -79,13 +79,13 @@ class Listener:
     def break_off(self, now_seconds: float) -> None:
         """The open segment ends with the sound there is."""
         if self.open is not None:
-            self._end_utterance(self._tape.end_sample, now_seconds)
+            self._end_utterance(self._audio.end_sample, now_seconds)
 
     def sound_of(self, segment: Segment) -> Samples:
         """A segment's window as far as it is there; to be copied if it is kept."""
         if segment.samples is not None:
             return segment.samples
-        return self._tape.read(segment.start_sample, segment.judged_sample)
+        return self._audio.read(segment.start_sample, segment.judged_sample)
 
     def cuts(self, segment: Segment, *, word_count: int) -> list[Cut]:
         """Good places to cut an open segment between its first words, if their times are known."""
@@ -99,13 +99,13 @@ class Listener:
         segment.agreement, rest.agreement = segment.agreement.split(cut.word_count)
 
     def _judge(self, now_seconds: float) -> None:
-        whole = (self._tape.end_sample - self.judged_sample) // FRAME_SAMPLES * FRAME_SAMPLES
+        whole = (self._audio.end_sample - self.judged_sample) // FRAME_SAMPLES * FRAME_SAMPLES
         if not whole:
             return
         first = self.judged_sample
         probabilities = self._gate.judge(
-            self._tape.read(first, first + whole),
-            self._tape.read(first - CONTEXT_SAMPLES, first),
+            self._audio.read(first, first + whole),
+            self._audio.read(first - CONTEXT_SAMPLES, first),
         )
         for probability in probabilities.tolist():
             self._step(probability, now_seconds)
@@ -131,7 +131,7 @@ class Listener:
     def _begin(self) -> None:
         padded = self.judged_sample - int(self._rules.padding_seconds * SAMPLE_RATE_HZ)
         self.open = Segment(
-            start_sample=max(padded, self._last_end_sample, self._tape.start_sample),
+            start_sample=max(padded, self._last_end_sample, self._audio.start_sample),
             voice_start_sample=self.judged_sample,
             begin_probability=self._rules.begin_probability,
             min_voiced_seconds=self._rules.min_voiced_seconds,
@@ -152,7 +152,7 @@ class Listener:
             self.cut(segment, max(cuts, key=lambda cut: cut.pause_seconds), now_seconds)
             return
         count = len(segment.trail)
-        samples = self._tape.read(segment.voice_start_sample, segment.judged_sample)
+        samples = self._audio.read(segment.voice_start_sample, segment.judged_sample)
         frame = softest_frame(samples, first=count // 2, after=count - 2)
         self._split(segment, frame, now_seconds)
         # Which of the words are left of the cut nobody knows: it must be recognised once more.
@@ -173,7 +173,7 @@ class Listener:
         self, segment: Segment, end_sample: int, *, is_end_of_utterance: bool, now_seconds: float
     ) -> None:
         segment.close(
-            samples=self._tape.read(segment.start_sample, end_sample).copy(),
+            samples=self._audio.read(segment.start_sample, end_sample).copy(),
             is_end_of_utterance=is_end_of_utterance,
             now_seconds=now_seconds,
         )
@@ -181,10 +181,10 @@ class Listener:
     def _restart(self, at_sample: int) -> None:
         """What comes next does not follow what came."""
         self._gate.restart()
-        self._tape.restart(at_sample)
+        self._audio.restart(at_sample)
         self.judged_sample = at_sample
 
     def _forget(self) -> None:
         padding = int(self._rules.padding_seconds * SAMPLE_RATE_HZ) + FRAME_SAMPLES
         needed = self.judged_sample if self.open is None else self.open.start_sample
-        self._tape.forget(needed - padding)
+        self._audio.forget(needed - padding)

@@ -9,7 +9,7 @@ from callsd_worker.speech.mel import Samples
 _SMALLEST_SAMPLES = 16_000
 
 
-class Tape:
+class AudioBuffer:
     """Sound is appended at one end and forgotten at the other. Positions are absolute samples."""
 
     def __init__(self, start_sample: int) -> None:

@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.metrics import RPCS
-from callsd_daemon.rpc.clients import Leashes, Shares, invalid_token
+from callsd_daemon.rpc.clients import FairShares, TokenWatch, invalid_token
 from callsd_daemon.rpc.status import to_status
 from callsd_daemon.tokens import Token, TokenFile
 
@@ -72,13 +72,13 @@ caller: ContextVar[str] = ContextVar("caller")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Gate(grpc.aio.ServerInterceptor):
+class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of every service of the public server."""
 
     def __init__(self, tokens: TokenFile) -> None:
         self._tokens = tokens
-        self._leashes = Leashes(tokens)
-        self._shares = Shares()
+        self._token_watch = TokenWatch(tokens)
+        self._shares = FairShares()
         self._open_streams = 0
 
     async def intercept_service(
@@ -146,7 +146,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
     async def _held(self, token: Token | None, work: Callable[[], Awaitable[Any]]) -> Any:
         """Do the work of a stream while it may go on."""
-        async with self._leashes.hold(token) if token else self._open_stream():
+        async with self._token_watch.hold(token) if token else self._open_stream():
             return await work()
 
     @contextlib.asynccontextmanager
@@ -171,7 +171,7 @@ class Gate(grpc.aio.ServerInterceptor):
         try:
             token = self._admit(method, context)
             caller.set(token.name if token else "")
-            return await _told_of_shortage(answer(token))
+            return await _map_fd_exhaustion(answer(token))
         except CallsdError as error:
             status = to_status(error)
             code, reason = grpc.StatusCode(_pair(status.code)).name, error.reason.value
@@ -289,7 +289,7 @@ def _pair(code: int) -> tuple[int, str]:
     return next(status.value for status in grpc.StatusCode if status.value[0] == code)
 
 
-async def _told_of_shortage(answer: Awaitable[Any]) -> Any:
+async def _map_fd_exhaustion(answer: Awaitable[Any]) -> Any:
     """A file that cannot be opened for want of descriptors is no bug, and no fault of the file."""
     try:
         return await answer

@@ -10,7 +10,7 @@ from callsd_worker.recorder.quality import Quality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class CaptureRequest:
     """What to record. Descriptors are those that the process has inherited."""
 
     quality: Quality

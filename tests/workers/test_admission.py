@@ -13,7 +13,7 @@ from callsd_daemon.domain.jobs import State
 from callsd_daemon.host.probe import Probe, Spent, Use
 from callsd_daemon.metrics import DECISIONS
 from callsd_daemon.store.database import Database
-from callsd_daemon.workers.desk import Desk, Verdict, tell
+from callsd_daemon.workers.admission import AdmissionController, Verdict, tell
 from tests.helpers.jobs import MIB, make_job, put
 
 
@@ -55,9 +55,9 @@ def probe() -> ScriptedProbe:
 
 
 @pytest.fixture
-def desk(probe: ScriptedProbe) -> Desk:
-    """A desk at that machine."""
-    return Desk(probe, POLICY, lambda: SPENT)
+def admission(probe: ScriptedProbe) -> AdmissionController:
+    """A admission at that machine."""
+    return AdmissionController(probe, POLICY, lambda: SPENT)
 
 
 @pytest.fixture
@@ -73,71 +73,77 @@ def counted(decision: str, reason: str) -> float:
     return DECISIONS.labels(decision=decision, reason=reason)._value.get()  # type: ignore[no-any-return]
 
 
-async def decided(desk: Desk, database: Database, *, may_queue: bool = True) -> Verdict:
+async def decided(
+    admission: AdmissionController, database: Database, *, may_queue: bool = True
+) -> Verdict:
     """What is decided about the new job."""
-    return await database.read(lambda books: desk.decide(books, JOB, may_queue=may_queue))
+    return await database.read(lambda tx: admission.decide(tx, JOB, may_queue=may_queue))
 
 
-async def test_latest_look(desk: Desk, probe: ScriptedProbe, database: Database) -> None:
+async def test_latest_look(
+    admission: AdmissionController, probe: ScriptedProbe, database: Database
+) -> None:
     """Decisions are made by the latest look at the machine, which knows our workers."""
     probe.host = replace(HOST, cores_external=1.5)
     before = datetime.now(UTC)
-    assert (await decided(desk, database)).decision == Admit()
+    assert (await decided(admission, database)).decision == Admit()
 
     probe.uses = {"job": Use(cores=0.5, memory_bytes=100)}
-    await desk.look()
+    await admission.look()
 
     assert probe.asked == [{}, SPENT]
-    assert desk.uses == {"job": Use(cores=0.5, memory_bytes=100)}
-    assert before <= desk.host_time <= datetime.now(UTC)
-    assert (await decided(desk, database)).decision == Queue(
+    assert admission.uses == {"job": Use(cores=0.5, memory_bytes=100)}
+    assert before <= admission.host_time <= datetime.now(UTC)
+    assert (await decided(admission, database)).decision == Queue(
         position=1, reason=Reason.CPU_EXHAUSTED
     )
 
 
-async def test_queue_before_a_new_job(desk: Desk, database: Database) -> None:
+async def test_queue_before_a_new_job(admission: AdmissionController, database: Database) -> None:
     """A new job goes behind those that wait, and is told what the first of them waits for."""
     await database.write(put(make_job(id="first", waiting_for=Reason.MEMORY_EXHAUSTED)))
     await database.write(put(make_job(id="second", waiting_for=Reason.CPU_EXHAUSTED)))
 
-    queued = (await decided(desk, database)).decision
-    refused = (await decided(desk, database, may_queue=False)).decision
+    queued = (await decided(admission, database)).decision
+    refused = (await decided(admission, database, may_queue=False)).decision
 
     assert queued == Queue(position=3, reason=Reason.MEMORY_EXHAUSTED)
     assert isinstance(refused, Refuse)
     assert refused.reason is Reason.MEMORY_EXHAUSTED
 
 
-async def test_first_of_the_queue(desk: Desk, database: Database) -> None:
+async def test_first_of_the_queue(admission: AdmissionController, database: Database) -> None:
     """The job that has waited longest is not held back by those behind it."""
     first = await database.write(put(make_job(id="first")))
     await database.write(put(make_job(id="second")))
 
-    verdict = await database.read(lambda books: desk.decide_next(books, first, waited_seconds=0))
+    verdict = await database.read(lambda tx: admission.decide_next(tx, first, waited_seconds=0))
 
     assert verdict.decision == Admit()
 
 
-async def test_accounts_show_the_books(desk: Desk, database: Database) -> None:
+async def test_accounts_show_the_books(admission: AdmissionController, database: Database) -> None:
     """What is reserved is what active jobs hold."""
     await database.write(put(make_job(id="runs", state=State.RUNNING)))
     await database.write(put(make_job(id="waits")))
 
-    disk, cores, memory = await database.read(desk.accounts)
+    disk, cores, memory = await database.read(admission.accounts)
 
     assert (disk.reserved, cores.reserved, memory.reserved) == (64 * MIB, 1.0, 500 * MIB)
 
 
-async def test_decisions_are_counted_when_told(desk: Desk, database: Database) -> None:
+async def test_decisions_are_counted_when_told(
+    admission: AdmissionController, database: Database
+) -> None:
     """Deciding counts nothing, as often as it is done; what is told is counted, by its reason."""
     await database.write(put(make_job(id="one", state=State.RUNNING)))
     await database.write(put(make_job(id="two", state=State.RUNNING)))
     before = [counted("queue", "CPU_EXHAUSTED"), counted("refuse", "CPU_EXHAUSTED")]
 
-    tell(JOB, await decided(desk, database))
-    tell(JOB, await decided(desk, database, may_queue=False))
-    await decided(desk, database)
-    await decided(desk, database, may_queue=False)
+    tell(JOB, await decided(admission, database))
+    tell(JOB, await decided(admission, database, may_queue=False))
+    await decided(admission, database)
+    await decided(admission, database, may_queue=False)
 
     after = [counted("queue", "CPU_EXHAUSTED"), counted("refuse", "CPU_EXHAUSTED")]
     assert [now - then for now, then in zip(after, before, strict=True)] == [1.0, 1.0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Admission at work: the latest look at the machine, the books, and the decision."""
+"""Admission at work: the latest look at the machine, the tx, and the decision."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from callsd_daemon.domain.costs import captioner_cost
 from callsd_daemon.domain.jobs import Job, Reservation
 from callsd_daemon.host.probe import Probe, Spent, Use
 from callsd_daemon.metrics import DECISIONS
-from callsd_daemon.store.reading import Reading
+from callsd_daemon.store.read_transaction import ReadTransaction
 
 
 log = structlog.get_logger(__name__)
@@ -37,7 +37,7 @@ class Verdict:
     snapshot: Snapshot
 
 
-class Desk:
+class AdmissionController:
     """Keeps the latest sample of the host, and decides within a transaction of the store."""
 
     def __init__(
@@ -67,47 +67,47 @@ class Desk:
         self.host_time = datetime.now(UTC)
         self.uses = self._probe.uses
 
-    def decide(self, books: Reading, job: Job, *, may_queue: bool) -> Verdict:
+    def decide(self, tx: ReadTransaction, job: Job, *, may_queue: bool) -> Verdict:
         """Decide about a new job."""
-        first = books.first_queued()
+        first = tx.first_queued()
         snapshot = replace(
-            self._snapshot(books),
-            queued_ahead=books.queue_length(),
+            self._snapshot(tx),
+            queued_ahead=tx.queue_length(),
             queue_waiting_for=None if first is None else first.waiting_for,
         )
-        request = Request(kind=job.kind, reservation=_need(books, job), may_queue=may_queue)
+        request = Request(kind=job.kind, reservation=_need(tx, job), may_queue=may_queue)
         return Verdict(decision=decide(snapshot, request, self.policy), snapshot=snapshot)
 
-    def decide_next(self, books: Reading, job: Job, *, waited_seconds: float) -> Verdict:
+    def decide_next(self, tx: ReadTransaction, job: Job, *, waited_seconds: float) -> Verdict:
         """Decide whether the first job of the queue may start."""
-        snapshot = self._snapshot(books)
+        snapshot = self._snapshot(tx)
         request = Request(
             kind=job.kind,
-            reservation=_need(books, job),
+            reservation=_need(tx, job),
             may_queue=True,
             waited_seconds=waited_seconds,
         )
         return Verdict(decision=decide(snapshot, request, self.policy), snapshot=snapshot)
 
-    def accounts(self, books: Reading) -> tuple[Account, Account, Account]:
+    def accounts(self, tx: ReadTransaction) -> tuple[Account, Account, Account]:
         """The accounts of disk, cores and memory, as they stand."""
-        return accounts(self._snapshot(books), self.policy)
+        return accounts(self._snapshot(tx), self.policy)
 
-    def withheld_disk_bytes(self, books: Reading) -> int:
+    def withheld_disk_bytes(self, tx: ReadTransaction) -> int:
         """Disk space that is kept free or promised to jobs: nothing else may be put there."""
         if not self.policy.is_enforced:
             return 0
-        disk, _, _ = self.accounts(books)
+        disk, _, _ = self.accounts(tx)
         return int(disk.headroom + disk.reserved)
 
-    def _snapshot(self, books: Reading) -> Snapshot:
+    def _snapshot(self, tx: ReadTransaction) -> Snapshot:
         # A captioner is charged once, however many calls it serves.
-        reserved = sum(map(captioner_cost, books.caption_models()), books.reserved())
+        reserved = sum(map(captioner_cost, tx.caption_models()), tx.reserved())
         free = max(self.host.disk_free_bytes - self._awaited_bytes(), 0)
         return Snapshot(
             host=replace(self.host, disk_free_bytes=free),
             reserved=reserved,
-            running=books.running(),
+            running=tx.running(),
             queued_ahead=0,
         )
 
@@ -130,8 +130,8 @@ def tell(job: Job, verdict: Verdict) -> None:
     )
 
 
-def _need(books: Reading, job: Job) -> Reservation:
+def _need(tx: ReadTransaction, job: Job) -> Reservation:
     """What the job takes, with the captioner that it is the first one to need."""
-    if job.captions is None or job.captions.model in books.caption_models():
+    if job.captions is None or job.captions.model in tx.caption_models():
         return job.reservation
     return job.reservation + captioner_cost(job.captions.model)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.errors import RecordingError, RecordingReason
 
 
 PACKAGES = {
@@ -70,15 +70,15 @@ def program(*names: str) -> str:
             return found
     package = PACKAGES.get(names[0], names[0])
     raise RecordingError(
-        Reason.CAPTURE_UNAVAILABLE, f"{names[0]} is not installed: apt install {package}"
+        RecordingReason.CAPTURE_UNAVAILABLE, f"{names[0]} is not installed: apt install {package}"
     )
 
 
-class Workshop:
+class ProgramHost:
     """A directory for one recording and the programs that run in it."""
 
     def __init__(self, name: str = "") -> None:
-        """`name` tells recordings apart: what an earlier workshop of that name has left goes."""
+        """`name` tells recordings apart: what an earlier host of that name has left goes."""
         remove_leftovers(name)
         self._user = _unprivileged_user() if os.geteuid() == 0 else None
         self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-", dir=_place()))
@@ -153,7 +153,8 @@ class Workshop:
             )
         except OSError as problem:
             raise RecordingError(
-                Reason.CAPTURE_UNAVAILABLE, f"{command[0]} cannot be started: {problem.strerror}"
+                RecordingReason.CAPTURE_UNAVAILABLE,
+                f"{command[0]} cannot be started: {problem.strerror}",
             ) from None
         self._running.append(process)
         return process
@@ -199,7 +200,7 @@ def _unprivileged_user() -> pwd.struct_passwd:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
     raise RecordingError(
-        Reason.CAPTURE_UNAVAILABLE,
+        RecordingReason.CAPTURE_UNAVAILABLE,
         "the worker runs as root and there is no user to run the browser as: create the user "
         "callsd, or run callsd as an ordinary user",
     )

@@ -53,7 +53,7 @@ class Caption:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pulse:
+class CallStatus:
     """How a call is at one moment; goes with everything that is published."""
 
     processed_sample: int = 0
@@ -70,14 +70,14 @@ class Published(Generic[C]):
 
     version: int
     content: C
-    pulse: Pulse
+    pulse: CallStatus
     publish_time: datetime
 
 
-class Board:
+class CaptionFeed:
     """Belongs to one event loop."""
 
-    def __init__(self, look: Callable[[], Pulse], *, last_sequence: int) -> None:
+    def __init__(self, look: Callable[[], CallStatus], *, last_sequence: int) -> None:
         """`last_sequence`: number of the last final caption that was published before."""
         self.version = 0
         """Counts everything that is published."""
@@ -89,7 +89,7 @@ class Board:
         self._finals: deque[Published[Caption]] = deque(maxlen=RECENT_FINALS)
         self._events: deque[Published[Event]] = deque(maxlen=RECENT_EVENTS)
         self._interims: dict[str, Published[Caption]] = {}
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def tell(self, event: Event) -> None:
         """Publish an event."""
@@ -141,15 +141,15 @@ class Board:
         """Wait for something new; False when there was nothing."""
         try:
             async with asyncio.timeout(seconds):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
             return False
         return True
 
     def wake(self) -> None:
         """Have all viewers look."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def _published(self, content: C) -> Published[C]:
         self.version += 1

@@ -14,9 +14,9 @@ import pytest
 from callsd_bench.errors import BenchError
 from callsd_bench.recording_pages import PageServer
 from callsd_worker.recorder import browser as browser_module
-from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.errors import RecordingError, RecordingReason
 from callsd_worker.recorder.quality import Quality
-from callsd_worker.recorder.studio import Page, Studio
+from callsd_worker.recorder.web_source import Page, WebSource
 from tests.helpers.ports import free_port
 from tests.helpers.waiting import eventually
 
@@ -44,7 +44,7 @@ def pages() -> Iterator[PageServer]:
 class Shown:
     """A page that is shown."""
 
-    studio: Studio
+    source: WebSource
     opened_seconds: float
     """How long it took to be ready."""
 
@@ -61,21 +61,21 @@ def shown(pages: PageServer) -> Iterator[Shown]:
     )
     quality = Quality(width=1280, height=720, fps=20, video_kbps=1500, audio_kbps=64)
     # As long as the daemon's names of jobs: the path of a socket in there must not be too long.
-    with Studio(page, quality, name=secrets.token_hex(10)) as studio:
+    with WebSource(page, quality, name=secrets.token_hex(10)) as source:
         began = time.monotonic()
-        studio.open(should_stop=never)
-        yield Shown(studio=studio, opened_seconds=time.monotonic() - began)
+        source.open(should_stop=never)
+        yield Shown(source=source, opened_seconds=time.monotonic() - began)
 
 
-def value(studio: Studio, expression: str) -> object:
+def value(source: WebSource, expression: str) -> object:
     """What an expression is in the page."""
-    answer = studio._browser._page("Runtime.evaluate", expression=expression, returnByValue=True)
+    answer = source._browser._page("Runtime.evaluate", expression=expression, returnByValue=True)
     return answer["result"].get("value")
 
 
-def browser_processes(studio: Studio) -> list[psutil.Process]:
+def browser_processes(source: WebSource) -> list[psutil.Process]:
     """The browser and all that it has started."""
-    parent = psutil.Process(studio._browser.process.pid)
+    parent = psutil.Process(source._browser.process.pid)
     return [parent, *parent.children(recursive=True)]
 
 
@@ -84,30 +84,30 @@ class TestShownPage:
 
     def test_it_is_ready_when_it_says_so(self, shown: Shown) -> None:
         """Opening returns once ready_expression holds, not before, and all is well then."""
-        assert value(shown.studio, READY) is True
+        assert value(shown.source, READY) is True
         assert shown.opened_seconds >= 1
-        assert shown.studio.problem() == ""
+        assert shown.source.problem() == ""
 
     def test_it_fills_the_display_exactly(self, shown: Shown) -> None:
         """The page covers all that is recorded, and a pixel more, as its window has an edge."""
-        size = value(shown.studio, "`${innerWidth}x${innerHeight}`")
+        size = value(shown.source, "`${innerWidth}x${innerHeight}`")
         assert size == "1281x721"
-        assert value(shown.studio, "`${screenX},${screenY}`") == "0,0"
+        assert value(shown.source, "`${screenX},${screenY}`") == "0,0"
 
     def test_its_address_is_whole(self, shown: Shown) -> None:
         """The page gets its fragment."""
-        assert value(shown.studio, "location.hash") == f"#{FRAGMENT}"
+        assert value(shown.source, "location.hash") == f"#{FRAGMENT}"
 
     def test_it_may_use_what_calls_need(self, shown: Shown) -> None:
         """The page has a secure context, and sound plays without a click."""
-        assert value(shown.studio, "isSecureContext") is True
-        assert value(shown.studio, "new AudioContext().state") in ("running", "suspended")
-        shown.studio._browser.run("new AudioContext().resume()")
+        assert value(shown.source, "isSecureContext") is True
+        assert value(shown.source, "new AudioContext().state") in ("running", "suspended")
+        shown.source._browser.run("new AudioContext().resume()")
 
     def test_headers_are_sent_with_every_request(self, shown: Shown, pages: PageServer) -> None:
         """The page, what belongs to it, and what it asks for later all come with the headers."""
-        shown.studio._browser.run("fetch('/later')")
-        # A page that was not shown by this studio has no part in this.
+        shown.source._browser.run("fetch('/later')")
+        # A page that was not shown by this source has no part in this.
         seen = list(pages.requests)
         assert {one.target.partition("?")[0] for one in seen} >= {
             "/typical.html",
@@ -132,7 +132,7 @@ class TestShownPage:
     def test_secrets_are_not_on_the_disk(self, shown: Shown) -> None:
         """Nothing that the browser writes down holds a secret."""
         found = []
-        for path in shown.studio.workshop.directory.rglob("*"):
+        for path in shown.source.host.directory.rglob("*"):
             if path.is_file():
                 with suppress(OSError):
                     data = path.read_bytes()
@@ -143,7 +143,7 @@ class TestShownPage:
         """None of its processes listens on a port."""
         listening = [
             (process.name(), connection.laddr)
-            for process in browser_processes(shown.studio)
+            for process in browser_processes(shown.source)
             for connection in process.net_connections(kind="tcp")
             if connection.status == psutil.CONN_LISTEN
         ]
@@ -151,19 +151,19 @@ class TestShownPage:
 
     def test_no_process_of_it_is_root(self, shown: Shown) -> None:
         """Whatever shows the page is an ordinary user's."""
-        users = {process.uids().effective for process in browser_processes(shown.studio)}
+        users = {process.uids().effective for process in browser_processes(shown.source)}
         assert 0 not in users
 
     def test_it_says_when_it_is_over(self, shown: Shown) -> None:
         """The page is over when over_expression holds, and not before."""
-        assert shown.studio.is_over() is False
-        shown.studio._browser.run("window.isOver = true")
-        assert shown.studio.is_over() is True
-        shown.studio._browser.run("window.isOver = false")
+        assert shown.source.is_over() is False
+        shown.source._browser.run("window.isOver = true")
+        assert shown.source.is_over() is True
+        shown.source._browser.run("window.isOver = false")
 
     def test_it_may_take_its_leave(self, shown: Shown, pages: PageServer) -> None:
         """What leave_expression does is done, and waited for, when the recording ends."""
-        shown.studio.leave()
+        shown.source.leave()
         assert "/left" in [one.target for one in pages.requests]
 
 
@@ -186,23 +186,23 @@ class TestUnavailable:
     @staticmethod
     def refusal(page: Page) -> RecordingError:
         """What is said of a page that does not become ready."""
-        with Studio(page, SMALL) as studio:
+        with WebSource(page, SMALL) as source:
             with pytest.raises(RecordingError) as caught:
-                studio.open(should_stop=never)
-            assert studio.problem() == ""
+                source.open(should_stop=never)
+            assert source.problem() == ""
         return caught.value
 
     def test_http_status(self, pages: PageServer) -> None:
         """A page that answers with an error is refused with its status."""
         error = self.refusal(Page(url=pages.url("nothing"), ready_timeout_seconds=0.5))
-        assert error.reason is Reason.PAGE_UNAVAILABLE
+        assert error.reason is RecordingReason.PAGE_UNAVAILABLE
         assert "HTTP status 404" in error.message
 
     def test_nobody_there(self) -> None:
         """An address at which nobody answers is tried until its time is up, and then refused."""
         began = time.monotonic()
         error = self.refusal(Page(url=f"http://127.0.0.1:{free_port()}/", ready_timeout_seconds=2))
-        assert error.reason is Reason.PAGE_UNAVAILABLE
+        assert error.reason is RecordingReason.PAGE_UNAVAILABLE
         assert "ERR_CONNECTION_REFUSED" in error.message
         assert time.monotonic() - began > 1
 
@@ -212,7 +212,7 @@ class TestUnavailable:
             url=pages.url("typical"), ready_expression="window.nothing", ready_timeout_seconds=1
         )
         error = self.refusal(page)
-        assert error.reason is Reason.PAGE_UNAVAILABLE
+        assert error.reason is RecordingReason.PAGE_UNAVAILABLE
         assert "was not ready within 1 s" in error.message
         assert "ready_expression" in error.message
 
@@ -225,52 +225,52 @@ class TestUnavailable:
         """Who is told to stop before the page is ready stops at once."""
         looks = itertools.count()
         page = Page(url=pages.url("typical", ready=600), ready_expression=READY)
-        with Studio(page, SMALL) as studio:
+        with WebSource(page, SMALL) as source:
             began = time.monotonic()
             with pytest.raises(RecordingError) as caught:
-                studio.open(should_stop=lambda: next(looks) > 2)
+                source.open(should_stop=lambda: next(looks) > 2)
             assert time.monotonic() - began < 5
-        assert caught.value.reason is Reason.CANCELLED
+        assert caught.value.reason is RecordingReason.CANCELLED
 
     def test_a_page_that_comes_back_is_shown(self) -> None:
         """A page that fails at first is tried again while there is time."""
         with (
             FailsTwice() as server,
-            Studio(Page(url=server.url("typical"), ready_expression=READY), SMALL) as studio,
+            WebSource(Page(url=server.url("typical"), ready_expression=READY), SMALL) as source,
         ):
-            studio.open(should_stop=never)
+            source.open(should_stop=never)
             assert [one.target for one in server.requests if "html" in one.target] == [
                 "/typical.html"
             ] * 3
-            assert studio.problem() == ""
+            assert source.problem() == ""
 
 
 class TestDeath:
-    """What is said of what has died; and that nothing is left of a studio."""
+    """What is said of what has died; and that nothing is left of a source."""
 
     def test_a_page_that_is_killed_is_noticed(self, pages: PageServer) -> None:
         """When the page's process dies it is said that the page has crashed."""
-        with Studio(Page(url=pages.url("typical"), ready_expression=READY), SMALL) as studio:
-            studio.open(should_stop=never)
-            for process in browser_processes(studio):
+        with WebSource(Page(url=pages.url("typical"), ready_expression=READY), SMALL) as source:
+            source.open(should_stop=never)
+            for process in browser_processes(source):
                 # Some of the browser's helpers end by themselves meanwhile.
                 with suppress(psutil.NoSuchProcess):
                     if "--type=renderer" in process.cmdline():
                         process.kill()
-            assert eventually(studio.problem, "a problem") == "the page has crashed"
+            assert eventually(source.problem, "a problem") == "the page has crashed"
 
     def test_a_browser_that_is_killed_is_noticed(self, pages: PageServer) -> None:
         """When the browser dies it is said so, and closing is quick and leaves nothing."""
-        with Studio(Page(url=pages.url("typical"), ready_expression=READY), SMALL) as studio:
-            studio.open(should_stop=never)
-            started = browser_processes(studio)
-            studio._browser.process.kill()
-            found = eventually(studio.problem, "a problem")
+        with WebSource(Page(url=pages.url("typical"), ready_expression=READY), SMALL) as source:
+            source.open(should_stop=never)
+            started = browser_processes(source)
+            source._browser.process.kill()
+            found = eventually(source.problem, "a problem")
             assert found == "the browser has ended (exit code -9)"
-            assert studio.is_over() is False
+            assert source.is_over() is False
             began = time.monotonic()
         assert time.monotonic() - began < 5
-        assert not studio.workshop.directory.exists()
+        assert not source.host.directory.exists()
         eventually(lambda: not [one for one in started if one.is_running()], "no process is left")
 
     def test_a_page_that_hangs_is_noticed(
@@ -278,22 +278,22 @@ class TestDeath:
     ) -> None:
         """A page that does not answer two times is a problem; one time is none."""
         monkeypatch.setattr(browser_module, "EVALUATE_SECONDS", 0.3)
-        with Studio(Page(url=pages.url("typical"), ready_expression=READY), SMALL) as studio:
-            studio.open(should_stop=never)
-            studio._browser.run("void setTimeout(() => { for (;;); }, 0)")
-            assert studio.is_over() is False
-            assert studio.problem() == ""
-            assert studio.is_over() is False
-            assert studio.problem() == "the page does not answer"
+        with WebSource(Page(url=pages.url("typical"), ready_expression=READY), SMALL) as source:
+            source.open(should_stop=never)
+            source._browser.run("void setTimeout(() => { for (;;); }, 0)")
+            assert source.is_over() is False
+            assert source.problem() == ""
+            assert source.is_over() is False
+            assert source.problem() == "the page does not answer"
 
     @pytest.mark.parametrize(
         ("part", "name"), [("_display", "the display"), ("_sound", "the sound server")]
     )
     def test_display_and_sound_that_die_are_noticed(self, part: str, name: str) -> None:
         """What the browser needs is looked after as well; nothing of it is left at the end."""
-        with Studio(Page(url="http://127.0.0.1/"), SMALL) as studio:
-            started = browser_processes(studio)
-            getattr(studio, part).process.kill()
-            assert eventually(studio.problem, "a problem").startswith(f"{name} has ended")
-        assert not studio.workshop.directory.exists()
+        with WebSource(Page(url="http://127.0.0.1/"), SMALL) as source:
+            started = browser_processes(source)
+            getattr(source, part).process.kill()
+            assert eventually(source.problem, "a problem").startswith(f"{name} has ended")
+        assert not source.host.directory.exists()
         eventually(lambda: not [one for one in started if one.is_running()], "no process is left")

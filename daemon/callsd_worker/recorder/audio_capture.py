@@ -5,7 +5,7 @@ import ctypes
 import time
 from dataclasses import dataclass
 
-from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.errors import RecordingError, RecordingReason
 from callsd_worker.recorder.native import load
 from callsd_worker.recorder.sound import CHANNELS, FRAME_BYTES, MONITOR, RATE_HZ
 
@@ -21,7 +21,7 @@ _DEFAULT = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class AudioBlock:
     """A block of sound."""
 
     samples: bytes
@@ -40,7 +40,7 @@ class _BufferAttributes(ctypes.Structure):
     )
 
 
-class Listener:
+class AudioCapture:
     """Hears what is played at the server that the environment names."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Listener:
         if self._stream is None:
             raise self._failed("the sound server does not answer")
 
-    def hear(self) -> Heard:
+    def hear(self) -> AudioBlock:
         """Wait for the next block; raises CAPTURE_UNAVAILABLE when the server is gone."""
         if self._pulse.pa_simple_read(
             self._stream, self._block, BLOCK_BYTES, ctypes.byref(self._error)
@@ -80,12 +80,12 @@ class Listener:
             raise self._failed("the sound server has gone")
         # What was played since the end of this block.
         since_seconds = self._pulse.pa_simple_get_latency(self._stream, None) / 1e6
-        return Heard(
+        return AudioBlock(
             samples=self._block.raw,
             at_seconds=time.monotonic() - since_seconds - BLOCK_SAMPLES / RATE_HZ,
         )
 
     def _failed(self, what: str) -> RecordingError:
         return RecordingError(
-            Reason.CAPTURE_UNAVAILABLE, f"{what} (PulseAudio error {self._error.value})"
+            RecordingReason.CAPTURE_UNAVAILABLE, f"{what} (PulseAudio error {self._error.value})"
         )

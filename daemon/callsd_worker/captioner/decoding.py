@@ -21,7 +21,7 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
+class DecodeWindow:
     """One window to recognise."""
 
     samples: Samples

@@ -30,26 +30,26 @@ from callsd_daemon.domain.recording import PageSecrets
 from callsd_daemon.files import FilePool
 from callsd_daemon.store.database import BLOCKED, Database
 from callsd_daemon.store.failpoints import failpoint
-from callsd_daemon.store.reading import Reading
+from callsd_daemon.store.read_transaction import ReadTransaction
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers import ending
-from callsd_daemon.workers.attempt import Attempt, Bounds, Listener
+from callsd_daemon.workers.attempt import Attempt, AttemptObserver, Bounds
 from callsd_daemon.workers.captions.attempt import CallRules, CaptionsAttempt
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.delivery import Delivery
 from callsd_daemon.workers.ending import EndRules
 from callsd_daemon.workers.launchers.launcher import Launcher, WorkerId, WorkerProcess, limits_of
-from callsd_daemon.workers.seat import (
+from callsd_daemon.workers.session import messages
+from callsd_daemon.workers.session.server import WorkerServer
+from callsd_daemon.workers.slot import (
     ARTIFACTS,
     OUTCOME,
     PIECES,
     WORKER_LOG,
     Assignment,
     Role,
-    Seat,
+    WorkerSlot,
 )
-from callsd_daemon.workers.session import messages
-from callsd_daemon.workers.session.door import Door
 from callsd_daemon.workers.waits import first_of
 from callsd_daemon.workers.worker_log import WorkerLog
 
@@ -86,14 +86,14 @@ class Grant:
     token: str = ""
 
 
-class Course:
+class JobRunner:
     """Takes jobs from worker to worker to their ends. All methods belong to one event loop."""
 
     def __init__(
         self,
         *,
         database: Database,
-        door: Door,
+        server: WorkerServer,
         launcher: Launcher,
         directory: Path,
         pool: FilePool,
@@ -104,7 +104,7 @@ class Course:
     ) -> None:
         """`directory` holds the jobs' directories; `resolve` blocks, and raises CallsdError."""
         self._database = database
-        self._door = door
+        self._server = server
         self._launcher = launcher
         self._directory = directory
         self._pool = pool
@@ -131,7 +131,7 @@ class Course:
         if job.state is State.STOPPING:
             self._stopping.add(job.id)
         if job.captions is None:
-            self._door.expect(job.id)
+            self._server.expect(job.id)
 
     def stop(self, job_id: str) -> None:
         """Have the job end, now or as soon as it is run."""
@@ -159,7 +159,7 @@ class Course:
                 message=f"a bug in callsd; please report it with the log around {error_id}",
                 metadata={"error_id": error_id},
             )
-        self._door.clear(job.id)
+        self._server.clear(job.id)
         if job.id not in self._told:
             await self._surely_salvage(job, failure)
         self._told.discard(job.id)
@@ -185,11 +185,11 @@ class Course:
                 self._outcomes[job.id] = captions.outcome
             return verdict or ending.killed("the files were not written")
         worker = _worker_id(job)
-        seat = await self._seat(job, job.worker.token_sha256)
+        slot = await self._slot(job, job.worker.token_sha256)
         if token:
             # Before it is started: what cannot be done is told at once.
-            await self._patiently(job.id, seat.assignment)
-        self._door.keep(job.id, seat)
+            await self._patiently(job.id, slot.assignment)
+        self._server.keep(job.id, slot)
         adopted = None if token else await self._adopt(worker)
         process = await self._launch(job, token) if token else adopted
         if process is None and job.worker.epoch not in ("", self._launcher.epoch):
@@ -198,13 +198,13 @@ class Course:
             end = await self._launcher.last_end(worker)
             return ending.death(end, None, message="the worker died while callsd was not running")
         bounds = self.rules.bounds if job.recording is None else self.rules.recording_bounds
-        attempt = Attempt(seat, process, bounds, self._listener(job))
+        attempt = Attempt(slot, process, bounds, self._listener(job))
         try:
-            return await self._run(job, attempt) or ending.death(process.end, seat.progress)
+            return await self._run(job, attempt) or ending.death(process.end, slot.progress)
         finally:
             if process.exited.is_set():
-                await seat.log.take_rest(functools.partial(self._launcher.read_log, job.id))
-            if seat.is_over.is_set():
+                await slot.log.take_rest(functools.partial(self._launcher.read_log, job.id))
+            if slot.is_over.is_set():
                 self._told.add(job.id)
 
     async def _adopt(self, worker: WorkerId) -> WorkerProcess | None:
@@ -216,17 +216,17 @@ class Course:
                 log.warning("adoption_delayed", worker=worker.name, problem=str(problem))
                 await asyncio.sleep(RETRY_SECONDS)
 
-    def _listener(self, job: Job) -> Listener:
+    def _listener(self, job: Job) -> AttemptObserver:
         async def tick() -> None:
             await self._bound_log(job.id)
 
-        return Listener(
+        return AttemptObserver(
             running=lambda: self._running(job.id),
             progress=lambda progress: self._progress(job.id, progress),
             tick=tick,
         )
 
-    async def _seat(self, job: Job, token_sha256: str) -> Seat:
+    async def _slot(self, job: Job, token_sha256: str) -> WorkerSlot:
         """A place for the worker with this token, in the job's own directory."""
         directory = self._directory / job.id
         try:
@@ -239,10 +239,10 @@ class Course:
         await worker_log.open()
 
         async def resolve() -> Assignment:
-            page_secrets = await self._look_up(lambda books: books.secrets(job.id))
+            page_secrets = await self._look_up(lambda tx: tx.secrets(job.id))
             return await self._pool.run(self._resolve, job, page_secrets)
 
-        return Seat(
+        return WorkerSlot(
             resolve,
             delivery=Delivery(
                 directory,
@@ -279,13 +279,13 @@ class Course:
     ) -> WorkerProcess:
         """Raises CallsdError when the worker cannot be started."""
         worker = _worker_id(job)
-        door = self._door
+        server = self._server
         bootstrap = messages.bootstrap(
             name=worker.name,
             role=worker.role,
             generation=job.attempt,
             token=token,
-            endpoint=door.local_endpoint if self._launcher.is_local else door.remote_endpoint,
+            endpoint=server.local_endpoint if self._launcher.is_local else server.remote_endpoint,
             salvage=salvage,
         )
         failpoint("worker.before_spawn")
@@ -322,19 +322,19 @@ class Course:
         return max(0.0, (self._now() - job.start_time).total_seconds())
 
     async def _running(self, job_id: str) -> None:
-        def mark(books: Transaction) -> None:
-            job = books.get(job_id)
+        def mark(tx: Transaction) -> None:
+            job = tx.get(job_id)
             if job is not None and job.state is State.STARTING:
-                books.put(job.running(self._now()))
+                tx.put(job.running(self._now()))
 
         await self._store(mark)
         failpoint("worker.running")
 
     async def _progress(self, job_id: str, progress: Progress) -> None:
-        def mark(books: Transaction) -> None:
-            job = books.get(job_id)
+        def mark(tx: Transaction) -> None:
+            job = tx.get(job_id)
             if job is not None and job.is_active:
-                books.put(job.with_progress(progress, self._now()))
+                tx.put(job.with_progress(progress, self._now()))
 
         await self._store(mark)
 
@@ -356,7 +356,7 @@ class Course:
         if job.captions is not None or await self._outcome(job) is not None:
             return
         await self._launcher.sweep(_worker_id(job))
-        current = await self._look_up(lambda books: books.get(job.id))
+        current = await self._look_up(lambda tx: tx.get(job.id))
         left = await self._pool.run(self._launcher.leftovers, job.id)
         if (self._directory / job.id / PIECES).is_dir() and left is not None:
             left |= {PIECES}
@@ -366,14 +366,14 @@ class Course:
             return
         log.info("salvage", job_id=job.id, reason=failure.reason)
         token = secrets.token_urlsafe(32)
-        seat = await self._seat(job, tokens.digest(token))
-        self._door.keep(job.id, seat)
+        slot = await self._slot(job, tokens.digest(token))
+        self._server.keep(job.id, slot)
         process = await self._launch(job, token, salvage=failure)
         try:
-            await first_of((seat.is_over, process.exited), self._salvage_seconds(job))
+            await first_of((slot.is_over, process.exited), self._salvage_seconds(job))
         finally:
             process.detach()
-            self._door.clear(job.id)
+            self._server.clear(job.id)
 
     def _salvage_seconds(self, job: Job) -> float:
         if job.recording is not None:
@@ -406,15 +406,15 @@ class Course:
             log.error("processes_left", job_id=job.id)
         outcome = await self._outcome(job)
 
-        def write(books: Transaction) -> tuple[Grant, bool] | None:
-            current = books.get(job.id)
+        def write(tx: Transaction) -> tuple[Grant, bool] | None:
+            current = tx.get(job.id)
             if current is None or not current.is_active or current.attempt != job.attempt:
                 return None
             token = ""
             settled = ending.settle(current, outcome, failure, self._now(), self.rules.end)
             if settled.state is State.QUEUED and settled.kind not in BATCH_KINDS:
                 settled, token = self.with_worker(settled)
-            grant = Grant(job=books.put(settled), token=token)
+            grant = Grant(job=tx.put(settled), token=token)
             return grant, ending.is_lost(current, outcome, failure)
 
         written = await self._store(write)
@@ -451,7 +451,7 @@ class Course:
     async def _store(self, work: Callable[[Transaction], T]) -> T:
         return await _surely(lambda: self._database.write(work))
 
-    async def _look_up(self, work: Callable[[Reading], T]) -> T:
+    async def _look_up(self, work: Callable[[ReadTransaction], T]) -> T:
         return await _surely(lambda: self._database.read(work))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is let in, and what is said at the door."""
+"""Who is let in, and what is said at the server."""
 
 import asyncio
 import hashlib
@@ -13,9 +13,9 @@ import pytest
 
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.files import FilePool
-from callsd_daemon.workers.seat import OUTCOME, Assignment, Seat
-from callsd_daemon.workers.session import door as module
-from callsd_daemon.workers.session.door import Door
+from callsd_daemon.workers.session import server as module
+from callsd_daemon.workers.session.server import WorkerServer
+from callsd_daemon.workers.slot import OUTCOME, Assignment, WorkerSlot
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 
 from .conftest import GENERATION, JOB, SOUND, hello
@@ -38,9 +38,9 @@ Report = worker_pb2.SessionRequest
 
 
 @pytest.fixture
-async def stub(door: Door) -> "AsyncIterator[Stub]":
-    """A worker's end of the door."""
-    async with grpc.aio.insecure_channel(door.local_endpoint.address) as channel:
+async def stub(server: WorkerServer) -> "AsyncIterator[Stub]":
+    """A worker's end of the server."""
+    async with grpc.aio.insecure_channel(server.local_endpoint.address) as channel:
         yield worker_pb2_grpc.WorkerServiceStub(channel)
 
 
@@ -105,45 +105,45 @@ async def refused(work: Any) -> grpc.StatusCode:
 class TestHello:
     """Who is let in."""
 
-    async def test_its_worker(self, dial: Dial, seat: Seat) -> None:
+    async def test_its_worker(self, dial: Dial, slot: WorkerSlot) -> None:
         """The worker with the token is told how much of its log is there, and its work."""
-        await seat.log.take(0, b"words")
+        await slot.log.take(0, b"words")
         session = dial()
         first, second = await session.order(), await session.order()
 
         assert first == worker_pb2.SessionResponse(log_kept=worker_pb2.LogKept(offset=5))
         assert second is not None
         assert second.assignment.transcription.model_name == "base"
-        assert seat.arrived.is_set()
+        assert slot.arrived.is_set()
 
-    async def test_one_that_knows_its_work(self, dial: Dial, seat: Seat) -> None:
+    async def test_one_that_knows_its_work(self, dial: Dial, slot: WorkerSlot) -> None:
         """A worker that dials again is not given its work again, nor is that looked up."""
         session = dial(is_assigned=True)
         session.hang_up()
 
         assert await session.orders() == ["log_kept"]
-        assert seat.arrived.is_set()
-        assert seat._assignment is None
+        assert slot.arrived.is_set()
+        assert slot._assignment is None
 
-    async def test_of_the_release_before(self, dial: Dial, seat: Seat) -> None:
+    async def test_of_the_release_before(self, dial: Dial, slot: WorkerSlot) -> None:
         """A worker of the version before, which has its work, is let in and reports."""
         session = dial(protocol_version=1)
         session.say(status=worker_pb2.Status(phase="working"))
         session.hang_up()
 
         assert await session.orders() == ["log_kept"]
-        assert seat.progress is not None
-        assert seat.progress.phase == "working"
+        assert slot.progress is not None
+        assert slot.progress.phase == "working"
 
     @pytest.mark.parametrize("version", [-1, 0, 3])
-    async def test_of_another_release(self, dial: Dial, seat: Seat, version: int) -> None:
+    async def test_of_another_release(self, dial: Dial, slot: WorkerSlot, version: int) -> None:
         """A worker whose words we do not know is told so, with the versions that we know."""
         with pytest.raises(grpc.aio.AioRpcError) as problem:
             await dial(protocol_version=version).order()
 
         assert problem.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert f"versions 1 to 2 with its workers, not {version}" in str(problem.value.details())
-        assert not seat.arrived.is_set()
+        assert not slot.arrived.is_set()
 
     @pytest.mark.parametrize(
         "changes",
@@ -156,20 +156,22 @@ class TestHello:
             {"job_id": ""},
         ],
     )
-    async def test_strangers(self, dial: Dial, seat: Seat, changes: dict[str, object]) -> None:
-        """Who has no seat, another token or another generation is turned away for good."""
+    async def test_strangers(
+        self, dial: Dial, slot: WorkerSlot, changes: dict[str, object]
+    ) -> None:
+        """Who has no slot, another token or another generation is turned away for good."""
         assert await refused(dial(**changes).order()) is grpc.StatusCode.PERMISSION_DENIED
-        assert not seat.arrived.is_set()
+        assert not slot.arrived.is_set()
 
-    async def test_expected(self, dial: Dial, door: Door, seat: Seat) -> None:
-        """A worker whose seat is not ready yet dials again; once it is cleared it need not."""
-        door.clear(JOB)
-        door.expect(JOB)
+    async def test_expected(self, dial: Dial, server: WorkerServer, slot: WorkerSlot) -> None:
+        """A worker whose slot is not ready yet dials again; once it is cleared it need not."""
+        server.clear(JOB)
+        server.expect(JOB)
         assert await refused(dial().order()) is grpc.StatusCode.UNAVAILABLE
 
-        door.keep(JOB, seat)
+        server.keep(JOB, slot)
         assert await dial().order() is not None
-        door.clear(JOB)
+        server.clear(JOB)
         assert await refused(dial().order()) is grpc.StatusCode.PERMISSION_DENIED
 
     async def test_silence(self, stub: "Stub", monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,37 +180,37 @@ class TestHello:
 
         assert await refused(Session(stub).order()) is grpc.StatusCode.INVALID_ARGUMENT
 
-    async def test_no_such_work(self, door: Door, dial: Dial, seat: Seat) -> None:
+    async def test_no_such_work(self, server: WorkerServer, dial: Dial, slot: WorkerSlot) -> None:
         """A worker whose work cannot be done is sent away, and who sent it learns why."""
         refusal = CallsdError(Reason.MEDIA_NOT_FOUND, "it is gone")
 
         async def resolve() -> Assignment:
             raise refusal
 
-        seat._resolve = resolve
+        slot._resolve = resolve
         session = dial()
         await session.order()
 
         assert await refused(session.order()) is grpc.StatusCode.PERMISSION_DENIED
-        assert seat.refusal is refusal
-        assert not seat.arrived.is_set()
+        assert slot.refusal is refusal
+        assert not slot.arrived.is_set()
 
 
 class TestSession:
     """What is said once a worker is in."""
 
-    async def test_stop(self, dial: Dial, seat: Seat) -> None:
+    async def test_stop(self, dial: Dial, slot: WorkerSlot) -> None:
         """A worker is told to end, in the session that it has or in its next one."""
         session = dial(is_assigned=True)
         await session.order()
-        seat.request_stop(7.5)
+        slot.request_stop(7.5)
         for one in (session, dial(is_assigned=True)):
             while (order := await one.order()) is not None and not order.HasField("stop"):
                 pass
             assert order is not None
             assert order.stop.grace_seconds == 7.5
 
-    async def test_log(self, dial: Dial, seat: Seat, directory: Path) -> None:
+    async def test_log(self, dial: Dial, slot: WorkerSlot, directory: Path) -> None:
         """A worker's log arrives, and no more of it at once than is allowed."""
         session = dial(is_assigned=True)
         session.say(log=worker_pb2.LogData(offset=0, data=b"words\n"))
@@ -218,13 +220,13 @@ class TestSession:
 
         assert (directory / "log.txt").read_bytes() == b"words\n" + b"x" * module.MAX_LOG_BYTES
 
-    async def test_nothing_saved(self, dial: Dial, seat: Seat) -> None:
+    async def test_nothing_saved(self, dial: Dial, slot: WorkerSlot) -> None:
         """A worker that has found nothing to save is waited for no longer."""
         session = dial(is_assigned=True)
         session.say(nothing_saved=worker_pb2.NothingSaved())
-        await asyncio.wait_for(seat.is_over.wait(), WAIT_SECONDS)
+        await asyncio.wait_for(slot.is_over.wait(), WAIT_SECONDS)
 
-    async def test_outcome(self, dial: Dial, seat: Seat, directory: Path) -> None:
+    async def test_outcome(self, dial: Dial, slot: WorkerSlot, directory: Path) -> None:
         """An outcome is kept as it was told, and then the worker hears so."""
         outcome = worker_pb2.Outcome(generation=GENERATION, failure_reason="INTERNAL")
         session = dial(is_assigned=True)
@@ -234,9 +236,11 @@ class TestSession:
 
         assert verdict == worker_pb2.SessionResponse(verdict=worker_pb2.OutcomeVerdict())
         assert (directory / OUTCOME).read_bytes() == outcome.SerializeToString()
-        assert seat.is_over.is_set()
+        assert slot.is_over.is_set()
 
-    async def test_outcome_of_another_one(self, dial: Dial, seat: Seat, directory: Path) -> None:
+    async def test_outcome_of_another_one(
+        self, dial: Dial, slot: WorkerSlot, directory: Path
+    ) -> None:
         """An outcome of another generation is passed over; the worker's own one counts."""
         session = dial(is_assigned=True)
         for generation in (GENERATION - 1, GENERATION + 1):
@@ -245,11 +249,11 @@ class TestSession:
         session.hang_up()
 
         assert await session.orders() == ["log_kept"]
-        assert seat.progress is not None
-        assert not seat.is_over.is_set()
+        assert slot.progress is not None
+        assert not slot.is_over.is_set()
         assert not (directory / OUTCOME).exists()
 
-    async def test_unusable(self, dial: Dial, seat: Seat, directory: Path) -> None:
+    async def test_unusable(self, dial: Dial, slot: WorkerSlot, directory: Path) -> None:
         """A worker whose outcome cannot be used is told why, and need not bring it again."""
         bad = worker_pb2.ArtifactFile(file_name="../words.txt")
         session = dial(is_assigned=True)
@@ -259,7 +263,7 @@ class TestSession:
 
         assert order is not None
         assert order.verdict.problem == "it names a file that cannot be one"
-        assert seat.is_over.is_set()
+        assert slot.is_over.is_set()
         assert not (directory / OUTCOME).exists()
 
     async def test_told_twice(self, dial: Dial, directory: Path) -> None:
@@ -357,13 +361,13 @@ class TestFiles:
 
         assert await refused(self.read(stub, "media/0")) is grpc.StatusCode.NOT_FOUND
 
-    async def test_not_ready(self, stub: "Stub", door: Door, seat: Seat) -> None:
-        """A worker whose seat is not ready yet asks again."""
-        door.clear(JOB)
-        door.expect(JOB)
+    async def test_not_ready(self, stub: "Stub", server: WorkerServer, slot: WorkerSlot) -> None:
+        """A worker whose slot is not ready yet asks again."""
+        server.clear(JOB)
+        server.expect(JOB)
         assert await refused(self.read(stub, "media/0")) is grpc.StatusCode.UNAVAILABLE
 
-        door.keep(JOB, seat)
+        server.keep(JOB, slot)
         assert await self.read(stub, "media/0") == SOUND
 
     async def test_too_many_at_once(self, stub: "Stub", media: Path) -> None:
@@ -383,7 +387,7 @@ class TestFiles:
 
 
 class TestSockets:
-    """The door itself."""
+    """The server itself."""
 
     @pytest.mark.parametrize(("shared", "expected"), [(0o700, 0o600), (0o750, 0o660)])
     async def test_modes(self, runtime: Path, pool: FilePool, shared: int, expected: int) -> None:
@@ -391,10 +395,10 @@ class TestSockets:
         runtime.chmod(shared)
         for name in ("door.sock", "files.sock"):
             (runtime / name).write_bytes(b"left")
-        door = Door(runtime, pool)
-        await door.open()
+        server = WorkerServer(runtime, pool)
+        await server.open()
         modes = {path.name: path.stat().st_mode for path in runtime.iterdir()}
-        await door.close()
+        await server.close()
 
         assert {name: stat.S_IMODE(mode) for name, mode in modes.items()} == {
             "door.sock": expected,
@@ -402,7 +406,7 @@ class TestSockets:
         }
         assert {stat.S_ISSOCK(mode) for mode in modes.values()} == {True}
 
-    async def test_no_door_for_others(self, door: Door) -> None:
-        """Where workers of other machines are not wanted, there is no door for them."""
+    async def test_no_server_for_others(self, server: WorkerServer) -> None:
+        """Where workers of other machines are not wanted, there is none for them."""
         with pytest.raises(LookupError):
-            _ = door.remote_endpoint
+            _ = server.remote_endpoint

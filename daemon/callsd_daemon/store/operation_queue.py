@@ -25,7 +25,7 @@ class Operation:
         self.future = future
 
 
-class Line:
+class OperationQueue:
     """A thread, and the operations that wait for it."""
 
     def __init__(

@@ -10,10 +10,10 @@ from typing import Self
 from callsd_worker.recorder.browser import Browser
 from callsd_worker.recorder.cdp import CdpError
 from callsd_worker.recorder.display import start_display
-from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.program_host import ProgramHost
 from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.sound import start_sound
-from callsd_worker.recorder.workshop import Workshop
 
 
 READY_LOOK_SECONDS = 0.1
@@ -44,25 +44,25 @@ class Page:
     ready_timeout_seconds: float = 20.0
 
 
-class Studio:
+class WebSource:
     """Everything that a page needs to be seen and heard. A context manager."""
 
     def __init__(self, page: Page, quality: Quality, *, name: str = "") -> None:
         """Start it all, with an empty page; raises CAPTURE_UNAVAILABLE."""
-        self.workshop = Workshop(name)
+        self.host = ProgramHost(name)
         self._cleanup = contextlib.ExitStack()
-        self._cleanup.callback(self.workshop.close)
+        self._cleanup.callback(self.host.close)
         self._page = page
         self._unanswered = 0
         self._is_disk_full = False
         try:
             self._display = start_display(
-                self.workshop, width=quality.width, height=quality.height, fps=quality.fps
+                self.host, width=quality.width, height=quality.height, fps=quality.fps
             )
             self._cleanup.callback(self._display.close)
-            self._sound = start_sound(self.workshop)
+            self._sound = start_sound(self.host)
             self._browser = Browser(
-                self.workshop,
+                self.host,
                 width=quality.width,
                 height=quality.height,
                 url=page.url,
@@ -101,7 +101,7 @@ class Studio:
                 self._browser.open(page.url, page.headers)
                 self._await_ready(deadline, should_stop)
             except RecordingError as problem:
-                if problem.reason is not Reason.PAGE_UNAVAILABLE or self.problem():
+                if problem.reason is not RecordingReason.PAGE_UNAVAILABLE or self.problem():
                     raise
                 if time.monotonic() + REOPEN_SECONDS > deadline:
                     raise
@@ -115,7 +115,7 @@ class Studio:
             status = self._browser.status
             if status >= FIRST_BAD_STATUS:
                 raise RecordingError(
-                    Reason.PAGE_UNAVAILABLE,
+                    RecordingReason.PAGE_UNAVAILABLE,
                     f"the page answers with HTTP status {status}: check its address, its token "
                     "and its headers",
                 )
@@ -124,10 +124,10 @@ class Studio:
                 if status and self._browser.is_true(ready):
                     return
             if problem := self.problem():
-                raise RecordingError(Reason.PAGE_UNAVAILABLE, problem)
+                raise RecordingError(RecordingReason.PAGE_UNAVAILABLE, problem)
             if time.monotonic() > deadline:
                 raise RecordingError(
-                    Reason.PAGE_UNAVAILABLE,
+                    RecordingReason.PAGE_UNAVAILABLE,
                     f"the page was not ready within {self._page.ready_timeout_seconds:g} s: "
                     "check ready_expression, or raise ready_timeout",
                 )
@@ -160,7 +160,7 @@ class Studio:
 
     def look_at_disk(self) -> None:
         """Find out what the browser keeps on the disk. Too much is a problem."""
-        self._is_disk_full = self.workshop.size_bytes() > MAX_DISK_BYTES
+        self._is_disk_full = self.host.size_bytes() > MAX_DISK_BYTES
 
     def leave(self) -> None:
         """Let the page take its leave; what it does about that is its own affair."""
@@ -176,5 +176,5 @@ class Studio:
 
 def _pause(seconds: float, should_stop: Callable[[], bool]) -> None:
     if should_stop():
-        raise RecordingError(Reason.CANCELLED, "stopped before the recording began")
+        raise RecordingError(RecordingReason.CANCELLED, "stopped before the recording began")
     time.sleep(seconds)

@@ -4,11 +4,11 @@
 from collections.abc import Sequence
 
 from callsd_worker.captioner.segment import Segment
-from callsd_worker.captioner.words import News, SpeechChange, Words
+from callsd_worker.captioner.words import SpeechChange, TrackUpdate, Words
 from callsd_worker.speech.tokens import UNSPACED_LANGUAGES
 
 
-class Telling:
+class UpdateBuilder:
     """Collects changes until they are asked for."""
 
     def __init__(self, start_sample: int) -> None:
@@ -48,14 +48,14 @@ class Telling:
             self._words(segment, words, heard_sample=segment.window_end_sample, stability=1.0)
         )
 
-    def news(
+    def take(
         self,
         *,
         processed_sample: int,
         heard_sample: int,
         is_drained: bool,
         position_step_samples: int,
-    ) -> News | None:
+    ) -> TrackUpdate | None:
         """All that changed, or None; positions never go back."""
         self._processed_sample = max(self._processed_sample, processed_sample)
         self._heard_sample = max(self._heard_sample, heard_sample, self._processed_sample)
@@ -70,7 +70,7 @@ class Telling:
         ):
             return None
         change = SpeechChange.BEGIN if self.is_speaking else SpeechChange.END
-        news = News(
+        update = TrackUpdate(
             finals=tuple(self._finals),
             interim=self._interim,
             processed_sample=self._processed_sample,
@@ -82,7 +82,7 @@ class Telling:
         self._interim = None
         self._told_speaking = self.is_speaking
         self._told_sample = self._processed_sample
-        return news
+        return update
 
     def _words(
         self, segment: Segment, words: Sequence[str], *, heard_sample: int, stability: float

@@ -10,13 +10,13 @@ from callsd_daemon.workers.worker_log import append
 
 
 MAX_BURST = 100
-"""Notes that may come at once, as when a call begins and everybody joins."""
+"""CallLog that may come at once, as when a call begins and everybody joins."""
 
 NOTES_PER_SECOND = 2.0
 """And from then on. They are written at once, on the event loop: clients can cause any number."""
 
 
-class Notes:
+class CallLog:
     """Belongs to one event loop."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:

@@ -50,7 +50,7 @@ class Page:
     revision: int
 
 
-class Reading:
+class ReadTransaction:
     """Jobs and changes as they are at one moment, which the first question chooses."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The private door: a gRPC server that only workers dial, by a unix socket and by TLS.
+"""The private server: a gRPC server that only workers dial, by a unix socket and by TLS.
 
 Whoever dials is a stranger until it has shown a token, and may be a worker that was taken over
 after that: all that it sends is bounded in size and in pace, and none of it is a path.
@@ -23,10 +23,10 @@ from callsd_daemon.files import FilePool
 from callsd_daemon.tokens import digest
 from callsd_daemon.workers.captions.link import Link
 from callsd_daemon.workers.delivery import UnusableError
-from callsd_daemon.workers.seat import Endpoint, Opener, Seat
 from callsd_daemon.workers.session import captioning, messages
 from callsd_daemon.workers.session.file_socket import FileSocket
 from callsd_daemon.workers.session.pace import Pace
+from callsd_daemon.workers.slot import Endpoint, Opener, WorkerSlot
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 
 
@@ -53,7 +53,7 @@ REPORTS_A_SECOND = 50
 """A worker reports once a second, and writes its log."""
 
 NEWS_A_SECOND = 1_000
-"""A captioner has some news of each speaker in a second."""
+"""A captioner has some updates of each speaker in a second."""
 
 CLOSE_GRACE_SECONDS = 0.5
 
@@ -61,7 +61,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteDoor:
+class RemoteListener:
     """Where workers of other machines dial, and how they know us."""
 
     address: str
@@ -70,16 +70,18 @@ class RemoteDoor:
     key: bytes
 
 
-class Door(worker_pb2_grpc.WorkerServiceServicer):
-    """Lets in the workers for which a seat is kept."""
+class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
+    """Lets in the workers for which a slot is kept."""
 
-    def __init__(self, directory: Path, pool: FilePool, remote: RemoteDoor | None = None) -> None:
+    def __init__(
+        self, directory: Path, pool: FilePool, remote: RemoteListener | None = None
+    ) -> None:
         """`directory` holds the sockets, and nothing else: workers may be shown all of it."""
         self._socket = directory / "door.sock"
         self._files = FileSocket(directory / "files.sock", pool, self._file)
         self._pool = pool
         self._remote = remote
-        self._seats: dict[str, Seat] = {}
+        self._slots: dict[str, WorkerSlot] = {}
         self._expected: set[str] = set()
         self._links: dict[str, Link] = {}
         self._file_calls: dict[str, int] = {}
@@ -99,9 +101,9 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
 
     @property
     def remote_endpoint(self) -> Endpoint:
-        """For workers that share no disk with us; raises LookupError when there is no such door."""
+        """For workers that share no disk with us; LookupError when there is none."""
         if self._remote is None:
-            raise LookupError("there is no door for workers of other machines")
+            raise LookupError("there is no address for workers of other machines")
         return Endpoint(address=self._remote.address, tls_roots=self._remote.certificate)
 
     async def open(self) -> None:
@@ -128,17 +130,17 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
         await self._server.stop(CLOSE_GRACE_SECONDS)
 
     def expect(self, job_id: str) -> None:
-        """A seat will be kept for this job's worker soon: have it dial again, not go away."""
+        """A slot will be kept for this job's worker soon: have it dial again, not go away."""
         self._expected.add(job_id)
 
-    def keep(self, job_id: str, seat: Seat) -> None:
-        """Let in the worker that holds the token of this seat, and no other one of the job."""
-        self._seats[job_id] = seat
+    def keep(self, job_id: str, slot: WorkerSlot) -> None:
+        """Let in the worker that holds the token of this slot, and no other one of the job."""
+        self._slots[job_id] = slot
         self._expected.discard(job_id)
 
     def clear(self, job_id: str) -> None:
         """Let nobody in for this job any more."""
-        self._seats.pop(job_id, None)
+        self._slots.pop(job_id, None)
         self._expected.discard(job_id)
 
     def keep_captioner(self, name: str, link: Link) -> None:
@@ -156,28 +158,28 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[worker_pb2.SessionResponse]:
         """One worker's session; ends when either side goes away."""
         hello = await _hello(request_iterator, context)
-        seat = self._seats.get(hello.job_id)
-        if not _is_proved(seat, hello):
+        slot = self._slots.get(hello.job_id)
+        if not _is_proved(slot, hello):
             if hello.job_id in self._expected:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "not ready for this worker yet")
             await _refuse(hello, context)
-        assert seat is not None
-        yield worker_pb2.SessionResponse(log_kept=worker_pb2.LogKept(offset=seat.log.kept))
+        assert slot is not None
+        yield worker_pb2.SessionResponse(log_kept=worker_pb2.LogKept(offset=slot.log.kept))
         if hello.protocol_version == PROTOCOL_VERSION and not hello.is_assigned:
             try:
-                work = await seat.assignment()
+                work = await slot.assignment()
             except CallsdError as refusal:
-                seat.refusal = refusal
+                slot.refusal = refusal
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, "there is no such work")
             yield worker_pb2.SessionResponse(assignment=messages.assignment(work))
-        seat.greet()
+        slot.greet()
         orders: Orders = asyncio.Queue()
         # A worker has one session: the one before is broken, or was never its own.
-        seat.end_session()
-        seat.end_session = lambda: orders.put_nowait(None)
+        slot.end_session()
+        slot.end_session = lambda: orders.put_nowait(None)
         tasks = [
-            asyncio.create_task(_listen(request_iterator, seat, orders)),
-            asyncio.create_task(_announce_stop(seat, orders)),
+            asyncio.create_task(_listen(request_iterator, slot, orders)),
+            asyncio.create_task(_announce_stop(slot, orders)),
         ]
         try:
             while (order := await orders.get()) is not None:
@@ -235,10 +237,10 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
         """A file that the worker's outcome names."""
         first = await _first(request_iterator, context)
         hello, name, offset = first.start.hello, first.start.file_name, first.start.offset
-        seat = self._seats.get(hello.job_id)
-        if not _is_proved(seat, hello):
+        slot = self._slots.get(hello.job_id)
+        if not _is_proved(slot, hello):
             await _refuse(hello, context)
-        assert seat is not None
+        assert slot is not None
         with self._file_call(hello.job_id) as is_allowed:
             if not is_allowed:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "one file at a time")
@@ -249,13 +251,13 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
                         message = await anext(request_iterator, None)
                     if message is None:
                         break
-                    offset = await seat.delivery.write(name, offset, message.data)
+                    offset = await slot.delivery.write(name, offset, message.data)
             except (UnusableError, TimeoutError) as error:
                 problem = (grpc.StatusCode.FAILED_PRECONDITION, str(error))
             except OSError as error:
                 problem = (grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
             finally:
-                seat.delivery.end_file(name)
+                slot.delivery.end_file(name)
         if problem is not None:
             # Not above: gRPC keeps what it raises, and with it what was raised before, until the
             # collector of garbage finds it; hundreds of refused messages would lie there.
@@ -268,7 +270,7 @@ class Door(worker_pb2_grpc.WorkerServiceServicer):
         name = request.hello.job_id
         if name in self._expected:
             raise ConnectionResetError("not ready for this worker yet")
-        place = self._seats.get(name) or self._links.get(name)
+        place = self._slots.get(name) or self._links.get(name)
         if not _is_proved(place, request.hello):
             return None
         assert place is not None
@@ -299,7 +301,7 @@ def _share(path: Path) -> None:
     path.chmod(mode)
 
 
-def _is_proved(place: Seat | Link | None, hello: worker_pb2.Hello) -> bool:
+def _is_proved(place: WorkerSlot | Link | None, hello: worker_pb2.Hello) -> bool:
     """Whether this is the worker that the place is kept for: it holds the token."""
     return (
         place is not None
@@ -330,7 +332,7 @@ async def _hello(requests: AsyncIterator[Any], context: Context) -> worker_pb2.H
 
 async def _refuse(hello: worker_pb2.Hello, context: Context) -> NoReturn:
     log.warning("worker_refused", job_id=hello.job_id[:64])
-    await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no seat for this worker")
+    await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no slot for this worker")
 
 
 async def _follow(requests: AsyncIterator[worker_pb2.CaptionRequest], link: Link) -> None:
@@ -354,14 +356,14 @@ async def _follow(requests: AsyncIterator[worker_pb2.CaptionRequest], link: Link
 Orders = asyncio.Queue[worker_pb2.SessionResponse | None]
 
 
-async def _announce_stop(seat: Seat, orders: Orders) -> None:
-    await seat.stop.wait()
-    stop = worker_pb2.Stop(grace_seconds=seat.stop_grace_seconds)
+async def _announce_stop(slot: WorkerSlot, orders: Orders) -> None:
+    await slot.stop.wait()
+    stop = worker_pb2.Stop(grace_seconds=slot.stop_grace_seconds)
     orders.put_nowait(worker_pb2.SessionResponse(stop=stop))
 
 
 async def _listen(
-    requests: AsyncIterator[worker_pb2.SessionRequest], seat: Seat, orders: Orders
+    requests: AsyncIterator[worker_pb2.SessionRequest], slot: WorkerSlot, orders: Orders
 ) -> None:
     """Take what the worker reports; what it shall do about it goes into `orders`."""
     pace = Pace(rate=REPORTS_A_SECOND, burst=REPORTS_A_SECOND)
@@ -371,13 +373,13 @@ async def _listen(
             await pace.wait()
             match request.WhichOneof("report"):
                 case "status":
-                    seat.report(messages.progress(request.status))
+                    slot.report(messages.progress(request.status))
                 case "log":
-                    await seat.log.take(request.log.offset, request.log.data[:MAX_LOG_BYTES])
-                case "outcome" if collecting is None and _is_of(request.outcome, seat):
-                    collecting = asyncio.create_task(_collect(request.outcome, seat, orders))
+                    await slot.log.take(request.log.offset, request.log.data[:MAX_LOG_BYTES])
+                case "outcome" if collecting is None and _is_of(request.outcome, slot):
+                    collecting = asyncio.create_task(_collect(request.outcome, slot, orders))
                 case "nothing_saved":
-                    seat.is_over.set()
+                    slot.is_over.set()
                 case _:
                     # Who has said hello does not say it again; a newer one may know more words.
                     pass
@@ -388,12 +390,12 @@ async def _listen(
         orders.put_nowait(None)
 
 
-def _is_of(outcome: worker_pb2.Outcome, seat: Seat) -> bool:
+def _is_of(outcome: worker_pb2.Outcome, slot: WorkerSlot) -> bool:
     """Whether it is this worker's own; one of an earlier worker does not count."""
-    return outcome.generation == seat.generation
+    return outcome.generation == slot.generation
 
 
-async def _collect(message: worker_pb2.Outcome, seat: Seat, orders: Orders) -> None:
+async def _collect(message: worker_pb2.Outcome, slot: WorkerSlot, orders: Orders) -> None:
     """Take over what the worker has made, and say what has become of it."""
 
     async def ask(file_name: str, offset: int) -> None:
@@ -401,7 +403,7 @@ async def _collect(message: worker_pb2.Outcome, seat: Seat, orders: Orders) -> N
         orders.put_nowait(worker_pb2.SessionResponse(send=order))
 
     try:
-        await seat.delivery.collect(messages.outcome(message), message.SerializeToString(), ask)
+        await slot.delivery.collect(messages.outcome(message), message.SerializeToString(), ask)
         problem = ""
     except UnusableError as error:
         problem = str(error)
@@ -409,6 +411,6 @@ async def _collect(message: worker_pb2.Outcome, seat: Seat, orders: Orders) -> N
     except Exception as error:
         problem = f"a bug in callsd: {error}"
         log.exception("outcome_failed")
-    seat.is_over.set()
+    slot.is_over.set()
     verdict = worker_pb2.OutcomeVerdict(problem=problem)
     orders.put_nowait(worker_pb2.SessionResponse(verdict=verdict))
