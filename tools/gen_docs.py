@@ -15,10 +15,12 @@ from pathlib import Path
 
 import msgspec
 import tomlkit
+from google.protobuf import descriptor_pool
 
 from callsd_daemon.config import ENVIRONMENT_PREFIX, SETTINGS, Config
 from callsd_daemon.domain.jobs import FINAL_STATES, TRANSITIONS
-from callsd_daemon.rpc.auth import SCOPES
+from callsd_daemon.rpc.public import SERVICES
+from callsd_daemon.usecases.access import SCOPES
 from reference import reference
 
 
@@ -44,9 +46,10 @@ def settings() -> str:
 def methods() -> str:
     """A table of the public methods: name, and the scope that its caller needs."""
     rows = [
-        f"| {service} | `{method}` | {f'`{scope}`' if scope else 'any valid token'} |"
-        for path, scope in SCOPES.items()
-        for service, method in [path.removeprefix("/callsd.v1.").split("/")]
+        f"| {service.rpartition('.')[2]} | `{method.name}` | "
+        f"{f'`{scope}`' if (scope := SCOPES[method.name]) else 'any valid token'} |"
+        for service in SERVICES
+        for method in descriptor_pool.Default().FindServiceByName(service).methods
     ]
     return "\n".join(["| Service | Method | Scope |", "|---|---|---|", *rows])
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from callsd_daemon.domain.admission import Host, Policy, Request, Snapshot, decide
 from callsd_daemon.domain.costs import transcription_cost, transcription_cost_key
-from callsd_daemon.domain.jobs import Artifact, Job, Kind, Outcome, State, Usage, Worker
-from callsd_daemon.domain.transcription import Format, Track, TranscriptionSpec
+from callsd_daemon.domain.jobs import Artifact, Job, Outcome, State, Usage, Worker
+from callsd_daemon.domain.transcription import TRANSCRIPTION, Format, Track, TranscriptionSpec
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.transaction import Transaction
 
@@ -24,7 +25,7 @@ _RETENTION = timedelta(days=30)
 def fill_store(state: Path, jobs: int) -> None:
     """Make a state directory as a daemon leaves it after `jobs` transcriptions, all finished."""
     state.mkdir(parents=True)
-    database = Database(state / "callsd.db")
+    database = Database(state / "callsd.db", codec())
     try:
         asyncio.run(database.write(lambda tx: _live_through(tx, jobs)))
     finally:
@@ -59,7 +60,7 @@ def _queued(job_id: str, now: datetime) -> Job:
     )
     return Job(
         id=job_id,
-        kind=Kind.TRANSCRIPTION,
+        kind=TRANSCRIPTION,
         state=State.QUEUED,
         creator="owner",
         create_time=now,
@@ -67,7 +68,7 @@ def _queued(job_id: str, now: datetime) -> Job:
         max_duration_seconds=86400.0,
         reservation=transcription_cost(spec, 1, ()),
         cost_key=transcription_cost_key(spec, 1),
-        transcription=spec,
+        spec=spec,
         labels={"call": job_id},
     )
 
@@ -111,10 +112,12 @@ def decisions_per_second() -> float:
             Snapshot(
                 host=host,
                 reserved=reservation,
-                running={Kind.TRANSCRIPTION: running},
+                running={TRANSCRIPTION: running},
                 queued_ahead=0,
             ),
-            Request(kind=Kind.TRANSCRIPTION, reservation=reservation, may_queue=may_queue),
+            Request(
+                kind=TRANSCRIPTION, reservation=reservation, is_batch=True, may_queue=may_queue
+            ),
         )
         for running, may_queue in ((1, True), (4, True), (4, False))
     ]

@@ -18,19 +18,19 @@ import structlog
 
 from callsd_daemon import logs, notify, rules
 from callsd_daemon.config import Config, ConfigError
-from callsd_daemon.domain.jobs import BATCH_KINDS
+from callsd_daemon.domain.captions import CAPTIONS
 from callsd_daemon.domain.transcription import Engine
 from callsd_daemon.files import FilePool
 from callsd_daemon.host.probe import Probe
+from callsd_daemon.kinds.all import codec
+from callsd_daemon.kinds.captions import Captions as CaptionsKind
 from callsd_daemon.liveness import Liveness
 from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.models.store import ModelStore
 from callsd_daemon.rpc.auth import AuthInterceptor
 from callsd_daemon.rpc.captions import CaptionService
 from callsd_daemon.rpc.endpoints import MAX_MESSAGE_BYTES, read_secret
-from callsd_daemon.rpc.hub import Hub
-from callsd_daemon.rpc.intake import Intake
-from callsd_daemon.rpc.jobs import JobService
+from callsd_daemon.rpc.jobs import JobService, render_change
 from callsd_daemon.rpc.media import MediaService
 from callsd_daemon.rpc.models import ModelService
 from callsd_daemon.rpc.public import PublicServer
@@ -48,6 +48,10 @@ from callsd_daemon.startup import (
 from callsd_daemon.store.database import Database, DatabaseDamagedError
 from callsd_daemon.store.migrations import SchemaTooNewError
 from callsd_daemon.tokens import TokenError, TokenFile, write_owner_token
+from callsd_daemon.usecases.captions import Captions
+from callsd_daemon.usecases.changes import Changes
+from callsd_daemon.usecases.jobs import Jobs
+from callsd_daemon.usecases.streams import Streams
 from callsd_daemon.workers.admission import AdmissionController
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.housekeeping import Housekeeper
@@ -165,8 +169,9 @@ class _Daemon:
             later = [key for key in changed if not key.startswith(rules.RELOADED)]
             self._config = new
             self._admission.policy = rules.policy(new)
-            self._runner.rules = rules.supervision(new)
-            self._intake.rules = rules.intake(new)
+            self._runner.end_rules = rules.end(new)
+            # In place: all who look a kind up have this one dictionary.
+            self._kinds.update(rules.kinds(new, self._models, self._uploads))
             log.info("reloaded", changed=changed, needs_restart=later)
         notify.notify(notify.READY)
 
@@ -174,7 +179,7 @@ class _Daemon:
         """Open what is kept, and put the rooms together."""
         config, state = self._config, self._state
         try:
-            self._database = Database(state / DATABASE_FILE)
+            self._database = Database(state / DATABASE_FILE, codec())
         except (DatabaseDamagedError, SchemaTooNewError) as problem:
             code = EXIT_CONFIG if isinstance(problem, SchemaTooNewError) else EXIT_STATE_UNUSABLE
             raise StartError(str(problem), code) from None
@@ -183,10 +188,11 @@ class _Daemon:
             write_owner_token(self._tokens, self._runtime / "owner.token")
         except TokenError as problem:
             raise StartError(str(problem), EXIT_STATE_UNUSABLE) from None
-        self._hub = Hub(self._database.revision, max_streams=config.server.max_watches)
+        self._streams = Streams(limit=config.server.max_watches)
+        self._changes = Changes(self._database, self._streams, render_change)
         loop = asyncio.get_running_loop()
         self._database.on_commit(
-            lambda changes: loop.call_soon_threadsafe(self._hub.publish, changes)
+            lambda changes: loop.call_soon_threadsafe(self._changes.publish, changes)
         )
         self._models = ModelStore(Path(config.models.directory))
         self._uploads = Uploads(
@@ -195,13 +201,7 @@ class _Daemon:
             retention=timedelta(seconds=config.media.upload_retention_seconds),
             sees_all=lambda client: self._tokens.has_scope(client, "admin"),
         )
-        self._intake = Intake(
-            database=self._database,
-            models=self._models,
-            uploads=self._uploads,
-            rules=rules.intake(config),
-            now=_now,
-        )
+        self._kinds = dict(rules.kinds(config, self._models, self._uploads))
         try:
             launcher = rules.launcher(config)
         except OSError as problem:
@@ -213,6 +213,7 @@ class _Daemon:
         self._admission = AdmissionController(
             Probe(state),
             rules.policy(config),
+            self._kinds,
             launcher.spent,
             awaited_bytes=lambda: self._uploads.left_bytes,
         )
@@ -221,7 +222,7 @@ class _Daemon:
             launcher=launcher,
             directory=state / "captioners",
             pool=self._pool,
-            resolve=self._intake.captioner,
+            kind=self._captions_kind,
             owner=self._database.database_id,
             max_log_bytes=config.jobs.max_log_bytes,
         )
@@ -231,10 +232,10 @@ class _Daemon:
             launcher=launcher,
             directory=state / "jobs",
             pool=self._pool,
-            resolve=self._intake.assignment,
+            kinds=self._kinds,
             calls=self._calls,
             now=_now,
-            rules=rules.supervision(config),
+            end_rules=rules.end(config),
         )
         self._supervisor = Supervisor(
             database=self._database,
@@ -245,6 +246,7 @@ class _Daemon:
         )
         self._housekeeper = Housekeeper(
             database=self._database,
+            kinds=self._kinds,
             admission=self._admission,
             supervisor=self._supervisor,
             calls=self._calls,
@@ -254,37 +256,53 @@ class _Daemon:
             now=_now,
         )
 
+    def _captions_kind(self) -> CaptionsKind:
+        kind = self._kinds[CAPTIONS]
+        assert isinstance(kind, CaptionsKind)
+        return kind
+
     async def _serve(self) -> PublicServer:
         """Open the public server."""
         server = PublicServer(
             AuthInterceptor(self._tokens),
             jobs=JobService(
-                database=self._database,
-                hub=self._hub,
-                admission=self._admission,
-                supervisor=self._supervisor,
-                intake=self._intake,
-                directory=self._state / "jobs",
+                jobs=Jobs(
+                    database=self._database,
+                    kinds=self._kinds,
+                    admission=self._admission,
+                    supervisor=self._supervisor,
+                    streams=self._streams,
+                    changes=self._changes,
+                    directory=self._state / "jobs",
+                    now=_now,
+                ),
+                changes=self._changes,
+                kinds=self._kinds,
+                database_id=self._database.database_id,
             ),
             media=MediaService(
                 uploads=self._uploads,
                 database=self._database,
                 admission=self._admission,
-                hub=self._hub,
+                kinds=self._kinds,
+                streams=self._streams,
                 pool=self._verifying,
             ),
-            models=ModelService(self._models, self._hub),
+            models=ModelService(self._models, self._streams),
             captions=CaptionService(
-                calls=self._calls,
-                database=self._database,
-                hub=self._hub,
-                directory=self._state / "jobs",
+                Captions(
+                    calls=self._calls,
+                    database=self._database,
+                    streams=self._streams,
+                    directory=self._state / "jobs",
+                )
             ),
             server=ServerService(
                 facts=self._facts,
                 database=self._database,
                 admission=self._admission,
-                hub=self._hub,
+                kinds=self._kinds,
+                streams=self._streams,
             ),
         )
         await server.open(self._config)
@@ -308,7 +326,7 @@ class _Daemon:
             default_caption_model=config.captions.model,
             max_message_bytes=MAX_MESSAGE_BYTES,
             max_upload_bytes=config.media.max_upload_bytes,
-            max_threads=self._intake.rules.max_threads,
+            max_threads=rules.max_threads(config),
             max_watches=config.server.max_watches,
             retention_seconds=config.jobs.retention_seconds,
         )
@@ -318,7 +336,7 @@ class _Daemon:
         began = time.monotonic()
         while time.monotonic() - began < self._config.server.drain_live_seconds:
             running = await self._database.read(lambda tx: tx.running())
-            live = sum(count for kind, count in running.items() if kind not in BATCH_KINDS)
+            live = sum(count for kind, count in running.items() if not self._kinds[kind].is_batch)
             if not live or forced.done():
                 return
             notify.notify(f"STATUS=draining: {live} live jobs", EXTEND_STOP)
@@ -329,15 +347,16 @@ class _Daemon:
         log.info("draining")
         notify.notify(notify.STOPPING, "STATUS=draining")
         await server.say_not_serving()
-        self._hub.drain()
+        self._streams.drain()
         self._supervisor.pause()
         forced = asyncio.create_task(self._forced.wait())
         await self._await_live_jobs(forced)
-        self._hub.close()
+        self._streams.close()
+        self._changes.wake()
         self._calls.wake()
         began = time.monotonic()
         waited, patience = 0.0, self._config.server.drain_seconds
-        while waited < NOTICE_SECONDS or (self._hub.streams and waited < patience):
+        while waited < NOTICE_SECONDS or (self._streams.count and waited < patience):
             await asyncio.wait({forced}, timeout=DRAIN_LOOK_SECONDS)
             if forced.done():
                 break

@@ -10,20 +10,21 @@ import msgspec
 
 from callsd_daemon.config import Config
 from callsd_daemon.domain.admission import Policy
-from callsd_daemon.domain.jobs import Kind
-from callsd_daemon.domain.recording import Profile
+from callsd_daemon.domain.captions import CAPTIONS
+from callsd_daemon.domain.recording import RECORDING, Profile
+from callsd_daemon.domain.transcription import TRANSCRIPTION, Engine
 from callsd_daemon.host.probe import limits
+from callsd_daemon.kinds import Bounds, Kinds
+from callsd_daemon.kinds.captions import Captions
+from callsd_daemon.kinds.recording import Recording
+from callsd_daemon.kinds.transcription import Transcription
 from callsd_daemon.media.roots import MediaRoots
-from callsd_daemon.media.uploads import UploadLimits
-from callsd_daemon.rpc import validate
-from callsd_daemon.rpc.intake import IntakeRules
-from callsd_daemon.workers.attempt import Bounds
-from callsd_daemon.workers.captions.attempt import CallRules
+from callsd_daemon.media.uploads import UploadLimits, Uploads
+from callsd_daemon.models.store import ModelStore
 from callsd_daemon.workers.ending import EndRules
 from callsd_daemon.workers.launchers.launcher import Launcher
 from callsd_daemon.workers.launchers.process import ProcessLauncher
 from callsd_daemon.workers.launchers.systemd import SystemdLauncher
-from callsd_daemon.workers.runner import Rules
 
 
 RELOADED = (
@@ -78,9 +79,9 @@ def policy(config: Config) -> Policy:
         headroom_disk_bytes=admission.headroom_disk_bytes,
         max_concurrent_jobs=jobs.max_concurrent_jobs,
         max_per_kind={
-            Kind.TRANSCRIPTION: jobs.max_transcription_jobs,
-            Kind.CAPTIONS: jobs.max_captions_jobs,
-            Kind.RECORDING: jobs.max_recording_jobs,
+            TRANSCRIPTION: jobs.max_transcription_jobs,
+            CAPTIONS: jobs.max_captions_jobs,
+            RECORDING: jobs.max_recording_jobs,
         },
         max_queued_jobs=jobs.max_queued_jobs,
         patience_seconds=jobs.queue_patience_seconds,
@@ -88,9 +89,9 @@ def policy(config: Config) -> Policy:
     )
 
 
-def _max_threads(config: Config, policy: Policy) -> int:
+def max_threads(config: Config) -> int:
     """As many as admission could ever grant, unless the administrator sets another limit."""
-    grantable = max(1, int(limits().cores - policy.headroom_cores))
+    grantable = max(1, int(limits().cores - policy(config).headroom_cores))
     return config.transcription.max_threads or grantable
 
 
@@ -104,8 +105,15 @@ def upload_limits(config: Config) -> UploadLimits:
     )
 
 
-def supervision(config: Config) -> Rules:
-    """What the life of jobs goes by."""
+def end(config: Config) -> EndRules:
+    """What the ends of jobs go by."""
+    jobs = config.jobs
+    retention = timedelta(seconds=jobs.retention_seconds) if jobs.retention_seconds else None
+    return EndRules(max_attempts=jobs.max_attempts, retention=retention)
+
+
+def kinds(config: Config, models: ModelStore, uploads: Uploads) -> Kinds:
+    """The kinds of jobs that are served, with the administrator's settings for each."""
     jobs = config.jobs
     bounds = Bounds(
         start_timeout_seconds=jobs.start_timeout_seconds,
@@ -113,32 +121,30 @@ def supervision(config: Config) -> Rules:
         stop_grace_seconds=jobs.stop_grace_seconds,
         max_log_bytes=jobs.max_log_bytes,
     )
-    retention = timedelta(seconds=jobs.retention_seconds) if jobs.retention_seconds else None
-    return Rules(
-        end=EndRules(max_attempts=jobs.max_attempts, retention=retention),
-        bounds=bounds,
-        recording_bounds=replace(
-            bounds, stop_grace_seconds=config.recording.stop_grace_seconds, is_live=True
-        ),
-        calls=CallRules(abandoned_seconds=config.captions.abandoned_seconds),
-    )
-
-
-def intake(config: Config) -> IntakeRules:
-    """What requests are judged and completed by."""
-    return IntakeRules(
+    transcription = Transcription(
+        models=models,
+        upload_store=uploads,
         roots=MediaRoots(config.media.roots),
-        defaults=validate.Defaults(
-            model=config.transcription.model,
-            caption_model=config.captions.model,
-            engine=config.transcription.engine,
-            profile=Profile(config.recording.profile),
-            max_duration_seconds=config.jobs.max_duration_seconds,
-            max_recording_seconds=config.recording.max_duration_seconds,
-        ),
+        bounds=bounds,
+        max_duration_seconds=jobs.max_duration_seconds,
+        default_model=config.transcription.model,
+        default_engine=Engine(config.transcription.engine),
         default_threads=config.transcription.threads,
-        max_threads=_max_threads(config, policy(config)),
-        caption_workers=config.captions.workers or max(1, round(limits().cores)),
-        caption_fallback=config.captions.fallback_model,
+        max_threads=max_threads(config),
+    )
+    captions = Captions(
+        models=models,
+        bounds=bounds,
+        max_duration_seconds=jobs.max_duration_seconds,
+        default_model=config.captions.model,
+        fallback_model=config.captions.fallback_model,
+        workers=config.captions.workers or max(1, round(limits().cores)),
+        abandoned_seconds=config.captions.abandoned_seconds,
+    )
+    recording = Recording(
+        bounds=replace(bounds, stop_grace_seconds=config.recording.stop_grace_seconds),
+        max_duration_seconds=config.recording.max_duration_seconds,
+        default_profile=Profile(config.recording.profile),
         min_free_bytes=config.admission.headroom_disk_bytes,
     )
+    return {kind.name: kind for kind in (transcription, captions, recording)}

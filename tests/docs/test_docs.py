@@ -12,8 +12,8 @@ from google.rpc import code_pb2
 from callsd.v1 import caption_pb2, job_pb2, media_pb2, model_pb2, server_pb2
 from callsd.v1.error_pb2 import ErrorReason
 from callsd_daemon.config import SETTINGS
-from callsd_daemon.rpc.auth import SCOPES
 from callsd_daemon.rpc.status import CODES
+from callsd_daemon.usecases.access import SCOPES
 from tests.conftest import StartDaemon
 from tests.helpers.daemon import ROOT
 

@@ -18,8 +18,11 @@ from callsd_daemon.domain.admission import (
     accounts,
     decide,
 )
+from callsd_daemon.domain.captions import CAPTIONS
 from callsd_daemon.domain.errors import Reason
-from callsd_daemon.domain.jobs import Kind, Reservation
+from callsd_daemon.domain.jobs import Reservation
+from callsd_daemon.domain.recording import RECORDING
+from callsd_daemon.domain.transcription import TRANSCRIPTION
 
 
 GIB = 1024**3
@@ -40,14 +43,14 @@ POLICY = Policy(
 )
 IDLE = Snapshot(host=HOST, reserved=Reservation(), running={}, queued_ahead=0)
 ONE = Reservation(cores=1.0, memory_bytes=GIB, disk_bytes=GIB)
-BATCH = Request(kind=Kind.TRANSCRIPTION, reservation=ONE, may_queue=True)
+BATCH = Request(kind=TRANSCRIPTION, reservation=ONE, is_batch=True, may_queue=True)
 """Three of these fit, by cores."""
 NO_QUEUE = replace(BATCH, may_queue=False)
-LIVE = replace(BATCH, kind=Kind.CAPTIONS)
+LIVE = replace(BATCH, kind=CAPTIONS, is_batch=False)
 
-FULL = replace(IDLE, reserved=Reservation(cores=2.5), running={Kind.TRANSCRIPTION: 2})
+FULL = replace(IDLE, reserved=Reservation(cores=2.5), running={TRANSCRIPTION: 2})
 WAITING = replace(IDLE, queued_ahead=2, queue_waiting_for=Reason.MEMORY_EXHAUSTED)
-TWO_RUN = replace(IDLE, running={Kind.TRANSCRIPTION: 1, Kind.CAPTIONS: 1})
+TWO_RUN = replace(IDLE, running={TRANSCRIPTION: 1, CAPTIONS: 1})
 
 
 def host(**changes: Any) -> Snapshot:
@@ -95,7 +98,7 @@ class TestDecisions:
             (
                 TWO_RUN,
                 BATCH,
-                replace(POLICY, max_per_kind={Kind.TRANSCRIPTION: 1}),
+                replace(POLICY, max_per_kind={TRANSCRIPTION: 1}),
                 Queue(position=1, reason=Reason.SLOTS_EXHAUSTED),
             ),
             # Other processes count as much as our own jobs.
@@ -123,7 +126,7 @@ class TestDecisions:
             (WAITING, LIVE, POLICY, Admit()),
             (replace(WAITING, queued_ahead=3), LIVE, POLICY, Admit()),
             # Ceilings hold for the kind they are for.
-            (TWO_RUN, LIVE, replace(POLICY, max_per_kind={Kind.TRANSCRIPTION: 1}), Admit()),
+            (TWO_RUN, LIVE, replace(POLICY, max_per_kind={TRANSCRIPTION: 1}), Admit()),
             (TWO_RUN, BATCH, replace(POLICY, max_concurrent_jobs=3), Admit()),
         ],
     )
@@ -161,7 +164,7 @@ class TestDecisions:
             (
                 TWO_RUN,
                 LIVE,
-                replace(POLICY, max_per_kind={Kind.CAPTIONS: 1}),
+                replace(POLICY, max_per_kind={CAPTIONS: 1}),
                 Reason.SLOTS_EXHAUSTED,
             ),
             # The queue has an end.
@@ -190,16 +193,16 @@ class TestDecisions:
 
     def test_recordings_are_live(self) -> None:
         """A recording starts at once or not at all, whatever its request says and who waits."""
-        recording = replace(BATCH, kind=Kind.RECORDING)
+        recording = replace(LIVE, kind=RECORDING)
 
         assert decide(WAITING, recording, POLICY) == Admit()
         assert refused(FULL, recording).reason is Reason.CPU_EXHAUSTED
 
     def test_ceiling_of_recordings(self) -> None:
         """Their ceiling is theirs alone, and is named."""
-        policy = replace(POLICY, max_per_kind={Kind.RECORDING: 1})
-        busy = replace(IDLE, running={Kind.RECORDING: 1})
-        recording = replace(BATCH, kind=Kind.RECORDING)
+        policy = replace(POLICY, max_per_kind={RECORDING: 1})
+        busy = replace(IDLE, running={RECORDING: 1})
+        recording = replace(LIVE, kind=RECORDING)
 
         refusal = refused(busy, recording, policy)
 
@@ -254,7 +257,7 @@ class TestAccounts:
     def test_external_load_comes_out_of_the_headroom_first(self) -> None:
         """Cores kept free are kept for others: what these use of them is not kept twice."""
         for external, available in ((0.0, 3.0), (0.5, 3.0), (1.0, 3.0), (1.5, 2.5), (5.0, -1.0)):
-            _, cores, _ = accounts(host(cores_external=external), POLICY)
+            cores = accounts(host(cores_external=external), POLICY)["cores"]
 
             assert cores.available == available
 
@@ -265,7 +268,7 @@ class TestAccounts:
             reserved=ONE,
         )
 
-        disk, cores, memory = accounts(snapshot, POLICY)
+        disk, cores, memory = accounts(snapshot, POLICY).values()
 
         assert (disk.reason, disk.total, disk.external, disk.available, disk.budget) == (
             Reason.DISK_EXHAUSTED,
@@ -316,7 +319,7 @@ class TestRefusals:
         [
             (replace(POLICY, max_concurrent_jobs=2), "jobs.max_concurrent_jobs"),
             (replace(POLICY, max_concurrent_jobs=1), "jobs.max_concurrent_jobs"),
-            (replace(POLICY, max_per_kind={Kind.CAPTIONS: 1}), "jobs.max_captions_jobs"),
+            (replace(POLICY, max_per_kind={CAPTIONS: 1}), "jobs.max_captions_jobs"),
         ],
     )
     def test_ceilings_name_their_setting(self, policy: Policy, setting: str) -> None:

@@ -27,8 +27,8 @@ from callsd_daemon.domain.costs import (
     transcription_cost_key,
 )
 from callsd_daemon.domain.errors import Reason
-from callsd_daemon.domain.jobs import Kind, Reservation, Usage
-from callsd_daemon.domain.recording import PROFILES, Profile, RecordingSpec
+from callsd_daemon.domain.jobs import Reservation, Usage
+from callsd_daemon.domain.recording import PROFILES, RECORDING, Profile, RecordingSpec
 from callsd_daemon.domain.transcription import Engine
 from tests.helpers.jobs import SPEC
 
@@ -206,7 +206,7 @@ class TestRecordings:
             admitted, reserved = 0, Reservation()
             for _ in range(4):
                 snapshot = Snapshot(host=TWO_CORES, reserved=reserved, running={}, queued_ahead=0)
-                request = Request(kind=Kind.RECORDING, reservation=cost, may_queue=True)
+                request = Request(kind=RECORDING, reservation=cost, is_batch=False, may_queue=True)
                 match decide(snapshot, request, POLICY):
                     case Admit():
                         admitted += 1

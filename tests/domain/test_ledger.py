@@ -16,22 +16,23 @@ from hypothesis import strategies as st
 
 from callsd_daemon.domain.admission import Host, Policy, Queue, Refuse
 from callsd_daemon.domain.errors import Reason
-from callsd_daemon.domain.jobs import Failure, Job, Kind, Outcome, Progress, Reservation, State
+from callsd_daemon.domain.jobs import Failure, Job, Outcome, Progress, Reservation, State
+from callsd_daemon.domain.transcription import TRANSCRIPTION
 from callsd_daemon.files import FilePool
 from callsd_daemon.host.probe import Probe
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.read_transaction import Change
+from callsd_daemon.store.read_transaction import Change, JobFilter
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers.admission import AdmissionController
-from callsd_daemon.workers.attempt import Bounds
-from callsd_daemon.workers.captions.attempt import CallRules
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.ending import EndRules, settle
 from callsd_daemon.workers.launchers.launcher import Launcher
-from callsd_daemon.workers.runner import JobRunner, Rules
+from callsd_daemon.workers.runner import JobRunner
 from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.supervisor import Supervisor
 from tests.helpers.jobs import NOW, make_job
+from tests.helpers.kinds import KINDS
 
 
 EXAMPLES = 35
@@ -49,22 +50,10 @@ POLICY = Policy(
     headroom_cores=0.5,
     headroom_memory_bytes=100,
     headroom_disk_bytes=100,
-    max_per_kind={Kind.TRANSCRIPTION: 5},
+    max_per_kind={TRANSCRIPTION: 5},
     max_queued_jobs=6,
 )
 END_RULES = EndRules(max_attempts=3, retention=timedelta(days=1))
-BOUNDS = Bounds(
-    start_timeout_seconds=1.0,
-    silence_timeout_seconds=1.0,
-    stop_grace_seconds=1.0,
-    max_log_bytes=1,
-)
-RULES = Rules(
-    end=END_RULES,
-    bounds=BOUNDS,
-    recording_bounds=BOUNDS,
-    calls=CallRules(abandoned_seconds=1.0),
-)
 KILLED = Failure(reason=Reason.WORKER_KILLED, message="killed by SIGKILL")
 REFUSALS = {
     Reason.CANNOT_FIT,
@@ -100,21 +89,19 @@ class Office:
     """Jobs in the order in which they were accepted."""
 
     def __post_init__(self) -> None:
-        self.database = Database(self.directory / "callsd.db")
+        self.database = Database(self.directory / "callsd.db", codec())
         self.database.on_commit(self.acknowledged.extend)
-        self.admission = AdmissionController(StillProbe(), POLICY, dict)
+        self.admission = AdmissionController(StillProbe(), POLICY, KINDS, dict)
         runner = JobRunner(
             database=self.database,
             server=cast(WorkerServer, None),  # no worker is ever started
             launcher=cast(Launcher, SimpleNamespace(epoch="boot")),
             directory=self.directory,
             pool=cast(FilePool, None),
-            resolve=lambda job, page_secrets: (_ for _ in ()).throw(
-                AssertionError("no worker is started")
-            ),
+            kinds=KINDS,
             calls=cast(Calls, None),
             now=lambda: self.clock,
-            rules=RULES,
+            end_rules=END_RULES,
         )
         self.supervisor = Supervisor(
             database=self.database,
@@ -131,7 +118,7 @@ class Office:
         self.made += 1
         job = make_job(
             id=f"job{self.made}",
-            kind=list(Kind)[number % 3],
+            kind=list(KINDS)[number % 3],
             reservation=Reservation(
                 cores=0.5 * (1 + number % 9), memory_bytes=number * 70, disk_bytes=number * 15
             ),
@@ -147,15 +134,13 @@ class Office:
         self.placed.append(job.id)
         if isinstance(decision, Queue):
             assert decision.position == tx.queue_positions()[job.id] == length + 1
-        elif job.kind is Kind.TRANSCRIPTION:
+        elif job.kind == TRANSCRIPTION:
             assert length == 0, "a batch job has passed the queue"
 
     def dispatch(self, tx: Transaction, number: int) -> None:
         """Waiting jobs start, in the order in which they were accepted."""
         while True:
-            waiting = tx.page(
-                states=(State.QUEUED,), kinds=(), labels={}, ids=(), before=None, limit=100
-            )
+            waiting = tx.page(wanted=JobFilter(states=(State.QUEUED,)), before=None, limit=100)
             oldest = min((job.id for job in waiting.jobs), key=self.placed.index, default=None)
             head = self.supervisor.place_next(tx, {}, 0.0)
             if head is None or not head.token:
@@ -210,12 +195,12 @@ class Office:
     # What must hold
 
     def assert_balanced(self, tx: Transaction) -> None:
-        """The tx show exactly what active jobs hold, and that is within the budget."""
+        """The store shows exactly what active jobs hold, and that is within the budget."""
         reserved = tx.reserved()
         held = sum((job.reservation for job in tx.active()), Reservation())
         assert reserved == held
         assert tx.queue_length() <= POLICY.max_queued_jobs + len(self.placed)
-        for account in self.admission.accounts(tx):
+        for account in self.admission.accounts(tx).values():
             assert account.reserved <= account.budget, account
 
     def assert_history(self) -> None:
@@ -296,7 +281,7 @@ def test_ledger_always_balances(steps: list[tuple[str, int]]) -> None:
         office.assert_history()
         assert office.refused <= REFUSALS
         # A daemon that starts now finds the same tx.
-        again = Database(office.directory / "callsd.db")
+        again = Database(office.directory / "callsd.db", codec())
         try:
             found = asyncio.run(again.read(lambda tx: (tx.reserved(), tx.active())))
             assert again.revision == len(office.acknowledged)

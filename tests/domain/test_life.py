@@ -8,13 +8,11 @@ import pytest
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import (
     ACTIVE_STATES,
-    BATCH_KINDS,
     FINAL_STATES,
     TRANSITIONS,
     Artifact,
     Failure,
     Job,
-    Kind,
     Notice,
     Outcome,
     Progress,
@@ -22,8 +20,8 @@ from callsd_daemon.domain.jobs import (
     State,
     Usage,
 )
-from callsd_daemon.domain.recording import Picture, RecordingHealth, RecordingResult
-from callsd_daemon.domain.transcription import TranscriptionResult
+from callsd_daemon.domain.recording import RECORDING, Picture, RecordingHealth, RecordingResult
+from callsd_daemon.domain.transcription import TRANSCRIPTION, TranscriptionResult
 from tests.helpers.jobs import NOW, WORKER, make_job
 
 
@@ -90,7 +88,6 @@ class TestMachine:
         assert {State.QUEUED} | ACTIVE_STATES | FINAL_STATES == set(State)
         assert ACTIVE_STATES.isdisjoint(FINAL_STATES)
         assert {state for state, following in TRANSITIONS.items() if not following} == FINAL_STATES
-        assert {Kind.TRANSCRIPTION} == BATCH_KINDS
 
     @pytest.mark.parametrize("state", [state for state in State if state not in FINAL_STATES])
     def test_every_job_can_end(self, state: State) -> None:
@@ -213,9 +210,9 @@ class TestEnd:
             Progress(phase="recording", processed_seconds=9.0, recording=RecordingHealth()), NOW
         )
 
-        job = running.finished(Outcome(recording=result), LATER, retention=WEEK)
+        job = running.finished(Outcome(results={RECORDING: result}), LATER, retention=WEEK)
 
-        assert job.recording_result == result
+        assert job.results == {RECORDING: result}
         assert job.progress == Progress(phase="done", fraction=1.0, processed_seconds=9.0)
 
     def test_failed_recording(self) -> None:
@@ -223,10 +220,14 @@ class TestEnd:
         result = RecordingResult(duration_seconds=2.0, is_cut_short=True)
 
         job = make_job(state=State.RUNNING).finished(
-            Outcome(failure=KILLED, recording=result), LATER, retention=WEEK
+            Outcome(failure=KILLED, results={RECORDING: result}), LATER, retention=WEEK
         )
 
-        assert (job.state, job.failure, job.recording_result) == (State.FAILED, KILLED, result)
+        assert (job.state, job.failure, job.results) == (
+            State.FAILED,
+            KILLED,
+            {RECORDING: result},
+        )
 
     def test_succeeded(self) -> None:
         """A success brings its artifacts, its findings and what it used, and is complete."""
@@ -236,7 +237,7 @@ class TestEnd:
         outcome = Outcome(
             artifacts=(artifact,),
             notices=(LOST,),
-            transcription=TranscriptionResult(word_count=3),
+            results={TRANSCRIPTION: TranscriptionResult(word_count=3)},
             usage=Usage(cpu_seconds=2.0, peak_memory_bytes=7),
         )
         running = make_job(state=State.RUNNING).with_progress(Progress(fraction=0.4), NOW)
@@ -245,7 +246,7 @@ class TestEnd:
 
         assert job.artifacts == (artifact,)
         assert job.notices == (LOST,)
-        assert job.transcription_result == TranscriptionResult(word_count=3)
+        assert job.results == {TRANSCRIPTION: TranscriptionResult(word_count=3)}
         assert job.usage == Usage(cpu_seconds=2.0, peak_memory_bytes=7)
         assert job.progress == Progress(phase="done", fraction=1.0)
         assert job.failure is None

@@ -7,10 +7,11 @@ import pytest
 
 from callsd.v1 import error_pb2, job_pb2, kind_pb2, recording_pb2, transcription_pb2
 from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
-from callsd_daemon.domain.jobs import Kind, State
+from callsd_daemon.domain.jobs import State
 from callsd_daemon.domain.languages import LANGUAGES
 from callsd_daemon.domain.recording import Picture, Profile
 from callsd_daemon.domain.transcription import Engine, Format, Task
+from tests.helpers.kinds import KINDS
 
 
 @pytest.mark.parametrize(
@@ -18,14 +19,13 @@ from callsd_daemon.domain.transcription import Engine, Format, Task
     [
         (Reason, error_pb2.ErrorReason, "ERROR_REASON_"),
         (State, job_pb2.JobState, "JOB_STATE_"),
-        (Kind, kind_pb2.JobKind, "JOB_KIND_"),
         (Engine, transcription_pb2.SpeechEngine, "SPEECH_ENGINE_"),
         (Task, transcription_pb2.TranscriptionTask, "TRANSCRIPTION_TASK_"),
         (Format, transcription_pb2.TranscriptFormat, "TRANSCRIPT_FORMAT_"),
         (Profile, recording_pb2.RecordingProfile, "RECORDING_PROFILE_"),
         (Picture, recording_pb2.PictureState, "PICTURE_STATE_"),
     ],
-    ids=["reasons", "states", "kinds", "engines", "tasks", "formats", "profiles", "pictures"],
+    ids=["reasons", "states", "engines", "tasks", "formats", "profiles", "pictures"],
 )
 def test_same_names_as_the_api(ours: type[StrEnum], public: Any, prefix: str) -> None:
     """The domain and the public API know the same names, no more and no fewer."""
@@ -64,3 +64,8 @@ def test_all_invalid_fields_at_once() -> None:
     assert error.reason is Reason.FIELD_INVALID
     assert error.message == "job.spec: is missing; request_id: must be a UUID"
     assert error.violations == (("job.spec", "is missing"), ("request_id", "must be a UUID"))
+
+
+def test_kinds() -> None:
+    """The kinds that are served are those that the public API names."""
+    assert {f"JOB_KIND_{name.upper()}" for name in KINDS} == set(kind_pb2.JobKind.keys()[1:])

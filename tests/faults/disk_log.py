@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.store.database import Database
 from tests.helpers.jobs import make_job, put
 
@@ -127,7 +128,7 @@ def main() -> None:
     """Write jobs."""
     path, log, count, synchronous = sys.argv[1:]
     recorder = Recorder(Path(path))
-    database = Database(Path(path))
+    database = Database(Path(path), codec())
     database._connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     if synchronous:
         database._connection.execute(f"PRAGMA synchronous = {synchronous}")

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.store.database import Database
 from tests.conftest import StartDaemon
 from tests.faults.conftest import RecordFigure
@@ -95,7 +96,7 @@ def jobs_in(directory: Path, files: dict[str, bytes]) -> set[str]:
     directory.mkdir()
     for name, content in files.items():
         (directory / f"callsd.db{name}").write_bytes(content)
-    database = Database(directory / "callsd.db")
+    database = Database(directory / "callsd.db", codec())
     try:
 
         async def read() -> set[str]:

@@ -18,6 +18,7 @@ import pytest
 from callsd import FINAL_STATES
 from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED
 from callsd_daemon.domain.jobs import Artifact, State
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.store.database import Database
 from tests.conftest import StartDaemon
 from tests.faults.conftest import RecordFigure
@@ -170,7 +171,7 @@ def remember(one: Daemon, count: int) -> None:
         artifacts=(artifact,),
         labels={"team": "platform"},
     )
-    database = Database(one.state / "callsd.db")
+    database = Database(one.state / "callsd.db", codec())
 
     async def write() -> None:
         for first in range(0, count, 1000):

@@ -6,8 +6,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from callsd_daemon.domain.jobs import Job, Kind, Reservation, State, Worker
-from callsd_daemon.domain.transcription import Track, TranscriptionSpec
+from callsd_daemon.domain.captions import CAPTIONS, CaptionsSpec
+from callsd_daemon.domain.jobs import Job, Reservation, State, Worker
+from callsd_daemon.domain.recording import PROFILES, RECORDING, Profile, RecordingSpec
+from callsd_daemon.domain.transcription import TRANSCRIPTION, Track, TranscriptionSpec
+from callsd_daemon.domain.work import Spec
 from callsd_daemon.store.transaction import Transaction
 
 
@@ -21,7 +24,7 @@ SPEC = TranscriptionSpec(tracks=(Track(speaker="Maya", path="/calls/maya.ogg"),)
 
 _JOB = Job(
     id="job",
-    kind=Kind.TRANSCRIPTION,
+    kind=TRANSCRIPTION,
     state=State.QUEUED,
     creator="owner",
     create_time=NOW,
@@ -29,13 +32,23 @@ _JOB = Job(
     max_duration_seconds=3600.0,
     reservation=Reservation(cores=1.0, memory_bytes=500 * MIB, disk_bytes=64 * MIB),
     cost_key="transcription/auto/base/1",
-    transcription=SPEC,
+    spec=SPEC,
 )
+
+
+SPECS: dict[str, Spec] = {
+    TRANSCRIPTION: SPEC,
+    CAPTIONS: CaptionsSpec(model="base"),
+    RECORDING: RecordingSpec(
+        url="https://a.example/", profile=Profile.LOW, quality=PROFILES[Profile.LOW]
+    ),
+}
 
 
 def make_job(**changes: Any) -> Job:
     """A transcription that waits, but for `changes`."""
-    return replace(_JOB, **changes)
+    spec = SPECS[changes.get("kind", TRANSCRIPTION)]
+    return replace(_JOB, **{"spec": spec, **changes})
 
 
 def put(job: Job) -> Callable[[Transaction], Job]:

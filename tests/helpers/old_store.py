@@ -4,11 +4,13 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from callsd_daemon.domain.jobs import Job
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.store import migrations
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.migrations import MIGRATIONS
@@ -18,10 +20,10 @@ def make_old(path: Path, version: int, *jobs: Job) -> None:
     """Make a database with the schema that it had at `version`, below 4, and these jobs in it."""
     with pytest.MonkeyPatch.context() as older:
         older.setattr(migrations, "MIGRATIONS", MIGRATIONS[:version])
-        Database(path).close()
+        Database(path, codec()).close()
     with closing(sqlite3.connect(path)) as connection, connection:
         for job in jobs:
-            body = msgspec.json.encode(job)
+            body = msgspec.json.encode(_as_before_5(job))
             held = job.reservation
             connection.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, NULL, NULL, ?, ?, ?, ?)",
@@ -31,3 +33,13 @@ def make_old(path: Path, version: int, *jobs: Job) -> None:
                 ),
             )
             connection.execute("INSERT INTO changes VALUES (?, ?, ?)", (job.revision, job.id, body))
+
+
+def _as_before_5(job: Job) -> dict[str, Any]:
+    """A job with a field for each kind."""
+    fields = msgspec.to_builtins(job)
+    spec, results = fields.pop("spec"), fields.pop("results")
+    for kind in ("transcription", "captions", "recording"):
+        fields[kind] = spec if kind == job.kind else None
+        fields[f"{kind}_result"] = results.get(kind)
+    return fields  # type: ignore[no-any-return]

@@ -18,9 +18,9 @@ from callsd.v1.job_pb2 import (
 )
 from callsd.v1.transcription_pb2 import Track
 from callsd_daemon.cli._root import root
-from callsd_daemon.rpc.hub import BATCH_BYTES
-from callsd_daemon.rpc.validate import MAX_JOB_BYTES
+from callsd_daemon.rpc.job_messages import MAX_JOB_BYTES
 from callsd_daemon.store.read_transaction import PAGE_BYTES
+from callsd_daemon.usecases.changes import BATCH_BYTES
 from tests.conftest import StartDaemon
 from tests.helpers.api import Api
 from tests.helpers.daemon import Daemon

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.store.database import Database
 
 
@@ -24,7 +25,7 @@ def open_database(path: Path) -> Iterator[OpenDatabase]:
     opened: list[Database] = []
 
     def open_(at: Path = path, **options: int) -> Database:
-        opened.append(Database(at, **options))
+        opened.append(Database(at, codec(), **options))
         return opened[-1]
 
     yield open_

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from callsd_daemon.domain.errors import CallsdError
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.store.database import Database
 from tests.helpers.jobs import make_job, put
 
@@ -21,7 +22,7 @@ LIMIT_BYTES = 300_000
 
 async def write(path: Path, count: int) -> None:
     """Write at most `count` large jobs, and a small one."""
-    database = Database(path)
+    database = Database(path, codec())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, hard))
     for number in range(count):

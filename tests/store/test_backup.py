@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from callsd_daemon.domain.recording import PageSecrets
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.store.backup import BackupError, back_up, restore
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.transaction import Transaction
@@ -28,7 +29,7 @@ async def put(database: Database, *ids: str) -> None:
 
 async def ids(path: Path) -> set[str]:
     """The jobs in a database."""
-    database = Database(path)
+    database = Database(path, codec())
     try:
         return await database.read(lambda tx: set(tx.ids()))
     finally:
@@ -38,7 +39,7 @@ async def ids(path: Path) -> set[str]:
 @pytest.fixture
 async def database(tmp_path: Path) -> Path:
     """A database with two jobs, which is open, as that of a daemon that runs."""
-    one = Database(tmp_path / "callsd.db")
+    one = Database(tmp_path / "callsd.db", codec())
     await put(one, "a", "b")
     return tmp_path / "callsd.db"
 
@@ -72,7 +73,7 @@ async def test_nothing_to_copy(tmp_path: Path) -> None:
 async def test_a_copy_is_put_back(tmp_path: Path) -> None:
     """What the copy knows is there again; what came after it lies beside it, whole."""
     path, copy = tmp_path / "callsd.db", tmp_path / "copy.db"
-    first = Database(path)
+    first = Database(path, codec())
     await put(first, "a")
     back_up(path, copy)
     await put(first, "b")
@@ -96,7 +97,7 @@ async def test_a_copy_is_put_where_nothing_is(database: Path, tmp_path: Path) ->
 async def test_what_is_no_copy_is_refused(tmp_path: Path, damage: str) -> None:
     """What is no database of callsd's, or a damaged one, takes nobody's place."""
     path, copy = tmp_path / "callsd.db", tmp_path / "copy.db"
-    one = Database(path)
+    one = Database(path, codec())
     await put(one, *(f"job{number}" for number in range(200)))
     one.close()
     back_up(path, copy)

@@ -13,7 +13,7 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import State
 from callsd_daemon.store import database as module
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.read_transaction import Page, ReadTransaction
+from callsd_daemon.store.read_transaction import JobFilter, Page, ReadTransaction
 from tests.helpers.holding import held
 from tests.helpers.jobs import make_job, put
 
@@ -23,7 +23,7 @@ OpenDatabase = Callable[..., Database]
 
 def everything(tx: ReadTransaction) -> Page:
     """All jobs."""
-    return tx.page(states=(), kinds=(), labels={}, ids=(), before=None, limit=99)
+    return tx.page(wanted=JobFilter(), before=None, limit=99)
 
 
 class TestReads:

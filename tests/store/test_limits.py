@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from callsd_daemon.domain.jobs import Job, Kind, State
+from callsd_daemon.domain.captions import CAPTIONS
+from callsd_daemon.domain.jobs import Job, State
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.read_transaction import COUNTED_LABELS, Page, ReadTransaction
+from callsd_daemon.store.read_transaction import COUNTED_LABELS, JobFilter, Page, ReadTransaction
 from callsd_daemon.store.transaction import Transaction
 from tests.helpers.jobs import make_job, put
 from tests.helpers.old_store import make_old
@@ -29,8 +30,8 @@ LARGE_BYTES = 9000
 
 def page(tx: ReadTransaction, **wanted: Any) -> Page:
     """A page of jobs; everything matches but for what is given."""
-    every: dict[str, Any] = {"states": (), "kinds": (), "labels": {}, "ids": (), "before": None}
-    return tx.page(**{**every, "limit": 50, **wanted})
+    rest = {key: wanted.pop(key) for key in ("before", "limit", "max_bytes") if key in wanted}
+    return tx.page(wanted=JobFilter(**wanted), **{"before": None, "limit": 50, **rest})
 
 
 def ids(found: Page) -> list[str]:
@@ -115,7 +116,7 @@ class TestLabels:
         common = {"labels": {"k0": "v" * 30}, "states": {State.SUCCEEDED, State.FAILED}}
         first = await full.read(lambda tx: page(tx, **common, limit=2000))
         rest = await full.read(lambda tx: page(tx, **common, limit=2000, before=first.next_before))
-        none = await full.read(lambda tx: page(tx, **common, kinds={Kind.CAPTIONS}))
+        none = await full.read(lambda tx: page(tx, **common, kinds={CAPTIONS}))
 
         assert len({*ids(first), *ids(rest)}) == len(first.jobs) + len(rest.jobs)
         assert first.next_before is not None

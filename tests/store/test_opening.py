@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.store import database as module
 from callsd_daemon.store import migrations
 from callsd_daemon.store.database import Database, DatabaseDamagedError
@@ -35,7 +36,7 @@ def refused(path: Path) -> str:
     """What opening the file is refused with. Asserts that no byte was changed by that."""
     before = path.read_bytes()
     with pytest.raises(DatabaseDamagedError) as problem:
-        Database(path)
+        Database(path, codec())
     assert path.read_bytes() == before
     return str(problem.value)
 
@@ -71,7 +72,7 @@ class TestForeign:
         path.mkdir()
 
         with pytest.raises(DatabaseDamagedError, match="cannot be used now"):
-            Database(path)
+            Database(path, codec())
 
     def test_log_without_its_database(self, path: Path) -> None:
         """A write-ahead log alone means that the database was lost: never start empty over it."""
@@ -79,7 +80,7 @@ class TestForeign:
         wal.write_bytes(b"some changes")
 
         with pytest.raises(DatabaseDamagedError, match="-wal is there, but callsd"):
-            Database(path)
+            Database(path, codec())
 
         assert snapshot(path.parent) == {"callsd.db-wal": b"some changes"}
 
@@ -142,7 +143,7 @@ class TestDamaged:
 
         assert "file is not a database" in refused(copy)
         with pytest.raises(SchemaTooNewError):
-            Database(newer)
+            Database(newer, codec())
 
         assert copy.with_name("callsd.db-wal").read_bytes() == wal
         assert (newer.read_bytes(), newer.with_name("callsd.db-wal").read_bytes()) == before
@@ -177,7 +178,7 @@ class TestDamaged:
             holder.execute("BEGIN EXCLUSIVE")
 
             with pytest.raises(DatabaseDamagedError, match="cannot be used now") as problem:
-                Database(path)
+                Database(path, codec())
 
         assert "locked" in str(problem.value)
         assert "restore" not in str(problem.value)
@@ -185,7 +186,7 @@ class TestDamaged:
     def test_no_such_directory(self, path: Path) -> None:
         """A directory that is not there is named."""
         with pytest.raises(DatabaseDamagedError, match="cannot be used now"):
-            Database(path.parent / "nowhere" / "callsd.db")
+            Database(path.parent / "nowhere" / "callsd.db", codec())
 
 
 class TestMigrations:
@@ -201,7 +202,7 @@ class TestMigrations:
         with pytest.raises(
             SchemaTooNewError, match=f"has schema 99, and this callsd knows up to {len(MIGRATIONS)}"
         ):
-            Database(path)
+            Database(path, codec())
 
         assert path.read_bytes() == before
 
@@ -225,7 +226,7 @@ class TestMigrations:
 
         assert stat.S_IMODE(backup.stat().st_mode) == 0o600
         with pytest.raises(SchemaTooNewError):
-            Database(path)
+            Database(path, codec())
         restored = open_database(backup)
         assert await restored.read(lambda tx: tx.ids()) == JOBS
         assert restored.database_id == database.database_id
@@ -243,7 +244,7 @@ class TestMigrations:
         with monkeypatch.context() as newer:
             newer.setattr(migrations, "MIGRATIONS", (*MIGRATIONS, step))
             with pytest.raises(DatabaseDamagedError):
-                Database(path)
+                Database(path, codec())
 
         assert await open_database().read(lambda tx: tx.ids()) == JOBS
 

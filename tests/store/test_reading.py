@@ -7,19 +7,21 @@ from typing import Any
 
 import pytest
 
+from callsd_daemon.domain.captions import CAPTIONS
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import (
     Artifact,
     Failure,
     Job,
-    Kind,
     Notice,
     Progress,
     Reservation,
     State,
     Usage,
 )
+from callsd_daemon.domain.recording import RECORDING, RecordingResult
 from callsd_daemon.domain.transcription import (
+    TRANSCRIPTION,
     Engine,
     Format,
     Task,
@@ -29,8 +31,10 @@ from callsd_daemon.domain.transcription import (
     TranscriptionSpec,
 )
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.read_transaction import Change, Page, ReadTransaction
+from callsd_daemon.store.read_transaction import Change, JobFilter, Page, ReadTransaction
+from callsd_daemon.workers.housekeeping import needed_uploads
 from tests.helpers.jobs import NOW, SPEC, WORKER, make_job
+from tests.helpers.kinds import KINDS
 
 
 FULL_JOB = make_job(
@@ -45,7 +49,7 @@ FULL_JOB = make_job(
     failure=Failure(reason=Reason.OUT_OF_MEMORY, message="no", metadata={"peak": "7"}),
     notices=(Notice(code="THREADS_CLAMPED", message="two"),),
     artifacts=(Artifact(file_name="a.vtt", media_type="text/vtt", size_bytes=1, sha256="c" * 64),),
-    transcription=TranscriptionSpec(
+    spec=TranscriptionSpec(
         tracks=(Track(speaker="Ivo", upload_id="u", start_offset_seconds=0.5, language="de"),),
         model="tiny",
         engine=Engine.WHISPERCPP,
@@ -54,10 +58,13 @@ FULL_JOB = make_job(
         vocabulary=("callsd",),
         formats=(Format.VTT,),
     ),
-    transcription_result=TranscriptionResult(
-        tracks=(TrackResult(speaker="Ivo", failure_reason=Reason.INPUT_INVALID),),
-        audio_seconds=9.0,
-    ),
+    results={
+        TRANSCRIPTION: TranscriptionResult(
+            tracks=(TrackResult(speaker="Ivo", failure_reason=Reason.INPUT_INVALID),),
+            audio_seconds=9.0,
+        ),
+        RECORDING: RecordingResult(duration_seconds=3.0),
+    },
     usage=Usage(cpu_seconds=3.5, peak_memory_bytes=9),
     start_time=NOW,
     end_time=NOW + timedelta(microseconds=1),
@@ -72,15 +79,10 @@ async def put_all(database: Database, *jobs: Job) -> tuple[Job, ...]:
 
 async def page(database: Database, **wanted: Any) -> Page:
     """A page of jobs; everything matches but for what is given."""
-    every: dict[str, Any] = {
-        "states": (),
-        "kinds": (),
-        "labels": {},
-        "ids": (),
-        "before": None,
-        "limit": 50,
-    }
-    return await database.read(lambda tx: tx.page(**{**every, **wanted}))
+    before, limit = wanted.pop("before", None), wanted.pop("limit", 50)
+    return await database.read(
+        lambda tx: tx.page(wanted=JobFilter(**wanted), before=before, limit=limit)
+    )
 
 
 def changes_after(revision: int) -> Callable[[ReadTransaction], tuple[Change, ...]]:
@@ -138,7 +140,7 @@ class TestBooks:
 
         assert ids(active) == ["starting", "running", "stopping"]
         assert reserved == Reservation(cores=2.0 + 4.0 + 8.0, memory_bytes=30, disk_bytes=3)
-        assert running == {Kind.TRANSCRIPTION: 3}
+        assert running == {TRANSCRIPTION: 3}
 
     async def test_charge_that_changes(self, database: Database) -> None:
         """The tx show what a job holds now, not what it held when it was accepted."""
@@ -218,7 +220,7 @@ class TestPages:
             ({}, ["d", "c", "b", "a"]),
             ({"states": (State.QUEUED,)}, ["d", "a"]),
             ({"states": (State.QUEUED, State.RUNNING)}, ["d", "b", "a"]),
-            ({"kinds": (Kind.CAPTIONS,)}, ["b"]),
+            ({"kinds": (CAPTIONS,)}, ["b"]),
             ({"labels": {"room": "1"}}, ["c", "a"]),
             ({"labels": {"room": "1", "team.x": "red"}}, ["c"]),
             ({"labels": {"room": ""}}, []),
@@ -235,7 +237,7 @@ class TestPages:
         await put_all(
             database,
             make_job(id="a", labels={"room": "1"}),
-            make_job(id="b", state=State.RUNNING, kind=Kind.CAPTIONS, labels={"room": "2"}),
+            make_job(id="b", state=State.RUNNING, kind=CAPTIONS, labels={"room": "2"}),
             make_job(id="c", state=State.FAILED, labels={"room": "1", "team.x": "red"}),
             make_job(id="d", labels={"empty": ""}),
         )
@@ -345,7 +347,7 @@ class TestHousekeeping:
 
         def using(name: str, state: State, *uploads: str) -> Job:
             tracks = tuple(Track(speaker=upload, upload_id=upload) for upload in uploads)
-            return make_job(id=name, state=state, transcription=replace(SPEC, tracks=tracks))
+            return make_job(id=name, state=state, spec=replace(SPEC, tracks=tracks))
 
         await put_all(
             database,
@@ -353,10 +355,10 @@ class TestHousekeeping:
             using("stops", State.STOPPING, "c"),
             using("ended", State.SUCCEEDED, "b", "d"),
             make_job(id="by path"),
-            make_job(id="no media", transcription=None),
+            make_job(id="no media", kind=RECORDING),
         )
 
-        assert await database.read(lambda tx: tx.needed_uploads()) == {"a", "b", "c"}
+        assert await database.read(lambda tx: needed_uploads(tx, KINDS)) == {"a", "b", "c"}
         assert await database.read(lambda tx: tx.ids()) == {
             "waits",
             "stops",

@@ -13,7 +13,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from callsd_daemon.domain.jobs import State
-from callsd_daemon.domain.recording import PageSecrets
+from callsd_daemon.domain.recording import RECORDING, PageSecrets
+from callsd_daemon.domain.work import Secrets
 from callsd_daemon.store import database as module
 from callsd_daemon.store.backup import back_up
 from callsd_daemon.store.database import BUSY_TIMEOUT_SECONDS, Database
@@ -30,11 +31,12 @@ DIED = 9
 DIE = """
 import asyncio, os, sys; from pathlib import Path
 from callsd_daemon.domain.jobs import State
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.store.database import Database
 from tests.helpers.jobs import make_job, put
 from tests.store.test_secrets import put_with_secrets
 async def work():
-    database = Database(Path(sys.argv[1]))
+    database = Database(Path(sys.argv[1]), codec())
     await database.write(lambda tx: None)
     await database.write(put_with_secrets("job"))
     database._wipe = lambda: os._exit(9)
@@ -50,15 +52,15 @@ def put_with_secrets(job_id: str) -> Callable[[Transaction], None]:
     """Work for the store: write a running job and its secrets, as one."""
 
     def work(tx: Transaction) -> None:
-        tx.put(make_job(id=job_id, state=State.RUNNING))
+        tx.put(make_job(id=job_id, kind=RECORDING, state=State.RUNNING))
         tx.put_secrets(job_id, SECRETS)
 
     return work
 
 
-async def kept(database: Database, job_id: str = "job") -> PageSecrets:
+async def kept(database: Database, job_id: str = "job") -> Secrets:
     """What is kept for a job."""
-    return await database.read(lambda tx: tx.secrets(job_id))
+    return await database.read(lambda tx: tx.secrets(make_job(id=job_id, kind=RECORDING)))
 
 
 class TestSecrets:

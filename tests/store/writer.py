@@ -8,13 +8,14 @@ import asyncio
 import sys
 from pathlib import Path
 
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.store.database import Database
 from tests.helpers.jobs import make_job, put
 
 
 async def write(path: Path, count: int) -> None:
     """Write `count` jobs."""
-    database = Database(path)
+    database = Database(path, codec())
     for number in range(count):
         job = await database.write(put(make_job(id=f"job{number}")))
         print(job.id, flush=True)  # noqa: T201 - read by the test

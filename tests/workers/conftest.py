@@ -10,18 +10,13 @@ from pathlib import Path
 import pytest
 
 from callsd_daemon.files import FilePool, open_regular
+from callsd_daemon.kinds import Assignment, ModelFile
+from callsd_daemon.kinds.transcription import TranscriptionAssignment
 from callsd_daemon.tokens import digest
 from callsd_daemon.workers.delivery import Delivery, Take
 from callsd_daemon.workers.launchers.local import Directories
 from callsd_daemon.workers.session.server import WorkerServer
-from callsd_daemon.workers.slot import (
-    ARTIFACTS,
-    OUTCOME,
-    Assignment,
-    ModelFile,
-    TranscriptionAssignment,
-    WorkerSlot,
-)
+from callsd_daemon.workers.slot import ARTIFACTS, OUTCOME, WorkerSlot
 from callsd_daemon.workers.worker_log import WorkerLog
 from callsd_ipc.v1 import worker_pb2
 from tests.helpers.jobs import SPEC
@@ -93,7 +88,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def new_slot(directory: Path, pool: FilePool, media: Path, model: Path) -> Callable[[], WorkerSlot]:
-    """Seats for the worker of the job, which shares no disk with the daemon."""
+    """Slots for the worker of the job, which shares no disk with the daemon."""
     file = ModelFile(
         path="ggml/model.bin",
         size_bytes=len(WEIGHTS),

@@ -11,10 +11,12 @@ from callsd_daemon.domain.admission import Admit, Host, Policy, Queue, Refuse
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import State
 from callsd_daemon.host.probe import Probe, Spent, Use
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.metrics import DECISIONS
 from callsd_daemon.store.database import Database
-from callsd_daemon.workers.admission import AdmissionController, Verdict, tell
+from callsd_daemon.workers.admission import AdmissionController, Verdict, record_decision
 from tests.helpers.jobs import MIB, make_job, put
+from tests.helpers.kinds import KINDS
 
 
 HOST = Host(
@@ -56,14 +58,14 @@ def probe() -> ScriptedProbe:
 
 @pytest.fixture
 def admission(probe: ScriptedProbe) -> AdmissionController:
-    """A admission at that machine."""
-    return AdmissionController(probe, POLICY, lambda: SPENT)
+    """The decisions for that machine."""
+    return AdmissionController(probe, POLICY, KINDS, lambda: SPENT)
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     """A new database."""
-    database = Database(tmp_path / "callsd.db")
+    database = Database(tmp_path / "callsd.db", codec())
     yield database
     database.close()
 
@@ -89,7 +91,7 @@ async def test_latest_look(
     assert (await decided(admission, database)).decision == Admit()
 
     probe.uses = {"job": Use(cores=0.5, memory_bytes=100)}
-    await admission.look()
+    await admission.sample()
 
     assert probe.asked == [{}, SPENT]
     assert admission.uses == {"job": Use(cores=0.5, memory_bytes=100)}
@@ -122,12 +124,14 @@ async def test_first_of_the_queue(admission: AdmissionController, database: Data
     assert verdict.decision == Admit()
 
 
-async def test_accounts_show_the_books(admission: AdmissionController, database: Database) -> None:
+async def test_accounts_show_what_is_promised(
+    admission: AdmissionController, database: Database
+) -> None:
     """What is reserved is what active jobs hold."""
     await database.write(put(make_job(id="runs", state=State.RUNNING)))
     await database.write(put(make_job(id="waits")))
 
-    disk, cores, memory = await database.read(admission.accounts)
+    disk, cores, memory = (await database.read(admission.accounts)).values()
 
     assert (disk.reserved, cores.reserved, memory.reserved) == (64 * MIB, 1.0, 500 * MIB)
 
@@ -140,8 +144,8 @@ async def test_decisions_are_counted_when_told(
     await database.write(put(make_job(id="two", state=State.RUNNING)))
     before = [counted("queue", "CPU_EXHAUSTED"), counted("refuse", "CPU_EXHAUSTED")]
 
-    tell(JOB, await decided(admission, database))
-    tell(JOB, await decided(admission, database, may_queue=False))
+    record_decision(JOB, await decided(admission, database))
+    record_decision(JOB, await decided(admission, database, may_queue=False))
     await decided(admission, database)
     await decided(admission, database, may_queue=False)
 

@@ -14,35 +14,24 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job, State
 from callsd_daemon.files import FilePool
 from callsd_daemon.host.probe import Probe
+from callsd_daemon.kinds.all import codec
 from callsd_daemon.metrics import DECISIONS, JOBS_ENDED, WORKERS_LOST
 from callsd_daemon.store import database as store
 from callsd_daemon.store.database import Database
 from callsd_daemon.workers import ending
 from callsd_daemon.workers import runner as runner_module
 from callsd_daemon.workers.admission import AdmissionController
-from callsd_daemon.workers.attempt import Bounds
-from callsd_daemon.workers.captions.attempt import CallRules
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.ending import EndRules
 from callsd_daemon.workers.launchers.launcher import Launcher, WorkerId
-from callsd_daemon.workers.runner import JobRunner, Rules
+from callsd_daemon.workers.runner import JobRunner
 from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.supervisor import Supervisor
 from tests.helpers.jobs import MIB, NOW, WORKER, make_job, put
+from tests.helpers.kinds import KINDS
 
 
-BOUNDS = Bounds(
-    start_timeout_seconds=1.0,
-    silence_timeout_seconds=1.0,
-    stop_grace_seconds=1.0,
-    max_log_bytes=1,
-)
-RULES = Rules(
-    bounds=BOUNDS,
-    recording_bounds=BOUNDS,
-    end=EndRules(max_attempts=1, retention=timedelta(days=1)),
-    calls=CallRules(abandoned_seconds=1.0),
-)
+END_RULES = EndRules(max_attempts=1, retention=timedelta(days=1))
 KILLED = ending.killed("the worker was killed by SIGKILL", signal="SIGKILL")
 
 
@@ -82,20 +71,20 @@ class Office:
     """Supervisor and runner over a real store; no worker is ever started."""
 
     def __init__(self, directory: Path) -> None:
-        self.database = Database(directory / "callsd.db")
+        self.database = Database(directory / "callsd.db", codec())
         self.probe = SmallProbe()
         policy = Policy(headroom_cores=0.0, headroom_memory_bytes=0, headroom_disk_bytes=0)
-        self.admission = AdmissionController(self.probe, policy, dict)
+        self.admission = AdmissionController(self.probe, policy, KINDS, dict)
         self.runner = JobRunner(
             database=self.database,
             server=cast(WorkerServer, None),
             launcher=cast(Launcher, NoWorkers()),
             directory=directory / "jobs",
             pool=FilePool(),
-            resolve=lambda job, page_secrets: pytest.fail("no worker is started"),
+            kinds=KINDS,
             calls=cast(Calls, None),
             now=lambda: NOW,
-            rules=RULES,
+            end_rules=END_RULES,
         )
         self.supervisor = Supervisor(
             database=self.database,
@@ -168,7 +157,7 @@ async def test_settling_tells_nobody() -> None:
     before = lost._value.get()
     job = make_job(state=State.RUNNING, attempt=1, worker=WORKER)
 
-    settled = {ending.settle(job, None, KILLED, NOW, RULES.end).state for _ in range(3)}
+    settled = {ending.settle(job, None, KILLED, NOW, END_RULES).state for _ in range(3)}
 
     assert settled == {State.FAILED}
     assert lost._value.get() == before
@@ -197,7 +186,7 @@ async def test_refused_job(office: Office) -> None:
     counter = DECISIONS.labels(decision="refuse", reason="CANNOT_FIT")
     before = counter._value.get()
     office.probe.cores = 0.5
-    await office.admission.look()
+    await office.admission.sample()
 
     with pytest.raises(CallsdError) as refused:
         await office.create(make_job(id="new"))
@@ -215,7 +204,7 @@ async def test_head_of_the_queue(office: Office, failing_commits: list[str]) -> 
     ended = JOBS_ENDED.labels(kind=make_job().kind, state=State.FAILED, reason=Reason.CANNOT_FIT)
     before = ended._value.get()
     office.probe.cores = 0.5
-    await office.admission.look()
+    await office.admission.sample()
     failing_commits.append("full")
 
     with pytest.raises(CallsdError):

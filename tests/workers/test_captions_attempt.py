@@ -11,25 +11,33 @@ from typing import cast
 
 import pytest
 
-from callsd_daemon.domain.captions import CaptionsSpec, Encoding, TrackUpdate, Words
+from callsd_daemon.domain.captions import (
+    CAPTIONS,
+    CaptionsResult,
+    CaptionsSpec,
+    Encoding,
+    TrackUpdate,
+    Words,
+)
 from callsd_daemon.domain.errors import Reason
-from callsd_daemon.domain.jobs import Failure, Job, Kind, Outcome, Progress, Reservation, State
+from callsd_daemon.domain.jobs import Failure, Job, Outcome, Progress, Reservation, State
 from callsd_daemon.workers import attempt as workers_attempt
 from callsd_daemon.workers.captions import attempt as module
-from callsd_daemon.workers.captions.attempt import CallRules, CaptionsAttempt
+from callsd_daemon.workers.captions.attempt import CaptionsAttempt
 from callsd_daemon.workers.captions.call import AudioSink, Call
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.captions.captioner import Captioner
 from callsd_daemon.workers.captions.files import Written, write_files
 from callsd_daemon.workers.captions.journal import read_finals
 from callsd_daemon.workers.ending import EndRules, settle
+from tests.helpers.kinds import KINDS
 
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SPEC = CaptionsSpec(model="base")
 JOB = Job(
     id="job",
-    kind=Kind.CAPTIONS,
+    kind=CAPTIONS,
     state=State.STOPPING,
     creator="owner",
     create_time=NOW,
@@ -37,7 +45,7 @@ JOB = Job(
     max_duration_seconds=60.0,
     reservation=Reservation(),
     cost_key="",
-    captions=SPEC,
+    spec=SPEC,
     attempt=1,
 )
 LENGTH = 16_000
@@ -58,6 +66,7 @@ class OneCall:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.captioner = NoCaptioner()
+        self.kind = lambda: KINDS[CAPTIONS]
         self.writing = asyncio.Lock()
 
     async def open(
@@ -104,7 +113,6 @@ async def end(calls: OneCall) -> Outcome:
         JOB,
         cast(Calls, calls),
         calls.call.directory,
-        CallRules(abandoned_seconds=60.0),
         workers_attempt.AttemptObserver(running=_nothing, progress=_nothing_of, tick=_nothing),
     )
     attempt.stop()
@@ -151,9 +159,10 @@ async def test_without_a_captioner(call: Call) -> None:
         "captions.json",
     ]
     assert b"It is done." in (call.directory / "artifacts" / "captions.txt").read_bytes()
-    assert outcome.captions is not None
-    assert (outcome.captions.caption_count, outcome.captions.word_count) == (1, 3)
-    assert outcome.captions.audio_seconds == 1.0
+    result = outcome.results[CAPTIONS]
+    assert isinstance(result, CaptionsResult)
+    assert (result.caption_count, result.word_count) == (1, 3)
+    assert result.audio_seconds == 1.0
     assert (outcome.usage.cpu_seconds, outcome.usage.peak_memory_bytes) == (1.5, 1 << 20)
     assert outcome.usage.wall_seconds >= 1.0
 
@@ -215,8 +224,9 @@ async def test_captions_that_wait_for_room(call: Call, monkeypatch: pytest.Monke
     outcome = await end(OneCall(call))
 
     assert outcome.failure is None
-    assert outcome.captions is not None
-    assert outcome.captions.caption_count == 2
+    result = outcome.results[CAPTIONS]
+    assert isinstance(result, CaptionsResult)
+    assert result.caption_count == 2
     assert b"And seen." in (call.directory / "artifacts" / "captions.txt").read_bytes()
 
 

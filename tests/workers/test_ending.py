@@ -11,11 +11,13 @@ from callsd_daemon.domain.jobs import (
     Artifact,
     Failure,
     Job,
-    Kind,
     Outcome,
     State,
 )
-from callsd_daemon.domain.recording import PROFILES, Profile, RecordingResult, RecordingSpec
+from callsd_daemon.domain.recording import (
+    RECORDING,
+    RecordingResult,
+)
 from callsd_daemon.metrics import MEDIA_SECONDS
 from callsd_daemon.workers import ending
 from callsd_daemon.workers.ending import RETRYABLE, EndRules, is_retried, settle
@@ -25,21 +27,17 @@ from tests.helpers.jobs import NOW, WORKER, make_job
 
 RULES = EndRules(max_attempts=3, retention=timedelta(days=1))
 KILLED = ending.killed("the worker was killed by SIGKILL", signal="SIGKILL")
-RECORDED = Outcome(recording=RecordingResult(duration_seconds=9.5, is_cut_short=True))
+RECORDED = Outcome(results={RECORDING: RecordingResult(duration_seconds=9.5, is_cut_short=True)})
 
 
 def recording(state: State = State.RUNNING, *, attempt: int = 1) -> Job:
     """A recording that a worker is at."""
     return make_job(
-        kind=Kind.RECORDING,
+        kind=RECORDING,
         state=state,
         attempt=attempt,
         worker=WORKER,
         start_time=NOW,
-        transcription=None,
-        recording=RecordingSpec(
-            url="https://a.example/", profile=Profile.LOW, quality=PROFILES[Profile.LOW]
-        ),
     )
 
 
@@ -85,7 +83,7 @@ class TestSalvaged:
         settled = settle(recording(state), RECORDED, KILLED, NOW, RULES)
 
         assert settled.state is State.SUCCEEDED
-        assert settled.recording_result == RECORDED.recording
+        assert settled.results == RECORDED.results
         assert settled.failure is None
 
     def test_missing_file(self, tmp_path: Path) -> None:
@@ -93,7 +91,7 @@ class TestSalvaged:
         artifact = Artifact(
             file_name="recording.mp4", media_type="video/mp4", size_bytes=3, sha256="a" * 64
         )
-        outcome = Outcome(artifacts=(artifact,), recording=RECORDED.recording)
+        outcome = Outcome(artifacts=(artifact,), results=RECORDED.results)
         (tmp_path / ARTIFACTS).mkdir()
         assert not ending.is_whole(outcome, tmp_path)
 
@@ -102,7 +100,7 @@ class TestSalvaged:
 
     def test_seconds_are_counted(self) -> None:
         """The metrics tell how much was recorded."""
-        counter = MEDIA_SECONDS.labels(kind=Kind.RECORDING)
+        counter = MEDIA_SECONDS.labels(kind=RECORDING)
         before = counter._value.get()
 
         ending.count(settle(recording(), RECORDED, KILLED, NOW, RULES))

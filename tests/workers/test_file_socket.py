@@ -28,7 +28,7 @@ class Caller:
     def __init__(self, server: WorkerServer) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(WAIT_SECONDS)
-        self._path = server.local_endpoint.file_socket
+        self._path = server.endpoint(is_local=True).file_socket
 
     def __enter__(self) -> Self:
         self._socket.connect(self._path)

@@ -10,6 +10,7 @@ from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Artifact, Failure, Notice, Outcome, Progress, Usage
 from callsd_daemon.domain.recording import (
     PROFILES,
+    RECORDING,
     PageSecrets,
     Picture,
     Profile,
@@ -18,16 +19,12 @@ from callsd_daemon.domain.recording import (
     RecordingResult,
     RecordingSpec,
 )
-from callsd_daemon.domain.transcription import Engine
+from callsd_daemon.domain.transcription import TRANSCRIPTION, Engine, TranscriptionResult
+from callsd_daemon.kinds import ModelFile, Role
+from callsd_daemon.kinds.recording import RecordingAssignment
+from callsd_daemon.kinds.transcription import TranscriptionAssignment
 from callsd_daemon.workers.session import messages
-from callsd_daemon.workers.slot import (
-    OUTCOME,
-    Endpoint,
-    ModelFile,
-    RecordingAssignment,
-    Role,
-    TranscriptionAssignment,
-)
+from callsd_daemon.workers.slot import OUTCOME, Endpoint
 from callsd_ipc.v1 import worker_pb2
 from tests.helpers.jobs import SPEC
 
@@ -311,16 +308,18 @@ class TestOutcomes:
                 ),
             ),
             notices=(Notice(code="SALVAGED", message="it was saved"),),
-            recording=RecordingResult(
-                duration_seconds=61.5,
-                width=1280,
-                height=720,
-                frame_rate=20.0,
-                size_bytes=1000,
-                segment_count=2,
-                gap_seconds=1.5,
-                is_cut_short=True,
-            ),
+            results={
+                RECORDING: RecordingResult(
+                    duration_seconds=61.5,
+                    width=1280,
+                    height=720,
+                    frame_rate=20.0,
+                    size_bytes=1000,
+                    segment_count=2,
+                    gap_seconds=1.5,
+                    is_cut_short=True,
+                )
+            },
             usage=Usage(cpu_seconds=30.0, wall_seconds=60.0),
         )
 
@@ -335,7 +334,7 @@ class TestOutcomes:
             ),
         )
 
-        assert read == Outcome(recording=RecordingResult())
+        assert read == Outcome(results={RECORDING: RecordingResult()})
 
     def test_failed_recording(self, directory: Path) -> None:
         """A failure keeps its reason; a reason that we do not know is a bug of ours."""
@@ -383,10 +382,11 @@ class TestOutcomes:
         assert {len(key) + len(value) for key, value in read.failure.metadata.items()} == {400}
         assert len(read.notices) == messages.MAX_NOTICES
         assert {(len(one.code), len(one.message)) for one in read.notices} == {(200, 2000)}
-        assert read.transcription is not None
-        assert len(read.transcription.tracks) == messages.MAX_TRACKS
-        assert {len(track.speaker) for track in read.transcription.tracks} == {200}
-        assert read.transcription.engine is Engine.AUTO
+        result = read.results[TRANSCRIPTION]
+        assert isinstance(result, TranscriptionResult)
+        assert len(result.tracks) == messages.MAX_TRACKS
+        assert {len(track.speaker) for track in result.tracks} == {200}
+        assert result.engine is Engine.AUTO
         assert read.usage is not None
         assert read.usage.peak_memory_bytes == 0
 

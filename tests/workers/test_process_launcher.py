@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from callsd_daemon.kinds import Role
 from callsd_daemon.workers.launchers import process
 from callsd_daemon.workers.launchers.launcher import Limits, WorkerId
 from callsd_daemon.workers.launchers.process import ProcessLauncher
-from callsd_daemon.workers.slot import Role
 
 
 SMALL_ROOM_BYTES = 64 * 1024**2

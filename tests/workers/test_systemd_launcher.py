@@ -9,18 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from callsd_daemon.domain.jobs import Kind, Reservation
+from callsd_daemon.domain.jobs import Reservation
+from callsd_daemon.kinds import Role
 from callsd_daemon.workers.launchers import systemd as module
 from callsd_daemon.workers.launchers.launcher import (
     End,
     Limits,
     WorkerId,
-    limits_of,
-    limits_of_service,
+    limits,
 )
 from callsd_daemon.workers.launchers.systemd import EXIT_FILE, SystemdLauncher
-from callsd_daemon.workers.slot import Role
-from tests.helpers.jobs import make_job
 
 
 WORKER = WorkerId(name="a1b2", tag="a1b2:1:0123", role=Role.RECORDER)
@@ -205,9 +203,8 @@ async def test_an_end_that_is_no_file(
 def test_live_work_is_never_cut_off() -> None:
     """Batch work gets the cores it is charged for, live work as many as there are, and first."""
     reservation = Reservation(cores=1.5, memory_bytes=1000)
-    batch = limits_of(make_job(kind=Kind.TRANSCRIPTION, reservation=reservation))
-    live = limits_of(make_job(kind=Kind.RECORDING, reservation=reservation))
+    batch = limits(reservation, is_batch=True)
+    live = limits(reservation, is_batch=False)
     assert (batch.cores, live.cores) == (1.5, None)
     assert batch.cpu_weight < 100 < live.cpu_weight
     assert batch.memory_bytes == live.memory_bytes == 2000
-    assert limits_of_service(reservation) == live

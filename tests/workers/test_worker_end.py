@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from callsd_daemon.files import FilePool
+from callsd_daemon.kinds.transcription import TranscriptionAssignment
 from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.slot import OUTCOME, WorkerSlot
 from callsd_ipc.v1 import worker_pb2
@@ -65,7 +66,9 @@ class TestInputs:
     @pytest.fixture
     async def pins(self, slot: WorkerSlot) -> list[worker_pb2.FilePin]:
         """The files of the model, as the assignment has them."""
-        (file,) = (await slot.assignment()).model_files  # type: ignore[union-attr]
+        assignment = await slot.assignment()
+        assert isinstance(assignment, TranscriptionAssignment)
+        (file,) = assignment.model_files
         return [worker_pb2.FilePin(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)]
 
     async def test_media(self, server: WorkerServer, found: Inputs, media: Path) -> None:

@@ -13,9 +13,10 @@ import pytest
 
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.files import FilePool
+from callsd_daemon.kinds import Assignment
 from callsd_daemon.workers.session import server as module
 from callsd_daemon.workers.session.server import WorkerServer
-from callsd_daemon.workers.slot import OUTCOME, Assignment, WorkerSlot
+from callsd_daemon.workers.slot import OUTCOME, WorkerSlot
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 
 from .conftest import GENERATION, JOB, SOUND, hello
@@ -40,7 +41,7 @@ Report = worker_pb2.SessionRequest
 @pytest.fixture
 async def stub(server: WorkerServer) -> "AsyncIterator[Stub]":
     """A worker's end of the server."""
-    async with grpc.aio.insecure_channel(server.local_endpoint.address) as channel:
+    async with grpc.aio.insecure_channel(server.endpoint(is_local=True).address) as channel:
         yield worker_pb2_grpc.WorkerServiceStub(channel)
 
 
@@ -409,4 +410,4 @@ class TestSockets:
     async def test_no_server_for_others(self, server: WorkerServer) -> None:
         """Where workers of other machines are not wanted, there is none for them."""
         with pytest.raises(LookupError):
-            _ = server.remote_endpoint
+            server.endpoint(is_local=False)

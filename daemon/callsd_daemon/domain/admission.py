@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.domain.jobs import BATCH_KINDS, Kind, Reservation
+from callsd_daemon.domain.jobs import Reservation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Policy:
     headroom_memory_bytes: int
     headroom_disk_bytes: int
     max_concurrent_jobs: int = 0
-    max_per_kind: Mapping[Kind, int] = field(default_factory=dict)
+    max_per_kind: Mapping[str, int] = field(default_factory=dict)
     max_queued_jobs: int = 1000
     patience_seconds: float = 30.0
     """How long the processor load of others may hold a waiting job back."""
@@ -51,7 +51,7 @@ class Snapshot:
 
     host: Host
     reserved: Reservation
-    running: Mapping[Kind, int]
+    running: Mapping[str, int]
     queued_ahead: int
     """Jobs that are before this one in the queue."""
     queue_waiting_for: Reason | None = None
@@ -62,8 +62,10 @@ class Snapshot:
 class Request:
     """The job that asks."""
 
-    kind: Kind
+    kind: str
     reservation: Reservation
+    is_batch: bool
+    """Whether it can wait in the queue; live work starts at once or is refused."""
     may_queue: bool
     waited_seconds: float = 0.0
 
@@ -132,11 +134,11 @@ class Account:
         return self.total - self.headroom - self.reserved - self.external
 
 
-def accounts(snapshot: Snapshot, policy: Policy) -> tuple[Account, Account, Account]:
-    """The accounts of disk, cores and memory, in this order."""
+def accounts(snapshot: Snapshot, policy: Policy) -> dict[str, Account]:
+    """The accounts of all resources, by their names in a reservation; disk comes first."""
     host, reserved = snapshot.host, snapshot.reserved
-    return (
-        Account(
+    return {
+        "disk_bytes": Account(
             reason=Reason.DISK_EXHAUSTED,
             unit="bytes of disk",
             total=host.disk_total_bytes,
@@ -145,7 +147,7 @@ def accounts(snapshot: Snapshot, policy: Policy) -> tuple[Account, Account, Acco
             external=host.disk_total_bytes - host.disk_free_bytes,
             budget=host.disk_total_bytes - policy.headroom_disk_bytes,
         ),
-        Account(
+        "cores": Account(
             reason=Reason.CPU_EXHAUSTED,
             unit="cores",
             total=host.cores_total,
@@ -155,7 +157,7 @@ def accounts(snapshot: Snapshot, policy: Policy) -> tuple[Account, Account, Acco
             external=host.cores_external,
             budget=host.cores_total - policy.headroom_cores,
         ),
-        Account(
+        "memory_bytes": Account(
             reason=Reason.MEMORY_EXHAUSTED,
             unit="bytes of memory",
             total=host.memory_total_bytes,
@@ -164,7 +166,7 @@ def accounts(snapshot: Snapshot, policy: Policy) -> tuple[Account, Account, Acco
             external=host.memory_external_bytes,
             budget=host.memory_total_bytes - policy.headroom_memory_bytes,
         ),
-    )
+    }
 
 
 def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
@@ -176,7 +178,8 @@ def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
     Nothing waits for disk: what fills it is not expected to go away by itself.
     """
     current = accounts(snapshot, policy)
-    for need, account in zip(_needs(request.reservation), current, strict=True):
+    for resource, account in current.items():
+        need = getattr(request.reservation, resource)
         if need > account.budget and policy.is_enforced:
             return Refuse(
                 reason=Reason.CANNOT_FIT,
@@ -190,8 +193,7 @@ def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
                 unit=account.unit,
             )
     shortage = _shortage(snapshot, request, policy, current)
-    is_batch = request.kind in BATCH_KINDS
-    ahead = snapshot.queued_ahead if is_batch else 0
+    ahead = snapshot.queued_ahead if request.is_batch else 0
     if shortage is None and ahead == 0:
         return Admit()
     if shortage is None:
@@ -200,7 +202,7 @@ def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
             message=f"{ahead} jobs are waiting already",
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
-    if not (is_batch and request.may_queue) or shortage.reason is Reason.DISK_EXHAUSTED:
+    if not (request.is_batch and request.may_queue) or shortage.reason is Reason.DISK_EXHAUSTED:
         return shortage
     if ahead >= policy.max_queued_jobs:
         return Refuse(
@@ -217,12 +219,8 @@ def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
     return Queue(position=ahead + 1, reason=shortage.reason)
 
 
-def _needs(reservation: Reservation) -> tuple[float, float, float]:
-    return reservation.disk_bytes, reservation.cores, reservation.memory_bytes
-
-
 def _shortage(
-    snapshot: Snapshot, request: Request, policy: Policy, current: tuple[Account, ...]
+    snapshot: Snapshot, request: Request, policy: Policy, current: Mapping[str, Account]
 ) -> Refuse | None:
     """The first thing that the job lacks now: slots, disk, cores, memory."""
     ceilings = (
@@ -245,8 +243,9 @@ def _shortage(
             )
     if not policy.is_enforced:
         return None
-    is_patient = request.kind not in BATCH_KINDS or request.waited_seconds < policy.patience_seconds
-    for need, account in zip(_needs(request.reservation), current, strict=True):
+    is_patient = not request.is_batch or request.waited_seconds < policy.patience_seconds
+    for resource, account in current.items():
+        need = getattr(request.reservation, resource)
         available = account.available
         if account.reason is Reason.CPU_EXHAUSTED and not is_patient:
             available = account.budget - account.reserved

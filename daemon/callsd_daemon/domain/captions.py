@@ -4,6 +4,11 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from callsd_daemon.domain.work import Result, Spec
+
+
+CAPTIONS = "captions"
+"""Name of the kind."""
 
 SAMPLE_RATE_HZ = 16_000
 """All positions are samples at this rate, from the start of the call."""
@@ -22,7 +27,7 @@ class Encoding(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaptionsSpec:
+class CaptionsSpec(Spec):
     """How to caption a call; `language` is empty when it is to be detected."""
 
     model: str
@@ -31,7 +36,7 @@ class CaptionsSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaptionsResult:
+class CaptionsResult(Result):
     """What became of a call's captions."""
 
     caption_count: int = 0

@@ -2,26 +2,14 @@
 """A job and its life cycle. Every change is a method that returns the changed job."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from callsd_daemon.domain.captions import CaptionsResult, CaptionsSpec
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.domain.recording import RecordingHealth, RecordingResult, RecordingSpec
-from callsd_daemon.domain.transcription import TranscriptionResult, TranscriptionSpec
-
-
-class Kind(StrEnum):
-    """Kinds of work."""
-
-    TRANSCRIPTION = "transcription"
-    CAPTIONS = "captions"
-    RECORDING = "recording"
-
-
-BATCH_KINDS = frozenset({Kind.TRANSCRIPTION})
-"""Kinds that may wait in the queue; the others start at once or are refused."""
+from callsd_daemon.domain.recording import RecordingHealth
+from callsd_daemon.domain.work import Result, Spec
 
 
 class State(StrEnum):
@@ -143,9 +131,8 @@ class Outcome:
     failure: Failure | None = None
     artifacts: tuple[Artifact, ...] = ()
     notices: tuple[Notice, ...] = ()
-    transcription: TranscriptionResult | None = None
-    captions: CaptionsResult | None = None
-    recording: RecordingResult | None = None
+    results: Mapping[str, Result] = field(default_factory=dict)
+    """What came of it, by kind: one job may yield several."""
     usage: Usage = Usage()
 
 
@@ -154,7 +141,8 @@ class Job:
     """A piece of work and everything known about it."""
 
     id: str
-    kind: Kind
+    kind: str
+    """Name of its `JobKind`."""
     state: State
     creator: str
     create_time: datetime
@@ -162,9 +150,8 @@ class Job:
     max_duration_seconds: float
     reservation: Reservation
     cost_key: str
-    transcription: TranscriptionSpec | None = None
-    captions: CaptionsSpec | None = None
-    recording: RecordingSpec | None = None
+    spec: Spec
+    """What is asked for; of the kind's `spec_type`."""
     labels: dict[str, str] = field(default_factory=dict)
     request_id: str = ""
     payload_sha256: str = ""
@@ -176,13 +163,22 @@ class Job:
     failure: Failure | None = None
     notices: tuple[Notice, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
-    transcription_result: TranscriptionResult | None = None
-    captions_result: CaptionsResult | None = None
-    recording_result: RecordingResult | None = None
+    results: Mapping[str, Result] = field(default_factory=dict)
+    """What came of it, by kind: one job may yield several."""
     usage: Usage | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
     expire_time: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name for clients."""
+        return job_name(self.id)
+
+    @property
+    def etag(self) -> str:
+        """Changes with every revision."""
+        return f"r{self.revision}"
 
     @property
     def is_active(self) -> bool:
@@ -267,9 +263,7 @@ class Job:
         return replace(
             job,
             notices=(*self.notices, *outcome.notices),
-            transcription_result=outcome.transcription,
-            captions_result=outcome.captions,
-            recording_result=outcome.recording,
+            results=outcome.results,
             usage=outcome.usage,
         )
 
@@ -282,6 +276,11 @@ class Job:
             expire_time=None if retention is None else job.update_time + retention,
             waiting_for=None,
         )
+
+
+def job_name(job_id: str) -> str:
+    """A job's name for clients."""
+    return f"jobs/{job_id}"
 
 
 def _finite(figure: float) -> float:

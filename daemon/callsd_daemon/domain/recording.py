@@ -4,6 +4,12 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from callsd_daemon.domain.work import Result, Secrets, Spec
+
+
+RECORDING = "recording"
+"""Name of the kind."""
+
 
 class Profile(StrEnum):
     """Qualities that have a name."""
@@ -41,15 +47,15 @@ PROFILES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PageSecrets:
-    """What a page is told that nobody else may know. Kept apart from the job, until its end."""
+class PageSecrets(Secrets):
+    """What a page is told that nobody else may know."""
 
     url_fragment: str = field(default="", repr=False)
     headers: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordingSpec:
+class RecordingSpec(Spec):
     """What to record, and how. Expressions are JavaScript; empty means none."""
 
     url: str
@@ -80,7 +86,7 @@ class RecordingHealth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordingResult:
+class RecordingResult(Result):
     """What was recorded; see `callsd.v1.RecordingResult` for the units."""
 
     duration_seconds: float = 0.0
@@ -91,3 +97,8 @@ class RecordingResult:
     segment_count: int = 0
     gap_seconds: float = 0.0
     is_cut_short: bool = False
+
+    @property
+    def media_seconds(self) -> float:
+        """Length of the film."""
+        return self.duration_seconds

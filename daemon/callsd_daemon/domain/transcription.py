@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from callsd_daemon.domain.errors import Reason
+from callsd_daemon.domain.work import Result, Spec
+
+
+TRANSCRIPTION = "transcription"
+"""Name of the kind."""
 
 
 class Engine(StrEnum):
@@ -43,7 +48,7 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TranscriptionSpec:
+class TranscriptionSpec(Spec):
     """What to transcribe, and how. `threads` is what was asked for, 0 = the server's default."""
 
     tracks: tuple[Track, ...]
@@ -71,7 +76,7 @@ class TrackResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TranscriptionResult:
+class TranscriptionResult(Result):
     """What a finished transcription found out."""
 
     tracks: tuple[TrackResult, ...] = ()
@@ -81,3 +86,8 @@ class TranscriptionResult:
     word_count: int = 0
     audio_seconds: float = 0.0
     real_time_factor: float = 0.0
+
+    @property
+    def media_seconds(self) -> float:
+        """Length of all tracks."""
+        return self.audio_seconds

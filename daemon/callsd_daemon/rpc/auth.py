@@ -21,6 +21,7 @@ from callsd_daemon.metrics import RPCS
 from callsd_daemon.rpc.clients import FairShares, TokenWatch, invalid_token
 from callsd_daemon.rpc.status import to_status
 from callsd_daemon.tokens import Token, TokenFile
+from callsd_daemon.usecases.access import authorize
 
 
 log = structlog.get_logger(__name__)
@@ -39,29 +40,6 @@ MESSAGE_SECONDS = 10.0
 
 MAX_OPEN_STREAMS = 100
 """Streams that need no token: health watches, of load balancers and monitors."""
-
-SCOPES: dict[str, str] = {
-    "/callsd.v1.JobService/CreateJob": "jobs.write",
-    "/callsd.v1.JobService/GetJob": "jobs.read",
-    "/callsd.v1.JobService/ListJobs": "jobs.read",
-    "/callsd.v1.JobService/StopJob": "jobs.write",
-    "/callsd.v1.JobService/DeleteJob": "jobs.write",
-    "/callsd.v1.JobService/WatchJobs": "jobs.read",
-    "/callsd.v1.JobService/ReadLog": "jobs.read",
-    "/callsd.v1.JobService/FetchArtifact": "jobs.read",
-    "/callsd.v1.MediaService/UploadMedia": "jobs.write",
-    "/callsd.v1.MediaService/GetUpload": "jobs.write",
-    "/callsd.v1.MediaService/DeleteUpload": "jobs.write",
-    "/callsd.v1.ServerService/GetServerInfo": "",
-    "/callsd.v1.ServerService/GetCapacity": "jobs.read",
-    "/callsd.v1.ServerService/WatchCapacity": "jobs.read",
-    "/callsd.v1.ModelService/ListModels": "jobs.read",
-    "/callsd.v1.ModelService/PullModel": "admin",
-    "/callsd.v1.ModelService/VerifyModel": "admin",
-    "/callsd.v1.CaptionService/StreamCaptions": "captions.ingest",
-    "/callsd.v1.CaptionService/WatchCaptions": "jobs.read",
-}
-"""The scope that each method needs; "" = any valid token, as for methods not named here."""
 
 OPEN_PREFIX = "/grpc.health.v1.Health/"
 """A health check needs no token: it is what load balancers and monitors can ask."""
@@ -222,13 +200,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             token = self._tokens.find(secret)
         if token is None:
             raise invalid_token()
-        scope = SCOPES.get(method, "")
-        if scope and scope not in token.scopes:
-            raise CallsdError(
-                Reason.SCOPE_MISSING,
-                f"the token {token.name!r} lacks the scope {scope}",
-                metadata={"scope": scope, "token": token.name},
-            )
+        authorize(token, method.rpartition("/")[2])
         return token
 
 

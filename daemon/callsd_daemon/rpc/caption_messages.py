@@ -9,9 +9,10 @@ from google.protobuf.duration_pb2 import Duration
 
 from callsd.v1 import caption_pb2
 from callsd_daemon.domain.captions import SAMPLE_RATE_HZ, Encoding, Words, opus_samples
-from callsd_daemon.domain.errors import invalid_fields
+from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
 from callsd_daemon.rpc import convert, validate
-from callsd_daemon.rpc.problems import CONTROL, Problems
+from callsd_daemon.rpc.kinds.transcription import MAX_OFFSET_SECONDS
+from callsd_daemon.rpc.problems import CONTROL, MAX_SPEAKER_CHARACTERS, Problems
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.feed import CallStatus, Caption, Event, EventType, Published
 from callsd_daemon.workers.captions.journal import Final
@@ -51,8 +52,12 @@ def config(message: caption_pb2.StreamCaptionsRequest | None) -> tuple[str, Enco
     return job_id, ENCODINGS[message.config.encoding]
 
 
-def receive(call: Call, encoding: Encoding, message: caption_pb2.StreamCaptionsRequest) -> None:
+def receive(
+    encoding: Encoding, call: Call, message: caption_pb2.StreamCaptionsRequest | None
+) -> None:
     """Hand on what a client says after the first message; raises FIELD_INVALID."""
+    if message is None:
+        raise CallsdError(Reason.FIELD_INVALID, "the request is not a valid message")
     match message.WhichOneof("message"):
         case "audio":
             _hear(call, encoding, message.audio)
@@ -100,25 +105,22 @@ def _hear(call: Call, encoding: Encoding, chunk: caption_pb2.AudioChunk) -> None
 
 def _problem(chunk: caption_pb2.AudioChunk) -> tuple[str, str] | None:
     """The first thing that is wrong with a chunk, but for its sound. Runs for every packet."""
-    if not 1 <= len(chunk.speaker) <= validate.MAX_SPEAKER_CHARACTERS:
-        return "audio.speaker", f"must be 1 to {validate.MAX_SPEAKER_CHARACTERS} characters"
+    if not 1 <= len(chunk.speaker) <= MAX_SPEAKER_CHARACTERS:
+        return "audio.speaker", f"must be 1 to {MAX_SPEAKER_CHARACTERS} characters"
     if CONTROL.search(chunk.speaker):
         return "audio.speaker", "holds control characters"
     if not 1 <= chunk.sequence < 1 << 53:
         return "audio.sequence", "must count from 1"
     start = chunk.start_offset
-    if not (
-        0 <= start.seconds <= validate.MAX_OFFSET_SECONDS
-        and 0 <= start.nanos < NANOSECONDS_PER_SECOND
-    ):
+    if not (0 <= start.seconds <= MAX_OFFSET_SECONDS and 0 <= start.nanos < NANOSECONDS_PER_SECOND):
         return "audio.start_offset", "must be from the start of the call, at most 30 days"
     return None
 
 
 def _change(call: Call, event: caption_pb2.SpeakerEvent) -> None:
     problems = Problems()
-    problems.text("event.speaker", event.speaker, validate.MAX_SPEAKER_CHARACTERS)
-    problems.text("event.display_name", event.display_name, validate.MAX_SPEAKER_CHARACTERS)
+    problems.text("event.speaker", event.speaker, MAX_SPEAKER_CHARACTERS)
+    problems.text("event.display_name", event.display_name, MAX_SPEAKER_CHARACTERS)
     if not event.speaker:
         problems.add("event.speaker", "is missing")
     if event.type not in caption_pb2.SpeakerEventType.values() or not event.type:

@@ -12,12 +12,14 @@ import grpc
 from callsd.v1 import media_pb2, media_pb2_grpc
 from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
 from callsd_daemon.files import FilePool
+from callsd_daemon.kinds import Kinds
 from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.rpc import convert, validate
 from callsd_daemon.rpc.auth import caller
-from callsd_daemon.rpc.hub import Hub
 from callsd_daemon.store.database import Database
+from callsd_daemon.usecases.streams import Streams
 from callsd_daemon.workers.admission import AdmissionController
+from callsd_daemon.workers.housekeeping import needed_uploads
 
 
 MAX_CHUNK_BYTES = 256 * 1024
@@ -36,14 +38,16 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
         uploads: Uploads,
         database: Database,
         admission: AdmissionController,
-        hub: Hub,
+        kinds: Kinds,
+        streams: Streams,
         pool: FilePool,
     ) -> None:
         """`pool` is for the verifying of uploads alone, which takes long."""
         self._uploads = uploads
         self._database = database
         self._admission = admission
-        self._hub = hub
+        self._kinds = kinds
+        self._streams = streams
         self._pool = pool
 
     async def UploadMedia(
@@ -57,7 +61,7 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
         validate.upload_start(start.upload_id, start.size_bytes, start.sha256)
         await asyncio.to_thread(self._uploads.check_owner, start.upload_id, caller.get())
         withheld = await self._database.read(self._admission.withheld_disk_bytes)
-        with self._uploads.sending(start.upload_id), self._hub.stream():
+        with self._uploads.sending(start.upload_id), self._streams.open():
             path = await asyncio.to_thread(
                 self._uploads.begin,
                 start.upload_id,
@@ -105,7 +109,7 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
         """Remove an upload that no job needs."""
         upload_id = validate.upload_id(request.name)
         await asyncio.to_thread(self._uploads.status, upload_id, caller.get())
-        if upload_id in await self._database.read(lambda tx: tx.needed_uploads()):
+        if upload_id in await self._database.read(lambda tx: needed_uploads(tx, self._kinds)):
             raise CallsdError(
                 Reason.JOB_STATE_CONFLICT, "a job that has not ended yet needs this upload"
             )

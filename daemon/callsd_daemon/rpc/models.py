@@ -16,7 +16,7 @@ from callsd_daemon.models.errors import PullInterrupted
 from callsd_daemon.models.pull import PullProgress, pull, verify
 from callsd_daemon.models.store import ModelState, ModelStatus, ModelStore
 from callsd_daemon.rpc import convert, validate
-from callsd_daemon.rpc.hub import Hub
+from callsd_daemon.usecases.streams import Streams
 
 
 PROGRESS_SECONDS = 0.25
@@ -32,9 +32,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ModelService(model_pb2_grpc.ModelServiceServicer):
     """Looks after the models on the server."""
 
-    def __init__(self, models: ModelStore, hub: Hub) -> None:
+    def __init__(self, models: ModelStore, streams: Streams) -> None:
         self._models = models
-        self._hub = hub
+        self._streams = streams
 
     async def ListModels(
         self, request: model_pb2.ListModelsRequest, context: Context
@@ -52,7 +52,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             raise invalid_fields([("source", 'must be "hub" or "index", or empty for any')])
         latest: list[PullProgress] = []
         stop = threading.Event()
-        with self._hub.stream():
+        with self._streams.open():
             work = asyncio.create_task(
                 asyncio.to_thread(
                     pull,
@@ -67,7 +67,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
                 told: PullProgress | None = None
                 while not work.done():
                     await asyncio.wait({work}, timeout=PROGRESS_SECONDS)
-                    self._hub.check()
+                    self._streams.check()
                     if latest and latest[0] is not told:
                         told = latest[0]
                         yield _progress_message(told)
@@ -83,7 +83,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.VerifyModelResponse:
         """Check a model's files and try it out."""
         name, stop = validate.model_name(request.name), threading.Event()
-        with self._hub.stream():
+        with self._streams.open():
             work = asyncio.create_task(
                 asyncio.to_thread(verify, self._models, name, should_stop=stop.is_set)
             )

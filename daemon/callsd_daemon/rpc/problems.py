@@ -2,6 +2,7 @@
 """Collects what is wrong with a request, all of it, before anything is said."""
 
 import re
+import uuid
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -13,6 +14,11 @@ MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Control characters have no place in names, prompts or paths; line breaks only in prompts.
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 CONTROL_IN_PROMPT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+MAX_SPEAKER_CHARACTERS = 200
+MAX_LABEL_CHARACTERS = 256
+
+_LABEL_KEY = re.compile(r"[a-z0-9._-]{1,63}")
 
 
 class Problems:
@@ -43,6 +49,21 @@ class Problems:
         """Check a model's name, if there is one."""
         if value and not MODEL.fullmatch(value):
             self.add(field, "must be a model's name: see ListModels")
+
+    def label(self, field: str, key: str, value: str) -> None:
+        """Check a label."""
+        if not _LABEL_KEY.fullmatch(key):
+            self.add(field, f'key "{key[:80]}" must be 1 to 63 of a-z 0-9 . _ -')
+        self.text(f"{field}[{key[:63]}]", value, MAX_LABEL_CHARACTERS)
+
+    def uuid(self, field: str, value: str) -> None:
+        """Check a UUID."""
+        try:
+            valid = str(uuid.UUID(value)) == value
+        except ValueError:
+            valid = False
+        if not valid:
+            self.add(field, "must be a UUID in lower case with hyphens")
 
     def seconds(self, field: str, value: Duration, low: float, high: float) -> float:
         """Check a duration."""

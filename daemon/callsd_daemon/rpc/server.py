@@ -12,20 +12,20 @@ import grpc
 
 from callsd.v1 import capacity_pb2, server_pb2, server_pb2_grpc
 from callsd_daemon.domain.admission import Account
-from callsd_daemon.domain.jobs import Kind
+from callsd_daemon.domain.jobs import job_name
 from callsd_daemon.domain.transcription import Engine
-from callsd_daemon.rpc import convert, validate
-from callsd_daemon.rpc.hub import Hub
+from callsd_daemon.kinds import Kinds
+from callsd_daemon.rpc import convert
+from callsd_daemon.rpc.kinds.transcription import MAX_TRACKS
 from callsd_daemon.store.database import HISTORY_REVISIONS, Database
 from callsd_daemon.store.read_transaction import ReadTransaction
+from callsd_daemon.usecases.streams import Streams
 from callsd_daemon.workers.admission import AdmissionController
 from callsd_daemon.workers.captions.call import MAX_SPEAKERS
 
 
 CAPACITY_SECONDS = 1.0
 """How often a watched capacity is looked at."""
-
-SERVED_KINDS = (Kind.TRANSCRIPTION, Kind.CAPTIONS, Kind.RECORDING)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -54,12 +54,14 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         facts: Callable[[], Facts],
         database: Database,
         admission: AdmissionController,
-        hub: Hub,
+        kinds: Kinds,
+        streams: Streams,
     ) -> None:
         self._facts = facts
         self._database = database
         self._admission = admission
-        self._hub = hub
+        self._kinds = kinds
+        self._streams = streams
 
     async def GetServerInfo(
         self, request: server_pb2.GetServerInfoRequest, context: Context
@@ -70,21 +72,21 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             version=version("callsd"),
             database_id=self._database.database_id,
             start_time=convert.timestamp(facts.start_time),
-            kinds=[convert.KINDS[kind] for kind in SERVED_KINDS],
+            kinds=[convert.KINDS[kind] for kind in self._kinds if kind in convert.KINDS],
             engines=[convert.ENGINES[engine] for engine in facts.engines],
             default_model=facts.default_model,
             default_caption_model=facts.default_caption_model,
             limits=server_pb2.Limits(
                 max_message_bytes=facts.max_message_bytes,
                 max_upload_bytes=facts.max_upload_bytes,
-                max_tracks=validate.MAX_TRACKS,
+                max_tracks=MAX_TRACKS,
                 max_threads=facts.max_threads,
                 history_revisions=HISTORY_REVISIONS,
                 max_watches=facts.max_watches,
                 max_call_speakers=MAX_SPEAKERS,
                 job_retention=convert.duration(facts.retention_seconds),
             ),
-            draining=self._hub.draining,
+            draining=self._streams.is_draining,
         )
         return server_pb2.GetServerInfoResponse(server_info=info)
 
@@ -99,13 +101,13 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
     ) -> AsyncIterator[server_pb2.WatchCapacityResponse]:
         """Send the capacity at once and whenever it changes."""
         told: capacity_pb2.Capacity | None = None
-        with self._hub.stream():
+        with self._streams.open():
             while True:
                 capacity = await self._capacity()
                 if told is None or _differs(capacity, told):
                     told = capacity
                     yield server_pb2.WatchCapacityResponse(capacity=capacity)
-                self._hub.check()
+                self._streams.check()
                 await asyncio.sleep(CAPACITY_SECONDS)
 
     async def _capacity(self) -> capacity_pb2.Capacity:
@@ -113,27 +115,28 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
 
     def _read(self, tx: ReadTransaction) -> capacity_pb2.Capacity:
         policy, host, running = self._admission.policy, self._admission.host, tx.running()
-        disk, cores, memory = self._admission.accounts(tx)
+        accounts = self._admission.accounts(tx)
         message = capacity_pb2.Capacity(
-            cores=_account(cores),
-            memory_bytes=_account(memory),
-            disk_bytes=_account(disk),
+            cores=_account(accounts["cores"]),
+            memory_bytes=_account(accounts["memory_bytes"]),
+            disk_bytes=_account(accounts["disk_bytes"]),
             kinds=[
                 capacity_pb2.KindCapacity(
                     kind=convert.KINDS[kind],
                     running=running.get(kind, 0),
                     limit=policy.max_per_kind.get(kind, 0),
                 )
-                for kind in SERVED_KINDS
+                for kind in self._kinds
+                if kind in convert.KINDS
             ],
             running_jobs=sum(running.values()),
             max_concurrent_jobs=policy.max_concurrent_jobs,
             queued_jobs=tx.queue_length(),
             max_queued_jobs=policy.max_queued_jobs,
-            draining=self._hub.draining,
+            draining=self._streams.is_draining,
             jobs=[
                 capacity_pb2.JobLoad(
-                    job=convert.job_name(job_id), cores=use.cores, memory_bytes=use.memory_bytes
+                    job=job_name(job_id), cores=use.cores, memory_bytes=use.memory_bytes
                 )
                 for job_id in sorted(job.id for job in tx.active())
                 if (use := self._admission.uses.get(job_id)) is not None

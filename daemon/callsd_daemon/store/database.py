@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import structlog
 
 from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.store.codec import JobCodec
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.files import beside, sync
 from callsd_daemon.store.migrations import APPLICATION_ID, migrate, refuse_newer
@@ -69,10 +70,15 @@ class DatabaseDamagedError(Exception):
 
 
 class Database:
-    """Opened once by the daemon; `write` and `read` are its only doors."""
+    """Opened once by the daemon; `write` and `read` are its only ways in."""
 
     def __init__(
-        self, path: Path, *, history: int = HISTORY_REVISIONS, history_bytes: int = HISTORY_BYTES
+        self,
+        path: Path,
+        codec: JobCodec,
+        *,
+        history: int = HISTORY_REVISIONS,
+        history_bytes: int = HISTORY_BYTES,
     ) -> None:
         """Open or create the database at `path`.
 
@@ -80,6 +86,7 @@ class Database:
         when it is newer than this program.
         """
         self._path = path
+        self._codec = codec
         self._history = History(revisions=history, body_bytes=history_bytes)
         self._on_commit: Callable[[list[Change]], object] = lambda _changes: None
         self._connection, self._reading = _open(path)
@@ -143,7 +150,7 @@ class Database:
             execute("BEGIN IMMEDIATE")
             for operation in batch:
                 execute("SAVEPOINT operation")
-                transaction = Transaction(self._connection, self._history)
+                transaction = Transaction(self._connection, self._codec, self._history)
                 try:
                     result = operation.work(transaction)
                 except Exception as problem:
@@ -214,7 +221,7 @@ class Database:
             try:
                 self._reading.execute("BEGIN")
                 try:
-                    result = operation.work(ReadTransaction(self._reading))
+                    result = operation.work(ReadTransaction(self._reading, self._codec))
                 finally:
                     with contextlib.suppress(sqlite3.Error):
                         self._reading.execute("ROLLBACK")

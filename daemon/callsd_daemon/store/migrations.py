@@ -73,6 +73,23 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP TABLE changes",
         "ALTER TABLE new_changes RENAME TO changes",
     ),
+    (
+        # What a kind brings had a field for each kind; now there is one field for all of them.
+        *(
+            f"""UPDATE {table} SET body = CAST(json_remove(
+                json_set(CAST(body AS TEXT),
+                    '$.spec', json_extract(CAST(body AS TEXT),
+                        '$.' || json_extract(CAST(body AS TEXT), '$.kind')),
+                    '$.results', json_patch('{{}}', json_object(
+                        'transcription', json_extract(CAST(body AS TEXT), '$.transcription_result'),
+                        'captions', json_extract(CAST(body AS TEXT), '$.captions_result'),
+                        'recording', json_extract(CAST(body AS TEXT), '$.recording_result')))),
+                '$.transcription', '$.captions', '$.recording',
+                '$.transcription_result', '$.captions_result', '$.recording_result')
+                AS BLOB) WHERE body IS NOT NULL"""  # noqa: S608 - names of ours
+            for table in ("jobs", "changes")
+        ),
+    ),
 )
 
 

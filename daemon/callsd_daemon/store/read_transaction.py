@@ -3,22 +3,20 @@
 
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-
-import msgspec
 
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import (
     ACTIVE_STATES,
     FINAL_STATES,
     Job,
-    Kind,
     Reservation,
     State,
     Usage,
 )
-from callsd_daemon.domain.recording import PageSecrets
+from callsd_daemon.domain.work import Secrets
+from callsd_daemon.store.codec import JobCodec
 
 
 PAGE_BYTES = 1024 * 1024
@@ -28,9 +26,6 @@ much ends; with one job it may hold more."""
 COUNTED_LABELS = 1000
 """Jobs with one label are counted up to here, to find the label that the fewest have."""
 
-_decode = msgspec.json.Decoder(Job).decode
-_decode_secrets = msgspec.json.Decoder(PageSecrets).decode
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -39,6 +34,16 @@ class Change:
     revision: int
     job_id: str
     job: Job | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs: those that match all that is set."""
+
+    states: Collection[str] = ()
+    kinds: Collection[str] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    ids: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +58,9 @@ class Page:
 class ReadTransaction:
     """Jobs and changes as they are at one moment, which the first question chooses."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, codec: JobCodec) -> None:
         self._connection = connection
+        self._codec = codec
 
     @property
     def revision(self) -> int:
@@ -65,7 +71,7 @@ class ReadTransaction:
     def get(self, job_id: str) -> Job | None:
         """The job, or None."""
         row = self._connection.execute("SELECT body FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        return None if row is None else _decode(row[0])
+        return None if row is None else self._codec.decode(row[0])
 
     def find(self, job_id: str) -> Job:
         """The job; raises JOB_NOT_FOUND."""
@@ -78,12 +84,12 @@ class ReadTransaction:
             )
         return job
 
-    def secrets(self, job_id: str) -> PageSecrets:
+    def secrets(self, job: Job) -> Secrets:
         """What was kept for a job that has not ended."""
         row = self._connection.execute(
-            "SELECT body FROM secrets WHERE job_id = ?", (job_id,)
+            "SELECT body FROM secrets WHERE job_id = ?", (job.id,)
         ).fetchone()
-        return PageSecrets() if row is None else _decode_secrets(row[0])
+        return self._codec.decode_secrets(job.kind, None if row is None else row[0])
 
     def active(self) -> tuple[Job, ...]:
         """Jobs that hold a reservation, in the order they were accepted."""
@@ -91,7 +97,7 @@ class ReadTransaction:
             "SELECT body FROM jobs WHERE state IN (?, ?, ?) ORDER BY accepted_revision",
             tuple(ACTIVE_STATES),
         )
-        return tuple(map(_decode, _bodies(rows)))
+        return tuple(map(self._codec.decode, _bodies(rows)))
 
     def first_queued(self) -> Job | None:
         """The job that has waited longest."""
@@ -99,7 +105,7 @@ class ReadTransaction:
             "SELECT body FROM jobs WHERE state = ? ORDER BY accepted_revision LIMIT 1",
             (State.QUEUED,),
         ).fetchone()
-        return None if row is None else _decode(row[0])
+        return None if row is None else self._codec.decode(row[0])
 
     def queue_length(self) -> int:
         """How many jobs wait."""
@@ -124,22 +130,22 @@ class ReadTransaction:
         ).fetchone()
         return Reservation(cores=row[0], memory_bytes=row[1], disk_bytes=row[2])
 
-    def running(self) -> dict[Kind, int]:
+    def running(self) -> dict[str, int]:
         """Jobs that hold a reservation, by kind."""
         rows = self._connection.execute(
             "SELECT kind, count(*) FROM jobs WHERE state IN (?, ?, ?) GROUP BY kind",
             tuple(ACTIVE_STATES),
         )
-        return {Kind(kind): count for kind, count in rows}
+        return dict(rows.fetchall())
 
-    def caption_models(self) -> frozenset[str]:
-        """Models of the captions jobs that hold a reservation."""
+    def active_of(self, kinds: Collection[str]) -> Iterator[Job]:
+        """Jobs of these kinds that hold a reservation."""
         rows = self._connection.execute(
-            "SELECT body FROM jobs WHERE kind = ? AND state IN (?, ?, ?)",
-            (Kind.CAPTIONS, *ACTIVE_STATES),
+            f"SELECT body FROM jobs WHERE kind IN ({', '.join('?' * len(kinds))}) "  # noqa: S608
+            "AND state IN (?, ?, ?)",
+            (*kinds, *ACTIVE_STATES),
         )
-        jobs = map(_decode, _bodies(rows))
-        return frozenset(job.captions.model for job in jobs if job.captions is not None)
+        return map(self._codec.decode, _bodies(rows))
 
     def recent_usage(self, cost_key: str, limit: int) -> tuple[Usage, ...]:
         """What the latest finished jobs of one cost key used."""
@@ -148,7 +154,9 @@ class ReadTransaction:
             ORDER BY end_time DESC LIMIT ?""",
             (cost_key, State.SUCCEEDED, limit),
         )
-        return tuple(job.usage for job in map(_decode, _bodies(rows)) if job.usage is not None)
+        return tuple(
+            job.usage for job in map(self._codec.decode, _bodies(rows)) if job.usage is not None
+        )
 
     def expired(self, now: datetime, limit: int) -> tuple[Job, ...]:
         """Jobs whose time is up."""
@@ -156,20 +164,14 @@ class ReadTransaction:
             "SELECT body FROM jobs WHERE expire_time <= ? ORDER BY expire_time LIMIT ?",
             (now.timestamp(), limit),
         )
-        return tuple(map(_decode, _bodies(rows)))
+        return tuple(map(self._codec.decode, _bodies(rows)))
 
-    def needed_uploads(self) -> frozenset[str]:
-        """Ids of the uploads that jobs need which have not ended."""
+    def unfinished(self) -> Iterator[Job]:
+        """Jobs that have not ended."""
         rows = self._connection.execute(
             "SELECT body FROM jobs WHERE state NOT IN (?, ?, ?)", tuple(FINAL_STATES)
         )
-        return frozenset(
-            track.upload_id
-            for job in map(_decode, _bodies(rows))
-            if job.transcription is not None
-            for track in job.transcription.tracks
-            if track.upload_id
-        )
+        return map(self._codec.decode, _bodies(rows))
 
     def ids(self) -> set[str]:
         """Every job's id."""
@@ -178,18 +180,13 @@ class ReadTransaction:
     def page(
         self,
         *,
-        states: Collection[State],
-        kinds: Collection[Kind],
-        labels: dict[str, str],
-        ids: Collection[str],
+        wanted: JobFilter,
         before: int | None,
         limit: int,
         max_bytes: int = PAGE_BYTES,
     ) -> Page:
-        """Jobs that match all that is given, newest first, accepted before revision `before`."""
-        found = self._matching(
-            states=states, kinds=kinds, labels=labels, ids=ids, before=before, limit=limit + 1
-        )
+        """Jobs that are wanted, newest first, accepted before revision `before`."""
+        found = self._matching(wanted, before=before, limit=limit + 1)
         bodies = list[bytes]()
         # Bodies are read one by one, and none that does not go into the page.
         for accepted_revision in found[:limit]:
@@ -202,27 +199,18 @@ class ReadTransaction:
             bodies.append(body)
         more = len(found) > len(bodies)
         return Page(
-            jobs=tuple(map(_decode, bodies)),
+            jobs=tuple(map(self._codec.decode, bodies)),
             next_before=found[len(bodies) - 1] if more else None,
             revision=self.revision,
         )
 
-    def _matching(
-        self,
-        *,
-        states: Collection[State],
-        kinds: Collection[Kind],
-        labels: dict[str, str],
-        ids: Collection[str],
-        before: int | None,
-        limit: int,
-    ) -> list[int]:
+    def _matching(self, wanted: JobFilter, *, before: int | None, limit: int) -> list[int]:
         """When the jobs of a page were accepted."""
         # Only placeholders and names of ours are put together here.
         source, accepted = "jobs", "jobs.accepted_revision"
         where, values = ["1"], list[object]()
-        rest = list(labels.items())
-        if rest and not ids:
+        rest = list(wanted.labels.items())
+        if rest and not wanted.ids:
             rest.sort(key=self._count)
             # Jobs are looked up by the label that the fewest have: a CROSS JOIN keeps its order.
             accepted = "rarest.accepted_revision"
@@ -235,10 +223,11 @@ class ReadTransaction:
                 f"AND other.accepted_revision = {accepted})"
             )
             values.extend(label)
-        for column, wanted in (("state", states), ("kind", kinds), ("id", ids)):
-            if wanted:
-                where.append(f"jobs.{column} IN ({', '.join('?' * len(wanted))})")
-                values.extend(wanted)
+        columns = (("state", wanted.states), ("kind", wanted.kinds), ("id", wanted.ids))
+        for column, allowed in columns:
+            if allowed:
+                where.append(f"jobs.{column} IN ({', '.join('?' * len(allowed))})")
+                values.extend(allowed)
         if before is not None:
             where.append(f"{accepted} < ?")
             values.append(before)
@@ -276,7 +265,7 @@ class ReadTransaction:
             max_bytes -= len(body or b"")
             if changes and max_bytes < 0:
                 break
-            job = None if body is None else _decode(body)
+            job = None if body is None else self._codec.decode(body)
             changes.append(Change(revision=number, job_id=job_id, job=job))
         return tuple(changes)
 

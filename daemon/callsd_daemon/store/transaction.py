@@ -6,15 +6,10 @@ import sqlite3
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-import msgspec
-
 from callsd_daemon.domain.jobs import Job
-from callsd_daemon.domain.recording import PageSecrets
+from callsd_daemon.domain.work import Secrets
+from callsd_daemon.store.codec import JobCodec
 from callsd_daemon.store.read_transaction import Change, ReadTransaction
-
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Job).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +28,8 @@ class Transaction(ReadTransaction):
     else has to be done follows the commit.
     """
 
-    def __init__(self, connection: sqlite3.Connection, history: History) -> None:
-        super().__init__(connection)
+    def __init__(self, connection: sqlite3.Connection, codec: JobCodec, history: History) -> None:
+        super().__init__(connection, codec)
         self._history = history
         self.changes: list[Change] = []
         """What this transaction has changed."""
@@ -45,9 +40,7 @@ class Transaction(ReadTransaction):
         Raises msgspec.ValidationError, and writes nothing, when it holds NaN or infinity.
         """
         job = replace(job, revision=self.revision + 1)
-        body = _encode(job)
-        # NaN and infinity have no JSON: better no change than a job that nobody can read again.
-        _decode(body)
+        body = self._codec.encode(job)
         ((accepted_revision,),) = self._connection.execute(
             """INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (id) DO UPDATE SET
@@ -76,10 +69,11 @@ class Transaction(ReadTransaction):
         self._record(Change(revision=job.revision, job_id=job.id, job=job), body)
         return job
 
-    def put_secrets(self, job_id: str, page_secrets: PageSecrets) -> None:
+    def put_secrets(self, job_id: str, secrets: Secrets) -> None:
         """Keep what a job's work needs and nobody may read, until the job ends."""
         self._connection.execute(
-            "INSERT OR REPLACE INTO secrets VALUES (?, ?)", (job_id, _encode(page_secrets))
+            "INSERT OR REPLACE INTO secrets VALUES (?, ?)",
+            (job_id, self._codec.encode_secrets(secrets)),
         )
 
     def delete(self, job_id: str) -> None:

@@ -19,9 +19,9 @@ from callsd_daemon.domain.admission import (
     accounts,
     decide,
 )
-from callsd_daemon.domain.costs import captioner_cost
 from callsd_daemon.domain.jobs import Job, Reservation
 from callsd_daemon.host.probe import Probe, Spent, Use
+from callsd_daemon.kinds import Kinds
 from callsd_daemon.metrics import DECISIONS
 from callsd_daemon.store.read_transaction import ReadTransaction
 
@@ -44,6 +44,7 @@ class AdmissionController:
         self,
         probe: Probe,
         policy: Policy,
+        kinds: Kinds,
         spent: Callable[[], Mapping[str, Spent]],
         awaited_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -52,16 +53,17 @@ class AdmissionController:
         `awaited_bytes` tells of how much disk space is taken by what is on its way already.
         """
         self.policy = policy
+        self._kinds = kinds
         self._probe = probe
         self._spent = spent
         self._awaited_bytes = awaited_bytes
         self.host: Host = probe.sample({})
         self.host_time = datetime.now(UTC)
         self.uses: dict[str, Use] = {}
-        """What workers take, by name, as of the latest look. A worker that serves one job bears
+        """What workers take, by name, as of the latest sample. A worker that serves one job bears
         the job's."""
 
-    async def look(self) -> None:
+    async def sample(self) -> None:
         """Sample the machine."""
         self.host = await asyncio.to_thread(lambda: self._probe.sample(self._spent()))
         self.host_time = datetime.now(UTC)
@@ -75,34 +77,28 @@ class AdmissionController:
             queued_ahead=tx.queue_length(),
             queue_waiting_for=None if first is None else first.waiting_for,
         )
-        request = Request(kind=job.kind, reservation=_need(tx, job), may_queue=may_queue)
+        request = self._request(tx, job, may_queue=may_queue)
         return Verdict(decision=decide(snapshot, request, self.policy), snapshot=snapshot)
 
     def decide_next(self, tx: ReadTransaction, job: Job, *, waited_seconds: float) -> Verdict:
         """Decide whether the first job of the queue may start."""
         snapshot = self._snapshot(tx)
-        request = Request(
-            kind=job.kind,
-            reservation=_need(tx, job),
-            may_queue=True,
-            waited_seconds=waited_seconds,
-        )
+        request = self._request(tx, job, may_queue=True, waited_seconds=waited_seconds)
         return Verdict(decision=decide(snapshot, request, self.policy), snapshot=snapshot)
 
-    def accounts(self, tx: ReadTransaction) -> tuple[Account, Account, Account]:
-        """The accounts of disk, cores and memory, as they stand."""
+    def accounts(self, tx: ReadTransaction) -> dict[str, Account]:
+        """The accounts of all resources, by name, as they stand."""
         return accounts(self._snapshot(tx), self.policy)
 
     def withheld_disk_bytes(self, tx: ReadTransaction) -> int:
         """Disk space that is kept free or promised to jobs: nothing else may be put there."""
         if not self.policy.is_enforced:
             return 0
-        disk, _, _ = self.accounts(tx)
+        disk = self.accounts(tx)["disk_bytes"]
         return int(disk.headroom + disk.reserved)
 
     def _snapshot(self, tx: ReadTransaction) -> Snapshot:
-        # A captioner is charged once, however many calls it serves.
-        reserved = sum(map(captioner_cost, tx.caption_models()), tx.reserved())
+        reserved = sum(self._shared_workers(tx).values(), tx.reserved())
         free = max(self.host.disk_free_bytes - self._awaited_bytes(), 0)
         return Snapshot(
             host=replace(self.host, disk_free_bytes=free),
@@ -111,9 +107,35 @@ class AdmissionController:
             queued_ahead=0,
         )
 
+    def _request(
+        self, tx: ReadTransaction, job: Job, *, may_queue: bool, waited_seconds: float = 0.0
+    ) -> Request:
+        """What the job needs, with the shared worker that it is the first one to need."""
+        kind, need = self._kinds[job.kind], job.reservation
+        worker = kind.shared_worker(job.spec)
+        if worker is not None and worker.name not in self._shared_workers(tx):
+            need += worker.reservation
+        return Request(
+            kind=job.kind,
+            reservation=need,
+            is_batch=kind.is_batch,
+            may_queue=may_queue,
+            waited_seconds=waited_seconds,
+        )
 
-def tell(job: Job, verdict: Verdict) -> None:
-    """Tell log and metrics of a decision, once it holds."""
+    def _shared_workers(self, tx: ReadTransaction) -> dict[str, Reservation]:
+        """What workers hold that serve many jobs: each is charged once."""
+        sharing = [name for name, kind in self._kinds.items() if kind.role is None]
+        found = dict[str, Reservation]()
+        for job in tx.active_of(sharing):
+            worker = self._kinds[job.kind].shared_worker(job.spec)
+            if worker is not None:
+                found[worker.name] = worker.reservation
+        return found
+
+
+def record_decision(job: Job, verdict: Verdict) -> None:
+    """Write a decision to log and metrics, once it holds."""
     decision, snapshot = verdict.decision, verdict.snapshot
     name = type(decision).__name__.lower()
     reason = "" if isinstance(decision, Admit) else decision.reason.value
@@ -128,10 +150,3 @@ def tell(job: Job, verdict: Verdict) -> None:
         cores_reserved=snapshot.reserved.cores,
         cores_external=round(snapshot.host.cores_external, 2),
     )
-
-
-def _need(tx: ReadTransaction, job: Job) -> Reservation:
-    """What the job takes, with the captioner that it is the first one to need."""
-    if job.captions is None or job.captions.model in tx.caption_models():
-        return job.reservation
-    return job.reservation + captioner_cost(job.captions.model)

@@ -11,6 +11,7 @@ import structlog
 
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Progress
+from callsd_daemon.kinds import Bounds
 from callsd_daemon.workers.launchers.launcher import WorkerProcess
 from callsd_daemon.workers.slot import WorkerSlot
 from callsd_daemon.workers.waits import first_of, until
@@ -28,21 +29,8 @@ STACK_DUMP_SIGNAL = signal.SIGUSR1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """How long an attempt and its parts may take, and how long its log may get."""
-
-    start_timeout_seconds: float
-    silence_timeout_seconds: float
-    stop_grace_seconds: float
-    max_log_bytes: int
-    """Of each log: the worker's own, and what is kept of it."""
-    is_live: bool = False
-    """What has run for its longest time is then done, and told to end; other work has failed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptObserver:
-    """Who is told what happens in an attempt; each call returns when it is on the disk."""
+    """What is done when something happens in an attempt; each returns when it is on the disk."""
 
     running: Callable[[], Awaitable[None]]
     progress: Callable[[Progress], Awaitable[None]]
@@ -54,12 +42,20 @@ class Attempt:
     """Watches over one worker. `stop()` may be called at any time, from the same event loop."""
 
     def __init__(
-        self, slot: WorkerSlot, process: WorkerProcess, bounds: Bounds, listener: AttemptObserver
+        self,
+        slot: WorkerSlot,
+        process: WorkerProcess,
+        bounds: Bounds,
+        observer: AttemptObserver,
+        *,
+        is_batch: bool,
     ) -> None:
+        """At `max_seconds` live work stops, and succeeds; batch work fails."""
         self.process = process
+        self._is_batch = is_batch
         self._slot = slot
         self._bounds = bounds
-        self._listener = listener
+        self._observer = observer
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -89,7 +85,7 @@ class Attempt:
                 raise self._slot.refusal
             if began is None and self._slot.arrived.is_set():
                 began = now
-                await self._listener.running()
+                await self._observer.running()
             if began is None and now - started > self._bounds.start_timeout_seconds:
                 return Failure(
                     reason=Reason.WORKER_START_TIMEOUT,
@@ -103,7 +99,7 @@ class Attempt:
                     message=f"the worker said nothing for {silence:.0f} s: look at the job's log",
                 )
             is_at_end = began is not None and now - began > max_seconds
-            if is_at_end and self._bounds.is_live:
+            if is_at_end and not self._is_batch:
                 return None
             if is_at_end:
                 return Failure(
@@ -113,8 +109,8 @@ class Attempt:
                 )
             if self._slot.progress is not None and self._slot.progress != reported:
                 reported = self._slot.progress
-                await self._listener.progress(reported)
-            await self._listener.tick()
+                await self._observer.progress(reported)
+            await self._observer.tick()
             events = [self.process.exited, self._stop]
             if began is None:
                 events.append(self._slot.arrived)

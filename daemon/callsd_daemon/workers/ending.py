@@ -5,12 +5,14 @@ import os
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Job, Notice, Outcome, Progress, State
 from callsd_daemon.files import open_regular
+from callsd_daemon.kinds import JobKind
 from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
 from callsd_daemon.workers.delivery import FILE_NAME, remove_drafts
 from callsd_daemon.workers.launchers.launcher import End, Launcher
@@ -140,14 +142,14 @@ def count_lost(job: Job, failure: Failure) -> None:
     log.warning("worker_lost", job_id=job.id, attempt=job.attempt, reason=failure.reason)
 
 
-def discard(job: Job, directory: Path, launcher: Launcher) -> None:
+def discard(job: Job, kind: JobKind[Any], directory: Path, launcher: Launcher) -> None:
     """Remove what the workers of a job that has ended have left, and halves of files they sent.
 
-    But for what was recorded when nothing could be made of it: that is for a person, until the
-    job is deleted. Blocks.
+    But for the pieces of a recording of which nothing could be made: those are for a person, until
+    the job is deleted. Blocks.
     """
     remove_drafts(directory / ARTIFACTS)
-    is_lost = job.recording is not None and job.state is State.FAILED
+    is_lost = kind.leaves_pieces and job.state is State.FAILED
     if not is_lost or PIECES not in (launcher.leftovers(job.id) or ()):
         launcher.discard(job.id)
 
@@ -156,10 +158,8 @@ def count(job: Job) -> None:
     """Tell log and metrics of a job that has ended."""
     reason = job.failure.reason if job.failure else ""
     JOBS_ENDED.labels(kind=job.kind, state=job.state, reason=reason).inc()
-    if job.recording_result is not None:
-        MEDIA_SECONDS.labels(kind=job.kind).inc(job.recording_result.duration_seconds)
-    if job.transcription_result is not None:
-        MEDIA_SECONDS.labels(kind=job.kind).inc(job.transcription_result.audio_seconds)
+    for kind, result in job.results.items():
+        MEDIA_SECONDS.labels(kind=kind).inc(result.media_seconds)
     log.info(
         "job_ended",
         job_id=job.id,

@@ -12,8 +12,9 @@ from pathlib import Path
 import structlog
 
 from callsd_daemon.domain.errors import CallsdError
-from callsd_daemon.domain.jobs import Job, Kind
+from callsd_daemon.domain.jobs import Job
 from callsd_daemon.domain.recording import Picture
+from callsd_daemon.kinds import Kinds
 from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.metrics import (
     CAPACITY,
@@ -26,6 +27,7 @@ from callsd_daemon.metrics import (
     RECORDINGS_SILENT,
 )
 from callsd_daemon.store.database import BLOCKED, Database
+from callsd_daemon.store.read_transaction import ReadTransaction
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers import ending
 from callsd_daemon.workers.admission import AdmissionController
@@ -51,6 +53,7 @@ class Housekeeper:
         self,
         *,
         database: Database,
+        kinds: Kinds,
         admission: AdmissionController,
         supervisor: Supervisor,
         calls: Calls,
@@ -61,6 +64,7 @@ class Housekeeper:
     ) -> None:
         """`directory` holds the jobs' directories."""
         self._database = database
+        self._kinds = kinds
         self._admission = admission
         self._supervisor = supervisor
         self._calls = calls
@@ -77,7 +81,7 @@ class Housekeeper:
             await asyncio.sleep(TICK_SECONDS)
             EVENT_LOOP_LAG.observe(time.monotonic() - before - TICK_SECONDS)
             try:
-                await self._admission.look()
+                await self._admission.sample()
                 await self._supervisor.dispatch()
                 await self._measure()
                 if time.monotonic() - swept > SWEEP_SECONDS:
@@ -100,9 +104,9 @@ class Housekeeper:
             )
         )
         JOBS_QUEUED.set(queued)
-        for kind in Kind:
+        for kind in self._kinds:
             JOBS_ACTIVE.labels(kind=kind).set(running.get(kind, 0))
-        for name, account in zip(("disk_bytes", "cores", "memory_bytes"), accounts, strict=True):
+        for name, account in accounts.items():
             for part in ("total", "headroom", "reserved", "external", "available"):
                 CAPACITY.labels(resource=name, account=part).set(getattr(account, part))
         _measure_recordings(active)
@@ -124,7 +128,7 @@ class Housekeeper:
         known, needed, ended = await self._database.read(
             lambda tx: (
                 tx.ids(),
-                tx.needed_uploads(),
+                needed_uploads(tx, self._kinds),
                 [job for name in workers if (job := tx.get(name)) is not None and job.is_final],
             )
         )
@@ -134,8 +138,15 @@ class Housekeeper:
             await asyncio.to_thread(self._launcher.discard, name)
         # Of these a daemon died before it had done so.
         for job in ended:
-            await asyncio.to_thread(ending.discard, job, jobs / job.id, self._launcher)
+            kind = self._kinds[job.kind]
+            await asyncio.to_thread(ending.discard, job, kind, jobs / job.id, self._launcher)
         await asyncio.to_thread(self._uploads.remove_expired, self._now(), needed)
+
+
+def needed_uploads(tx: ReadTransaction, kinds: Kinds) -> frozenset[str]:
+    """Ids of the uploads that jobs need which have not ended."""
+    needed = (kinds[job.kind].uploads(job.spec) for job in tx.unfinished())
+    return frozenset[str]().union(*needed)
 
 
 def _measure_recordings(jobs: Iterable[Job]) -> None:

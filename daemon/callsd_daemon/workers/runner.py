@@ -6,7 +6,7 @@ import errno
 import functools
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,28 +17,26 @@ import structlog
 from callsd_daemon import tokens
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import (
-    BATCH_KINDS,
     Failure,
     Job,
-    Kind,
     Outcome,
     Progress,
     State,
     Worker,
 )
-from callsd_daemon.domain.recording import PageSecrets
 from callsd_daemon.files import FilePool
+from callsd_daemon.kinds import Assignment, Bounds, Kinds
 from callsd_daemon.store.database import BLOCKED, Database
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.read_transaction import ReadTransaction
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers import ending
-from callsd_daemon.workers.attempt import Attempt, AttemptObserver, Bounds
-from callsd_daemon.workers.captions.attempt import CallRules, CaptionsAttempt
+from callsd_daemon.workers.attempt import Attempt, AttemptObserver
+from callsd_daemon.workers.captions.attempt import CaptionsAttempt
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.delivery import Delivery
 from callsd_daemon.workers.ending import EndRules
-from callsd_daemon.workers.launchers.launcher import Launcher, WorkerId, WorkerProcess, limits_of
+from callsd_daemon.workers.launchers.launcher import Launcher, WorkerId, WorkerProcess, limits
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.slot import (
@@ -46,8 +44,6 @@ from callsd_daemon.workers.slot import (
     OUTCOME,
     PIECES,
     WORKER_LOG,
-    Assignment,
-    Role,
     WorkerSlot,
 )
 from callsd_daemon.workers.waits import first_of
@@ -61,21 +57,8 @@ T = TypeVar("T")
 RETRY_SECONDS = 1.0
 """Pause before a result is stored again that could not be: the disk may be full for a while."""
 
-OVERTIME_SECONDS = 60.0
-"""For all that a recording does besides recording; then it is told to end."""
-
 SCARCE_ERRNOS = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """What the system lacks for a while, and what says nothing about the job."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """The administrator's settings for the life of jobs."""
-
-    bounds: Bounds
-    recording_bounds: Bounds
-    end: EndRules
-    calls: CallRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,22 +80,25 @@ class JobRunner:
         launcher: Launcher,
         directory: Path,
         pool: FilePool,
-        resolve: Callable[[Job, PageSecrets], Assignment],
+        kinds: Kinds,
         calls: Calls,
         now: Callable[[], datetime],
-        rules: Rules,
+        end_rules: EndRules,
     ) -> None:
-        """`directory` holds the jobs' directories; `resolve` blocks, and raises CallsdError."""
+        """`directory` holds the jobs' directories.
+
+        `kinds` and `end_rules` may be replaced while the daemon runs; an attempt keeps those it
+        began with.
+        """
         self._database = database
         self._server = server
         self._launcher = launcher
         self._directory = directory
         self._pool = pool
-        self._resolve = resolve
+        self._kinds = kinds
         self._calls = calls
         self._now = now
-        self.rules = rules
-        """May be replaced while the daemon runs; an attempt keeps those it began with."""
+        self.end_rules = end_rules
         self._attempts: dict[str, Attempt | CaptionsAttempt] = {}
         self._stopping: set[str] = set()
         self._told: set[str] = set()
@@ -130,7 +116,7 @@ class JobRunner:
         """An earlier daemon has begun this job, and it will be run soon."""
         if job.state is State.STOPPING:
             self._stopping.add(job.id)
-        if job.captions is None:
+        if not self._is_shared(job):
             self._server.expect(job.id)
 
     def stop(self, job_id: str) -> None:
@@ -176,19 +162,18 @@ class JobRunner:
         """
         assert job.worker is not None
         directory = self._directory / job.id
-        if job.captions is not None:
+        if self._is_shared(job):
             # Its captioner ends with the daemon and is started again, on this boot or the next.
-            listener = self._listener(job)
-            captions = CaptionsAttempt(job, self._calls, directory, self.rules.calls, listener)
+            captions = CaptionsAttempt(job, self._calls, directory, self._observer(job))
             verdict = await self._run(job, captions)
             if captions.outcome is not None:
                 self._outcomes[job.id] = captions.outcome
             return verdict or ending.killed("the files were not written")
-        worker = _worker_id(job)
+        worker = self._worker_id(job)
         slot = await self._slot(job, job.worker.token_sha256)
         if token:
             # Before it is started: what cannot be done is told at once.
-            await self._patiently(job.id, slot.assignment)
+            await self._patiently(job, slot.assignment)
         self._server.keep(job.id, slot)
         adopted = None if token else await self._adopt(worker)
         process = await self._launch(job, token) if token else adopted
@@ -197,8 +182,8 @@ class JobRunner:
         if process is None:
             end = await self._launcher.last_end(worker)
             return ending.death(end, None, message="the worker died while callsd was not running")
-        bounds = self.rules.bounds if job.recording is None else self.rules.recording_bounds
-        attempt = Attempt(slot, process, bounds, self._listener(job))
+        kind = self._kinds[job.kind]
+        attempt = Attempt(slot, process, kind.bounds, self._observer(job), is_batch=kind.is_batch)
         try:
             return await self._run(job, attempt) or ending.death(process.end, slot.progress)
         finally:
@@ -216,9 +201,9 @@ class JobRunner:
                 log.warning("adoption_delayed", worker=worker.name, problem=str(problem))
                 await asyncio.sleep(RETRY_SECONDS)
 
-    def _listener(self, job: Job) -> AttemptObserver:
+    def _observer(self, job: Job) -> AttemptObserver:
         async def tick() -> None:
-            await self._bound_log(job.id)
+            await self._bound_log(job)
 
         return AttemptObserver(
             running=lambda: self._running(job.id),
@@ -234,13 +219,13 @@ class JobRunner:
         except OSError as problem:
             raise _not_started(problem) from problem
         worker_log = WorkerLog(
-            directory / WORKER_LOG, self._pool, max_bytes=self.rules.bounds.max_log_bytes
+            directory / WORKER_LOG, self._pool, max_bytes=self._bounds(job).max_log_bytes
         )
         await worker_log.open()
 
         async def resolve() -> Assignment:
-            page_secrets = await self._look_up(lambda tx: tx.secrets(job.id))
-            return await self._pool.run(self._resolve, job, page_secrets)
+            kept = await self._look_up(lambda tx: tx.secrets(job))
+            return await self._pool.run(self._kinds[job.kind].assignment, job, job.spec, kept)
 
         return WorkerSlot(
             resolve,
@@ -263,13 +248,14 @@ class JobRunner:
         ran, is_starting = self._ran_seconds(job), job.state is State.STARTING
         if isinstance(attempt, Attempt) and not is_starting and job.attempt == 1:
             age = await attempt.process.age_seconds()
-            if age is not None and abs(ran - age) > self.rules.bounds.start_timeout_seconds:
+            if age is not None and abs(ran - age) > self._bounds(job).start_timeout_seconds:
                 ran = age  # somebody has set the wall clock meanwhile
         try:
             return await attempt.run(
                 ran_seconds=None if is_starting else ran,
                 # One that is started again has less time left.
-                max_seconds=_longest_seconds(job) - (ran if is_starting else 0.0),
+                max_seconds=self._kinds[job.kind].longest_seconds(job, job.spec)
+                - (ran if is_starting else 0.0),
             )
         finally:
             del self._attempts[job.id]
@@ -278,41 +264,43 @@ class JobRunner:
         self, job: Job, token: str, *, salvage: Failure | None = None
     ) -> WorkerProcess:
         """Raises CallsdError when the worker cannot be started."""
-        worker = _worker_id(job)
-        server = self._server
+        worker, kind = self._worker_id(job), self._kinds[job.kind]
         bootstrap = messages.bootstrap(
             name=worker.name,
             role=worker.role,
             generation=job.attempt,
             token=token,
-            endpoint=server.local_endpoint if self._launcher.is_local else server.remote_endpoint,
+            endpoint=self._server.endpoint(is_local=self._launcher.is_local),
             salvage=salvage,
         )
         failpoint("worker.before_spawn")
         try:
-            if job.recording is not None:
+            if kind.leaves_pieces:
                 await self._pool.run(
                     self._launcher.give_pieces, job.id, self._directory / job.id / PIECES
                 )
             process = await self._patiently(
-                job.id, lambda: self._launcher.launch(worker, bootstrap, limits_of(job))
+                job,
+                lambda: self._launcher.launch(
+                    worker, bootstrap, limits(job.reservation, is_batch=kind.is_batch)
+                ),
             )
         except OSError as problem:
             raise _not_started(problem) from problem
         failpoint("worker.after_spawn")
         return process
 
-    async def _patiently(self, job_id: str, work: Callable[[], Awaitable[T]]) -> T:
+    async def _patiently(self, job: Job, work: Callable[[], Awaitable[T]]) -> T:
         """Do it, and try again for as long as the system lacks descriptors or processes."""
-        deadline = time.monotonic() + self.rules.bounds.start_timeout_seconds
+        deadline = time.monotonic() + self._bounds(job).start_timeout_seconds
         while True:
             try:
                 return await work()
             except OSError as problem:
-                is_given_up = job_id in self._stopping or time.monotonic() > deadline
+                is_given_up = job.id in self._stopping or time.monotonic() > deadline
                 if problem.errno not in SCARCE_ERRNOS or is_given_up:
                     raise
-                log.warning("worker_delayed", job_id=job_id, problem=str(problem))
+                log.warning("worker_delayed", job_id=job.id, problem=str(problem))
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _ran_seconds(self, job: Job) -> float:
@@ -353,15 +341,16 @@ class JobRunner:
         The latter when no other worker will go on with the recording. This is done by a worker that
         does only this, in the directory of the one that is gone.
         """
-        if job.captions is not None or await self._outcome(job) is not None:
+        if self._is_shared(job) or await self._outcome(job) is not None:
             return
-        await self._launcher.sweep(_worker_id(job))
+        kind = self._kinds[job.kind]
+        await self._launcher.sweep(self._worker_id(job))
         current = await self._look_up(lambda tx: tx.get(job.id))
         left = await self._pool.run(self._launcher.leftovers, job.id)
         if (self._directory / job.id / PIECES).is_dir() and left is not None:
             left |= {PIECES}
         is_last = current is not None and not self._is_retried(current, failure)
-        wanted = {OUTCOME} | ({PIECES} if job.recording is not None and is_last else set())
+        wanted = {OUTCOME} | ({PIECES} if kind.leaves_pieces and is_last else set())
         if current is None or (left is not None and not wanted & left):
             return
         log.info("salvage", job_id=job.id, reason=failure.reason)
@@ -370,23 +359,14 @@ class JobRunner:
         self._server.keep(job.id, slot)
         process = await self._launch(job, token, salvage=failure)
         try:
-            await first_of((slot.is_over, process.exited), self._salvage_seconds(job))
+            await first_of((slot.is_over, process.exited), kind.salvage_seconds)
         finally:
             process.detach()
             self._server.clear(job.id)
 
-    def _salvage_seconds(self, job: Job) -> float:
-        if job.recording is not None:
-            return self.rules.recording_bounds.stop_grace_seconds
-        # It starts, and brings some texts.
-        bounds = self.rules.bounds
-        return bounds.start_timeout_seconds + bounds.stop_grace_seconds
-
     def _is_retried(self, job: Job, failure: Failure) -> bool:
-        is_at_end = job.recording is not None and (
-            self._ran_seconds(job) >= job.max_duration_seconds
-        )
-        return not is_at_end and ending.is_retried(job, failure, self.rules.end)
+        is_at_end = self._kinds[job.kind].is_at_end(job, self._ran_seconds(job))
+        return not is_at_end and ending.is_retried(job, failure, self.end_rules)
 
     async def _surely_conclude(self, job: Job, failure: Failure) -> Grant | None:
         """Nobody else would, until the daemon is restarted."""
@@ -402,17 +382,17 @@ class JobRunner:
 
         Live work that another worker goes on with keeps it: returns what that one is given.
         """
-        if job.captions is None and not await self._launcher.sweep(_worker_id(job)):
+        if not self._is_shared(job) and not await self._launcher.sweep(self._worker_id(job)):
             log.error("processes_left", job_id=job.id)
-        outcome = await self._outcome(job)
+        outcome, kind = await self._outcome(job), self._kinds[job.kind]
 
         def write(tx: Transaction) -> tuple[Grant, bool] | None:
             current = tx.get(job.id)
             if current is None or not current.is_active or current.attempt != job.attempt:
                 return None
             token = ""
-            settled = ending.settle(current, outcome, failure, self._now(), self.rules.end)
-            if settled.state is State.QUEUED and settled.kind not in BATCH_KINDS:
+            settled = ending.settle(current, outcome, failure, self._now(), self.end_rules)
+            if settled.state is State.QUEUED and not kind.is_batch:
                 settled, token = self.with_worker(settled)
             grant = Grant(job=tx.put(settled), token=token)
             return grant, ending.is_lost(current, outcome, failure)
@@ -426,7 +406,7 @@ class JobRunner:
             ending.count_lost(job, failure)
         if grant.job.is_final:
             await self._pool.run(
-                ending.discard, grant.job, self._directory / job.id, self._launcher
+                ending.discard, grant.job, kind, self._directory / job.id, self._launcher
             )
             ending.count(grant.job)
         return grant if grant.token else None
@@ -441,12 +421,27 @@ class JobRunner:
             return None
         return outcome
 
-    async def _bound_log(self, job_id: str) -> None:
+    async def _bound_log(self, job: Job) -> None:
         """Keep a worker that floods its log from filling the disk."""
         try:
-            await self._pool.run(self._launcher.bound_log, job_id, self.rules.bounds.max_log_bytes)
+            await self._pool.run(self._launcher.bound_log, job.id, self._bounds(job).max_log_bytes)
         except OSError as problem:
-            log.warning("log_not_bounded", job_id=job_id, problem=str(problem))
+            log.warning("log_not_bounded", job_id=job.id, problem=str(problem))
+
+    def _bounds(self, job: Job) -> Bounds:
+        return self._kinds[job.kind].bounds
+
+    def _is_shared(self, job: Job) -> bool:
+        """Whether the job has no worker of its own."""
+        return self._kinds[job.kind].role is None
+
+    def _worker_id(self, job: Job) -> WorkerId:
+        """By what the launcher knows the worker of this attempt."""
+        role = self._kinds[job.kind].role
+        assert job.worker is not None
+        assert role is not None
+        tag = f"{job.id}:{job.attempt}:{job.worker.token_sha256[:16]}"
+        return WorkerId(name=job.id, tag=tag, role=role)
 
     async def _store(self, work: Callable[[Transaction], T]) -> T:
         return await _surely(lambda: self._database.write(work))
@@ -474,23 +469,3 @@ def _not_started(problem: OSError) -> CallsdError:
         Reason.DISK_FULL if is_full else Reason.WORKER_KILLED,
         f"the worker could not be started: {problem}",
     )
-
-
-def _longest_seconds(job: Job) -> float:
-    """How long a job may run. A recording ends by itself, counted from when it has begun."""
-    if job.recording is None:
-        return job.max_duration_seconds
-    return job.max_duration_seconds + job.recording.ready_timeout_seconds + OVERTIME_SECONDS
-
-
-_ROLES: Mapping[Kind, Role] = {
-    Kind.TRANSCRIPTION: Role.TRANSCRIBER,
-    Kind.RECORDING: Role.RECORDER,
-}
-
-
-def _worker_id(job: Job) -> WorkerId:
-    """By what the launcher knows the worker of this attempt."""
-    assert job.worker is not None
-    tag = f"{job.id}:{job.attempt}:{job.worker.token_sha256[:16]}"
-    return WorkerId(name=job.id, tag=tag, role=_ROLES[job.kind])

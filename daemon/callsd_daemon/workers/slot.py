@@ -5,14 +5,12 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import Any
 
 from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Progress
-from callsd_daemon.domain.recording import PageSecrets, RecordingSpec
-from callsd_daemon.domain.transcription import TranscriptionSpec
+from callsd_daemon.kinds import Assignment, Opener
 from callsd_daemon.workers.delivery import Delivery
 from callsd_daemon.workers.worker_log import WorkerLog
 
@@ -29,21 +27,10 @@ OUTCOME = "outcome.binpb"
 PIECES = "pieces"
 """Where in its directory a recorder's recording lies while it goes on."""
 
-Opener = Callable[[], int]
-"""Opens a file for reading, and returns its descriptor. Blocks; raises OSError or CallsdError."""
-
 
 def captioner_name(model: str) -> str:
     """The name of the worker that captions with a model, in the form that jobs' names have."""
     return hashlib.sha256(f"captioner.{model}".encode()).hexdigest()[:20]
-
-
-class Role(StrEnum):
-    """Kinds of workers."""
-
-    TRANSCRIBER = "transcriber"
-    RECORDER = "recorder"
-    CAPTIONER = "captioner"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,53 +43,6 @@ class Endpoint:
     """Certificates to trust, PEM."""
     file_socket: str = ""
     """Where files are handed over as descriptors; empty: they come through the session."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFile:
-    """A file of a model and what it must be; `path` is relative to the model's directory."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-    open: Opener = field(compare=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TranscriptionAssignment:
-    """All that a worker must know to do a transcription; it looks nothing up."""
-
-    spec: TranscriptionSpec
-    media: tuple[Opener, ...]
-    """A file for each track, in the order of the job's tracks."""
-    model_files: tuple[ModelFile, ...]
-    threads: int
-
-    @property
-    def files(self) -> Mapping[str, Opener]:
-        """What the worker may read, by the names it asks with."""
-        return {f"media/{number}": opener for number, opener in enumerate(self.media)} | {
-            f"model/{file.path}": file.open for file in self.model_files
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordingAssignment:
-    """All that a worker must know to record a page."""
-
-    spec: RecordingSpec
-    secrets: PageSecrets
-    max_seconds: float
-    min_free_bytes: int
-    """Disk space that is not its own."""
-
-    @property
-    def files(self) -> Mapping[str, Opener]:
-        """It reads none."""
-        return {}
-
-
-Assignment = TranscriptionAssignment | RecordingAssignment
 
 
 class WorkerSlot:

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from callsd_daemon.domain.admission import Admit, Queue, Refuse
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Failure, Job, State
-from callsd_daemon.domain.recording import PageSecrets
+from callsd_daemon.domain.work import Secrets
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers import ending
-from callsd_daemon.workers.admission import AdmissionController, Verdict, tell
+from callsd_daemon.workers.admission import AdmissionController, Verdict, record_decision
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.runner import JobRunner
 
@@ -65,7 +65,7 @@ class Supervisor:
     # Accepting
 
     def place(
-        self, tx: Transaction, job: Job, page_secrets: PageSecrets | None, *, may_queue: bool
+        self, tx: Transaction, job: Job, secrets: Secrets | None, *, may_queue: bool
     ) -> Placed:
         """Decide about a new job and write it with its secrets, in the caller's transaction.
 
@@ -74,8 +74,8 @@ class Supervisor:
         verdict = self._admission.decide(tx, job, may_queue=may_queue)
         match verdict.decision:
             case Admit():
-                if page_secrets is not None:
-                    tx.put_secrets(job.id, page_secrets)
+                if secrets is not None:
+                    tx.put_secrets(job.id, secrets)
                 started, token = self._runner.with_worker(job)
                 return Placed(job=tx.put(started), verdict=verdict, token=token)
             case Queue(reason=shortage):
@@ -94,7 +94,7 @@ class Supervisor:
         placed = await self._database.write(place)
         if isinstance(placed, Job):
             return placed
-        tell(placed.job, placed.verdict)
+        record_decision(placed.job, placed.verdict)
         if isinstance(placed.verdict.decision, Refuse):
             raise placed.verdict.decision.error()
         failpoint("create.before_reply")
@@ -119,7 +119,7 @@ class Supervisor:
                 if head is None:
                     return
                 if head.token:
-                    tell(head.job, head.verdict)
+                    record_decision(head.job, head.verdict)
                     self._watch_over(head.job, head.token)
                 elif head.job.is_final:
                     self._waiting.pop(head.job.id, None)
@@ -160,7 +160,7 @@ class Supervisor:
                 # The machine, or what may be used of it, has shrunk: waiting would not help, and
                 # would hold up everyone behind.
                 failure = Failure(reason=refusal.reason, message=refusal.message)
-                job = job.failed(failure, self._now(), retention=self._runner.rules.end.retention)
+                job = job.failed(failure, self._now(), retention=self._runner.end_rules.retention)
                 return Placed(job=tx.put(job), verdict=verdict)
             case Refuse(reason=shortage) | Queue(reason=shortage):
                 if shortage is not job.waiting_for:
@@ -179,7 +179,7 @@ class Supervisor:
             check(job)
             if job.state is State.QUEUED:
                 return tx.put(
-                    job.cancelled(self._now(), retention=self._runner.rules.end.retention)
+                    job.cancelled(self._now(), retention=self._runner.end_rules.retention)
                 )
             if job.state in (State.STARTING, State.RUNNING):
                 return tx.put(job.stopping(self._now()))

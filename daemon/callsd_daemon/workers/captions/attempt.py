@@ -4,12 +4,11 @@
 import asyncio
 import errno
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from callsd_daemon.domain.captions import SAMPLE_RATE_HZ
+from callsd_daemon.domain.captions import CAPTIONS, SAMPLE_RATE_HZ, CaptionsSpec
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Job, Outcome, Progress, Usage
 from callsd_daemon.store.failpoints import failpoint
@@ -39,24 +38,16 @@ WRITE_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallRules:
-    """The administrator's settings for the life of captions jobs."""
-
-    abandoned_seconds: float
-
-
 class CaptionsAttempt:
     """Sees one captions job through. `stop()` may be called at any time."""
 
-    def __init__(
-        self, job: Job, calls: Calls, directory: Path, rules: CallRules, listener: AttemptObserver
-    ) -> None:
+    def __init__(self, job: Job, calls: Calls, directory: Path, observer: AttemptObserver) -> None:
+        assert isinstance(job.spec, CaptionsSpec)
         self._job = job
+        self._spec = job.spec
         self._calls = calls
         self._directory = directory
-        self._rules = rules
-        self._listener = listener
+        self._observer = observer
         self._stop = asyncio.Event()
         self.outcome: Outcome | None = None
         """How the call ended, once it has come to its end; no worker leaves one."""
@@ -70,9 +61,7 @@ class CaptionsAttempt:
 
         When this is cancelled, the job stays as it is, and the next daemon goes on with it.
         """
-        spec = self._job.captions
-        assert spec is not None
-        call, captioner = await self._calls.open(self._job.id, spec, self._directory)
+        call, captioner = await self._calls.open(self._job.id, self._spec, self._directory)
         began = time.monotonic() - (ran_seconds or 0.0)
         try:
             failure = await self._listen(call, captioner, began + max_seconds, ran_seconds)
@@ -89,17 +78,18 @@ class CaptionsAttempt:
         self, call: Call, captioner: Captioner, end_seconds: float, ran_seconds: float | None
     ) -> Failure | None:
         is_running, ticks = ran_seconds is not None, 0
+        abandoned_seconds = self._calls.kind().abandoned_seconds
         while not self._stop.is_set():
             if captioner.failed.is_set():
                 return captioner.failure
             if not is_running and captioner.ready.is_set():
                 is_running = True
-                await self._listener.running()
+                await self._observer.running()
             if time.monotonic() > end_seconds:
                 call.note("the job's max_duration is over")
                 return None
-            if call.abandoned_seconds > self._rules.abandoned_seconds:
-                call.note(f"nobody has sent sound for {self._rules.abandoned_seconds:g} s")
+            if call.abandoned_seconds > abandoned_seconds:
+                call.note(f"nobody has sent sound for {abandoned_seconds:g} s")
                 return None
             call.tick()
             ticks += 1
@@ -107,7 +97,7 @@ class CaptionsAttempt:
                 call.keep()
                 await asyncio.to_thread(call.sync)
             if is_running and ticks % PROGRESS_TICKS == 0:
-                await self._listener.progress(_progress(call))
+                await self._observer.progress(_progress(call))
             events = [self._stop, captioner.failed]
             if not is_running:
                 events.append(captioner.ready)
@@ -126,10 +116,14 @@ class CaptionsAttempt:
         return Outcome(
             failure=failure,
             artifacts=written.artifacts if written else (),
-            captions=(
-                call.result(caption_count=written.caption_count, word_count=written.word_count)
+            results=(
+                {
+                    CAPTIONS: call.result(
+                        caption_count=written.caption_count, word_count=written.word_count
+                    )
+                }
                 if written
-                else None
+                else {}
             ),
             usage=Usage(
                 cpu_seconds=call.cpu_seconds,

@@ -9,9 +9,9 @@ from pathlib import Path
 from callsd_daemon.domain.captions import CaptionsSpec
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.files import FilePool
+from callsd_daemon.kinds.captions import Captions
 from callsd_daemon.workers.captions.call import AudioSink, Call
 from callsd_daemon.workers.captions.captioner import Captioner
-from callsd_daemon.workers.captions.link import CaptionerWork
 from callsd_daemon.workers.launchers.launcher import Launcher
 from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.slot import captioner_name
@@ -37,7 +37,7 @@ class Calls:
         launcher: Launcher,
         directory: Path,
         pool: FilePool,
-        resolve: Callable[[str], CaptionerWork],
+        kind: Callable[[], Captions],
         owner: str,
         max_log_bytes: int,
     ) -> None:
@@ -46,7 +46,8 @@ class Calls:
         self._launcher = launcher
         self._directory = directory
         self._pool = pool
-        self._resolve = resolve
+        self.kind = kind
+        """The kind as the administrator wants it now."""
         self._owner = owner
         self._max_log_bytes = max_log_bytes
         self._calls: dict[str, Call] = {}
@@ -62,7 +63,7 @@ class Calls:
         self, job_id: str, spec: CaptionsSpec, directory: Path
     ) -> tuple[Call, Captioner]:
         """Take a call up, or up again. Raises CallsdError when the model is not there any more."""
-        work = await asyncio.to_thread(self._resolve, spec.model)
+        work = await asyncio.to_thread(self.kind().captioner, spec.model)
         service = self._services.get(spec.model)
         if service is None or service.captioner.failed.is_set():
             captioner = Captioner(

@@ -21,12 +21,13 @@ from callsd_daemon.domain.costs import captioner_cost, captions_cost
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure
 from callsd_daemon.files import FilePool
+from callsd_daemon.kinds import Role
+from callsd_daemon.kinds.captions import CaptionerAssignment
 from callsd_daemon.metrics import CAPTION_LAG, CAPTIONER_LOAD, CAPTIONERS_LOST
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.link import (
     CaptionerCommand,
     CaptionerStatus,
-    CaptionerWork,
     CloseTrack,
     EndSpeech,
     Link,
@@ -39,11 +40,11 @@ from callsd_daemon.workers.launchers.launcher import (
     Limits,
     WorkerId,
     WorkerProcess,
-    limits_of_service,
+    limits,
 )
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.server import WorkerServer
-from callsd_daemon.workers.slot import WORKER_LOG, Role, captioner_name
+from callsd_daemon.workers.slot import WORKER_LOG, captioner_name
 from callsd_daemon.workers.waits import first_of, until
 from callsd_daemon.workers.worker_log import WorkerLog
 
@@ -71,7 +72,7 @@ class Captioner:
 
     def __init__(
         self,
-        work: CaptionerWork,
+        work: CaptionerAssignment,
         *,
         server: WorkerServer,
         launcher: Launcher,
@@ -247,9 +248,7 @@ class Captioner:
                 role=Role.CAPTIONER,
                 generation=self._generation,
                 token=token,
-                endpoint=self._server.local_endpoint
-                if self._launcher.is_local
-                else self._server.remote_endpoint,
+                endpoint=self._server.endpoint(is_local=self._launcher.is_local),
             ),
             self._limits(),
         )
@@ -273,7 +272,7 @@ class Captioner:
     def _limits(self) -> Limits:
         """What it may take now, with the calls that it serves."""
         costs = (captions_cost(call.spec, ()) for call in self._calls.values())
-        return limits_of_service(sum(costs, captioner_cost(self._work.model)))
+        return limits(sum(costs, captioner_cost(self._work.model)), is_batch=False)
 
     def _hand_over_rings(self) -> None:
         self._tracks.clear()
@@ -287,7 +286,7 @@ class Captioner:
 
     async def _watch(self, process: WorkerProcess) -> str:
         started = self._last_heard = time.monotonic()
-        limits = self._limits()
+        held = self._limits()
         while not process.exited.is_set():
             if self._closing.is_set():
                 return "it was closed"
@@ -298,8 +297,8 @@ class Captioner:
                 return f"it said nothing for {SILENCE_TIMEOUT_SECONDS:g} s"
             with contextlib.suppress(OSError):  # it may just have ended
                 await self._pool.run(self._launcher.bound_log, self._name, self._max_log_bytes)
-                if limits != (limits := self._limits()):
-                    await self._launcher.adjust(self._worker, limits)
+                if held != (held := self._limits()):
+                    await self._launcher.adjust(self._worker, held)
             await first_of((process.exited, self._closing), TICK_SECONDS)
         if process.end.is_out_of_memory:
             return "it took more memory than it was given"

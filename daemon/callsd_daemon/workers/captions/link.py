@@ -9,31 +9,14 @@ from typing import Protocol
 
 from callsd_daemon.domain.captions import Encoding, TrackUpdate
 from callsd_daemon.domain.jobs import Failure
+from callsd_daemon.kinds import Opener
+from callsd_daemon.kinds.captions import CaptionerAssignment
 from callsd_daemon.workers.captions.speaker import Chunk
-from callsd_daemon.workers.slot import ModelFile, Opener
 from callsd_daemon.workers.worker_log import WorkerLog
 
 
 GATHER_SECONDS = 0.02
 """Sound is handed on in parcels: each message costs both processes more than what is in it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaptionerWork:
-    """The model that a captioner serves, and with how many threads."""
-
-    model: str
-    model_files: tuple[ModelFile, ...]
-    workers: int
-    fallback_files: tuple[ModelFile, ...] = ()
-    """Of a smaller model for interim captions while this one falls behind; none = no such."""
-
-    @property
-    def files(self) -> Mapping[str, Opener]:
-        """What the captioner may read, by the names it asks with."""
-        return {f"model/{file.path}": file.open for file in self.model_files} | {
-            f"fallback/{file.path}": file.open for file in self.fallback_files
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,15 +88,15 @@ class Link:
 
     def __init__(
         self,
-        work: CaptionerWork,
-        listener: CaptionerObserver,
+        work: CaptionerAssignment,
+        observer: CaptionerObserver,
         *,
         log: WorkerLog,
         generation: int,
         token_sha256: str,
     ) -> None:
         self.work = work
-        self.listener = listener
+        self.observer = observer
         self.log = log
         self.generation = generation
         self.token_sha256 = token_sha256

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from callsd_daemon.domain.jobs import BATCH_KINDS, Job, Reservation
+from callsd_daemon.domain.jobs import Reservation
 from callsd_daemon.host.probe import Spent
-from callsd_daemon.workers.slot import Role
+from callsd_daemon.kinds import Role
 
 
 BATCH_WEIGHT = 20
@@ -36,21 +36,13 @@ class Limits:
     memory_bytes: int
 
 
-def limits_of(job: Job) -> Limits:
-    """What a job's reservation allows its worker."""
-    is_batch = job.kind in BATCH_KINDS
+def limits(reservation: Reservation, *, is_batch: bool) -> Limits:
+    """What a worker may take, given what its job, or all its calls, are charged."""
     return Limits(
         cpu_weight=BATCH_WEIGHT if is_batch else LIVE_WEIGHT,
         # Live work that is cut off at its usual cost is spoiled at its first busy second.
-        cores=job.reservation.cores if is_batch else None,
-        memory_bytes=MEMORY_FACTOR * job.reservation.memory_bytes,
-    )
-
-
-def limits_of_service(reservation: Reservation) -> Limits:
-    """What a worker that serves live calls may take, given what they are all charged."""
-    return Limits(
-        cpu_weight=LIVE_WEIGHT, cores=None, memory_bytes=MEMORY_FACTOR * reservation.memory_bytes
+        cores=reservation.cores if is_batch else None,
+        memory_bytes=MEMORY_FACTOR * reservation.memory_bytes,
     )
 
 

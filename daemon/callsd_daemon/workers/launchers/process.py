@@ -15,9 +15,10 @@ from pathlib import Path
 from callsd_daemon.files import open_regular
 from callsd_daemon.host import processes
 from callsd_daemon.host.probe import Spent
+from callsd_daemon.kinds import Role
 from callsd_daemon.workers.launchers.launcher import End, Limits, WorkerId, WorkerProcess
 from callsd_daemon.workers.launchers.local import Directories, LocalProcess
-from callsd_daemon.workers.slot import WORKER_LOG, Role
+from callsd_daemon.workers.slot import WORKER_LOG
 
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CT2_FORCE_CPU_ISA")

@@ -18,9 +18,9 @@ from pathlib import Path
 from callsd_daemon.files import read_regular, write_whole
 from callsd_daemon.host import processes
 from callsd_daemon.host.probe import Spent
+from callsd_daemon.kinds import Role
 from callsd_daemon.workers.launchers.launcher import End, Limits, WorkerId, WorkerProcess
 from callsd_daemon.workers.launchers.local import Directories, EndedProcess, LocalProcess
-from callsd_daemon.workers.slot import Role
 
 
 GROUP = "callsd-worker"

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from callsd_daemon.domain.captions import Encoding, SpeechChange, TrackUpdate, Words
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure
+from callsd_daemon.kinds.captions import CaptionerAssignment
 from callsd_daemon.workers.captions.link import (
     CaptionerCommand,
     CaptionerStatus,
-    CaptionerWork,
     CloseTrack,
     EndSpeech,
     Link,
@@ -32,7 +32,7 @@ _SPEECH = {
 }
 
 
-def work(order: CaptionerWork, *, log_kept: int) -> worker_pb2.CaptionResponse:
+def work(order: CaptionerAssignment, *, log_kept: int) -> worker_pb2.CaptionResponse:
     """The first order."""
     return worker_pb2.CaptionResponse(
         work=worker_pb2.CaptionerWork(
@@ -91,7 +91,7 @@ def report(message: worker_pb2.CaptionRequest, link: Link) -> None:
     match message.WhichOneof("report"):
         case "status":
             status = message.status
-            link.listener.on_status(
+            link.observer.on_status(
                 CaptionerStatus(
                     load=finite(status.load),
                     lag_seconds=finite(status.lag_seconds),
@@ -103,10 +103,10 @@ def report(message: worker_pb2.CaptionRequest, link: Link) -> None:
                 )
             )
         case "news":
-            link.listener.on_update(message.news.track, _update(message.news))
+            link.observer.on_update(message.news.track, _update(message.news))
         case "failure":
             name = message.failure.reason
-            link.listener.on_failure(
+            link.observer.on_failure(
                 Failure(
                     reason=Reason(name) if name in set(Reason) else Reason.INTERNAL,
                     message=message.failure.message,

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 
 from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.files import FilePool
-from callsd_daemon.workers.slot import Opener
+from callsd_daemon.kinds import Opener
 from callsd_ipc.v1 import worker_pb2
 
 

@@ -2,24 +2,27 @@
 """Between the corridor's messages and the domain's words."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Artifact, Failure, Notice, Outcome, Progress, Usage
-from callsd_daemon.domain.recording import Picture, RecordingHealth, RecordingResult
-from callsd_daemon.domain.transcription import Engine, TrackResult, TranscriptionResult
-from callsd_daemon.files import read_regular
-from callsd_daemon.workers.slot import (
-    OUTCOME,
-    Assignment,
-    Endpoint,
-    ModelFile,
-    RecordingAssignment,
-    Role,
-    TranscriptionAssignment,
+from callsd_daemon.domain.recording import RECORDING, Picture, RecordingHealth, RecordingResult
+from callsd_daemon.domain.transcription import (
+    TRANSCRIPTION,
+    Engine,
+    TrackResult,
+    TranscriptionResult,
 )
+from callsd_daemon.domain.work import Result
+from callsd_daemon.files import read_regular
+from callsd_daemon.kinds import Assignment, ModelFile, Role
+from callsd_daemon.kinds.recording import RecordingAssignment
+from callsd_daemon.kinds.transcription import TranscriptionAssignment
+from callsd_daemon.workers.slot import OUTCOME, Endpoint
 from callsd_ipc.v1 import worker_pb2
 
 
@@ -77,20 +80,17 @@ def pins(files: tuple[ModelFile, ...]) -> list[worker_pb2.FilePin]:
     ]
 
 
-def assignment(slot: Assignment) -> worker_pb2.Assignment:
+def assignment(assignment: Assignment) -> worker_pb2.Assignment:
     """The work, as the worker is told it."""
-    match slot:
-        case TranscriptionAssignment():
-            return worker_pb2.Assignment(transcription=_transcription_work(slot))
-        case RecordingAssignment():
-            return worker_pb2.Assignment(recording=_recording_work(slot))
+    return WORK[type(assignment)](assignment)
 
 
-def _recording_work(slot: RecordingAssignment) -> worker_pb2.RecordingWork:
-    spec, quality, fragment = slot.spec, slot.spec.quality, slot.secrets.url_fragment
-    return worker_pb2.RecordingWork(
+def _recording_work(assignment: RecordingAssignment) -> worker_pb2.Assignment:
+    spec, fragment = assignment.spec, assignment.secrets.url_fragment
+    quality = spec.quality
+    work = worker_pb2.RecordingWork(
         url=f"{spec.url}#{fragment}" if fragment else spec.url,
-        headers=slot.secrets.headers,
+        headers=assignment.secrets.headers,
         width=quality.width,
         height=quality.height,
         frame_rate=quality.frame_rate,
@@ -101,13 +101,14 @@ def _recording_work(slot: RecordingAssignment) -> worker_pb2.RecordingWork:
         over_expression=spec.over_expression,
         leave_expression=spec.leave_expression,
         ready_timeout_seconds=spec.ready_timeout_seconds,
-        min_free_bytes=slot.min_free_bytes,
-        max_seconds=slot.max_seconds,
+        min_free_bytes=assignment.min_free_bytes,
+        max_seconds=assignment.max_seconds,
     )
+    return worker_pb2.Assignment(recording=work)
 
 
-def _transcription_work(slot: TranscriptionAssignment) -> worker_pb2.TranscriptionWork:
-    spec = slot.spec
+def _transcription_work(assignment: TranscriptionAssignment) -> worker_pb2.Assignment:
+    spec = assignment.spec
     tracks = [
         worker_pb2.TrackWork(
             speaker=track.speaker,
@@ -116,12 +117,12 @@ def _transcription_work(slot: TranscriptionAssignment) -> worker_pb2.Transcripti
         )
         for track in spec.tracks
     ]
-    return worker_pb2.TranscriptionWork(
+    work = worker_pb2.TranscriptionWork(
         tracks=tracks,
         model_name=spec.model,
-        model_files=pins(slot.model_files),
+        model_files=pins(assignment.model_files),
         engine=spec.engine,
-        threads=slot.threads,
+        threads=assignment.threads,
         language=spec.language,
         task=spec.task,
         initial_prompt=spec.initial_prompt,
@@ -129,6 +130,14 @@ def _transcription_work(slot: TranscriptionAssignment) -> worker_pb2.Transcripti
         formats=spec.formats,
         webvtt_omit_speaker=spec.webvtt_omit_speaker,
     )
+    return worker_pb2.Assignment(transcription=work)
+
+
+WORK: dict[type, Callable[[Any], worker_pb2.Assignment]] = {
+    TranscriptionAssignment: _transcription_work,
+    RecordingAssignment: _recording_work,
+}
+"""How each kind of work is told."""
 
 
 def progress(status: worker_pb2.Status) -> Progress:
@@ -199,16 +208,22 @@ def outcome(message: worker_pb2.Outcome) -> Outcome:
             Notice(code=notice.code[:MAX_NAME], message=notice.message[:MAX_TEXT])
             for notice in message.notices[:MAX_NOTICES]
         ),
-        transcription=(
-            _transcription(message.transcription) if message.HasField("transcription") else None
-        ),
-        recording=_recording(message.recording) if message.HasField("recording") else None,
+        results=_results(message),
         usage=Usage(
             cpu_seconds=finite(message.cpu_seconds),
             peak_memory_bytes=max(0, message.peak_memory_bytes),
             wall_seconds=finite(message.wall_seconds),
         ),
     )
+
+
+def _results(message: worker_pb2.Outcome) -> dict[str, Result]:
+    results = dict[str, Result]()
+    if message.HasField("transcription"):
+        results[TRANSCRIPTION] = _transcription(message.transcription)
+    if message.HasField("recording"):
+        results[RECORDING] = _recording(message.recording)
+    return results
 
 
 def _transcription(message: worker_pb2.TranscriptionOutcome) -> TranscriptionResult:

@@ -20,13 +20,14 @@ import structlog
 
 from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.files import FilePool
+from callsd_daemon.kinds import Opener
 from callsd_daemon.tokens import digest
 from callsd_daemon.workers.captions.link import Link
 from callsd_daemon.workers.delivery import UnusableError
 from callsd_daemon.workers.session import captioning, messages
 from callsd_daemon.workers.session.file_socket import FileSocket
 from callsd_daemon.workers.session.pace import Pace
-from callsd_daemon.workers.slot import Endpoint, Opener, WorkerSlot
+from callsd_daemon.workers.slot import Endpoint, WorkerSlot
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 
 
@@ -94,14 +95,13 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         )
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
 
-    @property
-    def local_endpoint(self) -> Endpoint:
-        """For workers of this machine."""
-        return Endpoint(address=f"unix:{self._socket}", file_socket=str(self._files.path))
+    def endpoint(self, *, is_local: bool) -> Endpoint:
+        """Where workers of this machine, or of others, dial.
 
-    @property
-    def remote_endpoint(self) -> Endpoint:
-        """For workers that share no disk with us; LookupError when there is none."""
+        Raises LookupError when those of others cannot.
+        """
+        if is_local:
+            return Endpoint(address=f"unix:{self._socket}", file_socket=str(self._files.path))
         if self._remote is None:
             raise LookupError("there is no address for workers of other machines")
         return Endpoint(address=self._remote.address, tls_roots=self._remote.certificate)

@@ -1,8 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 
-from callsd_daemon.rpc.hub import Hub
+from types import SimpleNamespace
+from typing import cast
+
+from callsd_daemon.rpc.jobs import render_change
+from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import Change
+from callsd_daemon.usecases.changes import Changes
+from callsd_daemon.usecases.streams import Streams
 from tests.helpers.jobs import make_job
+
+
+def new_changes() -> Changes:
+    """Nothing has happened yet."""
+    empty = cast(Database, SimpleNamespace(revision=0))
+    return Changes(empty, Streams(limit=1), render_change)
 
 
 class TestStreams:
@@ -10,52 +22,52 @@ class TestStreams:
 
     def test_numbers_differ(self) -> None:
         """Streams that are open together have numbers of their own: by these they take turns."""
-        hub = Hub(0, max_streams=3)
-        with hub.stream() as first, hub.stream() as second:
-            with hub.stream() as third:
+        streams = Streams(limit=3)
+        with streams.open() as first, streams.open() as second:
+            with streams.open() as third:
                 assert len({first, second, third}) == 3
-                assert hub.streams == 3
-            with hub.stream() as fourth:
+                assert streams.count == 3
+            with streams.open() as fourth:
                 assert fourth not in {first, second}
-        assert hub.streams == 0
+        assert streams.count == 0
 
 
 class TestChanges:
     """What watchers are told."""
 
-    def test_ahead_of_the_hub(self) -> None:
-        """Who has read of a change before the hub heard of it is told of the next one only."""
-        hub = Hub(0, max_streams=1)
-        changes = [Change(revision=number, job_id=f"job{number}", job=None) for number in (1, 2, 3)]
-        hub.publish(changes[:1])
-        assert hub.after(2) == []
+    def test_ahead_of_the_feed(self) -> None:
+        """Who has read of a change before it was published is told of the next one only."""
+        feed = new_changes()
+        three = [Change(revision=number, job_id=f"job{number}", job=None) for number in (1, 2, 3)]
+        feed.publish(three[:1])
+        assert feed._after(2) == []
 
-        hub.publish(changes[1:2])
-        assert hub.after(2) == []
+        feed.publish(three[1:2])
+        assert feed._after(2) == []
 
-        hub.publish(changes[2:])
-        items = hub.after(2)
+        feed.publish(three[2:])
+        items = feed._after(2)
         assert items is not None
         assert [item.revision for item in items] == [3]
 
     def test_bounded_by_bytes(self) -> None:
         """Large changes are forgotten early: their watchers are sent to the store for them."""
-        hub, labels = Hub(0, max_streams=1), {"long": "x" * 1024**2}
+        feed, labels = new_changes(), {"long": "x" * 1024**2}
         large = [
             Change(revision=number, job_id="large", job=make_job(revision=number, labels=labels))
             for number in range(1, 21)
         ]
-        hub.publish(large)
-        oldest = next(number for number in range(20) if hub.after(number) is not None)
+        feed.publish(large)
+        oldest = next(number for number in range(20) if feed._after(number) is not None)
 
         assert 20 - 8 <= oldest <= 20 - 7
-        assert hub.after(oldest - 1) is None
+        assert feed._after(oldest - 1) is None
 
     def test_message(self) -> None:
         """A message has some hundreds of small events, or few large ones, or a single huge one."""
-        hub = Hub(0, max_streams=1)
+        feed = new_changes()
         sizes = [100_000, 100_000, 100_000, 500_000, *[10] * 600]
-        hub.publish(
+        feed.publish(
             [
                 Change(
                     revision=number,
@@ -66,7 +78,7 @@ class TestChanges:
             ]
         )
         cursor, messages = 0, list[int]()
-        while items := hub.after(cursor):
+        while items := feed._after(cursor):
             assert [item.revision for item in items] == list(
                 range(cursor + 1, cursor + 1 + len(items))
             )

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recording of a web page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from callsd_daemon.domain.costs import recording_cost, recording_cost_key
+from callsd_daemon.domain.jobs import Job, Notice, Reservation, Usage
+from callsd_daemon.domain.recording import (
+    RECORDING,
+    PageSecrets,
+    Profile,
+    RecordingResult,
+    RecordingSpec,
+)
+from callsd_daemon.domain.work import Secrets
+from callsd_daemon.kinds.kind import Bounds, JobKind, Opener, Role
+
+
+OVERTIME_SECONDS = 60.0
+"""For all that a recording does besides recording; then it is told to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingAssignment:
+    """All that a worker must know to record a page."""
+
+    spec: RecordingSpec
+    secrets: PageSecrets
+    max_seconds: float
+    min_free_bytes: int
+    """Disk space that is not its own."""
+
+    @property
+    def files(self) -> Mapping[str, Opener]:
+        """It reads none."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording(JobKind[RecordingSpec]):
+    """Films a page, such as a call's, with its sound."""
+
+    name = RECORDING
+    is_batch = False
+    spec_type = RecordingSpec
+    result_type = RecordingResult
+    secrets_type = PageSecrets
+    role = Role.RECORDER
+    leaves_pieces = True
+
+    bounds: Bounds
+    max_duration_seconds: float
+    default_profile: Profile
+    min_free_bytes: int
+    """Disk space that no recording may use."""
+
+    def check(self, spec: RecordingSpec, creator: str) -> tuple[Notice, ...]:
+        """Whether the page is there shows when it is opened."""
+        return ()
+
+    def cost_key(self, spec: RecordingSpec) -> str:
+        """By picture and bit rate."""
+        return recording_cost_key(spec)
+
+    def cost(
+        self, spec: RecordingSpec, max_duration_seconds: float, observed: Sequence[Usage]
+    ) -> Reservation:
+        """Browser, display and encoder; disk for its longest time."""
+        return recording_cost(spec, max_duration_seconds, observed)
+
+    def assignment(self, job: Job, spec: RecordingSpec, secrets: Secrets) -> RecordingAssignment:
+        """The page with its secrets."""
+        assert isinstance(secrets, PageSecrets)
+        return RecordingAssignment(
+            spec=spec,
+            secrets=secrets,
+            max_seconds=job.max_duration_seconds,
+            min_free_bytes=self.min_free_bytes,
+        )
+
+    def longest_seconds(self, job: Job, spec: RecordingSpec) -> float:
+        """A recording ends by itself, counted from when it has begun."""
+        return job.max_duration_seconds + spec.ready_timeout_seconds + OVERTIME_SECONDS
+
+    def is_at_end(self, job: Job, ran_seconds: float) -> bool:
+        """Another recorder would only film what came after its time."""
+        return ran_seconds >= job.max_duration_seconds
+
+    @property
+    def salvage_seconds(self) -> float:
+        """Joining the pieces takes as long as at the end of a recording."""
+        return self.bounds.stop_grace_seconds

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transcription of files."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from callsd_daemon.domain.costs import transcription_cost, transcription_cost_key
+from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.domain.jobs import Job, Notice, Reservation, Usage
+from callsd_daemon.domain.transcription import (
+    TRANSCRIPTION,
+    Engine,
+    Task,
+    Track,
+    TranscriptionResult,
+    TranscriptionSpec,
+)
+from callsd_daemon.domain.work import Secrets
+from callsd_daemon.kinds.kind import Bounds, JobKind, ModelFile, Opener, Role
+from callsd_daemon.kinds.models import model_files, require
+from callsd_daemon.media.roots import MediaRoots
+from callsd_daemon.media.uploads import Uploads
+from callsd_daemon.models.store import ModelStatus, ModelStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptionAssignment:
+    """All that a worker must know to do a transcription."""
+
+    spec: TranscriptionSpec
+    media: tuple[Opener, ...]
+    """A file for each track, in the order of the job's tracks."""
+    model_files: tuple[ModelFile, ...]
+    threads: int
+
+    @property
+    def files(self) -> Mapping[str, Opener]:
+        """What the worker may read, by the names it asks with."""
+        return {f"media/{number}": opener for number, opener in enumerate(self.media)} | {
+            f"model/{file.path}": file.open for file in self.model_files
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcription(JobKind[TranscriptionSpec]):
+    """Turns the tracks of a call into one transcript."""
+
+    name = TRANSCRIPTION
+    is_batch = True
+    spec_type = TranscriptionSpec
+    result_type = TranscriptionResult
+    role = Role.TRANSCRIBER
+
+    models: ModelStore
+    upload_store: Uploads
+    roots: MediaRoots
+    bounds: Bounds
+    max_duration_seconds: float
+    default_model: str
+    default_engine: Engine
+    default_threads: int
+    max_threads: int
+
+    def check(self, spec: TranscriptionSpec, creator: str) -> tuple[Notice, ...]:
+        """Media, model, engine and language must be there."""
+        self._require(spec, creator)
+        threads = self._threads(spec)
+        if not spec.threads or threads == spec.threads:
+            return ()
+        return (
+            Notice(
+                code="THREADS_CLAMPED",
+                message=f"{spec.threads} threads were asked for; {threads} are used, of 1 to "
+                f"{self.max_threads}",
+            ),
+        )
+
+    def cost_key(self, spec: TranscriptionSpec) -> str:
+        """By engine, model and threads."""
+        return transcription_cost_key(spec, self._threads(spec))
+
+    def cost(
+        self, spec: TranscriptionSpec, max_duration_seconds: float, observed: Sequence[Usage]
+    ) -> Reservation:
+        """Its threads, and the model's memory."""
+        return transcription_cost(spec, self._threads(spec), observed)
+
+    def assignment(
+        self, job: Job, spec: TranscriptionSpec, secrets: Secrets
+    ) -> TranscriptionAssignment:
+        """Files that are opened when the worker asks for them."""
+        # Whose the uploads are was seen when the job was accepted.
+        model = self._require(spec, None)
+        return TranscriptionAssignment(
+            spec=spec,
+            media=tuple(self._opener(track) for track in spec.tracks),
+            model_files=model_files(model),
+            threads=self._threads(spec),
+        )
+
+    def uploads(self, spec: TranscriptionSpec) -> frozenset[str]:
+        """Tracks that were uploaded."""
+        return frozenset(track.upload_id for track in spec.tracks if track.upload_id)
+
+    def _threads(self, spec: TranscriptionSpec) -> int:
+        return min(max(spec.threads or self.default_threads, 1), self.max_threads)
+
+    def _require(self, spec: TranscriptionSpec, creator: str | None) -> ModelStatus:
+        for track in spec.tracks:
+            if track.upload_id:
+                self.upload_store.check(track.upload_id, creator)
+            else:
+                self.roots.check(track.path)
+        languages = {spec.language, *(track.language for track in spec.tracks)}
+        if spec.task is Task.TRANSLATE:
+            languages.add("translation")
+        model = require(self.models, spec.model, languages)
+        if spec.engine is not Engine.AUTO and spec.engine not in model.engines:
+            raise CallsdError(
+                Reason.ENGINE_UNAVAILABLE,
+                f"{spec.engine} cannot run the model {spec.model} here; these can: "
+                f"{', '.join(model.engines)}",
+                metadata={"engine": spec.engine, "engines": ",".join(model.engines)},
+            )
+        return model
+
+    def _opener(self, track: Track) -> Opener:
+        """Looks the file up anew each time: what is opened is what is checked."""
+        if track.upload_id:
+            return functools.partial(self.upload_store.open, track.upload_id)
+        return functools.partial(self.roots.open, track.path)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transcription jobs."""
+
+import re
+
+from callsd.v1 import error_pb2, transcription_pb2
+from callsd_daemon.domain.transcription import (
+    Format,
+    Task,
+    Track,
+    TranscriptionResult,
+    TranscriptionSpec,
+)
+from callsd_daemon.kinds.transcription import Transcription
+from callsd_daemon.rpc.convert import ENGINES, REASONS, duration
+from callsd_daemon.rpc.problems import CONTROL_IN_PROMPT, MAX_SPEAKER_CHARACTERS, Problems
+
+
+MAX_TRACKS = 256
+MAX_PROMPT_CHARACTERS = 2000
+MAX_VOCABULARY = 100
+MAX_WORD_CHARACTERS = 100
+MAX_PATH_CHARACTERS = 4096
+MAX_OFFSET_SECONDS = 30 * 86400.0
+
+UPLOAD = re.compile(r"uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+
+TASKS = {
+    task: transcription_pb2.TranscriptionTask.Value(f"TRANSCRIPTION_TASK_{task.name}")
+    for task in Task
+}
+FORMATS = {
+    format_: transcription_pb2.TranscriptFormat.Value(f"TRANSCRIPT_FORMAT_{format_.name}")
+    for format_ in Format
+}
+ENGINE_OF = {number: engine for engine, number in ENGINES.items()}
+TASK_OF = {number: task for task, number in TASKS.items()}
+FORMAT_OF = {number: format_ for format_, number in FORMATS.items()}
+
+
+def parse(
+    problems: Problems, message: transcription_pb2.TranscriptionSpec, kind: Transcription
+) -> tuple[TranscriptionSpec, None]:
+    """What is asked for."""
+    at = "job.transcription"
+    if not 1 <= len(message.tracks) <= MAX_TRACKS:
+        problems.add(f"{at}.tracks", f"has {len(message.tracks)} tracks, must be 1 to {MAX_TRACKS}")
+    tracks = tuple(
+        _parse_track(problems, f"{at}.tracks[{index}]", track)
+        for index, track in enumerate(message.tracks[:MAX_TRACKS])
+    )
+    problems.model(f"{at}.model", message.model)
+    if len(message.vocabulary) > MAX_VOCABULARY:
+        problems.add(f"{at}.vocabulary", f"has {len(message.vocabulary)} words, at most 100")
+    for index, word in enumerate(message.vocabulary[:MAX_VOCABULARY]):
+        problems.text(f"{at}.vocabulary[{index}]", word, MAX_WORD_CHARACTERS)
+    problems.text(
+        f"{at}.initial_prompt", message.initial_prompt, MAX_PROMPT_CHARACTERS, CONTROL_IN_PROMPT
+    )
+    problems.language(f"{at}.language", message.language)
+    for field, number, known in (
+        ("engine", message.engine, ENGINE_OF),
+        ("task", message.task, TASK_OF),
+    ):
+        if number and number not in known:
+            problems.add(f"{at}.{field}", f"{number} is no value that this server knows")
+    formats: list[Format] = []
+    for wanted in message.formats:
+        if wanted not in FORMAT_OF:
+            problems.add(f"{at}.formats", f"{wanted} is no value that this server knows")
+        elif FORMAT_OF[wanted] not in formats:
+            formats.append(FORMAT_OF[wanted])
+    spec = TranscriptionSpec(
+        tracks=tracks,
+        model=message.model or kind.default_model,
+        engine=ENGINE_OF.get(message.engine, kind.default_engine),
+        threads=message.threads if message.HasField("threads") else 0,
+        language=message.language,
+        task=TASK_OF.get(message.task, next(iter(TASKS))),
+        initial_prompt=message.initial_prompt,
+        vocabulary=tuple(message.vocabulary),
+        formats=tuple(formats) or tuple(Format),
+        webvtt_omit_speaker=message.webvtt_omit_speaker,
+    )
+    return spec, None
+
+
+def _parse_track(problems: Problems, at: str, track: transcription_pb2.Track) -> Track:
+    upload_id = ""
+    match track.WhichOneof("media"):
+        case "path":
+            problems.text(f"{at}.path", track.path, MAX_PATH_CHARACTERS)
+            if not track.path.startswith("/"):
+                problems.add(f"{at}.path", "must be an absolute path")
+        case "upload":
+            match = UPLOAD.fullmatch(track.upload)
+            if match is None:
+                problems.add(f"{at}.upload", 'must be "uploads/UUID"')
+            else:
+                upload_id = match[1]
+        case _:
+            problems.add(f"{at}.media", "is missing: set path or upload")
+    offset = 0.0
+    if track.HasField("start_offset"):
+        offset = problems.seconds(f"{at}.start_offset", track.start_offset, 0, MAX_OFFSET_SECONDS)
+    return Track(
+        speaker=problems.text(f"{at}.speaker", track.speaker, MAX_SPEAKER_CHARACTERS),
+        path=track.path,
+        upload_id=upload_id,
+        start_offset_seconds=offset,
+        language=problems.language(f"{at}.language", track.language),
+    )
+
+
+def spec(spec: TranscriptionSpec) -> transcription_pb2.TranscriptionSpec:
+    """What was asked for."""
+    return transcription_pb2.TranscriptionSpec(
+        tracks=[_track(track) for track in spec.tracks],
+        model=spec.model,
+        engine=ENGINES[spec.engine],
+        threads=spec.threads or None,
+        language=spec.language,
+        task=TASKS[spec.task],
+        initial_prompt=spec.initial_prompt,
+        vocabulary=spec.vocabulary,
+        formats=[FORMATS[format_] for format_ in spec.formats],
+        webvtt_omit_speaker=spec.webvtt_omit_speaker,
+    )
+
+
+def _track(track: Track) -> transcription_pb2.Track:
+    message = transcription_pb2.Track(
+        speaker=track.speaker,
+        start_offset=duration(track.start_offset_seconds),
+        language=track.language,
+    )
+    if track.upload_id:
+        message.upload = f"uploads/{track.upload_id}"
+    else:
+        message.path = track.path
+    return message
+
+
+def result(result: TranscriptionResult) -> transcription_pb2.TranscriptionResult:
+    """What came of it."""
+    return transcription_pb2.TranscriptionResult(
+        tracks=[
+            transcription_pb2.TrackResult(
+                speaker=track.speaker,
+                duration=duration(track.duration_seconds),
+                speech_duration=duration(track.speech_seconds),
+                language=track.language,
+                failure_reason=(
+                    REASONS[track.failure_reason]
+                    if track.failure_reason
+                    else error_pb2.ERROR_REASON_UNSPECIFIED
+                ),
+                failure_message=track.failure_message,
+            )
+            for track in result.tracks
+        ],
+        language=result.language,
+        engine=ENGINES[result.engine],
+        segment_count=result.segment_count,
+        word_count=result.word_count,
+        audio_duration=duration(result.audio_seconds),
+        real_time_factor=result.real_time_factor,
+    )

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Create, look at, stop and delete jobs; read their logs and artifacts."""
+
+import asyncio
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from callsd_daemon.domain.admission import Decision, Queue, Refuse
+from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.domain.jobs import Artifact, Job, Reservation, State, Usage, job_name
+from callsd_daemon.domain.work import Secrets, Spec
+from callsd_daemon.files import open_regular
+from callsd_daemon.kinds import Kinds
+from callsd_daemon.store.database import Database
+from callsd_daemon.store.read_transaction import JobFilter, ReadTransaction
+from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.usecases.changes import Changes
+from callsd_daemon.usecases.streams import Streams
+from callsd_daemon.workers.admission import AdmissionController, record_decision
+from callsd_daemon.workers.slot import ARTIFACTS, WORKER_LOG
+from callsd_daemon.workers.supervisor import Placed, Supervisor
+
+
+T = TypeVar("T")
+
+OBSERVED_JOBS = 20
+"""How many of the latest jobs like this one tell what it will cost."""
+
+LOG_CHUNK_BYTES = 64 * 1024
+ARTIFACT_CHUNK_BYTES = 256 * 1024
+FOLLOW_SECONDS = 0.3
+"""How often a followed log is looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """A job that somebody wants, in order as far as can be seen from the request alone."""
+
+    kind: str
+    spec: Spec
+    secrets: Secrets | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    max_duration_seconds: float | None = None
+    """None: the kind's default."""
+    may_queue: bool = True
+    request_id: str = ""
+    """Of the same client with the same id there is one job, however often it asks."""
+    fingerprint: str = ""
+    """Tells whether two requests ask for the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """A job, and what was decided about it; None when it was there before."""
+
+    job: Job
+    queue_position: int = 0
+    decision: Decision | None = None
+
+
+class Jobs:
+    """All methods belong to one event loop, and raise CallsdError."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        kinds: Kinds,
+        admission: AdmissionController,
+        supervisor: Supervisor,
+        streams: Streams,
+        changes: Changes,
+        directory: Path,
+        now: Callable[[], datetime],
+    ) -> None:
+        """`directory` holds the jobs' directories."""
+        self._database = database
+        self._kinds = kinds
+        self._admission = admission
+        self._supervisor = supervisor
+        self._streams = streams
+        self._changes = changes
+        self._directory = directory
+        self._now = now
+
+    # One job
+
+    async def create(
+        self, creator: str, request: JobRequest, *, is_preview: bool = False
+    ) -> Created:
+        """Accept a job, or say why not. Once this returns, the job is on the disk.
+
+        A preview tells what would be decided now, and keeps nothing.
+        """
+        job_id = _job_id(creator, request.request_id)
+        if request.request_id:
+            known = await self._database.read(lambda tx: _same(tx, job_id, request.fingerprint))
+            if known is not None:
+                return await self._known(known)
+        self._streams.check_work()
+        job = await self._prepare(job_id, creator, request)
+        if is_preview:
+            return await self._preview(job, may_queue=request.may_queue)
+
+        def place(tx: Transaction) -> Job | Placed:
+            # Two requests with one id may have passed the first look side by side.
+            return _same(tx, job.id, job.payload_sha256) or self._supervisor.place(
+                tx, job, request.secrets, may_queue=request.may_queue
+            )
+
+        placed = await self._supervisor.accept(place)
+        if isinstance(placed, Job):
+            return await self._known(placed)
+        return _created(placed.job, placed.verdict.decision)
+
+    async def _preview(self, job: Job, *, may_queue: bool) -> Created:
+        verdict = await self._database.read(
+            lambda tx: self._admission.decide(tx, job, may_queue=may_queue)
+        )
+        record_decision(job, verdict)
+        if isinstance(verdict.decision, Refuse):
+            raise verdict.decision.error()
+        return _created(job, verdict.decision)
+
+    async def _known(self, job: Job) -> Created:
+        position = await self._database.read(lambda tx: _queue_positions(tx, [job]))
+        return Created(job=job, queue_position=position.get(job.id, 0))
+
+    async def _prepare(self, job_id: str, creator: str, request: JobRequest) -> Job:
+        """The job that the request asks for; raises the first reason why it cannot be done."""
+        kind, spec, now = self._kinds[request.kind], request.spec, self._now()
+        notices = await asyncio.to_thread(kind.check, spec, creator)
+        max_duration = request.max_duration_seconds or kind.max_duration_seconds
+        cost_key = kind.cost_key(spec)
+
+        def read(tx: ReadTransaction) -> tuple[Usage, ...]:
+            return tx.recent_usage(cost_key, OBSERVED_JOBS)
+
+        observed = await self._database.read(read)
+        reservation: Reservation = kind.cost(spec, max_duration, observed)
+        return Job(
+            id=job_id,
+            kind=request.kind,
+            state=State.QUEUED,
+            creator=creator,
+            create_time=now,
+            update_time=now,
+            max_duration_seconds=max_duration,
+            reservation=reservation,
+            cost_key=cost_key,
+            spec=spec,
+            labels=request.labels,
+            request_id=request.request_id,
+            payload_sha256=request.fingerprint,
+            notices=notices,
+        )
+
+    async def get(self, job_id: str) -> tuple[Job, int]:
+        """A job and its place in the queue, 0 = not in it."""
+
+        def read(tx: ReadTransaction) -> tuple[Job, int]:
+            job = tx.find(job_id)
+            return job, _queue_positions(tx, [job]).get(job.id, 0)
+
+        return await self._database.read(read)
+
+    async def stop(self, job_id: str, *, etag: str = "") -> Job:
+        """Ask a job to end; returns it as it is then."""
+        return await self._supervisor.stop(job_id, lambda job: _check_etag(job, etag))
+
+    async def delete(self, job_id: str, *, etag: str = "") -> None:
+        """Remove a finished job with its files."""
+
+        def remove(tx: Transaction) -> None:
+            job = tx.find(job_id)
+            _check_etag(job, etag)
+            if not job.is_final:
+                raise CallsdError(
+                    Reason.JOB_STATE_CONFLICT,
+                    f"job {job_id} is {job.state}: stop it first",
+                    metadata={"state": job.state},
+                )
+            tx.delete(job_id)
+
+        await self._database.write(remove)
+        await asyncio.to_thread(shutil.rmtree, self._directory / job_id, ignore_errors=True)
+
+    # Many jobs
+
+    async def page(
+        self,
+        wanted: JobFilter,
+        *,
+        before: int | None,
+        limit: int,
+        render: Callable[[Job, int], T],
+    ) -> tuple[Sequence[T], int | None, int]:
+        """Jobs as `render` makes them of each and its place in the queue, newest first.
+
+        Also returns what to pass as `before` for the next page, None after the last one, and the
+        revision that all this is of. `render` runs beside the event loop: there may be hundreds.
+        """
+
+        def read(tx: ReadTransaction) -> tuple[Sequence[T], int | None, int]:
+            page = tx.page(wanted=wanted, before=before, limit=limit)
+            positions = _queue_positions(tx, page.jobs)
+            rendered = [render(job, positions.get(job.id, 0)) for job in page.jobs]
+            return rendered, page.next_before, page.revision
+
+        return await self._database.read(read)
+
+    # Files
+
+    async def log(
+        self, job_id: str, *, offset: int, follow: bool
+    ) -> AsyncGenerator[tuple[int, bytes], None]:
+        """Parts of a job's log with where they begin; with `follow` until the job has ended."""
+        path = self._directory / job_id / WORKER_LOG
+        job = await self._database.read(lambda tx: tx.find(job_id))
+        size = path.stat().st_size if path.exists() else 0
+        if not 0 <= offset <= size:
+            raise CallsdError(
+                Reason.OFFSET_INVALID,
+                f"offset {offset} is not within the log, which has {size} bytes",
+                metadata={"size_bytes": str(size)},
+            )
+        with self._streams.open():
+            while True:
+                data = await asyncio.to_thread(_read, path, offset, LOG_CHUNK_BYTES)
+                if data:
+                    yield offset, data
+                    offset += len(data)
+                    continue
+                if not follow or job.is_final:
+                    return
+                # Look at the job before the log: what it wrote before it ended is then not missed.
+                job = await self._database.read(lambda tx: tx.find(job_id))
+                if path.exists() and path.stat().st_size < offset:
+                    offset = 0
+                if not job.is_final:
+                    await self._changes.wait(FOLLOW_SECONDS)
+
+    async def artifact(
+        self, job_id: str, file_name: str, *, offset: int
+    ) -> AsyncGenerator[tuple[Artifact, int, bytes], None]:
+        """Parts of an artifact with where they begin; the first one is empty."""
+        job = await self._database.read(lambda tx: tx.find(job_id))
+        path = self._directory / job_id / ARTIFACTS / file_name
+        artifact = next((item for item in job.artifacts if item.file_name == file_name), None)
+        if artifact is None or not path.exists():
+            names = ", ".join(item.file_name for item in job.artifacts) or "none yet"
+            raise CallsdError(
+                Reason.ARTIFACT_NOT_FOUND,
+                f"job {job_id} ({job.state}) has no artifact {file_name}; it has {names}",
+                metadata={"state": job.state},
+            )
+        if not 0 <= offset <= artifact.size_bytes:
+            raise CallsdError(
+                Reason.OFFSET_INVALID,
+                f"offset {offset} is not within the artifact's {artifact.size_bytes} bytes",
+                metadata={"size_bytes": str(artifact.size_bytes)},
+            )
+        with self._streams.open():
+            yield artifact, offset, b""
+            while data := await asyncio.to_thread(_read, path, offset, ARTIFACT_CHUNK_BYTES):
+                yield artifact, offset, data
+                offset += len(data)
+
+
+def _created(job: Job, decision: Decision) -> Created:
+    position = decision.position if isinstance(decision, Queue) else 0
+    return Created(job=job, queue_position=position, decision=decision)
+
+
+def _queue_positions(tx: ReadTransaction, jobs: Iterable[Job]) -> dict[str, int]:
+    """Where the waiting ones among the jobs stand; the queue is looked at only if there are any."""
+    return tx.queue_positions() if any(job.state is State.QUEUED for job in jobs) else {}
+
+
+def _same(tx: ReadTransaction, job_id: str, fingerprint: str) -> Job | None:
+    """The job that this request has made before, if it has."""
+    known = tx.get(job_id)
+    if known is not None and known.payload_sha256 != fingerprint:
+        raise CallsdError(
+            Reason.REQUEST_ID_REUSED,
+            f"the request id was used for another job ({job_name(job_id)}): choose a new one",
+            metadata={"job": job_name(job_id)},
+        )
+    return known
+
+
+def _check_etag(job: Job, etag: str) -> None:
+    if etag and etag != job.etag:
+        raise CallsdError(
+            Reason.ETAG_MISMATCH,
+            f"the job has changed since {etag}, it is {job.etag} now: look at it again",
+            metadata={"etag": job.etag},
+        )
+
+
+def _job_id(creator: str, request_id: str) -> str:
+    """An id that is the same whenever the same client repeats the same request."""
+    if not request_id:
+        return secrets.token_hex(10)
+    return hashlib.sha256(f"{creator}\0{request_id}".encode()).hexdigest()[:20]
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    try:
+        descriptor = open_regular(path)
+    except OSError:
+        return b""
+    try:
+        return os.pread(descriptor, size, offset)
+    finally:
+        os.close(descriptor)
