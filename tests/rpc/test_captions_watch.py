@@ -181,7 +181,7 @@ class TestLive:
         one = daemon(
             is_real=True,
             config={"captions": {"model": MODEL}},
-            constants={"callsd_daemon.rpc.captions.HEARTBEAT_SECONDS": 0.2},
+            constants={"callsd_daemon.usecases.captions.HEARTBEAT_SECONDS": 0.2},
         )
         api = one.api()
         with Viewer(api, begin_call(one, api)) as viewer:
@@ -194,7 +194,7 @@ class TestLive:
         one = daemon(
             is_real=True,
             config={"captions": {"model": MODEL}},
-            constants={"callsd_daemon.rpc.captions.HEARTBEAT_SECONDS": 0.5},
+            constants={"callsd_daemon.usecases.captions.HEARTBEAT_SECONDS": 0.5},
         )
         api = one.api()
         name = begin_call(one, api)
@@ -217,7 +217,7 @@ class TestSlow:
             constants={
                 "callsd_daemon.rpc.auth.MAX_LAG_SECONDS": 1.0,
                 # What is a kilobyte now and then otherwise fills a window here.
-                "callsd_daemon.rpc.captions.HEARTBEAT_SECONDS": 0.0005,
+                "callsd_daemon.usecases.captions.HEARTBEAT_SECONDS": 0.0005,
             },
         )
         api = one.api()

@@ -169,7 +169,7 @@ class TestChanges:
 
     def test_bookmarks(self, daemon: StartDaemon) -> None:
         """An idle stream still tells the revision, even if nothing matches its filter."""
-        one = daemon(constants={"callsd_daemon.rpc.watch.BOOKMARK_SECONDS": 0.2})
+        one = daemon(constants={"callsd_daemon.usecases.changes.BOOKMARK_SECONDS": 0.2})
         api = one.api()
         watch = messages(api, filter=JobFilter(labels={"no": "such"}))
         initial(watch)
