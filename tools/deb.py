@@ -12,7 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from callsd_daemon.cli._installation import Installation
+from callsd_daemon.cli.install.installation import Installation
 
 
 ROOT = Path(__file__).parents[1]

@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from callsd import Client
-from callsd_bench.accuracy import HeardSegment, word_error_rate
-from callsd_bench.call import load_call
-from callsd_bench.recording_pages import PageServer
+from callsd_bench.recording.pages import PageServer
+from callsd_bench.shared.accuracy import HeardSegment, word_error_rate
+from callsd_bench.shared.call import load_call
 
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from callsd_bench.accuracy import HeardSegment, word_error_rate
-from callsd_bench.call import Call, CallTrack, Turn, cut_call, load_call, load_clips
-from callsd_bench.errors import BenchError
+from callsd_bench.shared.accuracy import HeardSegment, word_error_rate
+from callsd_bench.shared.call import Call, CallTrack, Turn, cut_call, load_call, load_clips
+from callsd_bench.shared.errors import BenchError
 
 
 SAMPLE_CALL = Path(__file__).parents[2] / "daemon" / "callsd_bench" / "sample_call"

@@ -27,14 +27,15 @@ from callsd.v1.caption_pb2 import (
     WatchCaptionsResponse,
 )
 from callsd.v1.job_pb2 import StopJobRequest, StopJobResponse
-from callsd_bench import captions, captions_viewers
-from callsd_bench.captions_baseline import check_baseline
-from callsd_bench.captions_player import Order, Tick
-from callsd_bench.captions_records import read_arrivals
-from callsd_bench.captions_sound import Encoding, write_score
+from callsd_bench.captions import bench as captions_bench
+from callsd_bench.captions import viewers as captions_viewers
+from callsd_bench.captions.baseline.run import check_baseline
+from callsd_bench.captions.player import Order, Tick
+from callsd_bench.captions.records import read_arrivals
+from callsd_bench.captions.sound import Encoding, write_score
 from callsd_bench.cli import bench
-from callsd_bench.errors import BenchError
-from callsd_bench.helper_process import HelperProcess
+from callsd_bench.shared.errors import BenchError
+from callsd_bench.shared.helper_process import HelperProcess
 
 
 ANSWER_SECONDS = 30.0
@@ -160,7 +161,7 @@ def order(address: str, tmp_path: Path) -> Order:
 
 def play(order: Order) -> tuple[float, Tick]:
     """Let the player play; when it began, and its last tick."""
-    with HelperProcess("callsd_bench.captions_player", order) as player:
+    with HelperProcess("callsd_bench.captions.player", order) as player:
         assert player.answer(ANSWER_SECONDS) == "ready\n"
         began = time.monotonic() + 0.2
         player.tell(repr(began))
@@ -229,7 +230,7 @@ class TestViewers:
         viewers_order = captions_viewers.Order(
             address=order.address, token_file=order.token_file, job=JOBS[0], viewers=5, frozen=2
         )
-        with HelperProcess("callsd_bench.captions_viewers", viewers_order) as viewers:
+        with HelperProcess("callsd_bench.captions.viewers", viewers_order) as viewers:
             assert viewers.answer(ANSWER_SECONDS) == "ready\n"
             play(order)
             report = captions_viewers.Report(**viewers.answer_json(ANSWER_SECONDS))
@@ -329,7 +330,7 @@ class TestCommand:
         def fail(*_: object, **__: object) -> None:
             raise BenchError("it fell over")
 
-        monkeypatch.setattr(captions, "run_baseline", fail)
+        monkeypatch.setattr(captions_bench, "run_baseline", fail)
         result = _run(models_directory, "--json")
 
         assert result.exit_code == 1

@@ -5,10 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from callsd_bench.accuracy import HeardSegment
-from callsd_bench.call import Call, Turn
-from callsd_bench.captions_baseline import measured_baseline
-from callsd_bench.captions_figures import (
+from callsd_bench.captions.baseline.run import measured_baseline
+from callsd_bench.captions.figures import (
     SLICE,
     Shares,
     Shown,
@@ -20,8 +18,10 @@ from callsd_bench.captions_figures import (
     percentile,
     shares,
 )
-from callsd_bench.captions_report import figures
-from callsd_bench.measure import Cost
+from callsd_bench.captions.report import figures
+from callsd_bench.shared.accuracy import HeardSegment
+from callsd_bench.shared.call import Call, Turn
+from callsd_bench.shared.measure import Cost
 
 
 def shown(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from callsd.v1.caption_pb2 import SPEAKER_EVENT_TYPE_LEFT, AudioChunk, StreamCaptionsRequest
-from callsd_bench.call import Call, Turn
-from callsd_bench.captions_records import read_records
-from callsd_bench.captions_sound import Encoding, Sound, speech_slices, write_score
+from callsd_bench.captions.records import read_records
+from callsd_bench.captions.sound import Encoding, Sound, speech_slices, write_score
+from callsd_bench.shared.call import Call, Turn
 from callsd_worker.media.decode import SAMPLE_RATE_HZ
 
 

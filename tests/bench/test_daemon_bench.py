@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 from callsd import AsyncClient, Bookmark, JobChanged
 from callsd_bench.cli import bench
-from callsd_bench.errors import BenchError
-from callsd_bench.inside import fill_store
-from callsd_bench.subject import Subject
-from callsd_bench.watchers import Tally, Watchers
+from callsd_bench.daemon.inside import fill_store
+from callsd_bench.daemon.watchers import Tally, Watchers
+from callsd_bench.shared.errors import BenchError
+from callsd_bench.shared.subject import Subject
 from tests.weights import MODELS_DIRECTORY
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
-from callsd_bench.errors import BenchError
-from callsd_bench.helper_process import HelperProcess
-from callsd_bench.measure import cpu_seconds
+from callsd_bench.shared.errors import BenchError
+from callsd_bench.shared.helper_process import HelperProcess
+from callsd_bench.shared.measure import cpu_seconds
 from tests.helpers.waiting import eventually
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from callsd_bench.errors import BenchError
-from callsd_bench.recording_cost import CostMeter
+from callsd_bench.recording.cost import CostMeter
+from callsd_bench.shared.errors import BenchError
 
 
 # Works for a second before the first line it is sent, and has a child work after that.

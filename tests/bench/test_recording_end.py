@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from callsd_bench import recording_end as module
+from callsd_bench.recording import end as module
 
 
 def test_it_is_joined_and_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

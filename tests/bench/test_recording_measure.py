@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from callsd_bench.errors import BenchError
-from callsd_bench.recording_measure import measure, read_counter, ssim
+from callsd_bench.recording.measure import measure, read_counter, ssim
+from callsd_bench.shared.errors import BenchError
 
 
 WIDTH, HEIGHT = 480, 112

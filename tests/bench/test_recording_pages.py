@@ -11,8 +11,8 @@ import av
 import pytest
 
 import callsd_bench
-from callsd_bench.errors import BenchError
-from callsd_bench.recording_pages import MAX_REQUESTS, PageServer
+from callsd_bench.recording.pages import MAX_REQUESTS, PageServer
+from callsd_bench.shared.errors import BenchError
 
 
 SAMPLE_CALL = Path(callsd_bench.__file__).with_name("sample_call")

@@ -10,11 +10,11 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 
-from callsd_bench.call import load_call
 from callsd_bench.cli import bench
-from callsd_bench.errors import BenchError
-from callsd_bench.measure import run_measured
-from callsd_bench.transcription import bench_transcription
+from callsd_bench.shared.call import load_call
+from callsd_bench.shared.errors import BenchError
+from callsd_bench.shared.measure import run_measured
+from callsd_bench.transcription.bench import bench_transcription
 from tests.weights import MODELS_DIRECTORY
 
 

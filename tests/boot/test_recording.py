@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED
-from callsd_bench.recording_measure import measure
+from callsd_bench.recording.measure import measure
 from tests.boot.service import Service, recorder
 from tests.helpers.waiting import eventually
 

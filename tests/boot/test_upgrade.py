@@ -13,7 +13,7 @@ import pytest
 
 from callsd import CaptionSender
 from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED
-from callsd_bench.recording_measure import measure
+from callsd_bench.recording.measure import measure
 from tests.boot.conftest import REPOSITORY, build
 from tests.boot.machine import Machine
 from tests.boot.service import CAPTIONER, PROGRAMS, Service, recorder, transcriber

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from callsd_daemon.cli._root import root
+from callsd_daemon.cli.root import root
 from tests.helpers.daemon import Daemon
 
 

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED
-from callsd_daemon.cli._exit import Exit
-from callsd_daemon.cli._root import root
+from callsd_daemon.cli.root import root
+from callsd_daemon.cli.shared.exit import Exit
 from tests.cli.conftest import Command
 from tests.helpers.daemon import SAMPLE_CALL, Daemon
 from tests.helpers.speech import speech

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from callsd_daemon.cli._exit import MEANINGS
-from callsd_daemon.cli._root import COMMANDS, root
+from callsd_daemon.cli.root import COMMANDS, root
+from callsd_daemon.cli.shared.exit import MEANINGS
 
 
 HANDBOOK = Path(__file__).parents[2] / "docs" / "cli.md"

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from callsd_daemon.cli import _checks_recording
-from callsd_daemon.cli._checks_recording import (
+from callsd_daemon.cli.doctor import checks_recording
+from callsd_daemon.cli.doctor.checks_recording import (
     NAMESPACE_SETTINGS,
     RECORDING_PROGRAMS,
     check_recording,
 )
-from callsd_daemon.cli._exit import Exit
-from callsd_daemon.cli._finding import Finding, Status, first_line
+from callsd_daemon.cli.doctor.finding import Finding, Status, first_line
+from callsd_daemon.cli.shared.exit import Exit
 from tests.cli.conftest import Command
 
 
@@ -34,8 +34,8 @@ PACKAGES = {
 def _open_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with every program and library, whose kernel says nothing against namespaces."""
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(_checks_recording, "_has_library", lambda name: True)
-    monkeypatch.setattr(_checks_recording, "first_line", lambda path: "")
+    monkeypatch.setattr(checks_recording, "_has_library", lambda name: True)
+    monkeypatch.setattr(checks_recording, "first_line", lambda path: "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0))
 
 
@@ -59,7 +59,7 @@ class TestPrograms:
     def test_nothing_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each that is missing comes with its package; whoever records nothing needs none."""
         monkeypatch.setattr(shutil, "which", lambda name: None)
-        monkeypatch.setattr(_checks_recording, "_has_library", lambda name: False)
+        monkeypatch.setattr(checks_recording, "_has_library", lambda name: False)
         found = findings()
 
         assert {name: found[name].fix for name in PACKAGES} == {
@@ -86,7 +86,7 @@ class TestNamespaces:
         """Each setting that stands in the way is named as sysctl has it, with what to do."""
         file, bad, fix = setting
         monkeypatch.setattr(
-            _checks_recording,
+            checks_recording,
             "first_line",
             lambda path: bad if path == Path("/proc/sys") / file else "",
         )
@@ -98,7 +98,7 @@ class TestNamespaces:
     @pytest.mark.parametrize("value", ["", "15000"])
     def test_other_values(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
         """Other values of these settings, and kernels without them, are no problem."""
-        monkeypatch.setattr(_checks_recording, "first_line", lambda path: value)
+        monkeypatch.setattr(checks_recording, "first_line", lambda path: value)
 
         assert findings()["user namespaces"].status is Status.OK
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from callsd import AccessError, Client
-from callsd_daemon.cli._checks import all_findings, check_modules, check_state
-from callsd_daemon.cli._context import Cli
-from callsd_daemon.cli._exit import Exit
-from callsd_daemon.cli._finding import Status
+from callsd_daemon.cli.doctor.checks import all_findings, check_modules, check_state
+from callsd_daemon.cli.doctor.finding import Status
+from callsd_daemon.cli.shared.context import Cli
+from callsd_daemon.cli.shared.exit import Exit
 from tests.cli.conftest import Command
 from tests.helpers import models
 from tests.helpers.daemon import Daemon
@@ -181,7 +181,7 @@ class TestDoctor:
         (tmp_path / "deadly.py").write_text("import os\nos.abort()\n")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         monkeypatch.setattr(
-            "callsd_daemon.cli._checks.WORKER_MODULES",
+            "callsd_daemon.cli.doctor.checks.WORKER_MODULES",
             (("deadly", "dying", "daemon", True), ("nowhere", "absence", "bench", False)),
         )
         deadly, nowhere = check_modules()
@@ -194,7 +194,7 @@ class TestDoctor:
 
     def test_full_disk(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """Too little room for a recording is a problem."""
-        monkeypatch.setattr("callsd_daemon.cli._checks.MIN_FREE_BYTES", 1 << 60)
+        monkeypatch.setattr("callsd_daemon.cli.doctor.checks.MIN_FREE_BYTES", 1 << 60)
         (finding,) = check_state(tmp_path)
 
         assert finding.status is Status.PROBLEM
@@ -203,7 +203,8 @@ class TestDoctor:
         """The doctor asks other processes: it holds no engine itself."""
         code = (
             "import sys\n"
-            "import callsd_daemon.cli.doctor, callsd_daemon.cli.models, callsd_daemon.cli.jobs\n"
+            "import callsd_daemon.cli.doctor.command, callsd_daemon.cli.models\n"
+            "import callsd_daemon.cli.jobs.command\n"
             "print([m for m in sys.modules if m.partition('.')[0] in"
             " ('callsd_worker', 'numpy', 'ctranslate2', 'av', 'pywhispercpp')])"
         )

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from callsd_daemon.cli import _installation
-from callsd_daemon.cli._exit import Problem
-from callsd_daemon.cli._installation import Installation
-from callsd_daemon.cli.install import install, uninstall
+from callsd_daemon.cli.install import installation
+from callsd_daemon.cli.install.command import install, uninstall
+from callsd_daemon.cli.install.installation import Installation
+from callsd_daemon.cli.shared.exit import Problem
 
 
 FILES = {
@@ -33,7 +33,7 @@ FILES = {
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A system in a directory, as a bare Debian has it; this callsd may lie anywhere."""
-    monkeypatch.setattr(_installation, "HIDDEN", ())
+    monkeypatch.setattr(installation, "HIDDEN", ())
     for path in ("usr/bin/systemctl", "usr/lib/polkit-1/polkitd"):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).touch()
@@ -171,7 +171,7 @@ class TestInstall:
 
     def test_where_services_cannot_see(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A callsd in a home directory is not installed: its service would find nothing."""
-        monkeypatch.setattr(_installation, "HIDDEN", ("/",))
+        monkeypatch.setattr(installation, "HIDDEN", ("/",))
         with pytest.raises(Problem, match="which services cannot see") as caught:
             run(install, "--root", root, "--dry-run")
         assert "/opt/callsd" in caught.value.to_do

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from callsd_daemon.cli._exit import Exit
+from callsd_daemon.cli.shared.exit import Exit
 from tests.cli.conftest import Command
 from tests.helpers.daemon import Daemon
 from tests.helpers.waiting import eventually

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import pytest
 
-from callsd_daemon.cli._output import size, span
-from callsd_daemon.cli._params import (
+from callsd_daemon.cli.shared.output import size, span
+from callsd_daemon.cli.shared.params import (
     TrackFile,
     call_tracks,
     parse_labels,

@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from callsd.v1.recording_pb2 import RecordingProfile, RecordingSpec
-from callsd_daemon.cli._exit import Exit
-from callsd_daemon.cli._params import parse_headers
-from callsd_daemon.cli._root import root
 from callsd_daemon.cli.record import PROFILES
+from callsd_daemon.cli.root import root
+from callsd_daemon.cli.shared.exit import Exit
+from callsd_daemon.cli.shared.params import parse_headers
 from tests.cli.conftest import Command
 from tests.helpers.daemon import Daemon
 

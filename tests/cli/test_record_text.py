@@ -26,7 +26,8 @@ from callsd.v1.recording_pb2 import (
     RecordingResult,
     RecordingSpec,
 )
-from callsd_daemon.cli._job_text import (
+from callsd_daemon.cli.jobs.display import _detail
+from callsd_daemon.cli.jobs.text import (
     describe,
     is_live,
     job_row,
@@ -34,7 +35,6 @@ from callsd_daemon.cli._job_text import (
     progress,
     recording_health,
 )
-from callsd_daemon.cli._progress import _detail
 from tests.cli.conftest import Command
 
 

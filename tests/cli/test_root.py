@@ -23,10 +23,10 @@ from callsd import (
     SettingsError,
     UnavailableError,
 )
-from callsd_daemon.cli._context import Cli
-from callsd_daemon.cli._exit import MEANINGS, Exit, Problem
-from callsd_daemon.cli._report import report
-from callsd_daemon.cli._root import COMMANDS
+from callsd_daemon.cli.root import COMMANDS
+from callsd_daemon.cli.shared.context import Cli
+from callsd_daemon.cli.shared.exit import MEANINGS, Exit, Problem
+from callsd_daemon.cli.shared.report import report
 from tests.cli.conftest import Command
 
 

@@ -19,9 +19,9 @@ from typing import Any, Self
 import pytest
 
 from callsd.v1.job_pb2 import JOB_STATE_QUEUED, JOB_STATE_RUNNING
-from callsd_daemon.cli._exit import Exit
-from callsd_daemon.cli._top_state import JobLine
-from callsd_daemon.cli._top_view import COLUMNS
+from callsd_daemon.cli.shared.exit import Exit
+from callsd_daemon.cli.top.state import JobLine
+from callsd_daemon.cli.top.view import COLUMNS
 from tests.cli.conftest import Command, StartDaemon
 from tests.helpers.daemon import Daemon
 from tests.helpers.waiting import eventually

@@ -10,8 +10,8 @@ from rich.cells import cell_len
 from callsd import Bookmark, Interrupted, UnavailableError, WatchPosition
 from callsd.v1.capacity_pb2 import Capacity
 from callsd.v1.recording_pb2 import PICTURE_STATE_BLANK, RecordingHealth
-from callsd_daemon.cli._top_state import QUIET_SECONDS
-from callsd_daemon.cli._top_view import MAX_BAR_CELLS, frame
+from callsd_daemon.cli.top.state import QUIET_SECONDS
+from callsd_daemon.cli.top.view import MAX_BAR_CELLS, frame
 from tests.cli.test_top_text import (
     CAPACITY,
     account,
@@ -86,7 +86,7 @@ class TestPicture:
         state = known()
         before = text(state)
         later = time.monotonic() + QUIET_SECONDS + 1
-        monkeypatch.setattr("callsd_daemon.cli._top_state.time.monotonic", lambda: later)
+        monkeypatch.setattr("callsd_daemon.cli.top.state.time.monotonic", lambda: later)
 
         assert "no answer" not in before
         assert "no answer for 16 s" in text(state)

@@ -30,8 +30,8 @@ from callsd.v1.recording_pb2 import (
     RecordingSpec,
 )
 from callsd.v1.transcription_pb2 import TranscriptionSpec
-from callsd_daemon.cli._top_state import TopState
-from callsd_daemon.cli._top_view import COLUMNS, cells, frame
+from callsd_daemon.cli.top.state import TopState
+from callsd_daemon.cli.top.view import COLUMNS, cells, frame
 
 
 NOW = 1_800_000_000

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from callsd.v1.error_pb2 import ErrorReason
-from callsd_daemon.cli._root import root
+from callsd_daemon.cli.root import root
 from callsd_daemon.config import SETTINGS
 from tests.helpers.daemon import ROOT
 

@@ -18,8 +18,8 @@ from callsd.v1.recording_pb2 import (
     RECORDING_PROFILE_MEDIUM,
     RecordingSpec,
 )
-from callsd_bench.recording_measure import measure
-from callsd_bench.recording_pages import PageServer
+from callsd_bench.recording.measure import measure
+from callsd_bench.recording.pages import PageServer
 from callsd_worker.recorder.program_host import program
 from tests.conftest import StartDaemon
 from tests.helpers.daemon import Daemon

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED
-from callsd_bench.accuracy import HeardSegment, word_error_rate
-from callsd_bench.call import load_call
+from callsd_bench.shared.accuracy import HeardSegment, word_error_rate
+from callsd_bench.shared.call import load_call
 from tests.conftest import StartDaemon
 from tests.helpers.api import Api
 from tests.helpers.daemon import SAMPLE_CALL, Daemon

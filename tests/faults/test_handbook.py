@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from callsd_daemon.cli._root import root
+from callsd_daemon.cli.root import root
 from tests.faults.conftest import RecordFigure
 from tests.helpers.daemon import ROOT
 

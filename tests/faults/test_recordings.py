@@ -17,8 +17,8 @@ import pytest
 
 from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED, Job
 from callsd.v1.recording_pb2 import RECORDING_PROFILE_LOW, RecordingSpec
-from callsd_bench.recording_measure import measure
-from callsd_bench.recording_pages import PageServer
+from callsd_bench.recording.measure import measure
+from callsd_bench.recording.pages import PageServer
 from tests.conftest import StartDaemon
 from tests.helpers.daemon import Daemon
 from tests.helpers.reasons import failure

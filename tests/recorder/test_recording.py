@@ -9,8 +9,8 @@ from typing import Any
 import psutil
 import pytest
 
-from callsd_bench.recording_measure import Measured, measure
-from callsd_bench.recording_pages import PageServer
+from callsd_bench.recording.measure import Measured, measure
+from callsd_bench.recording.pages import PageServer
 from callsd_worker.recorder.health import Picture
 from callsd_worker.recorder.joining import Joined, join
 from callsd_worker.recorder.pieces import find_pieces

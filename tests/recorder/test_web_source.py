@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from callsd_bench.errors import BenchError
-from callsd_bench.recording_pages import PageServer
+from callsd_bench.recording.pages import PageServer
+from callsd_bench.shared.errors import BenchError
 from callsd_worker.recorder import browser as browser_module
 from callsd_worker.recorder.errors import RecordingError, RecordingReason
 from callsd_worker.recorder.quality import Quality

@@ -17,7 +17,7 @@ from callsd.v1.job_pb2 import (
     WatchJobsResponse,
 )
 from callsd.v1.transcription_pb2 import Track
-from callsd_daemon.cli._root import root
+from callsd_daemon.cli.root import root
 from callsd_daemon.rpc.job_messages import MAX_JOB_BYTES
 from callsd_daemon.store.read_transaction import PAGE_BYTES
 from callsd_daemon.usecases.changes import BATCH_BYTES

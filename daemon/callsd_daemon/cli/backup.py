@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from callsd_daemon.cli._exit import Problem
-from callsd_daemon.cli.config import FILE, loaded
+from callsd_daemon.cli.shared.configuration import FILE, loaded
+from callsd_daemon.cli.shared.exit import Problem
 from callsd_daemon.config import Config
 from callsd_daemon.startup import DATABASE_FILE, StartError, own_state
 from callsd_daemon.store.backup import BackupError, back_up

@@ -9,8 +9,8 @@ import click
 
 from callsd.v1.capacity_pb2 import Capacity, ResourceCapacity
 from callsd.v1.kind_pb2 import JobKind
-from callsd_daemon.cli._context import Cli, json_option, pass_cli
-from callsd_daemon.cli._output import as_dict, json_line, print_json, print_table, size, word
+from callsd_daemon.cli.shared.context import Cli, json_option, pass_cli
+from callsd_daemon.cli.shared.output import as_dict, json_line, print_json, print_table, size, word
 
 
 @click.command()

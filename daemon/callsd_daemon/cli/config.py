@@ -1,30 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """`callsd config`."""
 
-import os
 from pathlib import Path
 
 import click
 
-from callsd_daemon.cli._context import Cli, json_option, pass_cli
-from callsd_daemon.cli._exit import Exit, Problem
-from callsd_daemon.cli._output import print_json
-from callsd_daemon.config import Config, ConfigError, load
+from callsd_daemon.cli.shared.configuration import FILE, loaded
+from callsd_daemon.cli.shared.context import Cli, json_option, pass_cli
+from callsd_daemon.cli.shared.exit import Exit
+from callsd_daemon.cli.shared.output import print_json
 from callsd_daemon.config import sample as sample_text
 from callsd_daemon.config import show as show_text
-
-
-FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-def loaded(path: Path | None, *, exit_code: Exit = Exit.CONFIG) -> Config:
-    """The configuration in force, or a problem that says what is wrong with it."""
-    try:
-        return load(path, os.environ)
-    except ConfigError as error:
-        raise Problem(
-            str(error), exit_code=exit_code, to_do="callsd config sample shows all keys"
-        ) from None
 
 
 @click.group()

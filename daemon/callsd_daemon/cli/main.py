@@ -5,9 +5,9 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; ends the process with one of the exit codes of `_exit`."""
+    """Run the command line; ends the process with one of the exit codes of `shared.exit`."""
     try:
-        from callsd_daemon.cli._root import root
+        from callsd_daemon.cli.root import root
     except ModuleNotFoundError as error:
         # Without extras the distribution is a client library, which brings no click.
         sys.exit(

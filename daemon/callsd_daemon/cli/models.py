@@ -11,10 +11,18 @@ import click
 
 from callsd.v1.model_pb2 import Model, ModelState, PullModelResponse
 from callsd.v1.transcription_pb2 import SpeechEngine
-from callsd_daemon.cli._context import Cli, json_option, pass_cli
-from callsd_daemon.cli._exit import Exit, Problem
-from callsd_daemon.cli._output import ago, as_dict, json_line, print_json, print_table, size, word
-from callsd_daemon.cli._progress import PullDisplay
+from callsd_daemon.cli.shared.context import Cli, json_option, pass_cli
+from callsd_daemon.cli.shared.exit import Exit, Problem
+from callsd_daemon.cli.shared.output import (
+    ago,
+    as_dict,
+    json_line,
+    print_json,
+    print_table,
+    size,
+    word,
+)
+from callsd_daemon.cli.shared.progress import PullDisplay
 from callsd_daemon.models.errors import ModelError
 from callsd_daemon.models.pull import PullProgress
 from callsd_daemon.models.pull import pull as pull_here

@@ -10,13 +10,13 @@ import click
 from callsd import CallsdError, Client
 from callsd.v1.job_pb2 import Job
 from callsd.v1.recording_pb2 import RecordingProfile, RecordingSpec
-from callsd_daemon.cli._context import Cli, json_option, pass_cli
-from callsd_daemon.cli._created import show_created
-from callsd_daemon.cli._exit import Exit, Problem
-from callsd_daemon.cli._follow import exit_code, follow, stay
-from callsd_daemon.cli._job_text import outcome
-from callsd_daemon.cli._output import as_dict, print_json, size
-from callsd_daemon.cli._params import parse_headers, parse_labels, parse_span
+from callsd_daemon.cli.jobs.admission import show_created
+from callsd_daemon.cli.jobs.follow import exit_code, follow, stay
+from callsd_daemon.cli.jobs.text import outcome
+from callsd_daemon.cli.shared.context import Cli, json_option, pass_cli
+from callsd_daemon.cli.shared.exit import Exit, Problem
+from callsd_daemon.cli.shared.output import as_dict, print_json, size
+from callsd_daemon.cli.shared.params import parse_headers, parse_labels, parse_span
 
 
 MAX_SIZE_CHARACTERS = 11

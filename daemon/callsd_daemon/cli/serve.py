@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from callsd_daemon.cli.config import loaded
+from callsd_daemon.cli.shared.configuration import loaded
 from callsd_daemon.config import load
 
 
