@@ -120,7 +120,7 @@ def test_a_newer_stream_takes_over(call: Call) -> None:
     newer = call.attach(Encoding.S16LE)
 
     call.check_stream(newer)
-    with pytest.raises(CallsdError, match="another call sends"):
+    with pytest.raises(CallsdError, match="another stream sends"):
         call.check_stream(newer - 1)
 
 

@@ -143,7 +143,7 @@ class Uploads:
         Takes as long as all of it takes to be read. Raises UPLOAD_INCOMPLETE, UPLOAD_MISMATCH,
         DISK_FULL, or UPLOAD_BUSY while it is being verified.
         """
-        # Also when the call that wanted it has gone.
+        # Also when the stream that asked for it has gone.
         with self._doing("verify", upload_id, beside="send"):
             self._finish(upload_id)
 
@@ -298,7 +298,7 @@ class Uploads:
             if not self._busy.isdisjoint((other, upload_id) for other in others):
                 raise CallsdError(
                     Reason.UPLOAD_BUSY,
-                    "this upload is being sent or verified by another call right now",
+                    "this upload is being sent or verified by another request right now",
                     retry_after_seconds=1.0,
                 )
             self._busy.add((what, upload_id))

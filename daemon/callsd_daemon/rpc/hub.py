@@ -54,8 +54,8 @@ class Hub:
         self.revision = revision
         """Revision of the last change."""
         self.page_turn = asyncio.Lock()
-        """Held while something is read for some watcher that begins or is behind: many of them take
-        turns, and other calls are answered in between."""
+        """Held while a page is read for a watcher that begins or is behind: they take turns, so
+        that other requests are answered in between."""
         self._items: deque[Item] = deque()
         self._recent_bytes = 0
         self._oldest = revision

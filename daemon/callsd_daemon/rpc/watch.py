@@ -85,7 +85,7 @@ async def watch(
                 await asyncio.sleep(0)
                 continue
             if await hub.wait(BOOKMARK_SECONDS):
-                # TrackUpdate wake all watchers at once: they take turns, so that other calls are
+                # A change wakes all watchers at once: they take turns, so that other requests are
                 # answered in between.
                 await asyncio.sleep(SHARE_SECONDS * (number % hub.streams))
             else:

@@ -122,8 +122,8 @@ class Call:
         if stream != self._stream:
             raise CallsdError(
                 Reason.STREAM_REPLACED,
-                "another call sends this call's sound now: two clients stream to one job, or this "
-                "one has come back on a new connection",
+                "another stream sends this call's audio now: two clients stream to one job, or "
+                "this one has come back on a new connection",
             )
 
     def detach(self, stream: int) -> None:
