@@ -37,12 +37,12 @@ class Bounds:
     max_log_bytes: int
     """Of each log: the worker's own, and what is kept of it."""
     is_live: bool = False
-    """What has run for its longest time is then done, and told to end; other work has failed."""
+    """At max_duration live jobs stop and succeed; batch jobs fail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptObserver:
-    """Who is told what happens in an attempt; each call returns when it is on the disk."""
+    """Called with what happens in an attempt; each method returns when it is stored."""
 
     running: Callable[[], Awaitable[None]]
     progress: Callable[[Progress], Awaitable[None]]
@@ -63,11 +63,11 @@ class Attempt:
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
-        """Have the worker put its work in order and end; harmless when it does already."""
+        """Ask the worker to finish and exit; may be repeated."""
         self._stop.set()
 
     async def run(self, *, ran_seconds: float | None, max_seconds: float) -> Failure | None:
-        """Until the worker has ended; a Failure says why we ended it, if we did.
+        """Watch the worker to its end; returns a Failure if the daemon ended it.
 
         `ran_seconds` is how long the job has been RUNNING already, None when it has not begun.
         When this is cancelled, the worker goes on by itself.
