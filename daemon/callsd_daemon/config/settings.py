@@ -9,7 +9,7 @@ class ConfigError(Exception):
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all sections: a key that we do not know is an error."""
+    """Base of all sections: an unknown key is an error."""
 
 
 class State(Section, frozen=True):
