@@ -126,7 +126,7 @@ coverage-domain: $(SETUP) ## hold the domain at 100 % branch coverage by its own
 ## Checking
 
 .PHONY: check
-check: lint types doors proto gen-check coverage-domain ## everything that must hold before a commit, but for the tests
+check: lint types imports proto gen-check coverage-domain ## everything that must hold before a commit, but for the tests
 
 .PHONY: lint
 lint: $(SETUP) ## ruff: format and rules
@@ -139,8 +139,8 @@ types: $(SETUP) ## mypy, strict
 	@echo '==> mypy'
 	@$(BIN)/mypy
 
-.PHONY: doors
-doors: $(SETUP) ## import-linter: which room may import which
+.PHONY: imports
+imports: $(SETUP) ## import-linter: which package may import which
 	@echo '==> import-linter'
 	@$(BIN)/lint-imports --no-cache
 

@@ -63,23 +63,23 @@ from callsd_daemon.workers.supervisor import Supervisor
 log = structlog.get_logger(__name__)
 
 NOTICE_SECONDS = 0.25
-"""How long a daemon that ends still answers new calls, to say so: who is hung up on is told
-nothing, and a call that meets the closing of the door gets a status that says nothing either."""
+"""How long a daemon that ends still answers new requests, with DRAINING: a client whose connection
+is closed learns nothing, nor does a request that comes while the server is closing."""
 
 DRAIN_LOOK_SECONDS = 0.05
 
 LIVE_LOOK_SECONDS = 1.0
 
 VERIFYING_THREADS = 2
-"""Uploads whose hash is computed at once: each keeps a core or a disk busy, and nothing else that
-calls wait for stands behind them."""
+"""Uploads whose hash is computed at once: each keeps a core or a disk busy. Nothing else that
+requests wait for uses these threads."""
 
 EXTEND_STOP = "EXTEND_TIMEOUT_USEC=30000000"
 """Has systemd wait longer than TimeoutStopSec."""
 
-LAST_CALLS_SECONDS = 1.0
-"""What is still open when all work has ended: calls that take milliseconds, and health watches
-that never end by themselves."""
+LAST_REQUESTS_SECONDS = 1.0
+"""For what is still open at the end: requests that take milliseconds, and health watches that
+never end by themselves."""
 
 
 def serve(load: Callable[[], Config]) -> int:
@@ -120,7 +120,7 @@ class _Daemon:
         try:
             await self._server.open()
         except (OSError, RuntimeError) as problem:
-            raise StartError(f"the door for workers: {problem}", EXIT_STATE_UNUSABLE) from None
+            raise StartError(f"the server for workers: {problem}", EXIT_STATE_UNUSABLE) from None
         server = await self._serve()
         liveness = Liveness(self._parts(), lambda is_well: server.say_well(is_well=is_well))
         pinging = asyncio.create_task(liveness.run(), name="liveness")
@@ -176,7 +176,7 @@ class _Daemon:
         notify.notify(notify.READY)
 
     def _open(self) -> None:
-        """Open what is kept, and put the rooms together."""
+        """Open the database, and build all parts of the daemon."""
         config, state = self._config, self._state
         try:
             self._database = Database(state / DATABASE_FILE, codec())
@@ -309,7 +309,7 @@ class _Daemon:
         return server
 
     def _parts(self) -> dict[str, Callable[[], Awaitable[object]]]:
-        """On what calls wait."""
+        """What requests wait for, each with a small thing for it to do."""
         return {
             "store": lambda: self._database.write(lambda tx: tx.revision),
             "reads": lambda: self._database.read(lambda tx: tx.revision),
@@ -343,7 +343,7 @@ class _Daemon:
             await asyncio.wait({forced}, timeout=LIVE_LOOK_SECONDS)
 
     async def _drain(self, server: PublicServer) -> None:
-        """NOT_SERVING first, then no new work, then no more streams, then no more calls."""
+        """NOT_SERVING first, then no new work, then no more streams, then no more requests."""
         log.info("draining")
         notify.notify(notify.STOPPING, "STATUS=draining")
         await server.say_not_serving()
@@ -361,7 +361,7 @@ class _Daemon:
             if forced.done():
                 break
             waited = time.monotonic() - began
-        stopping = asyncio.create_task(server.close(LAST_CALLS_SECONDS))
+        stopping = asyncio.create_task(server.close(LAST_REQUESTS_SECONDS))
         await asyncio.wait({stopping, forced}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
             await server.close(0)

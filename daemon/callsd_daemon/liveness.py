@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 10.0
 
 
 class Liveness:
-    """Asks every part of the daemon, on which calls wait, for a turn.
+    """Asks every part of the daemon that requests wait for to do one small thing.
 
     As long as all of them take it, the watchdog is told so and health is SERVING. Else health says
     NOT_SERVING, and when it lasts, the watchdog ends the daemon.

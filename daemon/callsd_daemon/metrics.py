@@ -14,7 +14,7 @@ CAPACITY = Gauge(
 )
 RPCS = Histogram(
     "callsd_rpc_seconds",
-    "Time to answer a call; for streams, how long they lasted.",
+    "Time to answer a request; for streams, how long they lasted.",
     ("method", "code"),
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0),
 )

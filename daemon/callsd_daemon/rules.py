@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the configuration means for the rooms of the house."""
+"""What the configuration means for each part of the daemon."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -183,7 +183,7 @@ class TokenFile:
         return self._tokens
 
     def _tell(self, trouble: str) -> None:
-        """Say it once, not with every call."""
+        """Log a problem once, not with every request."""
         if trouble and trouble != self._trouble:
             log.error("tokens_unusable", problem=trouble)
         self._trouble = trouble

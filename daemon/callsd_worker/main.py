@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker's life: read the bootstrap, dial the daemon, do the work, bring the outcome, end.
+"""What a worker does: read the bootstrap, connect, do the work, deliver the outcome, exit.
 
-A captioner is another shape of worker: see `callsd_worker.session.captions`.
+A captioner works differently: see `callsd_worker.session.captions`.
 
-Exit codes: 0 = the daemon has all there is, or will find it; 2 = no bootstrap; 3 = the daemon gave
-no work.
+Exit codes: 0 = the outcome is delivered, or left for the daemon to find; 2 = no bootstrap; 3 = the
+daemon gave no work.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ EXIT_NO_WORK = 3
 
 ASSIGNMENT_TIMEOUT_SECONDS = 60.0
 BATCH_NICENESS = 10
-"""Batch work gives way to live work and to everything else on the machine."""
+"""Batch work yields the processor to live work and to everything else on the machine."""
 
 
 def main() -> int:
@@ -55,7 +55,7 @@ def main() -> int:
         session.deliver()
         return 0
     if is_recorder(bootstrap):
-        # What shows the page and captures it is loaded piece by piece, and joins them at the end.
+        # Parts of a recorder are loaded late, the joining at the end: keep this release's code.
         hold_code(session.directory)
     if session.start(ASSIGNMENT_TIMEOUT_SECONDS):
         failure = _work(session, bootstrap)
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def _salvage(session: Session, bootstrap: Bootstrap) -> None:
-    """Make an outcome of what an earlier worker has left, unless it has left one itself."""
+    """Make an outcome of what an earlier worker has left, unless it has left one."""
     if has_outcome(session.directory, bootstrap.generation):
         return
     if is_recorder(bootstrap):
@@ -88,11 +88,11 @@ def _work(session: Session, bootstrap: Bootstrap) -> tuple[str, str] | None:
     try:
         match session.assignment.WhichOneof("work"):
             case "transcription":
-                # Imported late: the daemon shall see a worker that has begun before it loads its
+                # Imported late, so that the worker reports to the daemon before it loads its
                 # libraries. All of them are loaded before the work begins.
                 from callsd_worker.session.transcription import transcribe
 
-                with contextlib.suppress(PermissionError):  # its unit has seen to it
+                with contextlib.suppress(PermissionError):  # as a unit it has its niceness already
                     os.nice(BATCH_NICENESS)
                 transcribe(session, Inputs(bootstrap, session.directory))
             case "recording":

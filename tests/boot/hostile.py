@@ -118,8 +118,8 @@ def to_files(own: str, targets: dict[str, Any]) -> Iterator[tuple[str, Attempt]]
         yield f"list {other}", lambda other=other: listed(other)  # type: ignore[misc]
     for place in (state, "/run", "/run/callsd", "/run/callsd/workers", "/opt/callsd", "/etc"):
         yield f"write in {place}", (Path(place) / "mark").touch
-    yield "remove the door", Path("/run/callsd/workers/door.sock").unlink
-    yield "link the door", lambda: os.link("/run/callsd/workers/door.sock", "door")
+    yield "remove the workers' socket", Path("/run/callsd/workers/door.sock").unlink
+    yield "link the workers' socket", lambda: os.link("/run/callsd/workers/door.sock", "door")
     yield "list /etc/callsd", lambda: listed("/etc/callsd")
 
 

@@ -53,7 +53,7 @@ class TestHostile:
         """Nothing that it tries succeeds; its job fails, and says so; all else goes on.
 
         It tries the daemon's process and another worker's, files of both, models, uploads, tokens,
-        sockets, systemd, its own limits and rights, and the door; it leaves pipes, links and closed
+        sockets, systemd, its own limits and rights; it leaves pipes, links and closed
         directories where the daemon looks, and brings an outcome that names them.
         """
         machine = service.machine

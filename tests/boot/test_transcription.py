@@ -47,7 +47,7 @@ class TestTranscription:
         service.stop(job)
 
     def test_it_sees_its_own_only(self, service: Service) -> None:
-        """A worker sees its own directory and the daemon's door: no model, no upload, no store.
+        """A worker sees its own directory and the daemon's socket: no model, no upload, no store.
 
         What it was told is gone from the disk.
         """

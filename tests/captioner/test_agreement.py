@@ -10,7 +10,7 @@ class TestAgreement:
         """The last words of what only one pass has heard are shown and may go."""
         agreement = Agreement()
 
-        agreement.hear(["can", "summon"], is_careful=False)
+        agreement.update(["can", "summon"], is_careful=False)
 
         assert agreement.words == ("can", "summon")
         assert agreement.stable_count == 0
@@ -20,8 +20,8 @@ class TestAgreement:
         """What would take several words off the screen with it stays."""
         agreement = Agreement()
 
-        agreement.hear(["we", "can", "take", "notes", "today"], is_careful=False)
-        agreement.hear(["he", "can", "take", "notes", "now"], is_careful=False)
+        agreement.update(["we", "can", "take", "notes", "today"], is_careful=False)
+        agreement.update(["he", "can", "take", "notes", "now"], is_careful=False)
 
         assert agreement.words == ("we", "can", "take", "notes", "now")
         assert agreement.stable_count == 2
@@ -30,8 +30,8 @@ class TestAgreement:
         """The words before the first difference are stable, and the newest tail is shown."""
         agreement = Agreement()
 
-        agreement.hear(["We", "can", "summon"], is_careful=False)
-        agreement.hear(["We", "can", "somebody", "take"], is_careful=False)
+        agreement.update(["We", "can", "summon"], is_careful=False)
+        agreement.update(["We", "can", "somebody", "take"], is_careful=False)
 
         assert agreement.words == ("We", "can", "somebody", "take")
         assert agreement.stable_count == 2
@@ -41,9 +41,9 @@ class TestAgreement:
         """Words "fine." and "Fine" agree; what was shown first stays as it was shown."""
         agreement = Agreement()
 
-        agreement.hear(["Fine.", "Then"], is_careful=False)
-        agreement.hear(["fine", "then", "it"], is_careful=False)
-        agreement.hear(["FINE", "THEN", "it"], is_careful=False)
+        agreement.update(["Fine.", "Then"], is_careful=False)
+        agreement.update(["fine", "then", "it"], is_careful=False)
+        agreement.update(["FINE", "THEN", "it"], is_careful=False)
 
         assert agreement.words == ("fine", "then", "it")
         assert agreement.stable_count == 3
@@ -51,10 +51,10 @@ class TestAgreement:
     def test_stable_words_outlive_a_pass_that_hears_otherwise(self) -> None:
         """A later pass changes only what follows the stable words."""
         agreement = Agreement()
-        agreement.hear(["the", "queue", "was"], is_careful=False)
-        agreement.hear(["the", "queue", "was"], is_careful=False)
+        agreement.update(["the", "queue", "was"], is_careful=False)
+        agreement.update(["the", "queue", "was"], is_careful=False)
 
-        agreement.hear(["The", "Q", "was", "long"], is_careful=False)
+        agreement.update(["The", "Q", "was", "long"], is_careful=False)
 
         assert agreement.words == ("the", "queue", "was", "long")
         assert agreement.stable_count == 3
@@ -63,26 +63,26 @@ class TestAgreement:
         """A scrap of the word before a cut does not come twice."""
         agreement = Agreement(["the", "queue", "started"], stable_count=2)
 
-        agreement.hear(["Then", "the", "queue", "started", "to"], is_careful=False)
+        agreement.update(["Then", "the", "queue", "started", "to"], is_careful=False)
 
         assert agreement.words == ("the", "queue", "started", "to")
 
     def test_a_careful_pass_corrects_what_has_only_settled(self) -> None:
         """Words that one pass heard, with others behind them, stay until a careful one differs."""
         agreement = Agreement()
-        agreement.hear(["we", "can", "take", "notes", "today"], is_careful=False)
+        agreement.update(["we", "can", "take", "notes", "today"], is_careful=False)
 
-        agreement.hear(["he", "can", "take", "notes", "now"], is_careful=True)
+        agreement.update(["he", "can", "take", "notes", "now"], is_careful=True)
 
         assert agreement.words == ("he", "can", "take", "notes", "now")
 
     def test_a_careful_pass_keeps_what_was_agreed_on(self) -> None:
         """Words that two passes heard the same are not taken off the screen any more."""
         agreement = Agreement()
-        agreement.hear(["we", "can"], is_careful=False)
-        agreement.hear(["we", "can", "take"], is_careful=False)
+        agreement.update(["we", "can"], is_careful=False)
+        agreement.update(["we", "can", "take"], is_careful=False)
 
-        agreement.hear(["he", "can", "take", "notes"], is_careful=True)
+        agreement.update(["he", "can", "take", "notes"], is_careful=True)
 
         assert agreement.words == ("we", "can", "take", "notes")
 

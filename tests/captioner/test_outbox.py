@@ -3,7 +3,7 @@
 
 import time
 
-from callsd_worker.captioner.outbox import Outbox, TrackNews
+from callsd_worker.captioner.outbox import Outbox, OutgoingUpdate
 from callsd_worker.captioner.words import SpeechChange, TrackUpdate, Words
 
 
@@ -16,7 +16,7 @@ def words(text: str, *, segment: int = 0) -> Words:
         text=text,
         start_sample=segment,
         end_sample=segment + 100,
-        heard_sample=segment + 100,
+        recognised_sample=segment + 100,
         language="en",
         stability=0.5,
     )
@@ -31,15 +31,15 @@ def update(
     is_drained: bool = False,
     at_sample: int = 0,
     skipped_samples: int = 0,
-) -> TrackNews:
+) -> OutgoingUpdate:
     """TrackUpdate of a track."""
-    return TrackNews(
+    return OutgoingUpdate(
         track=track,
         update=TrackUpdate(
             finals=finals,
             interim=interim,
             processed_sample=at_sample,
-            heard_sample=at_sample,
+            recognised_sample=at_sample,
             speech=speech,
             is_drained=is_drained,
         ),
@@ -47,7 +47,7 @@ def update(
     )
 
 
-def emptied(outbox: Outbox) -> list[TrackNews]:
+def emptied(outbox: Outbox) -> list[OutgoingUpdate]:
     """All that waits."""
     taken = []
     while (report := outbox.take(time.monotonic())) is not None:

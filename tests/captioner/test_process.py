@@ -236,7 +236,7 @@ class TestEnd:
         assert one.process.wait(EXIT_SECONDS) == 0
 
     def test_death_of_the_daemon(self, captioner: StartCaptioner) -> None:
-        """When the door is gone, the process ends."""
+        """When the server is gone, the process ends."""
         one = captioner().loaded()
         one.stop_server()
 

@@ -43,7 +43,7 @@ def window(
         is_final=is_final,
         needs_word_times=is_timed,
         language=language,
-        is_language_asked=not language,
+        needs_language=not language,
     )
 
 
@@ -93,8 +93,8 @@ class TestRealEngine:
         """A final pass gives the sentence, word by word."""
         (result,) = recognise(engine, [window(speech, is_final=True)])
 
-        assert result.heard is not None
-        assert result.heard.text == MAYA_TEXT
+        assert result.recognised is not None
+        assert result.recognised.text == MAYA_TEXT
 
     def test_two_windows_in_one_call_are_heard_as_alone(
         self, engine: CTranslate2Engine, speech: Samples
@@ -102,8 +102,8 @@ class TestRealEngine:
         """Sharing a call changes no words and mixes nothing up."""
         passes = [window(speech[:48_000]), window(speech[48_000:])]
 
-        together = [result.heard for result in recognise(engine, passes)]
-        alone = [recognise(engine, [one])[0].heard for one in passes]
+        together = [result.recognised for result in recognise(engine, passes)]
+        alone = [recognise(engine, [one])[0].recognised for one in passes]
 
         assert [heard.text for heard in together if heard] == [
             heard.text for heard in alone if heard
@@ -115,10 +115,12 @@ class TestRealEngine:
     ) -> None:
         """Two threads on one model get what one thread gets."""
         passes = [window(speech[: 16_000 * seconds], is_timed=True) for seconds in (2, 3, 4, 5, 6)]
-        expected = [recognise(engine, [one])[0].heard for one in passes]
+        expected = [recognise(engine, [one])[0].recognised for one in passes]
 
         with ThreadPoolExecutor(2) as threads:
-            results = list(threads.map(lambda one: recognise(engine, [one])[0].heard, passes * 4))
+            results = list(
+                threads.map(lambda one: recognise(engine, [one])[0].recognised, passes * 4)
+            )
 
         assert results == expected * 4
 
@@ -133,12 +135,12 @@ class TestBelief:
 
         (result,) = recognise(engine, [window(speech)])
 
-        assert result.heard is not None
-        assert result.heard.text == "and so my fellow Americans"
+        assert result.recognised is not None
+        assert result.recognised.text == "and so my fellow Americans"
         assert len(engine.paddings) == 1
         assert [options.repetition_penalty > 1 for options in engine.asked] == [False, True]
 
-    @pytest.mark.parametrize("kind", ["is_final", "is_doubted"])
+    @pytest.mark.parametrize("kind", ["is_final", "was_rejected"])
     def test_what_matters_more_is_tried_again_with_the_safest_padding(
         self, speech: Samples, kind: str
     ) -> None:
@@ -149,8 +151,8 @@ class TestBelief:
 
         (result,) = recognise(engine, [replace(window(speech), **changes)])
 
-        assert result.heard is not None
-        assert result.heard.text == "and so my fellow Americans"
+        assert result.recognised is not None
+        assert result.recognised.text == "and so my fellow Americans"
         assert engine.paddings[-1] == RETRY_PADDED_SECONDS
 
     def test_a_real_loop_is_left(self, engine: CTranslate2Engine, speech: Samples) -> None:
@@ -173,7 +175,7 @@ class TestBelief:
 
         (result,) = recognise(engine, [window(speech)])
 
-        assert result.heard is None
+        assert result.recognised is None
         assert len(engine.asked) == 2
 
     def test_words_in_noise_become_no_words(self, speech: Samples) -> None:
@@ -182,8 +184,8 @@ class TestBelief:
 
         (result,) = recognise(engine, [window(speech[:16_000], is_final=True)])
 
-        assert result.heard is not None
-        assert result.heard.text == ""
+        assert result.recognised is not None
+        assert result.recognised.text == ""
 
     def test_decoding_is_bounded_by_the_window(self, speech: Samples) -> None:
         """A second of sound has few tokens: a loop ends there."""
@@ -214,7 +216,7 @@ class TestLanguage:
         results = recognise(engine, [window(speech, language="en"), window(speech, language="de")])
 
         assert [options.language for options in engine.asked] == ["en", "de"]
-        assert [result.heard.text for result in results if result.heard] == [
+        assert [result.recognised.text for result in results if result.recognised] == [
             "Good morning all.",
             "Guten Morgen alle.",
         ]

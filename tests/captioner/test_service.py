@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from callsd_worker.captioner.degradation import Step
-from callsd_worker.captioner.outbox import Outbox, TrackNews
+from callsd_worker.captioner.outbox import Outbox, OutgoingUpdate
 from callsd_worker.captioner.service import CaptionService, End, Open, Sound
 from callsd_worker.media.live import Piece
 from callsd_worker.speech.ct2 import CTranslate2Engine
@@ -67,21 +67,21 @@ def start() -> Iterator[StartService]:
 
 def say(service: CaptionService, *, pace: float) -> None:
     """Maya's turn on track 1, so many times as fast as she speaks, to its end."""
-    service.give(Open(track=1, call="a", language="", is_opus=False, start_sample=0))
+    service.submit(Open(track=1, call="a", language="", is_opus=False, start_sample=0))
     for piece in pcm_pieces(cut(decoded("maya"), MAYA_SECONDS)):
         sent = Piece(sequence=piece.sequence, start_sample=piece.start_sample, data=piece.data)
-        service.give(Sound(pieces=[(1, sent)]))
+        service.submit(Sound(pieces=[(1, sent)]))
         time.sleep(0.1 / pace)
-    service.give(End(track=1))
+    service.submit(End(track=1))
 
 
-def heard(outbox: Outbox) -> list[TrackNews]:
+def heard(outbox: Outbox) -> list[OutgoingUpdate]:
     """All news, until the track is worked off."""
-    found: list[TrackNews] = []
+    found: list[OutgoingUpdate] = []
 
     def is_drained() -> bool:
         report = outbox.take(time.monotonic() + 0.1)
-        if isinstance(report, TrackNews):
+        if isinstance(report, OutgoingUpdate):
             found.append(report)
         return bool(found) and found[-1].update.is_drained
 
@@ -115,10 +115,10 @@ def test_a_pass_that_fails(start: StartService, main: Engines) -> None:
     service = start(main, outbox)
     say(service, pace=4)
     heard(outbox)
-    service.give(Open(track=2, call="b", language="xx", is_opus=False, start_sample=0))
+    service.submit(Open(track=2, call="b", language="xx", is_opus=False, start_sample=0))
     piece = pcm_pieces(cut(decoded("maya"), MAYA_SECONDS), piece_samples=200_000)[0]
-    service.give(Sound(pieces=[(2, Piece(sequence=1, start_sample=0, data=piece.data))]))
-    service.give(End(track=2))
+    service.submit(Sound(pieces=[(2, Piece(sequence=1, start_sample=0, data=piece.data))]))
+    service.submit(End(track=2))
     finals = [words.text for told in heard(outbox) for words in told.update.finals]
 
     assert main.failures == 0
@@ -136,6 +136,6 @@ def test_an_engine_that_always_fails(main: Engines) -> None:
     say(service, pace=2)
     eventually(lambda: crashes, "it is told")
     for _ in range(1000):
-        service.give(End(track=1))
+        service.submit(End(track=1))
 
     assert service.stop()

@@ -59,7 +59,7 @@ def says_position(window: DecodeWindow) -> Result:
 
 def said_last(window: DecodeWindow) -> str:
     """The last word that is heard in a window."""
-    heard = says_position(window).heard
+    heard = says_position(window).recognised
     assert heard is not None
     return heard.text.split()[-1]
 
@@ -73,7 +73,7 @@ def said(text: str, words: tuple[TimedWord, ...] = ()) -> Result:
         average_log_probability=-0.1,
         no_speech_probability=0.0,
     )
-    return Result(heard=heard, language="en")
+    return Result(recognised=heard, language="en")
 
 
 @dataclass
@@ -113,7 +113,7 @@ def play(
     for first in range(0, sound.size, step):
         now += parcel_seconds
         for _ in range(times):
-            track.hear(
+            track.feed(
                 int(begin_seconds * SAMPLE_RATE_HZ) + first, sound[first : first + step], now
             )
         story.note(track.take_update())
@@ -170,7 +170,7 @@ class TestSpeech:
         schedule.add("track", track)
         for index, first in enumerate(range(0, speech.size, 1600)):
             now = (index + 1) * PARCEL_SECONDS
-            track.hear(first, speech[first : first + 1600], now)
+            track.feed(first, speech[first : first + 1600], now)
             ages.append(schedule.lag_seconds(now))
             work_off(schedule, Story(), says_position, now)
 
@@ -182,9 +182,9 @@ class TestSpeech:
         story = play(make(detector), np.concatenate([speech, silence(1), speech]))
 
         assert is_growing(update.processed_sample for update in story.update)
-        assert is_growing(update.heard_sample for update in story.update)
+        assert is_growing(update.recognised_sample for update in story.update)
         for update in story.update:
-            assert all(words.end_sample <= update.heard_sample for words in update.finals)
+            assert all(words.end_sample <= update.recognised_sample for words in update.finals)
 
     def test_a_pause_ends_an_utterance_without_another_pass(
         self, detector: VoiceDetector, speech: Samples
@@ -227,7 +227,7 @@ class TestSpeech:
 
         def fails_later(window: DecodeWindow) -> Result:
             is_early = window.end_sample < 2.0 * SAMPLE_RATE_HZ
-            return said("I will write") if is_early else Result(heard=None, language="en")
+            return said("I will write") if is_early else Result(recognised=None, language="en")
 
         story = play(
             make(detector), np.concatenate([speech[:40_000], silence(1)]), recognise=fails_later
@@ -244,11 +244,11 @@ class TestSpeech:
         def fails_once(window: DecodeWindow) -> Result:
             seen.append(window)
             is_second = len(seen) == 2
-            return Result(heard=None, language="en") if is_second else said("I will write")
+            return Result(recognised=None, language="en") if is_second else said("I will write")
 
         play(make(detector), speech[:40_000], recognise=fails_once)
 
-        assert [window.is_doubted for window in seen[:4]] == [False, False, True, False]
+        assert [window.was_rejected for window in seen[:4]] == [False, False, True, False]
 
 
 class TestEnds:
@@ -318,7 +318,7 @@ class TestLimits:
         """Where no times tell which words are left of a cut, that part is recognised once more."""
 
         def untimed(window: DecodeWindow) -> Result:
-            heard = says_position(window).heard
+            heard = says_position(window).recognised
             assert heard is not None
             return said(heard.text)
 
@@ -363,7 +363,7 @@ class TestLimits:
         """However long a recogniser is busy, one pass catches up with an open utterance."""
         track = make(detector)
         for first in range(0, 2 * SAMPLE_RATE_HZ, 1600):
-            track.hear(first, speech[first : first + 1600], first / SAMPLE_RATE_HZ)
+            track.feed(first, speech[first : first + 1600], first / SAMPLE_RATE_HZ)
 
         window = track.take(2.0)
 
@@ -382,7 +382,7 @@ class TestSchedule:
         tracks = {name: make(detector) for name in ("old", "new", "ended")}
         for index, (name, track) in enumerate(tracks.items()):
             schedule.add(name, track)
-            track.hear(0, speech[:24_000], index * 0.1)
+            track.feed(0, speech[:24_000], index * 0.1)
         tracks["ended"].end_speech(0.3)
 
         ready = schedule.next(5.0 - STALL_SECONDS - 2.5)
@@ -396,7 +396,7 @@ class TestSchedule:
         empty_seconds = schedule.wait_seconds(0.0)
         track = make(detector)
         schedule.add("track", track)
-        track.hear(0, speech[:16_000], 10.0)
+        track.feed(0, speech[:16_000], 10.0)
 
         assert 0.0 < empty_seconds <= 1.0
         assert 0.2 < schedule.wait_seconds(10.0) <= Rules().max_cadence_seconds

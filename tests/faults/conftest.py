@@ -78,7 +78,7 @@ class _Table:
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        """Mark tests of other rooms, and leave out what is slow, before `-m` selects."""
+        """Mark tests of other directories, and leave out what is slow, before `-m` selects."""
         for item in items:
             for beginning, (number, criterion) in ELSEWHERE.items():
                 if item.nodeid.startswith(beginning):

@@ -2,8 +2,8 @@
 """What can go wrong, numbered, and which tests outside of this directory prove something about it.
 
 A test says which scenario it belongs to, and what it holds callsd to, by the marker
-`scenario(number, criterion)`. Tests of other rooms are named here instead: they are about their
-room first.
+`scenario(number, criterion)`. Tests of other directories are named here instead: they are about
+their subject first.
 """
 
 TITLES = {

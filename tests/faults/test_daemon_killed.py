@@ -37,7 +37,7 @@ LOST = grpc.StatusCode.UNAVAILABLE
 
 
 def ask(daemon: Daemon, request_id: str) -> grpc.StatusCode:
-    """Ask for a job of a daemon that is about to die; how the call ends."""
+    """Ask for a job of a daemon that is about to die; how the request ends."""
     api = daemon.api()
     return status(lambda: daemon.create(api, "sleep 0.3", request_id=request_id))
 

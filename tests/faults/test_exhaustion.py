@@ -77,7 +77,7 @@ def test_no_descriptors(daemon: StartDaemon, record_figure: RecordFigure) -> Non
     assert one.wait(new, one.create(new).job.name).state == JOB_STATE_SUCCEEDED
     eventually(lambda: len(descriptors(one)) <= before + 1, "no descriptor is left open")
     assert_invariants(one)
-    record_figure(f"{ASKED} calls of CreateJob meanwhile, {before} descriptors before and after")
+    record_figure(f"{ASKED} CreateJob requests meanwhile, {before} descriptors before and after")
 
 
 @pytest.mark.scenario(16, "no descriptors: new jobs are told RESOURCE_EXHAUSTED")

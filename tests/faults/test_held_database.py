@@ -112,7 +112,7 @@ def test_lost_worker_is_counted_once(daemon: StartDaemon) -> None:
     assert_nothing_is_left(one, job.name)
 
 
-@pytest.mark.scenario(43, "calls that write are told to try again, and when")
+@pytest.mark.scenario(43, "requests that write are told to try again, and when")
 @pytest.mark.reason("QUEUE_FULL")
 def test_clients(daemon: StartDaemon) -> None:
     """Whoever wants something written is told so at once; the housekeeper says why, in a line."""

@@ -67,7 +67,7 @@ class TestLies:
     @pytest.mark.reason("WORKER_KILLED")
     @pytest.mark.scenario(37, "10 GB a minute: bounded, and the exit status is seen at once")
     def test_log_torrent(self, daemon: StartDaemon, record_figure: RecordFigure) -> None:
-        """As much as a disk takes: the log stays bounded, calls are answered, the end is seen."""
+        """As much as a disk takes: the log is bounded, requests are answered, the end is seen."""
         limit, seconds = 64 * KIB, 2.5
         one = daemon(config={"jobs": {"max_log_bytes": limit, "max_attempts": 1}})
         api = one.api()

@@ -23,7 +23,7 @@ def test_each_has_a_test() -> None:
 
 
 def test_elsewhere_is_there() -> None:
-    """What is named of other rooms is there."""
+    """What is named of other directories is there."""
     for beginning in ELSEWHERE:
         file, *names = beginning.split("::")
         text = (ROOT / file).read_text()

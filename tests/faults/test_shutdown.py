@@ -56,7 +56,7 @@ class TestDrain:
     @pytest.mark.scenario(9, "NOT_SERVING first, new jobs are told DRAINING")
     @pytest.mark.reason("DRAINING")
     def test_health_first_and_no_new_jobs(self, daemon: StartDaemon) -> None:
-        """Health says NOT_SERVING at once; who asks for a job while calls end is told why not."""
+        """Health says NOT_SERVING at once; a request for a job meanwhile is refused as DRAINING."""
         one = daemon(config={"server": {"drain_seconds": 10.0}})
         api, go_on = one.api(), threading.Event()
 

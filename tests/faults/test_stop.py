@@ -87,7 +87,7 @@ class TestStop:
 
     @pytest.mark.scenario(5, "meanwhile others are decided about as fast as ever: p99 < 250 ms")
     def test_others_do_not_wait(self, daemon: StartDaemon, record_figure: RecordFigure) -> None:
-        """While workers that do not want to end are being ended, calls are answered at once."""
+        """While workers that do not want to end are being ended, requests are answered at once."""
         one = daemon(config={"jobs": {"stop_grace_seconds": 0.5}})
         api = one.api()
         unwilling = [one.create(api, script).job for script in ("stopped", "hang")]

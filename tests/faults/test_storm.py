@@ -50,7 +50,7 @@ class Load:
         self.answers: dict[str, str] = {}
         """What each request id was answered with; answers may have been lost before."""
         self.cuts: Counter[str] = Counter()
-        """How calls ended that had to be repeated."""
+        """How requests ended that had to be repeated."""
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -122,7 +122,7 @@ def test_killed_ten_times_under_load(
         assert one.worker_pids() == []
         assert_invariants(one, recorder)
     record_figure(
-        f"{KILLS} kills in {took:.0f} s, {len(jobs)} jobs, {load.cuts.total()} calls repeated, "
+        f"{KILLS} kills in {took:.0f} s, {len(jobs)} jobs, {load.cuts.total()} requests repeated, "
         f"{sum(job.attempt > 1 for job in jobs)} jobs begun anew; "
         f"start {min(starts):.2f} to {max(starts):.2f} s under load"
     )

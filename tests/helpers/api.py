@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bare API: one call on the wire for each call here, no retries, errors as gRPC gives them."""
+"""The bare API: one request on the wire for each call here, no retries, errors as gRPC has them."""
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,12 +39,12 @@ class Api:
         self.captions = caption_pb2_grpc.CaptionServiceStub(channel)
 
     def raw(self, method: str) -> Any:
-        """A method by its path, for bytes: on the wire every call takes and gives a stream."""
+        """A method by its path, for bytes: on the wire every RPC takes and gives a stream."""
         return self.channel.stream_stream(method)
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with each call."""
+        """What goes with each request."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
     def __call__(

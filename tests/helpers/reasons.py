@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a call or a job was refused with, and a note of every reason that a test has seen."""
+"""What a request or a job was refused with, and a note of every reason that a test has seen."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +46,7 @@ def refused(reason: str, code: grpc.StatusCode | None = None) -> Iterator[Refusa
 
 
 def status(call: Callable[[], object]) -> grpc.StatusCode:
-    """The code with which a call ends."""
+    """The code with which a request ends."""
     try:
         call()
     except grpc.RpcError as error:

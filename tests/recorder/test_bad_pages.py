@@ -213,17 +213,17 @@ class TestDisk:
         self, source: WebSource, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """When the browser keeps too much on the disk, the page is to be shown afresh."""
-        source.look_at_disk()
+        source.measure_disk()
         assert source.problem() == ""
         monkeypatch.setattr(module, "MAX_DISK_BYTES", 64 << 20)
         path = source.host.directory / "profile" / "large"
         path.write_bytes(bytes(65 << 20))
-        source.look_at_disk()
+        source.measure_disk()
         path.unlink()
         try:
             assert source.problem() == "the page has filled the browser's disk (64 MiB)"
         finally:
-            source.look_at_disk()
+            source.measure_disk()
 
 
 class TestLongMessages:

@@ -167,7 +167,7 @@ class TestCalls:
 
     def test_what_is_told_is_not_waited_for(self, peer: Peer) -> None:
         """Who tells something goes on at once; its answer disturbs nobody."""
-        peer.cdp.tell("Quick", session="S1", x=1)
+        peer.cdp.notify("Quick", session="S1", x=1)
         assert peer.cdp.call("One") == {"method": "One"}
         assert peer.asked[0] == {"id": 1, "method": "Quick", "params": {"x": 1}, "sessionId": "S1"}
         assert peer.cdp._waiting == {}

@@ -102,7 +102,7 @@ class TestListener:
         for name, value in start_sound(host).environment.items():
             monkeypatch.setenv(name, value)
         listener = AudioCapture()
-        blocks = [listener.hear() for _ in range(11)]
+        blocks = [listener.read_block() for _ in range(11)]
         now = time.monotonic()
         assert {block.samples for block in blocks} == {bytes(BLOCK_BYTES)}
         assert 0.8 < blocks[-1].at_seconds - blocks[0].at_seconds < 1.1
@@ -116,12 +116,12 @@ class TestListener:
         for name, value in sound.environment.items():
             monkeypatch.setenv(name, value)
         listener = AudioCapture()
-        listener.hear()
+        listener.read_block()
         host.end(sound.process)
 
         def is_noticed() -> bool:
             try:
-                listener.hear()
+                listener.read_block()
             except RecordingError as problem:
                 return "sound server has gone" in problem.message
             return False

@@ -64,7 +64,7 @@ class TestPicture:
     def test_nothing_is_known_before_the_first_picture(self, gauges: Gauges, clock: Clock) -> None:
         """Without a picture its state is unknown and it is not called still, however long."""
         clock.go(60)
-        found = gauges.look()
+        found = gauges.sample()
         assert found.picture is Picture.UNKNOWN
         assert found.still_seconds == 0.0
         assert found.changed_frame_rate == 0.0
@@ -72,9 +72,9 @@ class TestPicture:
     def test_one_that_changes_is_moving(self, gauges: Gauges, clock: Clock) -> None:
         """A picture that is another one each time moves, at the rate at which it changes."""
         for number in range(5 * FPS + 1):
-            gauges.take_picture(picture(number))
+            gauges.add_picture(picture(number))
             clock.go(1 / FPS)
-        found = gauges.look()
+        found = gauges.sample()
         assert found.picture is Picture.MOVING
         assert found.changed_frame_rate == pytest.approx(FPS, abs=0.3)
         assert found.still_seconds == pytest.approx(1 / FPS)
@@ -82,16 +82,16 @@ class TestPicture:
     def test_only_changes_are_counted(self, gauges: Gauges, clock: Clock) -> None:
         """A page that paints each picture twice has half the rate."""
         for number in range(5 * FPS):
-            gauges.take_picture(picture(number // 2))
+            gauges.add_picture(picture(number // 2))
             clock.go(1 / FPS)
-        assert gauges.look().changed_frame_rate == pytest.approx(FPS / 2, abs=0.3)
+        assert gauges.sample().changed_frame_rate == pytest.approx(FPS / 2, abs=0.3)
 
     def test_the_rate_forgets_what_is_long_ago(self, gauges: Gauges, clock: Clock) -> None:
         """The rate is that of the last seconds, also when no picture comes any more."""
         for number in range(FPS):
-            gauges.take_picture(picture(number))
+            gauges.add_picture(picture(number))
         clock.go(RATE_SECONDS + 0.1)
-        assert gauges.look().changed_frame_rate == 0.0
+        assert gauges.sample().changed_frame_rate == 0.0
 
     @pytest.mark.parametrize(
         ("seconds", "expected"),
@@ -102,19 +102,19 @@ class TestPicture:
         self, gauges: Gauges, clock: Clock, seconds: float, expected: Picture
     ) -> None:
         """A picture is still after more than ten seconds without a change."""
-        gauges.take_picture(picture(1))
+        gauges.add_picture(picture(1))
         clock.go(seconds)
-        gauges.take_picture(picture(1))
-        found = gauges.look()
+        gauges.add_picture(picture(1))
+        found = gauges.sample()
         assert found.picture is expected
         assert found.still_seconds == pytest.approx(seconds)
 
     def test_a_change_ends_stillness(self, gauges: Gauges, clock: Clock) -> None:
         """The first other picture makes a still one a moving one."""
-        gauges.take_picture(picture(1))
+        gauges.add_picture(picture(1))
         clock.go(30)
-        gauges.take_picture(picture(2))
-        found = gauges.look()
+        gauges.add_picture(picture(2))
+        found = gauges.sample()
         assert found.picture is Picture.MOVING
         assert found.still_seconds == 0.0
 
@@ -126,22 +126,22 @@ class TestPicture:
         self, gauges: Gauges, contrast: int, expected: Picture
     ) -> None:
         """A picture of one colour, or of nearly one, is blank."""
-        gauges.take_picture(bytes([255] * (PROBE_BYTES - 1) + [255 - contrast]))
-        assert gauges.look().picture is expected
+        gauges.add_picture(bytes([255] * (PROBE_BYTES - 1) + [255 - contrast]))
+        assert gauges.sample().picture is expected
 
     def test_blank_is_said_rather_than_still(self, gauges: Gauges, clock: Clock) -> None:
         """What is white for long is blank: that says more."""
-        gauges.take_picture(bytes(PROBE_BYTES))
+        gauges.add_picture(bytes(PROBE_BYTES))
         clock.go(60)
-        found = gauges.look()
+        found = gauges.sample()
         assert found.picture is Picture.BLANK
         assert found.still_seconds == pytest.approx(60)
 
     def test_blankness_ends(self, gauges: Gauges) -> None:
         """A page that shows something at last is not blank any more."""
-        gauges.take_picture(bytes(PROBE_BYTES))
-        gauges.take_picture(picture(1))
-        assert gauges.look().picture is Picture.MOVING
+        gauges.add_picture(bytes(PROBE_BYTES))
+        gauges.add_picture(picture(1))
+        assert gauges.sample().picture is Picture.MOVING
 
 
 class TestLevel:
@@ -149,13 +149,13 @@ class TestLevel:
 
     def test_no_sound_yet_is_silence(self, gauges: Gauges) -> None:
         """Before any sound the level is that of silence."""
-        assert gauges.look().audio_level_db == -120.0
+        assert gauges.sample().audio_level_db == -120.0
 
     def test_silence(self, gauges: Gauges) -> None:
         """Samples of zero have the lowest level there is, not minus infinity."""
         for _ in range(LEVEL_BLOCKS):
-            gauges.take_sound(SILENCE)
-        assert gauges.look().audio_level_db == -120.0
+            gauges.add_sound(SILENCE)
+        assert gauges.sample().audio_level_db == -120.0
 
     @pytest.mark.parametrize(
         ("level", "expected_db"),
@@ -166,8 +166,8 @@ class TestLevel:
         self, gauges: Gauges, level: int, expected_db: float
     ) -> None:
         """A square wave has the level of its height: full scale is 0 dB, half is 6 dB below."""
-        gauges.take_sound(square_wave(level))
-        assert gauges.look().audio_level_db == pytest.approx(expected_db, abs=0.01)
+        gauges.add_sound(square_wave(level))
+        assert gauges.sample().audio_level_db == pytest.approx(expected_db, abs=0.01)
 
     def test_a_sine_is_three_db_below_its_peak(self, gauges: Gauges) -> None:
         """What is told is power: 1 kHz at half of full scale is 9 dB below it, in any phase."""
@@ -175,17 +175,17 @@ class TestLevel:
             round(16384 * math.sin(2 * math.pi * 1000 * (i // 2) / RATE_HZ))
             for i in range(BLOCK_SAMPLES)
         ]
-        gauges.take_sound(array("h", wave).tobytes())
-        assert gauges.look().audio_level_db == pytest.approx(-9.03, abs=0.5)
+        gauges.add_sound(array("h", wave).tobytes())
+        assert gauges.sample().audio_level_db == pytest.approx(-9.03, abs=0.5)
 
     def test_the_level_is_that_of_the_last_second(self, gauges: Gauges) -> None:
         """After a second of silence what was loud before is forgotten."""
-        gauges.take_sound(square_wave(32767))
+        gauges.add_sound(square_wave(32767))
         for _ in range(LEVEL_BLOCKS - 1):
-            gauges.take_sound(SILENCE)
-        assert gauges.look().audio_level_db == pytest.approx(-10.0, abs=0.01)
-        gauges.take_sound(SILENCE)
-        assert gauges.look().audio_level_db == -120.0
+            gauges.add_sound(SILENCE)
+        assert gauges.sample().audio_level_db == pytest.approx(-10.0, abs=0.01)
+        gauges.add_sound(SILENCE)
+        assert gauges.sample().audio_level_db == -120.0
 
 
 class TestTally:
@@ -197,7 +197,7 @@ class TestTally:
         tally.begin_piece()
         tally.take(Health(frame_count=10, recorded_seconds=0.5, size_bytes=1000))
         tally.take(Health(frame_count=20, recorded_seconds=1.0, size_bytes=2000))
-        assert tally.look() == Health(frame_count=20, recorded_seconds=1.0, size_bytes=2000)
+        assert tally.health() == Health(frame_count=20, recorded_seconds=1.0, size_bytes=2000)
 
     def test_pieces_are_added_up(self) -> None:
         """Frames, seconds and bytes go on from where the last piece ended; the rest begins anew."""
@@ -207,9 +207,9 @@ class TestTally:
             Health(frame_count=20, recorded_seconds=1.0, size_bytes=2000, picture=Picture.STILL)
         )
         tally.begin_piece()
-        assert tally.look() == Health(frame_count=20, recorded_seconds=1.0, size_bytes=2000)
+        assert tally.health() == Health(frame_count=20, recorded_seconds=1.0, size_bytes=2000)
         tally.take(Health(frame_count=5, recorded_seconds=0.25, size_bytes=400))
-        assert tally.look() == Health(frame_count=25, recorded_seconds=1.25, size_bytes=2400)
+        assert tally.health() == Health(frame_count=25, recorded_seconds=1.25, size_bytes=2400)
         tally.begin_piece()
         tally.begin_piece()
-        assert tally.look().frame_count == 25
+        assert tally.health().frame_count == 25

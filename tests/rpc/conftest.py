@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A daemon for all tests of a module: most calls change nothing that others see."""
+"""A daemon for all tests of a module: most requests change nothing that others see."""
 
 from collections.abc import Iterator
 from dataclasses import replace

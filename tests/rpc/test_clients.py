@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one client may hold: its share of the calls, and streams while its token is good."""
+"""What one client may hold: its share of the requests, and streams while its token is valid."""
 
 import asyncio
 import queue
@@ -23,7 +23,7 @@ from callsd.v1.job_pb2 import ListJobsRequest, ReadLogRequest, WatchJobsRequest
 from callsd.v1.media_pb2 import UploadMediaRequest, UploadStart
 from callsd.v1.server_pb2 import WatchCapacityRequest
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.rpc.clients import MAX_CALLS, MAX_UNDER_WAY, FairShares
+from callsd_daemon.rpc.clients import MAX_REQUESTS, MAX_UNDER_WAY, FairShares
 from callsd_daemon.tokens import SCOPES, TokenFile
 from tests.conftest import StartDaemon
 from tests.helpers.api import health
@@ -151,19 +151,19 @@ class TestTokens:
 
 
 class TestShares:
-    """One client's calls are not in the way of another's."""
+    """One client's requests are not in the way of another's."""
 
     async def test_turns(self) -> None:
-        """So many calls of a client are under way, the others wait, each in its turn."""
+        """So many requests of a client are under way, the others wait, each in its turn."""
         shares, gate = FairShares(), asyncio.Event()
         begun = list[int]()
 
-        async def call(number: int) -> None:
+        async def request(number: int) -> None:
             async with shares.turn("busy"):
                 begun.append(number)
                 await gate.wait()
 
-        calls = [asyncio.create_task(call(number)) for number in range(MAX_CALLS)]
+        requests = [asyncio.create_task(request(number)) for number in range(MAX_REQUESTS)]
         await asyncio.sleep(0)
         assert begun == list(range(MAX_UNDER_WAY))
         with pytest.raises(CallsdError) as refusal:
@@ -174,10 +174,10 @@ class TestShares:
         async with shares.turn("other"):
             pass
 
-        calls[-1].cancel()
+        requests[-1].cancel()
         gate.set()
-        await asyncio.gather(*calls, return_exceptions=True)
-        assert begun == list(range(MAX_CALLS - 1))
+        await asyncio.gather(*requests, return_exceptions=True)
+        assert begun == list(range(MAX_REQUESTS - 1))
         async with shares.turn("busy"):
             pass
         assert shares._shares == {}
@@ -206,7 +206,7 @@ class TestShares:
         refusals = [call for call in asked if call.exception() is not None]
 
         assert max(delays) < 10
-        assert 0 < len(refusals) <= len(asked) - MAX_CALLS
+        assert 0 < len(refusals) <= len(asked) - MAX_REQUESTS
         with refused("QUEUE_FULL", grpc.StatusCode.RESOURCE_EXHAUSTED) as refusal:
             refusals[0].result()
         assert refusal.error.retry_after_seconds == 1.0
@@ -217,7 +217,7 @@ class TestHalfOpen:
 
     @pytest.mark.reason("FIELD_INVALID", "TOKEN_MISSING")
     def test_no_message(self, daemon: StartDaemon) -> None:
-        """A call that never sends its message ends: at once without a token, soon with one."""
+        """A request that never sends its message ends: at once without a token, soon with one."""
         one = daemon(constants={"callsd_daemon.rpc.auth.MESSAGE_SECONDS": 0.5})
         for method in ("GetJob", "WatchJobs"):
             for api, reason in ((one.api(""), "TOKEN_MISSING"), (one.api(), "FIELD_INVALID")):

@@ -147,7 +147,7 @@ class TestFields:
     @pytest.mark.reason("FIELD_INVALID")
     @pytest.mark.parametrize("speakers", [-1, 51])
     def test_captions(self, api: Api, speakers: int) -> None:
-        """Everything that is wrong with a call is said at once too."""
+        """Everything that is wrong with a captions job is said at once too."""
         spec = CaptionsSpec(model="../x", language="klingon", max_active_speakers=speakers)
         with refused("FIELD_INVALID") as refusal:
             api(api.jobs.CreateJob, CreateJobRequest(job=Job(captions=spec)))

@@ -126,7 +126,7 @@ def fuzzed(shared_daemon: StartDaemon) -> Daemon:
 
 
 def outcome(call: Callable[[], Any]) -> str:
-    """The status of a call, which is checked to be a documented one."""
+    """The status of a request, which is checked to be a documented one."""
     try:
         call()
     except grpc.RpcError as error:
@@ -140,7 +140,7 @@ def outcome(call: Callable[[], Any]) -> str:
 
 
 def send(api: Api, method: MethodDescriptor, payloads: list[bytes], *, is_endless: bool) -> str:
-    """Make one call of a method with raw messages, and read what it answers."""
+    """Send one method raw messages, and read what it answers."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     seconds = 0.02 if is_endless else SECONDS
     call = api.raw(path)

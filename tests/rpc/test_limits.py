@@ -31,7 +31,7 @@ IN_TIME_OR_NOT = {grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
 def test_deadline(daemon: StartDaemon) -> None:
-    """A call that is out of time either made its job, whole, or made none; asking again tells."""
+    """A request that is out of time made its job, whole, or made none; asking again tells."""
     one = daemon()
     api = one.api()
     answered = 0
@@ -103,7 +103,7 @@ def test_oversize_message(api: Api, server: Daemon) -> None:
 
 
 def test_oversize_metadata(api: Api) -> None:
-    """Headers beyond gRPC's limit end the call, not the daemon."""
+    """Headers beyond gRPC's limit end the request, not the daemon."""
     metadata = (*api.metadata, ("x-large", "y" * MIB))
     request = GetServerInfoRequest()
     code = status(lambda: api.server.GetServerInfo(request, metadata=metadata, timeout=10))
@@ -126,7 +126,7 @@ def test_largest_message(api: Api, server: Daemon) -> None:
 
 @pytest.mark.reason("FIELD_INVALID")
 def test_no_message(api: Api) -> None:
-    """Bytes that are no message are refused with a reason, in every kind of call."""
+    """Bytes that are no message are refused with a reason, by every kind of RPC."""
     for method in ("JobService/GetJob", "JobService/WatchJobs", "MediaService/UploadMedia"):
         call = api.raw(f"/callsd.v1.{method}")
         with refused("FIELD_INVALID", grpc.StatusCode.INVALID_ARGUMENT):

@@ -56,7 +56,7 @@ def chunks(content: bytes = CONTENT, *, offset: int = 0, end: int | None = None)
 
 
 def send(api: Api, *messages: UploadMediaRequest) -> Upload:
-    """Make one call of these messages."""
+    """Make one request of these messages."""
     return api.media.UploadMedia(iter(messages), timeout=20, metadata=api.metadata).upload
 
 
@@ -137,7 +137,7 @@ class TestCut:
         assert (server.state / "uploads" / upload_id / "media").read_bytes() == CONTENT
 
     def test_client_vanishes(self, api: Api, upload_id: str) -> None:
-        """What a client sent before it vanished is kept, and its call does not block the next."""
+        """What a client sent before it vanished is kept, and its stream does not block the next."""
         never = threading.Event()
 
         def some() -> Messages:
@@ -222,7 +222,7 @@ class TestOthers:
             yield from chunks(offset=CHUNK_BYTES)
 
         call = owner.media.UploadMedia.future(slow(), timeout=20, metadata=owner.metadata)
-        eventually(lambda: _received(owner, upload_id) == CHUNK_BYTES, "the call is under way")
+        eventually(lambda: _received(owner, upload_id) == CHUNK_BYTES, "the upload is under way")
         deletion = DeleteUploadRequest(name=f"uploads/{upload_id}")
         with refused("UPLOAD_NOT_FOUND"):
             send(other, start(upload_id))
@@ -385,7 +385,7 @@ class TestRefused:
 
     @pytest.mark.reason("UPLOAD_BUSY")
     def test_two_at_once(self, api: Api, upload_id: str) -> None:
-        """One upload is sent by one call at a time, and not removed meanwhile."""
+        """One upload is sent by one stream at a time, and not removed meanwhile."""
         never = threading.Event()
 
         def slow() -> Messages:
@@ -394,7 +394,9 @@ class TestRefused:
             never.wait(20)
 
         call = api.media.UploadMedia.future(slow(), timeout=20, metadata=api.metadata)
-        eventually(lambda: _received(api, upload_id) == CHUNK_BYTES, "the first call is under way")
+        eventually(
+            lambda: _received(api, upload_id) == CHUNK_BYTES, "the first stream is under way"
+        )
         with refused("UPLOAD_BUSY", grpc.StatusCode.ABORTED):
             send(api, start(upload_id))
         with refused("UPLOAD_BUSY", grpc.StatusCode.ABORTED):

@@ -87,12 +87,12 @@ def call(tmp_path: Path) -> Call:
         "job",
         SPEC,
         tmp_path / "job",
-        AudioSink(hear=lambda *_: None, end_speech=lambda _: None),
+        AudioSink(send=lambda *_: None, end_speech=lambda _: None),
         max_log_bytes=4096,
     )
     call.engine, call.cpu_seconds, call.peak_memory_bytes = "ctranslate2", 1.5, 1 << 20
     call.attach(Encoding.S16LE)
-    call.hear("ada", 1, 0, LENGTH, bytes(2 * LENGTH))
+    call.receive("ada", 1, 0, LENGTH, bytes(2 * LENGTH))
     call.pause("ada")
     say(call, "It is done.")
     return call
@@ -102,7 +102,7 @@ def say(call: Call, text: str) -> None:
     """The captioner's last update: all that was said is final."""
     words = Words(segment=0, text=text, start_sample=0, end_sample=LENGTH, heard_sample=LENGTH)
     update = TrackUpdate(
-        finals=(words,), processed_sample=LENGTH, heard_sample=LENGTH, is_drained=True
+        finals=(words,), processed_sample=LENGTH, recognised_sample=LENGTH, is_drained=True
     )
     call.apply(call.speakers["ada"], update)
 
@@ -232,7 +232,7 @@ async def test_captions_that_wait_for_room(call: Call, monkeypatch: pytest.Monke
 
 async def test_the_captioner_fails_at_the_end(call: Call) -> None:
     """Words that no captioner will hear any more are no success, nor a wish of the client's."""
-    call.hear("ada", 2, LENGTH, LENGTH, bytes(2 * LENGTH))
+    call.receive("ada", 2, LENGTH, LENGTH, bytes(2 * LENGTH))
     calls = OneCall(call)
     calls.captioner.failure = Failure(reason=Reason.CRASH_LOOP, message="5 captioners were lost")
     calls.captioner.failed.set()

@@ -19,15 +19,15 @@ DATA = bytes(2 * LENGTH)
 
 
 class Captioner:
-    """Remembers what it is told."""
+    """Remembers what it is sent."""
 
     def __init__(self) -> None:
-        self.heard: list[int] = []
+        self.sequences: list[int] = []
         self.ended: list[str] = []
 
-    def hear(self, _: Call, __: Speaker, chunk: Chunk) -> None:
+    def send_audio(self, _: Call, __: Speaker, chunk: Chunk) -> None:
         """Take a chunk."""
-        self.heard.append(chunk.sequence)
+        self.sequences.append(chunk.sequence)
 
     def end_speech(self, speaker: Speaker) -> None:
         """Take an end."""
@@ -39,18 +39,18 @@ LOG_BYTES = 4096
 
 @pytest.fixture
 def captioner() -> Captioner:
-    """One that has heard nothing."""
+    """One that has been sent nothing."""
     return Captioner()
 
 
 @pytest.fixture
 def call(tmp_path: Path, captioner: Captioner) -> Call:
     """A call of which three chunks of Ada's have come."""
-    line = AudioSink(hear=captioner.hear, end_speech=captioner.end_speech)
-    call = Call("job", CaptionsSpec(model="base"), tmp_path, line, max_log_bytes=LOG_BYTES)
+    sink = AudioSink(send=captioner.send_audio, end_speech=captioner.end_speech)
+    call = Call("job", CaptionsSpec(model="base"), tmp_path, sink, max_log_bytes=LOG_BYTES)
     call.attach(Encoding.S16LE)
     for sequence in (1, 2, 3):
-        call.hear("ada", sequence, (sequence - 1) * LENGTH, LENGTH, DATA)
+        call.receive("ada", sequence, (sequence - 1) * LENGTH, LENGTH, DATA)
     return call
 
 
@@ -67,26 +67,26 @@ class TestAcknowledged:
     def test_silence_counts_when_it_is_written_down(self, call: Call) -> None:
         """A position is acknowledged once a daemon that starts anew would know it."""
         ada = call.speakers["ada"]
-        call.apply(ada, TrackUpdate(processed_sample=2 * LENGTH, heard_sample=2 * LENGTH))
-        before = ada.kept_sample
+        call.apply(ada, TrackUpdate(processed_sample=2 * LENGTH, recognised_sample=2 * LENGTH))
+        before = ada.durable_sample
 
-        call.keep()
+        call.save_positions()
 
-        assert (before, ada.kept_sample) == (0, 2 * LENGTH)
+        assert (before, ada.durable_sample) == (0, 2 * LENGTH)
         assert call.new_acks() == [ada]
 
     def test_a_final_counts_at_once(self, call: Call, tmp_path: Path) -> None:
         """A final caption is written with its position, and the next daemon goes on behind it."""
         ada = call.speakers["ada"]
         update = TrackUpdate(
-            finals=(final(2 * LENGTH),), processed_sample=2 * LENGTH, heard_sample=2 * LENGTH
+            finals=(final(2 * LENGTH),), processed_sample=2 * LENGTH, recognised_sample=2 * LENGTH
         )
         call.apply(ada, update)
 
-        line = AudioSink(hear=lambda *_: None, end_speech=lambda _: None)
-        next_call = Call("job", CaptionsSpec(model="base"), tmp_path, line, max_log_bytes=LOG_BYTES)
+        sink = AudioSink(send=lambda *_: None, end_speech=lambda _: None)
+        next_call = Call("job", CaptionsSpec(model="base"), tmp_path, sink, max_log_bytes=LOG_BYTES)
 
-        assert ada.kept_sample == 2 * LENGTH
+        assert ada.durable_sample == 2 * LENGTH
         assert next_call.feed.last_sequence == 1
         assert next_call.speakers["ada"].received_sequence == 2
         assert next_call.speakers["ada"].processed_sample == 2 * LENGTH
@@ -102,17 +102,17 @@ class TestEnds:
         monkeypatch.setattr(module, "STALL_SECONDS", -1.0)
         call.tick()
         call.tick()
-        call.hear("ada", 4, 3 * LENGTH, LENGTH, DATA)
+        call.receive("ada", 4, 3 * LENGTH, LENGTH, DATA)
         call.tick()
 
         assert captioner.ended == ["ada", "ada"]
 
     def test_sound_after_the_end_is_not_taken(self, call: Call, captioner: Captioner) -> None:
         """Once a call is over, what still comes is left out."""
-        call.refuse_sound()
-        call.hear("ada", 4, 3 * LENGTH, LENGTH, DATA)
+        call.close_input()
+        call.receive("ada", 4, 3 * LENGTH, LENGTH, DATA)
 
-        assert captioner.heard == [1, 2, 3]
+        assert captioner.sequences == [1, 2, 3]
 
 
 def test_a_newer_stream_takes_over(call: Call) -> None:
@@ -120,19 +120,20 @@ def test_a_newer_stream_takes_over(call: Call) -> None:
     newer = call.attach(Encoding.S16LE)
 
     call.check_stream(newer)
-    with pytest.raises(CallsdError, match="another call sends"):
+    with pytest.raises(CallsdError, match="another stream sends"):
         call.check_stream(newer - 1)
 
 
 def test_room(call: Call) -> None:
     """A client waits while more sound than allowed waits for its first recognition."""
-    chunk_count = int(module.MAX_UNHEARD_SECONDS * 10)
+    chunk_count = int(module.MAX_UNRECOGNISED_SECONDS * 10)
     for sequence in range(4, chunk_count + 3):
-        call.hear("ada", sequence, (sequence - 1) * LENGTH, LENGTH, DATA)
+        call.receive("ada", sequence, (sequence - 1) * LENGTH, LENGTH, DATA)
     is_full = not call.room.is_set()
 
     call.apply(
-        call.speakers["ada"], TrackUpdate(processed_sample=0, heard_sample=chunk_count * LENGTH)
+        call.speakers["ada"],
+        TrackUpdate(processed_sample=0, recognised_sample=chunk_count * LENGTH),
     )
 
     assert is_full

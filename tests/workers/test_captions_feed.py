@@ -22,7 +22,12 @@ def caption(
 ) -> Caption:
     """Words of a speaker."""
     words = Words(
-        segment=segment, revision=revision, text=text, start_sample=0, end_sample=1, heard_sample=1
+        segment=segment,
+        revision=revision,
+        text=text,
+        start_sample=0,
+        end_sample=1,
+        heard_sample=1,
     )
     return Caption(sequence=sequence, speaker=speaker, display_name="", words=words)
 
@@ -43,23 +48,23 @@ class TestInterims:
 
     def test_replaced(self, feed: CaptionFeed) -> None:
         """Only the newest of a speaker is to be seen; another speaker's stays."""
-        feed.show(caption("he"))
-        feed.show(caption("yes", speaker="eve"))
-        feed.show(caption("hello", revision=2))
+        feed.add_caption(caption("he"))
+        feed.add_caption(caption("yes", speaker="eve"))
+        feed.add_caption(caption("hello", revision=2))
 
         assert contents(feed) == [caption("yes", speaker="eve"), caption("hello", revision=2)]
 
     def test_replaced_by_final(self, feed: CaptionFeed) -> None:
         """The final takes the place of the interim of its utterance, and of older ones."""
-        feed.show(caption("hello wor", segment=1))
-        feed.show(caption("hello world", segment=2, sequence=1))
+        feed.add_caption(caption("hello wor", segment=1))
+        feed.add_caption(caption("hello world", segment=2, sequence=1))
 
         assert contents(feed) == [caption("hello world", segment=2, sequence=1)]
 
     def test_of_the_next_utterance(self, feed: CaptionFeed) -> None:
         """A final does not remove what is said after it."""
-        feed.show(caption("and", segment=2))
-        feed.show(caption("hello", segment=1, sequence=1))
+        feed.add_caption(caption("and", segment=2))
+        feed.add_caption(caption("hello", segment=1, sequence=1))
 
         assert contents(feed) == [
             caption("and", segment=2),
@@ -68,7 +73,7 @@ class TestInterims:
 
     def test_withdrawn(self, feed: CaptionFeed) -> None:
         """What will never become final is taken back, once."""
-        feed.show(caption("hello", revision=4))
+        feed.add_caption(caption("hello", revision=4))
         feed.withdraw()
         feed.withdraw()
 
@@ -83,10 +88,10 @@ class TestAfter:
         """Finals, interims and events come in the order in which they were published."""
         begin = Event(type=EventType.SPEECH_BEGIN, speaker="ada")
         end = Event(type=EventType.SPEECH_END, speaker="ada")
-        feed.tell(begin)
-        feed.show(caption("one", sequence=1))
-        feed.show(caption("two", segment=2))
-        feed.tell(end)
+        feed.add_event(begin)
+        feed.add_caption(caption("one", sequence=1))
+        feed.add_caption(caption("two", segment=2))
+        feed.add_event(end)
 
         shown = [begin, caption("one", sequence=1), caption("two", segment=2), end]
         assert contents(feed) == shown
@@ -98,9 +103,9 @@ class TestAfter:
     def test_forgets(self, feed: CaptionFeed) -> None:
         """The newest are kept, and the feed says from which final on."""
         for number in range(1, RECENT_FINALS + 11):
-            feed.show(caption(str(number), sequence=number))
+            feed.add_caption(caption(str(number), sequence=number))
         for number in range(RECENT_EVENTS + 5):
-            feed.tell(Event(type=EventType.DEGRADED, detail=str(number)))
+            feed.add_event(Event(type=EventType.DEGRADED, detail=str(number)))
 
         assert feed.first_in_memory == 11
         assert feed.last_sequence == RECENT_FINALS + 10
@@ -117,7 +122,7 @@ class TestAfter:
         """Numbers go on; what was before is not in memory."""
         feed = CaptionFeed(CallStatus, last_sequence=7)
         assert (feed.first_in_memory, contents(feed)) == (8, [])
-        feed.show(caption("eight", sequence=8))
+        feed.add_caption(caption("eight", sequence=8))
 
         assert feed.first_in_memory == 8
         assert contents(feed, 3) == [caption("eight", sequence=8)]

@@ -39,7 +39,7 @@ class TestReceive:
 
         assert speaker.received_sequence == 3
         assert speaker.received_sample == speaker.received_samples == 3 * LENGTH
-        assert speaker.ring_samples == speaker.unheard_samples == 3 * LENGTH
+        assert speaker.ring_samples == speaker.unrecognised_samples == 3 * LENGTH
         assert speaker.ring_bytes == 3 * len(DATA)
         assert speaker.lag_seconds(10.0) == 9.0
         assert speaker.silence_seconds(10.0) == 7.0
@@ -73,7 +73,7 @@ class TestReceive:
         """What is worked off without it needs it no more."""
         for sequence in (1, 3):
             hear(speaker, sequence)
-        speaker.advance(processed_sample=3 * LENGTH, heard_sample=3 * LENGTH)
+        speaker.advance(processed_sample=3 * LENGTH, recognised_sample=3 * LENGTH)
 
         assert hear(speaker, 2) is None
         assert speaker.received_samples == 2 * LENGTH
@@ -110,29 +110,29 @@ class TestAdvance:
         """Whole chunks go; one that is half worked off stays, and so does its number."""
         for sequence in (1, 2, 3):
             hear(speaker, sequence)
-        speaker.advance(processed_sample=2 * LENGTH + 10, heard_sample=2 * LENGTH + 20)
+        speaker.advance(processed_sample=2 * LENGTH + 10, recognised_sample=2 * LENGTH + 20)
 
         assert [chunk.sequence for chunk in speaker.ring] == [3]
         assert speaker.processed_sequence == 2
         assert (speaker.ring_bytes, speaker.ring_samples) == (len(DATA), LENGTH)
-        assert speaker.unheard_samples == LENGTH - 20
+        assert speaker.unrecognised_samples == LENGTH - 20
 
     def test_never_goes_back(self, speaker: Speaker) -> None:
         """Positions only grow, whatever is reported."""
         hear(speaker, 1)
-        speaker.advance(processed_sample=LENGTH, heard_sample=LENGTH)
-        speaker.advance(processed_sample=5, heard_sample=7)
+        speaker.advance(processed_sample=LENGTH, recognised_sample=LENGTH)
+        speaker.advance(processed_sample=5, recognised_sample=7)
 
-        assert (speaker.processed_sample, speaker.heard_sample) == (LENGTH, LENGTH)
+        assert (speaker.processed_sample, speaker.recognised_sample) == (LENGTH, LENGTH)
 
     def test_pause_is_not_waiting(self, speaker: Speaker) -> None:
         """An hour of pause before a chunk is not an hour of sound that waits."""
         hear(speaker, 1)
-        speaker.advance(processed_sample=LENGTH, heard_sample=LENGTH)
-        assert (speaker.unheard_samples, speaker.lag_seconds(9.0)) == (0, 0.0)
+        speaker.advance(processed_sample=LENGTH, recognised_sample=LENGTH)
+        assert (speaker.unrecognised_samples, speaker.lag_seconds(9.0)) == (0, 0.0)
         hear(speaker, 2, 3600 * 16_000)
 
-        assert speaker.unheard_samples == LENGTH
+        assert speaker.unrecognised_samples == LENGTH
 
     def test_missing_in_what_is_kept(self, speaker: Speaker) -> None:
         """What is missing in sound that will be heard again is not counted before that."""
@@ -140,7 +140,7 @@ class TestAdvance:
             hear(speaker, sequence)
         speaker.skipped_samples = 3 * LENGTH
         assert speaker.settled_skipped_samples == LENGTH
-        speaker.advance(processed_sample=5 * LENGTH, heard_sample=5 * LENGTH)
+        speaker.advance(processed_sample=5 * LENGTH, recognised_sample=5 * LENGTH)
 
         assert speaker.settled_skipped_samples == 3 * LENGTH
 
@@ -158,7 +158,7 @@ class TestResume:
         again = hear(speaker, 3)
         assert again is not None
         assert again.start_sample == 2 * LENGTH
-        assert speaker.unheard_samples == LENGTH - 10
+        assert speaker.unrecognised_samples == LENGTH - 10
 
     def test_worked_off_beyond_its_number(self, speaker: Speaker) -> None:
         """A chunk that is sent again though all of it is worked off is not worked off again."""

@@ -376,7 +376,7 @@ class TestFiles:
         # More than what is on its way at any time.
         media.write_bytes(bytes(32 * 1024 * 1024))
         request = worker_pb2.ReadFileRequest(hello=hello(), name="media/0")
-        calls = [stub.ReadFile(request) for _ in range(module.MAX_FILE_CALLS)]
+        calls = [stub.ReadFile(request) for _ in range(module.MAX_FILE_REQUESTS)]
         for call in calls:
             await call.read()
         assert await refused(self.read(stub, "media/0")) is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -51,7 +51,7 @@ func (s *CaptionSender) fail(err error) {
 	s.notify()
 }
 
-// converse makes one call, to its end, and returns what ended it.
+// converse runs one stream, to its end, and returns what ended it.
 func (s *CaptionSender) converse(ctx context.Context, backoff *backoff) error {
 	var writing sync.WaitGroup
 	defer writing.Wait()
@@ -82,7 +82,7 @@ func (s *CaptionSender) converse(ctx context.Context, backoff *backoff) error {
 	}
 }
 
-// write sends what there is to send; where the call breaks, its reader is told.
+// write sends what there is to send; where the stream breaks, its reader is told.
 func (s *CaptionSender) write(ctx context.Context, call callsdv1.CaptionService_StreamCaptionsClient) {
 	next := &callsdv1.StreamCaptionsRequest{
 		Message: &callsdv1.StreamCaptionsRequest_Config{Config: s.config},

@@ -34,7 +34,7 @@ type Client struct {
 type Option func(*Client)
 
 // WithTokenFile names the file with the bearer token. Default: CALLSD_TOKEN_FILE, else the owner's
-// token beside the socket. It is read for each call.
+// token beside the socket. It is read for each request.
 func WithTokenFile(path string) Option {
 	return func(c *Client) { c.endpoint.tokenFile = path }
 }
@@ -51,7 +51,7 @@ func WithClientCertificate(certificateFile, keyFile string) Option {
 	return func(c *Client) { c.endpoint.certificateFile, c.endpoint.keyFile = certificateFile, keyFile }
 }
 
-// WithTimeout sets the time for calls with one answer whose context has no deadline. Default: 10 s.
+// WithTimeout sets the time for requests with one answer whose context has no deadline. Default: 10 s.
 func WithTimeout(timeout time.Duration) Option {
 	return func(c *Client) { c.timeout = timeout }
 }
@@ -62,7 +62,7 @@ func WithPatience(patience time.Duration) Option {
 	return func(c *Client) { c.patience = patience }
 }
 
-// Dial prepares to talk to a daemon; the first call connects.
+// Dial prepares to talk to a daemon; the first request connects.
 //
 // The address is unix:/path, tcp:HOST:PORT (this machine only) or tls:HOST:PORT. Without one,
 // CALLSD_ADDRESS counts, else the socket of this user's or of the system's daemon. What is wrong
@@ -93,7 +93,7 @@ func Dial(address string, options ...Option) (*Client, error) {
 // Address is where the daemon is, as Dial found it out.
 func (c *Client) Address() string { return c.endpoint.address }
 
-// Close ends all calls and streams and disconnects; what is under way answers [ErrClosed]. Close a
+// Close ends all requests and streams and disconnects; what is under way answers [ErrClosed]. Close a
 // CaptionSender before.
 func (c *Client) Close() error {
 	if c.closed.Swap(true) {
@@ -107,7 +107,7 @@ func (c *Client) Close() error {
 //
 //	models := callsdv1.NewModelServiceClient(client.Conn())
 //
-// Calls carry the token, have a deadline, and return typed errors.
+// Requests carry the token, have a deadline, and return typed errors.
 func (c *Client) Conn() grpc.ClientConnInterface { return c.conn }
 
 // Jobs are pieces of work.
@@ -151,7 +151,7 @@ func (c *Client) WatchCapacity(ctx context.Context, fn func(*callsdv1.Capacity) 
 	return follow(ctx, stub.WatchCapacity, &capacityWatch{backoff: c.backoff(), fn: fn})
 }
 
-// capacityWatch has nothing to resume: each call begins with the newest capacity.
+// capacityWatch has nothing to resume: each request begins with the newest capacity.
 type capacityWatch struct {
 	*backoff
 	fn func(*callsdv1.Capacity) error

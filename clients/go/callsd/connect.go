@@ -90,7 +90,7 @@ func (c *Client) connect(more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	return connection, nil
 }
 
-// interceptUnary gives a call its token and its deadline, and types its error.
+// interceptUnary gives a request its token and its deadline, and types its error.
 func (c *Client) interceptUnary(
 	ctx context.Context, method string, request, reply any, connection *grpc.ClientConn,
 	invoke grpc.UnaryInvoker, options ...grpc.CallOption,

@@ -7,7 +7,7 @@
 //
 // # Time
 //
-// A call with one answer whose context has no deadline ends after 10 s (see [WithTimeout]).
+// A request with one answer whose context has no deadline ends after 10 s (see [WithTimeout]).
 // Streams end with their context. They go on over lost connections and restarts of the daemon for
 // as long as it comes back within the client's patience (see [WithPatience]); where no daemon has
 // ever answered the client, they fail at once.

@@ -148,9 +148,9 @@ func (e endpoint) credentials() (credentials.TransportCredentials, error) {
 	return credentials.NewTLS(config), nil
 }
 
-// authorize adds the bearer token, or nothing without a token file, and refuses a call to a socket
+// authorize adds the bearer token, or nothing without a token file, and refuses a request to a socket
 // of somebody whom it is not for. Daemons come and go, and tokens are renewed, while clients run: both
-// are looked at for each call.
+// are looked at for each request.
 func (e endpoint) authorize(ctx context.Context) (context.Context, error) {
 	if socket, isUnix := strings.CutPrefix(e.address, "unix:"); isUnix {
 		if e.isDefault {

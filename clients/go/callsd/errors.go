@@ -20,7 +20,7 @@ const errorDomain = "callsd"
 // ErrClosed is what everything answers after Close.
 var ErrClosed = errors.New("callsd: closed")
 
-// Error is a call that did not succeed. It comes inside one of the typed errors, which follow the
+// Error is a request that did not succeed. It comes inside one of the typed errors, which follow the
 // status code, so that a reason newer than this package still has the right type; where no type
 // fits, it comes alone.
 type Error struct {
@@ -57,7 +57,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("callsd: %s [%s]", e.Message, reason)
 }
 
-// Unwrap returns the context's error if that ended the call.
+// Unwrap returns the context's error if that ended the request.
 func (e *Error) Unwrap() error { return e.cause }
 
 // GRPCStatus has status.FromError and status.Code understand the error.
@@ -94,7 +94,7 @@ type OutOfRangeError struct{ *details }
 // UnavailableError: the daemon cannot be reached, or is shutting down.
 type UnavailableError struct{ *details }
 
-// DeadlineError: the time given to the call has passed; what it asked for may still happen.
+// DeadlineError: the time given to the request has passed; what it asked for may still happen.
 type DeadlineError struct{ *details }
 
 // IntegrityError: the bytes that arrived are not the ones that were announced.

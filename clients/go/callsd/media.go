@@ -84,7 +84,7 @@ func describe(id string, file *os.File) (*callsdv1.UploadStart, error) {
 	return &callsdv1.UploadStart{UploadId: id, SizeBytes: size, Sha256: sum}, nil
 }
 
-// upload is one file on its way, over as many calls as it takes.
+// upload is one file on its way, over as many requests as it takes.
 type upload struct {
 	*backoff
 	stub  callsdv1.MediaServiceClient
@@ -92,7 +92,7 @@ type upload struct {
 	file  *os.File
 }
 
-// try makes one call; the upload is complete when it returns without error.
+// try makes one request; the upload is complete when it returns without error.
 func (u *upload) try(ctx context.Context) (*callsdv1.Upload, error) {
 	// Also before the first one, as the id may be that of an upload begun earlier.
 	found, err := u.find(ctx)
@@ -132,7 +132,7 @@ func (u *upload) find(ctx context.Context) (*callsdv1.Upload, error) {
 	return found, nil
 }
 
-// send sends the start and the bytes from an offset on. Where the call breaks it ends without an
+// send sends the start and the bytes from an offset on. Where the stream breaks it ends without an
 // error: the answer tells.
 func (u *upload) send(send func(*callsdv1.UploadMediaRequest) error, offset int64) error {
 	err := send(&callsdv1.UploadMediaRequest{
@@ -159,7 +159,7 @@ func (u *upload) send(send func(*callsdv1.UploadMediaRequest) error, offset int6
 	return err
 }
 
-// failed: for a while after a cut the daemon may still be at the lost call; it refuses this one, or
+// failed: for a while after a cut the daemon may still hold the lost stream; it refuses this one, or
 // has stored more since it was asked how much has arrived.
 func (u *upload) failed(err error) (time.Duration, error) {
 	isPassing := false

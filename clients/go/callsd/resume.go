@@ -84,7 +84,7 @@ func (b *backoff) isOver(e *Error) bool {
 	return false
 }
 
-// resumable is one logical stream over as many calls as it takes.
+// resumable is one logical stream over as many requests as it takes.
 type resumable[Request, Response any] interface {
 	// request is what to ask for now, given all that was received.
 	request() *Request
@@ -94,7 +94,7 @@ type resumable[Request, Response any] interface {
 	failed(error) (time.Duration, error)
 	// answered takes note that the daemon answered.
 	answered()
-	// isComplete tells whether the stream is at its end when the daemon ends the call without error.
+	// isComplete tells whether the stream is at its end when the daemon ends it without error.
 	isComplete() bool
 }
 
@@ -127,7 +127,7 @@ func follow[Request, Response any](
 	}
 }
 
-// followOnce makes one call. What broke it is for the stream to judge; err is the end of all.
+// followOnce makes one request. What broke it is for the stream to judge; err is the end of all.
 func followOnce[Request, Response any](
 	ctx context.Context, open opener[Request, Response], stream resumable[Request, Response],
 ) (broken, err error) {

@@ -76,7 +76,7 @@ func (j *Jobs) Watch(
 	return follow(ctx, j.watchStub().WatchJobs, watch)
 }
 
-// jobWatch turns the answers of one or more calls into one sequence of events.
+// jobWatch turns the answers of one or more streams into one sequence of events.
 //
 // It resumes from the last revision it has seen in full. Where the daemon no longer has that
 // revision, or has another database, it takes a fresh snapshot and tells the difference to what was

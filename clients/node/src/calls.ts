@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/** How calls are made: tokens, deadlines, retries, resuming. */
+/** How requests are made: tokens, deadlines, retries, resuming. */
 
 import { setMaxListeners } from "node:events";
 
@@ -33,7 +33,7 @@ import {
 } from "./transport.js";
 import type { Uploading } from "./upload.js";
 
-/** Deadline of a call with one answer that gives none. */
+/** Deadline of a request with one answer that gives none. */
 export const DEFAULT_TIMEOUT_SECONDS = 10;
 
 /** The first try included. */
@@ -84,7 +84,7 @@ export class Calls {
         return this.#hasAnswered;
     }
 
-    /** End all calls and disconnect. */
+    /** End all requests and disconnect. */
     close(): void {
         if (!this.#closed.signal.aborted) {
             this.#closed.abort(
@@ -251,7 +251,7 @@ export class Calls {
 }
 
 /**
- * A signal for one call, aborted by any of several that live longer; it lets go of them by `end`.
+ * A signal for one request, aborted by any of several that live longer; `end` releases them.
  */
 class Scope {
     readonly #controller = new AbortController();
@@ -266,7 +266,7 @@ class Scope {
             if (source.aborted) {
                 this.#controller.abort(source.reason);
             }
-            // As many as there are calls under way: no leak to be warned of.
+            // As many as there are open requests: no leak to be warned of.
             setMaxListeners(0, source);
             source.addEventListener("abort", this.#abort);
         }

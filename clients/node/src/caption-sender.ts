@@ -21,10 +21,10 @@ import { pieces, type Sound } from "./sound.js";
 /** How long `close` waits, by default, for the last sound to be worked off. */
 const CLOSE_SECONDS = 30;
 
-/** For a server that does not let go of a call that is at its end. */
+/** For a server that does not let go of a stream that is at its end. */
 const END_SECONDS = 5;
 
-/** Begins a call; what comes is its answers. */
+/** Begins a stream; what comes is its answers. */
 export type Dial = (
     requests: AsyncIterable<StreamCaptionsRequest>,
     signal: AbortSignal,
@@ -295,7 +295,7 @@ export class CaptionSender implements AsyncDisposable {
         return this.#parts.backoff.failed(known, { isPassing: isEarly(known) });
     }
 
-    /** One call, to its end; returns when that is the end of all. */
+    /** One stream, to its end; returns when that is the end of all. */
     async #converse(): Promise<void> {
         const connection = new AbortController();
         this.#connection = connection;

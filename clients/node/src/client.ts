@@ -41,7 +41,7 @@ const VERIFY_TIMEOUT_SECONDS = 600;
 
 /** Which daemon, and how long to wait for it. */
 export interface ClientOptions extends EndpointOptions {
-    /** Deadline of a call with one answer that gives none. Unit: seconds. Default: 10. */
+    /** Deadline of a request with one answer that gives none. Unit: seconds. Default: 10. */
     readonly timeoutSeconds?: number | undefined;
     /** How long streams wait for a daemon that has gone away. Unit: seconds. Default: 300. */
     readonly patienceSeconds?: number | undefined;
@@ -52,11 +52,11 @@ const ONCE = { isRetried: false };
 const RETRIED = { isRetried: true };
 
 /**
- * A connection to one daemon; connects with the first call.
+ * A connection to one daemon; connects with the first request.
  *
  * What fails throws `CallsdError` or one of its subclasses; what a signal ends throws the signal's
- * reason. Calls of one answer have a deadline; streams go on over lost connections and restarts of
- * the daemon, until it has not answered for `patienceSeconds`.
+ * reason. Requests with one answer have a deadline; streams go on over lost connections and restarts
+ * of the daemon, until it has not answered for `patienceSeconds`.
  */
 export class Client implements Disposable {
     readonly endpoint: Endpoint;
@@ -70,7 +70,7 @@ export class Client implements Disposable {
         this.#patienceSeconds = options.patienceSeconds ?? DEFAULT_PATIENCE_SECONDS;
     }
 
-    /** End all calls and disconnect. */
+    /** End all requests and disconnect. */
     close(): void {
         this.#calls.close();
     }

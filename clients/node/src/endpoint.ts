@@ -25,7 +25,7 @@ export interface EndpointOptions {
      */
     readonly address?: string | undefined;
     /**
-     * File with the bearer token, read for each call, as tokens are renewed while clients run.
+     * File with the bearer token, read for each request, as tokens are renewed while clients run.
      * Default: CALLSD_TOKEN_FILE, else the owner's token beside the socket.
      */
     readonly tokenFile?: string | undefined;
@@ -118,10 +118,10 @@ export class Endpoint {
     }
 
     /**
-     * What each call carries: the bearer token, or nothing without a token file.
+     * What each request carries: the bearer token, or nothing without a token file.
      *
      * @throws {SettingsError} The token file cannot be read or holds no token, or the socket is that
-     *     of somebody whom a call is not for.
+     *     of somebody whom a request is not for.
      */
     async headers(): Promise<Record<string, string>> {
         if (this.path && this.#isDefault) {

@@ -61,7 +61,7 @@ export class SettingsError extends Error {
     override readonly name = "SettingsError";
 }
 
-/** A call that did not succeed; the base of all errors of the API. */
+/** A request that did not succeed; the base of all errors of the API. */
 export class CallsdError extends Error {
     override readonly name: string = "CallsdError";
     /** gRPC status code. */
@@ -133,7 +133,7 @@ export class UnavailableError extends CallsdError {
     override readonly name = "UnavailableError";
 }
 
-/** The time given to the call has passed; what it asked for may still happen. */
+/** The time given to the request has passed; what it asked for may still happen. */
 export class DeadlineError extends CallsdError {
     override readonly name = "DeadlineError";
 }
@@ -174,9 +174,9 @@ const BROKEN = new Set([
 ]);
 
 /**
- * What a call threw, as one of ours; what does not come from the call is returned as it is.
+ * What a request threw, as one of ours; what does not come from it is returned as it is.
  *
- * @param address - Where the call went, for the message.
+ * @param address - Where the request went, for the message.
  */
 export function typedError(error: unknown, address: string): Error {
     if (!(error instanceof ConnectError)) {

@@ -17,11 +17,11 @@ import type { RecordingSpecSchema } from "./gen/callsd/v1/recording_pb.js";
 import type { TranscriptionSpecSchema } from "./gen/callsd/v1/transcription_pb.js";
 import { duration } from "./time.js";
 
-/** What any call takes. */
+/** What any request takes. */
 export interface CallOptions {
-    /** Ends the call; it throws the signal's reason. */
+    /** Ends the request; it throws the signal's reason. */
     readonly signal?: AbortSignal | undefined;
-    /** Deadline of the call. Unit: seconds. */
+    /** Deadline of the request. Unit: seconds. */
     readonly timeoutSeconds?: number | undefined;
 }
 
@@ -45,7 +45,7 @@ export interface CreateJobOptions extends CallOptions {
     readonly maxDurationSeconds?: number | undefined;
     /**
      * A UUID. Give the same one to ask for the same job again after a failure whose outcome you do
-     * not know. Default: a new one, which covers retries inside the call.
+     * not know. Default: a new one, which covers retries inside this method.
      */
     readonly requestId?: string | undefined;
     /** Check the request and admission, create nothing. */

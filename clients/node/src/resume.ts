@@ -43,7 +43,7 @@ export class Backoff {
         patienceSeconds: number;
         /** For the whole stream. Default: no limit. */
         timeoutSeconds?: number | undefined;
-        /** The server has answered before, to another call. */
+        /** The server has answered before, to another request. */
         isKnown?: boolean;
         clock?: () => number;
         jitter?: () => number;
@@ -114,7 +114,7 @@ export class Backoff {
     }
 }
 
-/** One logical stream over as many calls as it takes. */
+/** One logical stream over as many requests as it takes. */
 export interface Resumable<Request, Response, Item> {
     readonly backoff: Backoff;
 
@@ -132,7 +132,7 @@ export interface Resumable<Request, Response, Item> {
     failed(error: CallsdError): [delaySeconds: number, items: Iterable<Item>];
 
     /**
-     * The server ended the call without an error: returns if that is the end of the stream.
+     * The server ended the stream without an error: returns if that is the end of the stream.
      *
      * @throws {UnavailableError} It is not; handled as any other failure.
      */
@@ -146,7 +146,7 @@ export function endedEarly(): UnavailableError {
     });
 }
 
-/** A stream that does not outlive its call: it hands on what it gets. */
+/** A stream that does not outlive its request: it hands on what it gets. */
 export function oneCall<Request, Item>(request: Request): Resumable<Request, Item, Item> {
     return {
         backoff: new Backoff({ patienceSeconds: 0 }),

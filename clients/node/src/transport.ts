@@ -30,10 +30,10 @@ const MAX_RECEIVE_BYTES = 16 << 20;
 export const DOWNLOAD_WINDOW_BYTES = 4 << 20;
 export const WATCH_WINDOW_BYTES = 64 << 10;
 
-/** A connection to one daemon, made with the first call and again whenever it is lost. */
+/** A connection to one daemon, made with the first request and again whenever it is lost. */
 export interface Connection {
     readonly transport: Transport;
-    /** Disconnect; every call that is under way ends. */
+    /** Disconnect; every open request ends. */
     readonly close: () => void;
 }
 
@@ -47,7 +47,7 @@ export interface Connection {
  */
 export function openConnection(endpoint: Endpoint, windowBytes: number): Connection {
     if (endpoint.isSecure) {
-        tlsOptions(endpoint); // to tell of a wrong file now, not with the first call
+        tlsOptions(endpoint); // to tell of a wrong file now, not with the first request
     }
     const sockets = new Set<Socket>();
     const createConnection = (): Socket => {

@@ -49,7 +49,7 @@ export async function readLocalFile(
     return { path, sizeBytes, sha256: hash.digest("hex") };
 }
 
-/** One file on its way to the server, over as many calls as it takes. */
+/** One file on its way to the server, over as many requests as it takes. */
 export class Uploading {
     readonly backoff: Backoff;
     readonly #file: LocalFile;
@@ -116,7 +116,7 @@ export class Uploading {
      * @throws `error` itself, when the upload cannot go on.
      */
     failed(error: CallsdError): number {
-        // For a while after a cut the server may still be at the lost call: it refuses this one, or
+        // For a while after a cut the server may still hold the lost stream: it refuses this one, or
         // has stored more since it was asked how much has arrived.
         const isPassing = error.reason === "UPLOAD_BUSY" || "received_bytes" in error.metadata;
         return this.backoff.failed(error, { isPassing });

@@ -71,7 +71,7 @@ interface Position {
 type WatchJobsRequest = MessageInitShape<typeof WatchJobsRequestSchema>;
 
 /**
- * Turns the answers of one or more WatchJobs calls into one sequence of events.
+ * Turns the answers of one or more WatchJobs streams into one sequence of events.
  *
  * It resumes from the last revision it has seen in full. Where the server no longer has that
  * revision (or has another database), it takes a fresh snapshot and yields the difference to what
@@ -205,7 +205,7 @@ export class JobEnding {
     }
 }
 
-/** The newest capacity; each call begins with it, so that there is nothing to resume. */
+/** The newest capacity; each request begins with it, so that there is nothing to resume. */
 export class CapacityWatch implements Resumable<object, WatchCapacityResponse, Capacity> {
     readonly backoff: Backoff;
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How asyncio calls are made; `_sync` is its counterpart."""
+"""How requests are made with asyncio; `_sync` is its counterpart."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -55,7 +55,7 @@ class AsyncCalls:
         self.caption_watches = CaptionServiceStub(self._watch_channel)
 
     async def close(self) -> None:
-        """End all calls and disconnect."""
+        """End all requests and disconnect."""
         self._is_closed = True
         await self._channel.close()
         await self._watch_channel.close()

@@ -29,7 +29,7 @@ from callsd.v1.caption_pb2 import (
 CLOSE_SECONDS = 30.0
 """How long `close` waits, by default, for the last sound to be worked off."""
 
-# The thread sees at once that it is to end; this is for a server that does not let go of a call.
+# The thread sees at once that it is to end; this is for a server that does not let go of a stream.
 _JOIN_SECONDS = 5.0
 
 Dial = Callable[
@@ -224,7 +224,7 @@ class CaptionSender:
                     return
 
     def _converse(self) -> None:
-        """One call, to its end; returns when that is the end of all."""
+        """One stream, to its end; returns when that is the end of all."""
         connection = object()
         with self._changed:
             if self._is_finished:

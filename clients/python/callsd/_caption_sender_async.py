@@ -28,7 +28,7 @@ from callsd.v1.caption_pb2 import (
 )
 
 
-# The task sees at once that it is to end; this is for a server that does not let go of a call.
+# The task sees at once that it is to end; this is for a server that does not let go of a stream.
 _END_SECONDS = 5.0
 
 Dial = Callable[
@@ -198,7 +198,7 @@ class AsyncCaptionSender:
             return
 
     async def _converse(self) -> None:
-        """One call, to its end; returns when that is the end of all."""
+        """One stream, to its end; returns when that is the end of all."""
         if self._is_finished:
             return
         connection = self._connection = object()
@@ -217,7 +217,7 @@ class AsyncCaptionSender:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Not this task, but its call was cancelled: the client was closed.
+            # Not this task, but its stream was cancelled: the client was closed.
             raise ended_early() from None
         finally:
             self._connection = None

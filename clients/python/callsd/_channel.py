@@ -11,7 +11,7 @@ from callsd._errors import SettingsError
 
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
-"""Deadline of a unary call that gives none."""
+"""Deadline of a unary request that gives none."""
 
 VERIFY_TIMEOUT_SECONDS = 600.0
 """Deadline of VerifyModel: it hashes gigabytes and transcribes a sample."""

@@ -28,7 +28,7 @@ class Endpoint:
     address: str
     """`unix:/path`, `tcp:HOST:PORT` or `tls:HOST:PORT`."""
     token_file: Path | None = None
-    """File with the bearer token; read for each call, as tokens are renewed while clients run."""
+    """File with the bearer token; read for each request, as tokens are renewed meanwhile."""
     ca_file: Path | None = None
     """PEM file with the certificates to trust for TLS. None: the system's."""
     socket_owner: str = ""
@@ -114,11 +114,11 @@ class Endpoint:
         return self.address if scheme == "unix" else f"dns:///{rest}"
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What each call carries: the bearer token, or nothing without a token file.
+        """What each request carries: the bearer token, or nothing without a token file.
 
         Raises:
             SettingsError: The token file cannot be read or holds no token, or the socket is that
-                of somebody whom a call is not for.
+                of somebody whom a request is not for.
         """
         if self.address.startswith("unix:"):
             socket = Path(self.address.removeprefix("unix:"))

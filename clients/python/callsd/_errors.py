@@ -34,7 +34,7 @@ class FieldViolation:
 
 
 class CallsdError(Exception):
-    """A call that did not succeed.
+    """A request that did not succeed.
 
     Attributes:
         code: gRPC status code.
@@ -107,7 +107,7 @@ class UnavailableError(CallsdError):
 
 
 class DeadlineError(CallsdError):
-    """The time given to the call has passed; what it asked for may still happen."""
+    """The time given to the request has passed; what it asked for may still happen."""
 
 
 class IntegrityError(CallsdError):
@@ -152,7 +152,7 @@ def error_from_rpc(error: grpc.RpcError) -> CallsdError:
 
 
 def typed_error(error: grpc.RpcError | CallsdError) -> CallsdError:
-    """Whatever a call or the reading of its answers raised, as one of ours."""
+    """Whatever a request or the reading of its answers raised, as one of ours."""
     return error if isinstance(error, CallsdError) else error_from_rpc(error)
 
 

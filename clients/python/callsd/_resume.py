@@ -50,7 +50,7 @@ class Backoff:
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`is_known`: the server has answered before, to another call."""
+        """`is_known`: the server has answered before, to another request."""
         self._patience_seconds = patience_seconds
         self._clock = clock
         self._jitter = jitter
@@ -80,7 +80,7 @@ class Backoff:
             CallsdError: `error` itself, when another try is of no use or patience is at its end.
         """
         # The daemon gives a reason with these; without one they are gRPC's own, in the place of a
-        # status that was lost: with a call that ended while a message was written, or behind a
+        # status that was lost: with a stream that ended while a message was written, or behind a
         # proxy that was cut off from the daemon. The next try tells what it was.
         is_masked = error.code in _MASKING_CODES and not error.reason
         is_cut = error.code in _RETRIED_CODES
@@ -103,7 +103,7 @@ class Backoff:
 
 
 class Resumable(ABC, Generic[Request, Response, Item]):
-    """One logical stream over as many calls as it takes."""
+    """One logical stream over as many requests as it takes."""
 
     def __init__(self, backoff: Backoff) -> None:
         self.backoff = backoff
@@ -125,7 +125,7 @@ class Resumable(ABC, Generic[Request, Response, Item]):
         return self.backoff.failed(error), ()
 
     def ended(self) -> None:
-        """The server ended the call without an error: return if that is the end of the stream.
+        """The server ended the stream without an error: return if that is the end of the stream.
 
         Raises:
             UnavailableError: It is not; handled as any other failure.
@@ -136,7 +136,7 @@ class Resumable(ABC, Generic[Request, Response, Item]):
 
 
 class OneCall(Resumable[Request, Item, Item]):
-    """A stream that does not outlive its call: it hands on what it gets."""
+    """A stream that does not outlive its request: it hands on what it gets."""
 
     def __init__(self, request: Request) -> None:
         super().__init__(Backoff(patience_seconds=0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How blocking calls are made; `_async` is its counterpart."""
+"""How blocking requests are made; `_async` is its counterpart."""
 
 import time
 from collections.abc import Generator, Iterator
@@ -54,7 +54,7 @@ class Calls:
         self.caption_watches = CaptionServiceStub(self._watch_channel)
 
     def close(self) -> None:
-        """End all calls and disconnect."""
+        """End all requests and disconnect."""
         self._is_closed = True
         self._channel.close()
         self._watch_channel.close()

@@ -161,7 +161,7 @@ class LocalFile:
 
 
 class Uploading:
-    """One file on its way to the server, over as many calls as it takes."""
+    """One file on its way to the server, over as many requests as it takes."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class Uploading:
                 upload_id=self._id, size_bytes=self._file.size_bytes, sha256=self._file.sha256
             )
         )
-        # A position of its own: gRPC may still be reading an abandoned call's messages.
+        # A position of its own: gRPC may still be reading an abandoned stream's messages.
         offset = self._offset
         with self._file.path.open("rb") as file:
             file.seek(offset)
@@ -223,7 +223,7 @@ class Uploading:
         Raises:
             CallsdError: `error` itself, when the upload cannot go on.
         """
-        # For a while after a cut the server may still be at the lost call: it refuses this one, or
+        # For a while after a cut the server may still hold the lost stream: it refuses this one, or
         # has stored more since it was asked how much has arrived.
         is_passing = error.reason == "UPLOAD_BUSY" or "received_bytes" in error.metadata
         return self.backoff.failed(error, is_passing=is_passing)

@@ -75,7 +75,7 @@ WatchEvent = JobChanged | JobDeleted | Bookmark | Interrupted
 
 
 class JobWatch(Resumable[WatchJobsRequest, WatchJobsResponse, WatchEvent]):
-    """Turns the answers of one or more WatchJobs calls into one sequence of events.
+    """Turns the answers of one or more WatchJobs streams into one sequence of events.
 
     It resumes from the last revision it has seen in full. Where the server no longer has that
     revision (or has another database), it takes a fresh snapshot and yields the difference to
@@ -193,7 +193,7 @@ class JobEnding:
 
 
 class CapacityWatch(Resumable[WatchCapacityRequest, WatchCapacityResponse, Capacity]):
-    """The newest capacity; each call begins with it, so that there is nothing to resume."""
+    """The newest capacity; each request begins with it, so that there is nothing to resume."""
 
     def request(self) -> WatchCapacityRequest:
         """Always the same."""

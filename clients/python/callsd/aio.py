@@ -58,7 +58,7 @@ from callsd.v1.server_pb2 import GetCapacityRequest, GetServerInfoRequest, Serve
 class AsyncClient:
     """A connection to one daemon; belongs to the event loop it was made in.
 
-    Every method raises `CallsdError` or one of its subclasses. Calls of one answer have a
+    Every method raises `CallsdError` or one of its subclasses. Requests with one answer have a
     deadline of `timeout_seconds`; streams go on over lost connections and restarts of the daemon,
     until it has not answered for `patience_seconds`.
     """
@@ -78,7 +78,7 @@ class AsyncClient:
         self._patience_seconds = patience_seconds
 
     async def close(self) -> None:
-        """End all calls and disconnect."""
+        """End all requests and disconnect."""
         await self._calls.close()
 
     async def __aenter__(self) -> Self:

@@ -57,7 +57,7 @@ from callsd.v1.server_pb2 import GetCapacityRequest, GetServerInfoRequest, Serve
 class Client:
     """A connection to one daemon; safe to use from several threads.
 
-    Every method raises `CallsdError` or one of its subclasses. Calls of one answer have a
+    Every method raises `CallsdError` or one of its subclasses. Requests with one answer have a
     deadline of `timeout_seconds`; streams go on over lost connections and restarts of the daemon,
     until it has not answered for `patience_seconds`.
     """
@@ -71,7 +71,7 @@ class Client:
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
     ) -> None:
-        """Prepare to talk to a daemon; connects with the first call.
+        """Prepare to talk to a daemon; connects with the first request.
 
         Args:
             address: `unix:/path`, `tcp:HOST:PORT` (this machine only) or `tls:HOST:PORT`.
@@ -79,7 +79,7 @@ class Client:
             token_file: File with the bearer token. Default: CALLSD_TOKEN_FILE, else the owner's
                 token beside the socket.
             ca_file: Certificates to trust for TLS. Default: CALLSD_CA_FILE, else the system's.
-            timeout_seconds: Deadline of a call that gives none of its own.
+            timeout_seconds: Deadline of a request that gives none of its own.
             patience_seconds: How long streams wait for a daemon that has gone away.
 
         Raises:
@@ -90,7 +90,7 @@ class Client:
         self._patience_seconds = patience_seconds
 
     def close(self) -> None:
-        """End all calls and disconnect."""
+        """End all requests and disconnect."""
         self._calls.close()
 
     def __enter__(self) -> Self:
@@ -124,10 +124,10 @@ class Client:
             labels: Marks of your own.
             max_duration_seconds: Longest time to run. Default: the server's.
             request_id: Give the same id to ask for the same job again after a failure whose
-                outcome you do not know. Default: a new one, which covers retries inside this call.
+                outcome you do not know. Default: a new one, which covers the retries in here.
             validate_only: Check the request and admission, create nothing.
             no_queue: Refuse with `CapacityError` instead of waiting for capacity.
-            timeout_seconds: Deadline of the call; the job outlives it.
+            timeout_seconds: Deadline of the request; the job outlives it.
         """
         request = create_job_request(
             spec,

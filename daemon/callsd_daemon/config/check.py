@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which values a setting may have, alone and beside others."""
+"""Checks values of settings, one by one and in combination."""
 
 import ipaddress
 import os
@@ -13,7 +13,7 @@ from callsd_daemon.config.settings import Config, ConfigError
 
 
 UNIT_DIRECTORIES = {"directory": "/var/lib/callsd", "runtime_directory": "/run/callsd"}
-"""What [state] must say for workers that are units of systemd."""
+"""Values of [state] that workers.launcher = "systemd" requires."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ _CHOICES = {
 
 
 def check(config: Config, where: str) -> None:
-    """Refuse what cannot be; raises ConfigError, with `where` the settings are from."""
+    """Raise ConfigError for invalid settings; `where` names their source."""
     values = msgspec.to_builtins(config)
     for bound in _BOUNDS:
         section, _, name = bound.key.partition(".")
@@ -143,5 +143,5 @@ def _host_and_port(text: str) -> tuple[str, int] | None:
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, and only this one is ours for certain
+    except ValueError:  # a name, and only this one is certain to be loopback
         return host == "localhost"

@@ -9,7 +9,7 @@ class ConfigError(Exception):
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all sections: a key that we do not know is an error."""
+    """Base of all sections: an unknown key is an error."""
 
 
 class State(Section, frozen=True):
@@ -150,17 +150,17 @@ SETTINGS: dict[str, str] = {
     "server.tls_key": 'PEM file, or "credential:NAME".',
     "server.tls_client_ca": "PEM file; clients must then show a certificate signed by it.",
     "server.max_watches": "Streams that may be open at once.",
-    "server.drain_seconds": "On shutdown: how long calls under way may take to end.",
+    "server.drain_seconds": "On shutdown: how long requests under way may take to end.",
     "server.drain_live_seconds": "On shutdown: how long to wait for recordings and captions to end "
     "by themselves, while no new work is taken. 0 = they go on without the daemon, and the next "
     "one takes them up.",
     "media.roots": "Directories from which jobs may read files by path. Default: none, "
     "clients upload.",
     "media.max_upload_bytes": "Largest upload.",
-    "media.max_client_upload_bytes": "What all uploads of one client that are here may have "
-    "together, complete or not. A client is a token.",
-    "media.max_client_uploads": "How many uploads of one client may be here.",
-    "media.upload_retention_seconds": "How long an upload is kept that no job needs.",
+    "media.max_client_upload_bytes": "Size of all uploads that one client may keep here, complete "
+    "or not. A client is a token.",
+    "media.max_client_uploads": "How many uploads one client may keep here.",
+    "media.upload_retention_seconds": "How long an upload that no job needs is kept.",
     "jobs.max_concurrent_jobs": "Ceiling on running jobs. 0 = none: admission knows what fits.",
     "jobs.max_transcription_jobs": "Ceiling on running transcriptions. 0 = none.",
     "jobs.max_captions_jobs": "Ceiling on calls that are captioned at once. 0 = none.",
@@ -168,12 +168,12 @@ SETTINGS: dict[str, str] = {
     "jobs.max_queued_jobs": "How many jobs may wait.",
     "jobs.queue_patience_seconds": "How long the processor load of other programs may hold a "
     "waiting transcription back; it gives way to them anyway.",
-    "jobs.max_duration_seconds": "Longest run of a job that does not say so itself.",
-    "jobs.max_attempts": "How often a transcription is begun anew after its worker has died.",
+    "jobs.max_duration_seconds": "Longest run of a job that sets no `max_duration` of its own.",
+    "jobs.max_attempts": "How many workers a job may have, one after another, when they die.",
     "jobs.retention_seconds": "How long a finished job and its files are kept. 0 = until deleted.",
     "jobs.max_log_bytes": "Longest log of a job; a longer one loses its beginning.",
-    "jobs.start_timeout_seconds": "How long a worker may take to report for duty.",
-    "jobs.silence_timeout_seconds": "A worker that says nothing for so long is ended.",
+    "jobs.start_timeout_seconds": "How long a worker may take to report to the daemon.",
+    "jobs.silence_timeout_seconds": "A worker that reports nothing for so long is killed.",
     "jobs.stop_grace_seconds": "How long a worker may take to end when asked.",
     "admission.headroom_cores": "Cores kept free for everything else. -1 = a tenth of them, none "
     "on a single core.",
@@ -188,7 +188,7 @@ SETTINGS: dict[str, str] = {
     "transcription.engine": 'Engine of jobs that do not say: "auto", "ctranslate2" or '
     '"whispercpp".',
     "captions.model": "Model of captions jobs that name none.",
-    "captions.workers": "Windows of sound that one model recognises side by side, a thread each. "
+    "captions.workers": "Windows of audio that one model recognises in parallel, a thread each. "
     "0 = as many as there are cores.",
     "captions.fallback_model": "Smaller model for the words that may still change, while captions "
     "fall behind. Empty = none.",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defaults ← TOML file ← environment, and back to a file."""
+"""Reads settings: defaults ← TOML file ← environment; writes them as TOML."""
 
 import difflib
 import getpass
@@ -24,7 +24,7 @@ ENVIRONMENT_PREFIX = "CALLSD_"
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     """Read the file (None: the default one, if it exists) and the environment; fill in defaults.
 
-    Raises ConfigError, which names the key and the nearest one we know.
+    Raises ConfigError, which names the key and the nearest known one.
     """
     values: dict[str, Any] = {}
     try:
@@ -38,7 +38,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         except OSError as problem:
             raise ConfigError(f"{path} cannot be read: {problem.strerror}") from None
         except (ValueError, RecursionError) as problem:
-            # Not only TOMLDecodeError: digits without end and brackets without end are others.
+            # Not only TOMLDecodeError: endless digits or brackets raise other errors.
             raise ConfigError(f"{path} is not valid TOML: {problem}") from None
     where = str(path) if path is not None else "the configuration"
     _refuse_unknown(values, where)
@@ -46,7 +46,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         section, _, name = key.partition(".")
         values.setdefault(section, {})[name] = text
     try:
-        # strict=False: numbers from the environment come as text.
+        # strict=False: numbers from the environment are texts.
         config = msgspec.convert(values, Config, strict=False)
     except msgspec.ValidationError as problem:
         raise ConfigError(f"{where}: {problem}".replace("`$.", "`")) from None
@@ -112,7 +112,7 @@ def _default_state_directory(environ: Mapping[str, str]) -> str:
 
 
 def default_runtime_directory(environ: Mapping[str, str]) -> Path:
-    """Where the socket lies when nothing else is said."""
+    """The default of `state.runtime_directory`."""
     if "RUNTIME_DIRECTORY" in environ:
         return Path(environ["RUNTIME_DIRECTORY"].partition(":")[0])
     if os.geteuid() == 0:
@@ -134,7 +134,7 @@ def secret_file(value: str, environ: Mapping[str, str]) -> Path:
 
 
 def sample(settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> str:
-    """A file with every setting explained: `settings` as they are, the others commented out."""
+    """A file with every setting explained: those in `settings` set, the others commented out."""
     defaults = msgspec.to_builtins(Config())
     lines = ["# callsd's configuration: every setting, with its default.", ""]
     section = ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live captions: what is asked for, what is heard, and how the sound is counted."""
+"""Live captions: spec, result, what a captioner reports, and the length of encoded audio."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +20,7 @@ _MAX_PACKET_MILLISECONDS = 120.0
 
 
 class Encoding(StrEnum):
-    """How sound is sent."""
+    """How audio is encoded."""
 
     S16LE = "s16le"
     OPUS = "opus"
@@ -37,7 +37,7 @@ class CaptionsSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionsResult(Result):
-    """What became of a call's captions."""
+    """The result of a captions job."""
 
     caption_count: int = 0
     word_count: int = 0
@@ -49,9 +49,9 @@ class CaptionsResult(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """Words of one speaker, as a captioner heard them.
+    """Words of one speaker, as a captioner recognised them.
 
-    `segment` tells utterances of a speaker apart, `revision` counts what was said of one of them.
+    `segment` identifies an utterance of the speaker, `revision` counts its versions.
     """
 
     segment: int
@@ -60,14 +60,14 @@ class Words:
     start_sample: int
     end_sample: int
     heard_sample: int
-    """Sound before this is in the text."""
+    """Audio before this is in the text. The name is that of the field in captions.jsonl."""
     language: str = ""
     stability: float = 0.0
     is_end_of_utterance: bool = False
 
 
 class SpeechChange(StrEnum):
-    """A speaker begins or ends to talk."""
+    """A speaker starts or stops talking."""
 
     BEGIN = "begin"
     END = "end"
@@ -79,14 +79,14 @@ class TrackUpdate:
 
     finals: tuple[Words, ...] = ()
     interim: Words | None = None
-    """None = no change; without text = there is nothing any more."""
+    """None = no change; without text = withdrawn."""
     processed_sample: int
-    """Sound before this is in finals, or was silence: nobody needs it again."""
-    heard_sample: int
-    """Sound before this was recognised at least once, or was silence."""
+    """Audio before this is in finals, or was silence: it is not needed again."""
+    recognised_sample: int
+    """Audio before this was recognised at least once, or was silence."""
     speech: SpeechChange | None = None
     is_drained: bool = False
-    """All sound before the last end of speech is worked off."""
+    """All audio before the last EndSpeech is processed."""
     skipped_samples: int = 0
 
 

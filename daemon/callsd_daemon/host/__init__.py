@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine has and is doing, read from /proc and the control group files."""
+"""The machine's resources, load and processes, from /proc and control group files."""

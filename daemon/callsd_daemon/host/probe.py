@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures what the machine has and what others use of it, for admission."""
+"""Measures the machine's resources and what other programs use of them, for admission."""
 
 import os
 import shutil
@@ -15,8 +15,8 @@ from callsd_daemon.host import processes
 
 
 SMOOTHING_SECONDS = 3.0
-"""Time constant of the external load: long enough to pass over a short burst, short enough that
-a queue moves within seconds after a load has ended."""
+"""Time constant of the external load: long enough to ignore short bursts, short enough that the
+queue moves within seconds after a load has ended."""
 
 CGROUP = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
@@ -25,7 +25,7 @@ PRESSURE = Path("/proc/pressure/cpu")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What this process may use: the machine, or less where a control group says so."""
+    """What this process may use: the whole machine, or less by a control group."""
 
     cores: float
     memory_bytes: int
@@ -35,7 +35,7 @@ def limits() -> Limits:
     """The tightest of processor affinity, control group and hardware.
 
     Source: cgroup v2 `cpu.max`, `memory.max` and cgroup v1 `cpu.cfs_quota_us`,
-    `memory.limit_in_bytes`, of our own group and all above it.
+    `memory.limit_in_bytes`, of our own group and its parents.
     """
     cores = float(len(os.sched_getaffinity(0)))
     memory = psutil.virtual_memory().total
@@ -63,7 +63,7 @@ def _own_groups() -> Iterable[Path]:
         if controllers == "" or {"cpu", "memory"} & set(controllers.split(",")):
             top = CGROUP / controllers
             group = top / path.lstrip("/")
-            # A container may see its own group as the top, under a path that it cannot see.
+            # In a container our group may be mounted as the top, and its path not exist.
             yield from (group, *(above for above in group.parents if above.is_relative_to(top)))
 
 
@@ -78,17 +78,17 @@ def _numbers(path: Path) -> list[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """What a worker, with everything it has started, has taken."""
+    """What a worker and its child processes have used."""
 
     cpu_seconds: float
-    """Since it began."""
+    """Since its start."""
     memory_bytes: int
-    """Resident now; what processes share may be counted for each."""
+    """Resident now; shared memory may be counted for each process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """What a worker takes."""
+    """What a worker uses now."""
 
     cores: float
     memory_bytes: int
@@ -98,7 +98,7 @@ class Probe:
     """Samples the machine. Not thread-safe: one caller at a time."""
 
     def __init__(self, directory: Path) -> None:
-        """`directory` lies on the file system that jobs write to."""
+        """`directory` is on the file system that jobs write to."""
         self.uses: dict[str, Use] = {}
         """By the names of our workers, as of the last sample."""
         self._directory = directory
@@ -109,7 +109,7 @@ class Probe:
         self._last = (time.monotonic(), self._busy_seconds(), time.process_time())
 
     def sample(self, spent: Mapping[str, Spent]) -> Host:
-        """Measure now. `spent` is what our workers have taken, by name."""
+        """Measure now. `spent` is what our workers have used, by name."""
         self._measure_processor(spent)
         ours = psutil.Process().memory_info().rss + sum(one.memory_bytes for one in spent.values())
         memory = psutil.virtual_memory()
@@ -118,7 +118,7 @@ class Probe:
         memory_total = min(memory.total, self._limits.memory_bytes)
         return Host(
             cores_total=self._limits.cores,
-            # What others use first of all takes what is beyond our own limits.
+            # Others are first counted against what is beyond our own limits.
             cores_external=max(
                 0.0, self._external_cores - (self._machine_cores - self._limits.cores)
             ),
@@ -130,14 +130,14 @@ class Probe:
         )
 
     def _measure_processor(self, spent: Mapping[str, Spent]) -> None:
-        """Update the external load, and what each worker takes."""
+        """Update the external load, and what each worker uses."""
         now, busy, own = time.monotonic(), self._busy_seconds(), time.process_time()
         then, busy_then, own_then = self._last
         elapsed = now - then
         if elapsed <= 0:
             return
         taken = {
-            # What has ended without its parent's waiting for it is no longer counted.
+            # The sum can fall: children whose parent has not waited for them drop out of it.
             name: max(0.0, one.cpu_seconds - self._spent.get(name, 0.0))
             for name, one in spent.items()
         }
@@ -153,7 +153,7 @@ class Probe:
 
     @staticmethod
     def _busy_seconds() -> float:
-        """Time in which processors worked, all together. Source: first line of /proc/stat."""
+        """Busy time of all processors together. Source: first line of /proc/stat."""
         with (processes.PROC / "stat").open() as lines:
             user, nice, system, _idle, _wait, irq, soft, steal = map(
                 int, lines.readline().split()[1:9]
@@ -162,7 +162,7 @@ class Probe:
 
 
 def _pressure() -> float | None:
-    """Share of the last 10 s in which some task waited for a processor, 0 to 1."""
+    """Share of the last 10 s in which some task waited for a processor, 0 to 1; None if unknown."""
     try:
         words = PRESSURE.read_text().split()
     except OSError:

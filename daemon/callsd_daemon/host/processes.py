@@ -16,7 +16,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 JOB_MARK = "CALLSD_JOB"
-"""Environment variable that marks every process of a job, whatever session it moved to."""
+"""Environment variable with the tag of a worker, inherited by every process of its job."""
 
 
 def boot_id() -> str:
@@ -30,17 +30,17 @@ class ProcessStat:
 
     session: int
     cpu_ticks: int
-    """Its own, and those of its children that have ended."""
+    """Its own, and those of its ended children."""
     resident_pages: int
 
 
 def stat(pid: int) -> ProcessStat | None:
-    """The process' figures, or None when there is no such process."""
+    """The fields of a process, or None when there is no such process."""
     try:
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return None
-    # The command's name is in parentheses and may itself hold spaces and parentheses.
+    # The command's name is in parentheses and may itself contain spaces and parentheses.
     fields = text.rpartition(")")[2].split()
     return ProcessStat(
         session=int(fields[3]),
@@ -51,15 +51,15 @@ def stat(pid: int) -> ProcessStat | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """What the processes of one session have taken."""
+    """What the processes of one session have used."""
 
     cpu_seconds: float
     memory_bytes: int
-    """Resident now; what processes share is counted for each."""
+    """Resident now; shared memory is counted for each process."""
 
 
 def uses(sessions: AbstractSet[int]) -> dict[int, Use]:
-    """What some sessions have taken; takes milliseconds, as it looks at every process."""
+    """What some sessions have used; takes milliseconds, as it reads all of /proc."""
     ticks: dict[int, int] = defaultdict(int)
     pages: dict[int, int] = defaultdict(int)
     for pid in pids() if sessions else ():
@@ -77,7 +77,7 @@ def uses(sessions: AbstractSet[int]) -> dict[int, Use]:
 
 
 def age_seconds(pid: int) -> float:
-    """How long ago the process was started, on a clock that nobody sets; 0 if there is none."""
+    """How long ago the process was started, on the monotonic clock; 0 if there is none."""
     try:
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
@@ -87,13 +87,13 @@ def age_seconds(pid: int) -> float:
 
 
 def pids() -> list[int]:
-    """Every process id there is."""
+    """All process ids."""
     return [int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal()]
 
 
-def of_job(mark: str) -> list[int]:
-    """Processes that carry the mark `mark`, wherever they have moved to."""
-    wanted = f"{JOB_MARK}={mark}".encode()
+def of_job(tag: str) -> list[int]:
+    """Processes with this tag in their environment, whatever their session."""
+    wanted = f"{JOB_MARK}={tag}".encode()
     found = []
     for pid in pids():
         try:
@@ -105,14 +105,14 @@ def of_job(mark: str) -> list[int]:
     return found
 
 
-def leader_of_job(mark: str) -> int | None:
-    """The worker itself, if it lives: it leads its session and has the mark as an argument.
+def leader_of_job(tag: str) -> int | None:
+    """The worker itself, if it runs: it leads its session and has the tag as an argument.
 
-    What a worker has started inherits its environment, and may lead a session too.
+    Its child processes inherit the environment, and may lead a session, too.
     """
-    for pid in of_job(mark):
+    for pid in of_job(tag):
         found = stat(pid)
-        if found is not None and found.session == pid and mark.encode() in _arguments(pid):
+        if found is not None and found.session == pid and tag.encode() in _arguments(pid):
             return pid
     return None
 
@@ -124,9 +124,9 @@ def _arguments(pid: int) -> list[bytes]:
         return []
 
 
-def kill_job(mark: str) -> int:
-    """Kill every process that carries the mark; returns how many there were."""
-    victims = of_job(mark)
+def kill_job(tag: str) -> int:
+    """Kill all processes with this tag; returns how many there were."""
+    victims = of_job(tag)
     for pid in victims:
         try:
             os.kill(pid, signal.SIGKILL)

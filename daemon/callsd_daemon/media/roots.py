@@ -17,12 +17,12 @@ class MediaRoots:
     def open(self, path: str) -> int:
         """Open the file behind `path` for reading, and return its descriptor.
 
-        Raises PATH_FORBIDDEN when it lies outside the roots, symbolic links followed, and only
-        then MEDIA_NOT_FOUND: nobody shall learn which files exist elsewhere.
+        Raises PATH_FORBIDDEN when it is outside the roots, symbolic links followed, and only after
+        that MEDIA_NOT_FOUND: clients must not learn which files exist elsewhere.
         """
         try:
             real = Path(os.path.realpath(path))
-        except ValueError:  # a NUL: no file has such a name, anywhere
+        except ValueError:  # a NUL, which no file name can contain
             real = Path("/")
         root = next((root for root in self._roots if real.is_relative_to(root)), None)
         if root is None:
@@ -34,7 +34,7 @@ class MediaRoots:
                 metadata={"path": path},
             )
         try:
-            # No part of it is a link now: one that has become one since is not followed.
+            # `real` has no links: if a part of it has become one since, opening fails.
             return open_beneath(root, real.relative_to(root))
         except OSError:
             raise CallsdError(

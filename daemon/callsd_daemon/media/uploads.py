@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that clients send.
 
-An upload is a directory: `upload.json` says what it shall be, `media` holds the bytes that have
-arrived, and once their hash was right there is an empty file `complete`. It belongs to the client
-that began it, and for others it is not there. The space for what is still to come is set aside.
+An upload is a directory: `upload.json` with size and hash as announced, `media` with the bytes
+received, and an empty file `complete` once the hash is verified. It belongs to the client that
+began it; for others it does not exist. Space for the missing bytes is reserved.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from callsd_daemon.files import open_regular, sync_directory
 
 
 class UploadRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What the client said that the file will be."""
+    """The file as the client has announced it."""
 
     size_bytes: int
     sha256: str
@@ -35,7 +35,7 @@ class UploadRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadLimits:
-    """How much may be uploaded; `client` limits count all that a client keeps here."""
+    """How much may be uploaded; the `client` limits are for all uploads of a client together."""
 
     max_bytes: int
     max_client_bytes: int
@@ -45,7 +45,7 @@ class UploadLimits:
 class Uploads:
     """The uploads in one directory; a client is the name of a token.
 
-    Methods do file I/O and block for milliseconds, unless they say more; any thread may call them.
+    Methods do file I/O and block for milliseconds if not said otherwise. They are thread-safe.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Uploads:
         retention: timedelta,
         sees_all: Callable[[str], bool],
     ) -> None:
-        """`sees_all` tells whether a client may use the uploads of all others as well."""
+        """`sees_all` says whether a client may use the uploads of all others, too."""
         self._directory = directory
         self._limits = limits
         self.retention = retention
@@ -64,31 +64,31 @@ class Uploads:
         self._lock = threading.Lock()
         self._kept: dict[str, UploadRecord] = {}
         self._left: dict[str, int] = {}
-        """Bytes that are still to come, of uploads that are not complete."""
+        """Missing bytes of each incomplete upload."""
         self._busy: set[tuple[str, str]] = set()
-        """What is being done to which upload."""
+        """Operations under way, as (operation, upload)."""
         self._take_stock()
 
     @property
     def left_bytes(self) -> int:
-        """What all uploads together have declared and not sent yet: promised space."""
+        """Missing bytes of all uploads together: reserved space."""
         with self._lock:
             return sum(self._left.values())
 
     @contextlib.contextmanager
     def sending(self, upload_id: str) -> Iterator[None]:
-        """Have an upload to oneself; raises UPLOAD_BUSY."""
+        """Exclude other senders of an upload; raises UPLOAD_BUSY."""
         with self._doing("send", upload_id):
             yield
 
     def begin(
         self, upload_id: str, size_bytes: int, sha256: str, client: str, *, withheld_bytes: int
     ) -> Path:
-        """Create an upload, or go on with it; returns the file to append to.
+        """Create an upload, or continue it; returns the file to append to.
 
-        Of the free space `withheld_bytes` are not for uploads. Raises UPLOAD_TOO_LARGE,
+        `withheld_bytes` of the free space are not for uploads. Raises UPLOAD_TOO_LARGE,
         DISK_EXHAUSTED, SLOTS_EXHAUSTED, DISK_FULL, UPLOAD_NOT_FOUND when it is another client's,
-        or UPLOAD_MISMATCH when it was begun as something else.
+        or UPLOAD_MISMATCH when it was begun with another size or hash.
         """
         if size_bytes > self._limits.max_bytes:
             raise CallsdError(
@@ -106,12 +106,12 @@ class Uploads:
                     f"upload {upload_id} was begun with another size or hash: choose a new id",
                 )
             if not is_complete:
-                self._promise(upload_id, known, max(size_bytes - received, 0), withheld_bytes)
+                self._reserve(upload_id, known, max(size_bytes - received, 0), withheld_bytes)
             return place / "media"
         record = UploadRecord(
             size_bytes=size_bytes, sha256=sha256, creator=client, create_time=datetime.now(UTC)
         )
-        self._promise(upload_id, record, size_bytes, withheld_bytes)
+        self._reserve(upload_id, record, size_bytes, withheld_bytes)
         try:
             with _naming_a_full_disk():
                 (draft := self._draft(upload_id)).mkdir()
@@ -127,7 +127,7 @@ class Uploads:
         return place / "media"
 
     def append(self, upload_id: str, file: BinaryIO, data: bytes) -> None:
-        """Add bytes to the file that `begin` has named; raises DISK_FULL."""
+        """Add bytes to the file that `begin` returned; raises DISK_FULL."""
         try:
             file.write(data)
             file.flush()
@@ -138,12 +138,12 @@ class Uploads:
                 self._left[upload_id] -= len(data)
 
     def finish(self, upload_id: str) -> None:
-        """Verify that all bytes are there, and put them on the disk for good; once.
+        """Verify size and hash, sync the file and mark it complete; once.
 
-        Takes as long as all of it takes to be read. Raises UPLOAD_INCOMPLETE, UPLOAD_MISMATCH,
-        DISK_FULL, or UPLOAD_BUSY while it is being verified.
+        Reads the whole file. Raises UPLOAD_INCOMPLETE, UPLOAD_MISMATCH, DISK_FULL, or UPLOAD_BUSY
+        while it is being verified.
         """
-        # Also when the call that wanted it has gone.
+        # Also when the stream that asked for it has gone.
         with self._doing("verify", upload_id, beside="send"):
             self._finish(upload_id)
 
@@ -162,7 +162,7 @@ class Uploads:
             os.fsync(file.fileno())
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if received > record.size_bytes or sha256 != record.sha256:
-            # Nothing of it can be trusted: the client begins anew.
+            # No part of it can be trusted: the client begins anew.
             self._remove(upload_id)
             raise CallsdError(
                 Reason.UPLOAD_MISMATCH,
@@ -180,7 +180,7 @@ class Uploads:
         """The record, the bytes received, and whether it is complete.
 
         `client` None is the daemon itself. Raises UPLOAD_NOT_FOUND, also when it is another
-        client's: nobody shall learn what others upload.
+        client's: clients must not learn about uploads of others.
         """
         place = self._directory / upload_id
         with contextlib.suppress(OSError, msgspec.DecodeError):
@@ -193,7 +193,7 @@ class Uploads:
         )
 
     def check(self, upload_id: str, client: str | None) -> None:
-        """Raise UPLOAD_NOT_FOUND or UPLOAD_INCOMPLETE unless the client can have it read."""
+        """Raise UPLOAD_NOT_FOUND or UPLOAD_INCOMPLETE unless a job of the client can use it."""
         record, received, complete = self.status(upload_id, client)
         if not complete:
             raise CallsdError(
@@ -203,12 +203,12 @@ class Uploads:
             )
 
     def check_owner(self, upload_id: str, client: str) -> None:
-        """Raise UPLOAD_NOT_FOUND when it is another client's; there may be none yet."""
+        """Raise UPLOAD_NOT_FOUND when it is another client's; it need not exist yet."""
         if (self._directory / upload_id).exists():
             self.status(upload_id, client)
 
     def open(self, upload_id: str) -> int:
-        """Open a complete upload for a job that was accepted; raises as `check` does."""
+        """Open a complete upload for an accepted job; raises as `check` does."""
         self.check(upload_id, None)
         return open_regular(self._directory / upload_id / "media")
 
@@ -219,13 +219,13 @@ class Uploads:
             self._remove(upload_id)
 
     def remove_expired(self, now: datetime, needed: frozenset[str]) -> None:
-        """Remove uploads that are old, that no job needs and nobody sends."""
+        """Remove uploads that have expired, unless a job needs them or somebody sends them."""
         for place in self._directory.iterdir():
             if place.name in needed:
                 continue
             try:
                 age = now.timestamp() - place.stat().st_mtime
-            except FileNotFoundError:  # removed by its owner in this moment
+            except FileNotFoundError:  # removed by its owner meanwhile
                 continue
             if age > self.retention.total_seconds():
                 with contextlib.suppress(CallsdError), self._doing("remove", place.name):
@@ -233,19 +233,19 @@ class Uploads:
                     self._forget(place.name)
 
     def _take_stock(self) -> None:
-        """Find out what the daemon before this one has left."""
+        """Read the uploads that an earlier daemon has left."""
         for place in self._directory.iterdir():
-            with contextlib.suppress(OSError, msgspec.DecodeError):  # a draft, or a stranger's
+            with contextlib.suppress(OSError, msgspec.DecodeError):  # a draft, or not ours
                 record = self._record(place.name)
                 left = record.size_bytes - (place / "media").stat().st_size
                 self._kept[place.name] = record
                 if not (place / "complete").exists():
                     self._left[place.name] = max(left, 0)
 
-    def _promise(
+    def _reserve(
         self, upload_id: str, record: UploadRecord, left: int, withheld_bytes: int
     ) -> None:
-        """Set space aside for what is to come, if there is as much and the client may have it."""
+        """Reserve space for the missing bytes, if there is enough and the client may have it."""
         free = shutil.disk_usage(self._directory).free - withheld_bytes
         with self._lock:
             if upload_id not in self._kept:
@@ -298,7 +298,7 @@ class Uploads:
             if not self._busy.isdisjoint((other, upload_id) for other in others):
                 raise CallsdError(
                     Reason.UPLOAD_BUSY,
-                    "this upload is being sent or verified by another call right now",
+                    "this upload is being sent or verified by another request right now",
                     retry_after_seconds=1.0,
                 )
             self._busy.add((what, upload_id))
@@ -309,7 +309,7 @@ class Uploads:
                 self._busy.discard((what, upload_id))
 
     def _remove(self, upload_id: str) -> None:
-        # At once or not at all: half an upload could neither be gone on with nor begun anew.
+        # In one step: a partly removed upload could neither be continued nor begun anew.
         (self._directory / upload_id).rename(draft := self._draft(upload_id))
         try:
             shutil.rmtree(draft)
@@ -317,7 +317,7 @@ class Uploads:
             self._forget(upload_id)
 
     def _draft(self, upload_id: str) -> Path:
-        """A free place for what is not an upload yet, or no longer."""
+        """A free path for an upload that is being created or removed."""
         draft = self._directory / f".{upload_id}"
         shutil.rmtree(draft, ignore_errors=True)
         return draft

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights: which there are, where they come from, and which lie here whole and tried."""
+"""Speech models: the catalogue, where they come from, and which are here and verified."""

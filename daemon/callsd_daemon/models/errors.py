@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong with models."""
+"""Errors of models."""
 
 from callsd_daemon.domain.errors import CallsdError
 
 
 class ModelError(CallsdError):
-    """A model that cannot be had or used.
+    """A model that cannot be fetched or used.
 
     Its reason is one of MODEL_UNKNOWN, MODEL_MISSING, MODEL_INVALID, SOURCE_UNAVAILABLE,
     ENGINE_UNAVAILABLE, DISK_FULL, and INTERNAL where the models directory cannot be written.
@@ -13,4 +13,4 @@ class ModelError(CallsdError):
 
 
 class PullInterrupted(Exception):  # noqa: N818 - nothing went wrong: the caller asked for it
-    """The caller asked the work to stop; everything is as it was before."""
+    """The caller asked to stop; the models directory is as it was before."""

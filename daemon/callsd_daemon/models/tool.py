@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running the worker's model tool: a process of its own, because a bad model may kill it."""
+"""Runs the worker's model tool: a process of its own, because a bad model may crash it."""
 
 import os
 import signal
@@ -19,16 +19,16 @@ from callsd_daemon.models.errors import ModelError, PullInterrupted
 # A `large` model on one slow core; the tool is given up after that.
 _TOOL_SECONDS = 900.0
 _POLL_SECONDS = 0.2
-# What is quoted of a dying tool's last words.
+# How much of a failed tool's output is quoted.
 _STDERR_TAIL_BYTES = 2_000
 
 
-# What the tool may blame other than the model.
+# Reasons of the tool that are not the model's fault.
 _TOOL_REASONS = {reason.value: reason for reason in (Reason.ENGINE_UNAVAILABLE, Reason.DISK_FULL)}
 
 
 class ToolRequest(msgspec.Struct, frozen=True):
-    """What the tool is asked for."""
+    """A request to the tool."""
 
     action: Literal["convert", "transcribe"]
     directory: str
@@ -39,7 +39,7 @@ class ToolRequest(msgspec.Struct, frozen=True):
 
 
 class ToolResult(msgspec.Struct, frozen=True):
-    """What the tool answers. A reason means that it could not do what was asked."""
+    """The tool's answer. With a reason the request has failed."""
 
     reason: str = ""
     message: str = ""
@@ -53,7 +53,7 @@ def run_tool(request: ToolRequest, *, should_stop: Callable[[], bool]) -> ToolRe
     """Run one request to its end.
 
     Raises:
-        ModelError: MODEL_INVALID when the tool refuses the model or dies of it,
+        ModelError: MODEL_INVALID when the tool refuses the model or crashes with it,
             ENGINE_UNAVAILABLE when the engine is not installed, DISK_FULL.
         PullInterrupted: `should_stop` became true; the tool is gone.
     """
@@ -83,7 +83,7 @@ def run_tool(request: ToolRequest, *, should_stop: Callable[[], bool]) -> ToolRe
     try:
         result = msgspec.json.decode(output, type=ToolResult)
     except msgspec.DecodeError as error:
-        raise ModelError(Reason.MODEL_INVALID, f"{what} answered nonsense: {error}") from error
+        raise ModelError(Reason.MODEL_INVALID, f"{what}: invalid answer: {error}") from error
     if result.reason:
         reason = _TOOL_REASONS.get(result.reason, Reason.MODEL_INVALID)
         raise ModelError(reason, result.message)
@@ -99,7 +99,7 @@ def _communicate(
         try:
             return process.communicate(unsent, timeout=_POLL_SECONDS)[0]
         except subprocess.TimeoutExpired:
-            unsent = None  # it is on its way; a repeated call only goes on waiting
+            unsent = None  # the input is sent; calling `communicate` again only waits
             if should_stop():
                 raise PullInterrupted from None
             if time.monotonic() > deadline:

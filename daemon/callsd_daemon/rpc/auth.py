@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every call passes: authentication, errors, flow control, metrics and one log line."""
+"""What every RPC passes: authentication, errors, flow control, metrics and one log line."""
 
 import asyncio
 import contextlib
@@ -30,13 +30,13 @@ MAX_LAG_SECONDS = 30.0
 """How long a client may leave a stream unread before it is dropped."""
 
 ABORT_SECONDS = 1.0
-"""How long to wait until a refusal is on its way. Who reads nothing does not read that either: it
-stays for it with what was sent before, and the place among the streams is free again."""
+"""How long to wait until a refusal is sent. A client that reads nothing does not read that either:
+after this time its place among the streams is free again."""
 
 MAX_TOKEN_CHARACTERS = 256
 
 MESSAGE_SECONDS = 10.0
-"""How long the only message of a call may take to come."""
+"""How long the only message of a unary request may take to come."""
 
 MAX_OPEN_STREAMS = 100
 """Streams that need no token: health watches, of load balancers and monitors."""
@@ -45,7 +45,7 @@ OPEN_PREFIX = "/grpc.health.v1.Health/"
 """A health check needs no token: it is what load balancers and monitors can ask."""
 
 caller: ContextVar[str] = ContextVar("caller")
-"""Name of the token with which the current call was made."""
+"""Name of the token with which the current request was made."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -66,7 +66,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         ],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Put the gate in front of the method's handler."""
+        """Wrap the method's handler."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None:
@@ -75,8 +75,8 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             "request_deserializer": _lenient(handler.request_deserializer),
             "response_serializer": _once(handler.response_serializer),
         }
-        # To gRPC each call sends a stream, as it does on the wire: for a call's only message it
-        # would wait for ever, and before anybody has looked at the token.
+        # To gRPC each request is a stream, as it is on the wire: for the only message of a unary
+        # one it would wait for ever, and before the token has been checked.
         if handler.response_streaming:
             streaming = handler.stream_stream if handler.request_streaming else handler.unary_stream
             return grpc.stream_stream_rpc_method_handler(
@@ -205,7 +205,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
 
 async def _message(requests: AsyncIterator[Any]) -> Any:
-    """The only message of a call."""
+    """The only message of a unary request."""
     try:
         async with asyncio.timeout(MESSAGE_SECONDS):
             request = await anext(requests, None)

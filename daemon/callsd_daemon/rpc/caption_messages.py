@@ -100,7 +100,7 @@ def _hear(call: Call, encoding: Encoding, chunk: caption_pb2.AudioChunk) -> None
             problem = ("audio.data", str(error))
     if problem:
         raise invalid_fields([problem])
-    call.hear(chunk.speaker, chunk.sequence, sample(chunk.start_offset), length, data)
+    call.receive(chunk.speaker, chunk.sequence, sample(chunk.start_offset), length, data)
 
 
 def _problem(chunk: caption_pb2.AudioChunk) -> tuple[str, str] | None:
@@ -140,7 +140,7 @@ def acks(speakers: Iterable[Speaker]) -> caption_pb2.StreamCaptionsResponse:
                 speaker=speaker.name,
                 received_sequence=speaker.received_sequence,
                 received_offset=offset(speaker.received_sample),
-                processed_offset=offset(speaker.kept_sample),
+                processed_offset=offset(speaker.durable_sample),
             )
             for speaker in speakers
         ]
@@ -150,7 +150,7 @@ def acks(speakers: Iterable[Speaker]) -> caption_pb2.StreamCaptionsResponse:
 @functools.lru_cache(maxsize=SERIALISED_MESSAGES)
 def published(item: Published[Caption] | Published[Event]) -> bytes:
     """A caption or an event as viewers are sent it."""
-    message = _message(item.pulse, item.publish_time)
+    message = _message(item.status, item.publish_time)
     if isinstance(item.content, Caption):
         message.caption.CopyFrom(_caption(item.content))
     else:
@@ -173,14 +173,14 @@ def kept(final: Final) -> bytes:
 
 def heartbeat(call: Call) -> bytes:
     """How a call is while nothing is said."""
-    return _message(call.pulse(), datetime.now(UTC)).SerializeToString()
+    return _message(call.status(), datetime.now(UTC)).SerializeToString()
 
 
-def _message(pulse: CallStatus, publish_time: datetime) -> caption_pb2.WatchCaptionsResponse:
+def _message(status: CallStatus, publish_time: datetime) -> caption_pb2.WatchCaptionsResponse:
     return caption_pb2.WatchCaptionsResponse(
-        processed_offset=offset(pulse.processed_sample),
-        lag=convert.duration(pulse.lag_seconds),
-        real_time_factor=pulse.real_time_factor,
+        processed_offset=offset(status.processed_sample),
+        lag=convert.duration(status.lag_seconds),
+        real_time_factor=status.real_time_factor,
         publish_time=convert.timestamp(publish_time),
     )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one client may hold: a share of the calls under way, and streams while its token is good."""
+"""What one client may hold: a share of the open requests, and streams while its token is valid."""
 
 import asyncio
 import contextlib
@@ -16,21 +16,21 @@ from callsd_daemon.tokens import Token, TokenError, TokenFile
 log = structlog.get_logger(__name__)
 
 MAX_UNDER_WAY = 16
-"""Calls of one client that are worked on at once, so that what others ask is not behind hundreds of
-them. One that asks alone has as many as the store can do."""
+"""Requests of one client that are worked on at once, so that those of others do not wait behind
+hundreds. For a client that is alone these are as many as the store can do."""
 
-MAX_CALLS = 256
+MAX_REQUESTS = 256
 """Those, and others of the same client that wait for them."""
 
 RETRY_SECONDS = 1.0
 
-TOKEN_LOOK_SECONDS = 2.0
-"""How often the tokens of streams are looked at."""
+TOKEN_CHECK_SECONDS = 2.0
+"""How often the tokens of open streams are checked."""
 
 
 @dataclass(slots=True)
 class _Share:
-    calls: int = 0
+    requests: int = 0
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_UNDER_WAY))
 
 
@@ -44,43 +44,43 @@ class FairShares:
     async def turn(self, client: str) -> AsyncIterator[None]:
         """Wait for the client's turn, and hold it. Raises QUEUE_FULL."""
         share = self._shares.setdefault(client, _Share())
-        if share.calls == MAX_CALLS:
+        if share.requests == MAX_REQUESTS:
             raise CallsdError(
                 Reason.QUEUE_FULL,
-                f"{MAX_CALLS} calls with the token {client!r} are under way: wait for their "
+                f"{MAX_REQUESTS} requests with the token {client!r} are open: wait for their "
                 "answers before you send more",
-                metadata={"limit": str(MAX_CALLS), "token": client},
+                metadata={"limit": str(MAX_REQUESTS), "token": client},
                 retry_after_seconds=RETRY_SECONDS,
             )
-        share.calls += 1
+        share.requests += 1
         try:
             async with share.turns:
                 yield
         finally:
-            share.calls -= 1
-            if not share.calls:
+            share.requests -= 1
+            if not share.requests:
                 del self._shares[client]
 
 
 class TokenWatch:
-    """Ends streams whose token is revoked or expires; all of them are looked at together."""
+    """Ends streams whose token is revoked or expires; one check covers all of them."""
 
     def __init__(self, tokens: TokenFile) -> None:
         self._tokens = tokens
         self._held: dict[asyncio.Timeout, Token] = {}
-        self._is_looking = False
+        self._is_scheduled = False
 
     @contextlib.asynccontextmanager
     async def hold(self, token: Token) -> AsyncIterator[None]:
-        """Let the stream of the current task go on while the token is good.
+        """Let the stream of the current task go on while the token is valid.
 
-        Raises TOKEN_INVALID within some seconds after it is not.
+        Raises TOKEN_INVALID some seconds after it no longer is.
         """
         leash = asyncio.timeout(None)
         try:
             async with leash:
                 self._held[leash] = token
-                self._look_later()
+                self._schedule()
                 try:
                     yield
                 finally:
@@ -90,17 +90,17 @@ class TokenWatch:
                 raise
             raise invalid_token() from None
 
-    def _look_later(self) -> None:
-        if self._held and not self._is_looking:
-            self._is_looking = True
-            asyncio.get_running_loop().call_later(TOKEN_LOOK_SECONDS, self._look)
+    def _schedule(self) -> None:
+        if self._held and not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_later(TOKEN_CHECK_SECONDS, self._check)
 
-    def _look(self) -> None:
-        self._is_looking = False
+    def _check(self) -> None:
+        self._is_scheduled = False
         try:
             tokens = self._tokens.list()
         except (TokenError, OSError) as problem:
-            # New calls fail as well. Those that are open lose nothing by it until it is repaired.
+            # New requests fail meanwhile. Open streams go on until the file is repaired.
             log.error("tokens_not_read", problem=str(problem))  # noqa: TRY400 - no bug of ours
         else:
             now = time.time()
@@ -108,11 +108,11 @@ class TokenWatch:
             for leash in [one for one, token in self._held.items() if token not in good]:
                 del self._held[leash]
                 leash.reschedule(asyncio.get_running_loop().time())
-        self._look_later()
+        self._schedule()
 
 
 def invalid_token() -> CallsdError:
-    """What a client is told whose token is worth nothing."""
+    """The error for a token that does not count."""
     return CallsdError(
         Reason.TOKEN_INVALID,
         "the token is unknown, expired or revoked: make one with `callsd tokens create`",

@@ -21,8 +21,8 @@ from callsd_daemon.startup import (
 MAX_MESSAGE_BYTES = 1024 * 1024
 
 MAX_CONNECTION_STREAMS = 4096
-"""Calls in one connection; more wait at the client. Twice as many as watches by default: who opens
-too many of them is to be told so."""
+"""Requests in one connection; more wait at the client. Twice as many as watches by default: a
+client that opens too many watches is to get STREAMS_EXHAUSTED."""
 
 PROBE_TIMEOUT_SECONDS = 1.0
 

@@ -24,7 +24,7 @@ from callsd_daemon.workers.housekeeping import needed_uploads
 
 MAX_CHUNK_BYTES = 256 * 1024
 CHUNK_TIMEOUT_SECONDS = 60.0
-"""How long an uploading client may be silent before its call is ended; it can resume."""
+"""How long an uploading client may be silent before its stream is ended; it can resume."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public server: every service behind one gate, with their health and their reflection."""
+"""The public server: every service behind one interceptor, with health and reflection."""
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -42,7 +42,7 @@ class PublicServer:
 
     def __init__(
         self,
-        gate: AuthInterceptor,
+        interceptor: AuthInterceptor,
         *,
         jobs: JobService,
         media: MediaService,
@@ -50,8 +50,8 @@ class PublicServer:
         captions: CaptionService,
         server: ServerService,
     ) -> None:
-        """Put it together; nobody is let in yet."""
-        self._server = grpc.aio.server(interceptors=(gate,), options=SERVER_OPTIONS)
+        """Register the services; nothing is listening yet."""
+        self._server = grpc.aio.server(interceptors=(interceptor,), options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
         self._scraping = Scraping()
         job_pb2_grpc.add_JobServiceServicer_to_server(jobs, self._server)
@@ -65,7 +65,7 @@ class PublicServer:
         )
 
     async def open(self, config: Config) -> None:
-        """Answer at every endpoint of the configuration; raises StartError."""
+        """Listen on every endpoint of the configuration; raises StartError."""
         for endpoint in config.server.listen:
             listen(self._server, endpoint, config)
         await self._server.start()
@@ -76,16 +76,16 @@ class PublicServer:
         await self.say_well(is_well=True)
 
     async def say_well(self, *, is_well: bool) -> None:
-        """Tell who asks for health whether calls are answered."""
+        """Set what the health service answers."""
         response = health_pb2.HealthCheckResponse
         for service in ("", *SERVICES):
             await self._health.set(service, response.SERVING if is_well else response.NOT_SERVING)
 
     async def say_not_serving(self) -> None:
-        """Tell who asks for health, and who watches it, to go elsewhere. For good."""
+        """Have the health service answer NOT_SERVING from now on, whatever `say_well` says."""
         await self._health.enter_graceful_shutdown()
 
     async def close(self, patience_seconds: float) -> None:
-        """Let nobody in any more, and give the calls that are open so long to end."""
+        """Accept nothing more, and give open requests this long to end."""
         await self._server.stop(patience_seconds)
         self._scraping.close()

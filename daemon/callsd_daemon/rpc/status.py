@@ -59,7 +59,7 @@ CODES: dict[Reason, int] = {
     Reason.SOURCE_UNAVAILABLE: code_pb2.UNAVAILABLE,
     Reason.DRAINING: code_pb2.UNAVAILABLE,
 }
-"""Reasons that a call can be refused with; the others only ever end a job."""
+"""Reasons that a request can be refused with; the others only ever end a job."""
 
 
 def to_status(error: CallsdError) -> status_pb2.Status:

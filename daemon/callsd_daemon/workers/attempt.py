@@ -30,7 +30,7 @@ STACK_DUMP_SIGNAL = signal.SIGUSR1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptObserver:
-    """What is done when something happens in an attempt; each returns when it is on the disk."""
+    """Called with what happens in an attempt; each method returns when it is stored."""
 
     running: Callable[[], Awaitable[None]]
     progress: Callable[[Progress], Awaitable[None]]
@@ -59,11 +59,11 @@ class Attempt:
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
-        """Have the worker put its work in order and end; harmless when it does already."""
+        """Ask the worker to finish and exit; may be repeated."""
         self._stop.set()
 
     async def run(self, *, ran_seconds: float | None, max_seconds: float) -> Failure | None:
-        """Until the worker has ended; a Failure says why we ended it, if we did.
+        """Watch the worker to its end; returns a Failure if the daemon ended it.
 
         `ran_seconds` is how long the job has been RUNNING already, None when it has not begun.
         When this is cancelled, the worker goes on by itself.

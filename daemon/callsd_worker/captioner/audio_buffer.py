@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sound of one track that may still be needed."""
+"""The audio of one track that may still be needed."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ _SMALLEST_SAMPLES = 16_000
 
 
 class AudioBuffer:
-    """Sound is appended at one end and forgotten at the other. Positions are absolute samples."""
+    """Audio is appended at one end and dropped at the other. Positions are absolute samples."""
 
     def __init__(self, start_sample: int) -> None:
         self._memory: Samples = np.zeros(_SMALLEST_SAMPLES, dtype=np.float32)
@@ -31,14 +31,14 @@ class AudioBuffer:
         self._used = needed
 
     def read(self, start_sample: int, end_sample: int) -> Samples:
-        """A view of the sound between two positions, as far as it is there."""
+        """A view of the audio between two positions, as far as it is there."""
         first = max(start_sample - self.start_sample, 0)
         return self._memory[first : max(end_sample - self.start_sample, first)][
             : max(self._used - first, 0)
         ]
 
     def forget(self, before_sample: int) -> None:
-        """Sound before the position is not needed any more."""
+        """Drop audio before the position."""
         gone = min(before_sample - self.start_sample, self._used)
         # Moving the rest costs time: worth it only when at least half goes.
         if gone <= 0 or 2 * gone < self._used:
@@ -50,7 +50,7 @@ class AudioBuffer:
         self.start_sample += gone
 
     def restart(self, start_sample: int) -> None:
-        """Forget all; the next sound begins at the position."""
+        """Drop everything; the next audio begins at the position."""
         self._memory = np.zeros(_SMALLEST_SAMPLES, dtype=np.float32)
         self._used = 0
         self.start_sample = start_sample

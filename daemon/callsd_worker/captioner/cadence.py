@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often speech that goes on is recognised, by how long that takes of late."""
+"""How often ongoing speech is recognised, by how long recent passes took."""
 
 from collections.abc import Hashable
 
@@ -7,23 +7,24 @@ from callsd_worker.captioner.rules import Rules
 
 
 _NEW_PASS_WEIGHT = 0.1
-"""Of the newest pass in what is known of how long they take."""
+"""Weight of the newest pass in the average."""
 
 _TALKING_SECONDS = 1.5
-"""Who had a pass within this time talks; longer than the slowest cadence and its pass."""
+"""A track with a pass within this time counts as talking; longer than the slowest cadence and its
+pass."""
 
 
 class Cadence:
-    """One for all tracks of a captioner: how long passes take is the doing of the machine."""
+    """One for all tracks of a captioner: how long passes take depends on the machine."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._pass_seconds: float | None = None
         self._passed_seconds: dict[Hashable, float] = {}
-        """When each of those who talk had their latest pass."""
+        """When each talking track had its latest pass."""
 
     def take(self, talker: Hashable, pass_seconds: float, now_seconds: float) -> None:
-        """A pass of this talker has ended now, and taken so long."""
+        """Take the duration of a pass that has just ended."""
         known = pass_seconds if self._pass_seconds is None else self._pass_seconds
         self._pass_seconds = known + _NEW_PASS_WEIGHT * (pass_seconds - known)
         self._passed_seconds[talker] = now_seconds
@@ -32,7 +33,7 @@ class Cadence:
 
     @property
     def seconds(self) -> float:
-        """Age at which voice that no pass has heard makes the next pass due."""
+        """Age at which voice that is in no pass makes the next pass due."""
         rules = self._rules
         if self._pass_seconds is None:
             return rules.max_cadence_seconds

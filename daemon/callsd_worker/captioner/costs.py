@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each call costs of a process that serves all of them."""
+"""How the processor time of the captioner is divided among its calls."""
 
 from collections import defaultdict, deque
 from collections.abc import Mapping
 
 
 RATE_STEPS = 10
-"""How many of the last measurements the real-time factor is taken over."""
+"""How many recent measurements the real-time factor covers."""
 
 
 class Costs:
-    """Divides the process' time among calls by the work done for each of them.
+    """Divides the processor time among calls by the work done for each of them.
 
-    Work of recognising is counted by the clock: an engine works on threads of its own, whose
-    processor time cannot be told apart.
+    Recognition is counted in wall-clock time: engines have threads of their own, whose processor
+    time cannot be attributed.
     """
 
     def __init__(self, cpu_seconds: float) -> None:
-        """What the process has used so far is nobody's."""
+        """`cpu_seconds`, used so far, are charged to no call."""
         self._charged_cpu_seconds = cpu_seconds
         self._work_seconds: dict[str, float] = defaultdict(float)
         self._cpu_seconds: dict[str, float] = defaultdict(float)
@@ -25,15 +25,15 @@ class Costs:
         self._rates: deque[tuple[float, float]] = deque(maxlen=RATE_STEPS)
 
     def work(self, call: str, seconds: float) -> None:
-        """Time spent on a call since the last `divide`."""
+        """Count time spent on a call."""
         self._work_seconds[call] += seconds
 
     def finish_speech(self, seconds: float) -> None:
-        """Speech of any call that is in final words now."""
+        """Count speech of any call that is now in final words."""
         self._speech_seconds += seconds
 
     def divide(self, cpu_seconds: float) -> None:
-        """Charge what the process has used since the last time; without work it is nobody's."""
+        """Charge what the process has used since the last time; to no call if there was no work."""
         spent = cpu_seconds - self._charged_cpu_seconds
         self._charged_cpu_seconds = cpu_seconds
         whole = sum(self._work_seconds.values())
@@ -54,7 +54,7 @@ class Costs:
 
     @property
     def real_time_factor(self) -> float:
-        """Speech in one second of processor time, lately; 0 = there was none."""
+        """Seconds of recent speech per second of processor time; 0 = there was none."""
         speech_seconds = sum(speech for speech, _ in self._rates)
         cpu_seconds = sum(cpu for _, cpu in self._rates)
         return speech_seconds / cpu_seconds if cpu_seconds else 0.0

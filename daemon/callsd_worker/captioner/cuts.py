@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where running speech can be cut with the least harm."""
+"""Where continuous speech can be cut with the least harm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ _PAUSE_POWER = 0.002
 """A pause is 27 dB below the louder parts of the speech around it."""
 
 _WORD_EDGE_SECONDS = 0.04
-"""A word after a pause is said to begin at its end or before it, and this much later at most."""
+"""The recogniser places the beginning of a word after a pause at the end of the pause, before it,
+or at most so much later."""
 
 _MIN_LEFT_SECONDS = 1.5
 _MIN_RIGHT_SECONDS = 0.8
@@ -48,8 +49,8 @@ def cuts_between_words(samples: Samples, words: Sequence[TimedWord]) -> list[Cut
     seconds = samples.size / SAMPLE_RATE_HZ
     cuts = []
     for begin, end in _pauses(samples):
-        # The recogniser gives the pause to the word before it or to the one after it, but
-        # the word that begins last before the pause is over is the one after it.
+        # The recogniser counts a pause with the word before or the word after it. The last word
+        # that begins before the pause is over is the one after it.
         after = sum(word.start_seconds <= end + _WORD_EDGE_SECONDS for word in words) - 1
         middle = (begin + end) / 2
         if (
@@ -68,14 +69,14 @@ def cuts_between_words(samples: Samples, words: Sequence[TimedWord]) -> list[Cut
 
 
 def softest_frame(samples: Samples, *, first: int, after: int) -> int:
-    """The frame, of those from `first` to before `after`, in the middle of the softest moment."""
+    """The frame at the softest moment, from `first` to before `after`."""
     power = frame_power(samples[: samples.size // FRAME_SAMPLES * FRAME_SAMPLES])
     smooth = np.convolve(power, np.full(_DIP_FRAMES, 1 / _DIP_FRAMES), mode="same")
     return first + int(np.argmin(smooth[first:after]))
 
 
 def ends_softly(samples: Samples, *, last_seconds: float) -> int:
-    """How many of `samples` to take so that they end in the softest of their last moments.
+    """How many of `samples` to take so that they end at the softest moment of the last seconds.
 
     A word that is cut in the middle is recognised as another one.
     """
@@ -88,7 +89,7 @@ def ends_softly(samples: Samples, *, last_seconds: float) -> int:
 
 
 def _pauses(samples: Samples) -> NDArray[np.float64]:
-    """Beginning and end of all soft stretches, in seconds; shape (pauses, 2)."""
+    """Start and end of all soft stretches, in seconds; shape (pauses, 2)."""
     hops = samples[: samples.size // _HOP_SAMPLES * _HOP_SAMPLES].reshape(-1, _HOP_SAMPLES)
     if not hops.size:
         return np.zeros((0, 2))

@@ -10,14 +10,14 @@ from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A pass that a track wants."""
+    """The next pass of a track."""
 
     ready_seconds: float
-    """When it is worth making, by the caller's clock."""
+    """When to make it at the earliest, by the caller's clock."""
     deadline_seconds: float
-    """The order among several; never before `ready_seconds`."""
+    """Sorts passes of several tracks; never before `ready_seconds`."""
     is_final: bool
-    """Its words will not change any more: such passes go first."""
+    """Its words will be final: such passes go first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,20 +25,20 @@ class DecodeWindow:
     """One window to recognise."""
 
     samples: Samples
-    """At the level of ordinary speech."""
+    """Amplified to the level of ordinary speech."""
     start_sample: int
     end_sample: int
     """Where the window lies in the track."""
     voiced_seconds: float
     is_final: bool
-    """Its text will be final, or is expected to be: worth more care."""
-    is_doubted: bool = False
-    """What the last pass over it gave was not believed: another such would be one too many."""
+    """Its text will be final, or probably will: worth more care."""
+    was_rejected: bool = False
+    """The result of the last pass over it was rejected: worth more care, too."""
     needs_word_times: bool
     language: str
-    """Empty: to be detected in this window."""
-    is_language_asked: bool
-    """Whether the track wants to know what language this window is in."""
+    """Empty: detect it in this window."""
+    needs_language: bool
+    """Whether to report the probabilities of languages."""
 
     @property
     def seconds(self) -> float:
@@ -47,11 +47,11 @@ class DecodeWindow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of a pass."""
+    """The result of a pass."""
 
-    heard: Recognised | None
-    """None: nothing that could be believed."""
+    recognised: Recognised | None
+    """None: the words were rejected as implausible."""
     language: str
-    """The one it was recognised in."""
+    """The language that was used."""
     languages: Mapping[str, float] = field(default_factory=dict)
-    """Probability of each language, when asked for."""
+    """Probability of each language, if `needs_language`."""

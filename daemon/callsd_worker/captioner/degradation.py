@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done without, step by step, when captions fall behind; and back again."""
+"""How captions get worse in steps when they fall behind, and better again."""
 
 from enum import IntEnum
 
@@ -7,15 +7,15 @@ from enum import IntEnum
 HIGH_LAG_SECONDS = 2.0
 """Captions later than this are late for a reader …"""
 HIGH_FOR_SECONDS = 3.0
-"""… and for so long it is no hiccup."""
+"""… and late for so long is no short peak."""
 
 LOW_LAG_SECONDS = 1.2
 LOW_FOR_SECONDS = 10.0
-"""Well below, and for long: a step that is taken back too early is taken again."""
+"""Well below the high lag, and for long: a step that is undone too early is soon taken again."""
 
 
 class Step(IntEnum):
-    """From nothing to most."""
+    """From best to worst."""
 
     NONE = 0
     CADENCE = 1
@@ -30,7 +30,7 @@ _TEXTS = {
 
 
 class Degradation:
-    """Follows the lag; told the time."""
+    """Follows the lag; the time is a parameter."""
 
     def __init__(self, *, has_smaller_model: bool) -> None:
         self._last = Step.SMALLER_MODEL if has_smaller_model else Step.CADENCE
@@ -40,11 +40,11 @@ class Degradation:
 
     @property
     def text(self) -> str:
-        """What is being done without, for a person; empty = nothing."""
+        """How captions are worse than usual, for a person; empty = they are not."""
         return _TEXTS[self.step]
 
     def observe(self, lag_seconds: float, now_seconds: float) -> Step:
-        """Take the lag as it is now, several times a second; returns the step that holds."""
+        """Take the current lag, several times a second; returns the step to use."""
         if lag_seconds >= HIGH_LAG_SECONDS:
             self._low_since_seconds = None
             if self._high_since_seconds is None:
@@ -63,7 +63,7 @@ class Degradation:
         return self.step
 
     def _go_to(self, step: int) -> None:
-        # Each step is given its time to work before the next.
+        # Each step gets time to show an effect before the next.
         self.step = Step(step)
         self._high_since_seconds = None
         self._low_since_seconds = None

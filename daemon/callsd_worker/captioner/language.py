@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which language a speaker speaks, when nobody said so."""
+"""Which language a speaker speaks, when the client has not set it."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ MIN_VOICED_SECONDS = 2.0
 
 DECIDED_SECONDS = 4.0
 DECIDED_PROBABILITY = 0.5
-"""So much speech, and so clear a lead in it, settle the language."""
+"""So much speech with so high a probability settles the language."""
 
 SWITCH_PROBABILITY = 0.8
 SWITCH_WINDOWS = 2
-"""A settled language is left when so many windows running are clearly in one other."""
+"""A settled language is changed when so many successive windows are clearly in one other."""
 
 
 class SpeakerLanguage:
-    """Gathers what the recogniser says about windows of one speaker."""
+    """Collects what the recogniser detects in the windows of one speaker."""
 
     def __init__(self, given: str) -> None:
         self._is_given = bool(given)
@@ -30,7 +30,7 @@ class SpeakerLanguage:
         self._rival_windows = 0
 
     def wants_vote(self, *, voiced_seconds: float, is_final: bool) -> bool:
-        """Whether a window should be asked for its language."""
+        """Whether to detect the language of a window."""
         if self._is_given:
             return False
         if not self.code:
@@ -38,7 +38,7 @@ class SpeakerLanguage:
         return is_final and voiced_seconds >= MIN_VOICED_SECONDS
 
     def vote(self, languages: Mapping[str, float], *, voiced_seconds: float) -> None:
-        """Take the probabilities of one window."""
+        """Take the language probabilities of one window."""
         if self._is_given or not languages or voiced_seconds < MIN_VOICED_SECONDS:
             return
         leader = max(languages, key=languages.__getitem__)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TrackUpdate on its way out. What waits is brought together, so that it never piles up.
+"""Updates on their way to the daemon. Waiting updates of a track are merged, so they never pile up.
 
-Of each track the newest interim, all finals, and every change of speech: as much as people say.
+Kept of each track: the newest interim, all finals, and every change between speech and silence.
 """
 
 import threading
@@ -13,13 +13,13 @@ from callsd_worker.captioner.words import TrackUpdate, Words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrackNews:
-    """TrackUpdate of one track as it is told."""
+class OutgoingUpdate:
+    """An update of a track as it is sent."""
 
     track: int
     update: TrackUpdate
     skipped_samples: int
-    """Sound that never came or could not be decoded, since the update before."""
+    """Audio that never came or could not be decoded, since the update before."""
 
 
 class Outbox:
@@ -27,31 +27,28 @@ class Outbox:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        # Tracks in the order in which their oldest updates came.
-        self._waiting: dict[int, deque[TrackNews]] = {}
+        # Tracks in the order of their oldest updates.
+        self._waiting: dict[int, deque[OutgoingUpdate]] = {}
         self.is_closed = False
 
-    def put(self, told: TrackNews) -> None:
-        """Have an update told; never waits."""
+    def put(self, update: OutgoingUpdate) -> None:
+        """Queue an update, or merge it into one that waits; never blocks."""
         with self._changed:
-            waiting = self._waiting.setdefault(told.track, deque())
-            joined = _joined(waiting[-1], told) if waiting else None
+            waiting = self._waiting.setdefault(update.track, deque())
+            joined = _joined(waiting[-1], update) if waiting else None
             if joined is None:
-                waiting.append(told)
+                waiting.append(update)
             else:
                 waiting[-1] = joined
             self._changed.notify()
 
     def forget(self, track: int) -> None:
-        """Nothing more is told of a track."""
+        """Drop what waits of a track."""
         with self._changed:
             self._waiting.pop(track, None)
 
-    def take(self, until_seconds: float) -> TrackNews | None:
-        """The next update; None when there is none until then, or `close` was called.
-
-        `until_seconds` is by the monotonic clock.
-        """
+    def take(self, until_seconds: float) -> OutgoingUpdate | None:
+        """Wait for the next update; None after `until_seconds` (monotonic), or after `close`."""
         with self._changed:
             while not (self._waiting or self.is_closed):
                 left_seconds = until_seconds - time.monotonic()
@@ -62,25 +59,25 @@ class Outbox:
                 return None
             track = next(iter(self._waiting))
             waiting = self._waiting.pop(track)
-            told = waiting.popleft()
+            update = waiting.popleft()
             if waiting:
                 # Behind the other tracks: each has its turn.
                 self._waiting[track] = waiting
-            return told
+            return update
 
     def close(self) -> None:
-        """Wake whoever takes; nothing is waited for any more."""
+        """Wake the thread in `take`; it waits no more."""
         with self._changed:
             self.is_closed = True
             self._changed.notify_all()
 
 
-def _joined(older: TrackNews, newer: TrackNews) -> TrackNews | None:
-    """Both in one, or None if that would hide something."""
+def _joined(older: OutgoingUpdate, newer: OutgoingUpdate) -> OutgoingUpdate | None:
+    """Both merged into one, or None if that would hide a change."""
     old, new = older.update, newer.update
     if old.is_drained or (old.speech is not None and new.speech is not None):
         return None
-    return TrackNews(
+    return OutgoingUpdate(
         track=newer.track,
         update=replace(
             new,
@@ -93,7 +90,7 @@ def _joined(older: TrackNews, newer: TrackNews) -> TrackNews | None:
 
 
 def _still_shown(interim: Words | None, newer: TrackUpdate) -> Words | None:
-    """An interim that was not told yet, unless its words have become final meanwhile."""
+    """An interim that was not sent yet, unless its words have become final meanwhile."""
     if interim is None or any(final.segment >= interim.segment for final in newer.finals):
         return None
     return interim

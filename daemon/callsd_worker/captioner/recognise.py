@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Passes in, believable words out. Safe from several threads if the engine is."""
+"""Recognises windows and rejects implausible words. As thread-safe as the engine is."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,37 +21,39 @@ TAIL_SECONDS = 0.5
 
 TOKENS_PER_SECOND = 8
 SPARE_TOKENS = 8
-"""Bound of a decode: fast speech has 5 tokens a second in English. A loop ends there."""
+"""Limit of tokens for a window: fast English speech has 5 a second. A loop ends here."""
 
 FINAL_BEAM_SIZE = 3
 
 RETRY_REPETITION_PENALTY = 1.15
-"""Takes most loops away, in the time of a decode: the window is encoded already."""
+"""Avoids most loops at the cost of one decode: the window is encoded already."""
 RETRY_PADDED_SECONDS = 30.0
-"""Windows were always this long in training: the safest padding, and the dearest. Final words are
-worth it at once; interim ones after a pass has failed, as the next one is there sooner."""
+"""All windows in training had this length: the safest padding, and the slowest. Final words get it
+at the first retry, interim words only after a pass was rejected, as the next pass comes soon."""
 
 DOUBTFUL_TOKENS = 4
-"""The first word or two of an utterance are always uncertain: the next pass will tell."""
+"""Results of so few tokens are not checked: first words are always uncertain, and the next pass
+corrects them."""
 
 CLIPPED_SECONDS = 0.6
-"""A short window has little silence around its words: this much less than rates of words are
-made for."""
+"""Added to a window's length for the check of speech rates, whose limits allow for more silence
+around words than these windows have."""
 
 UNKNOWN_LANGUAGE = "en"
 
 
 def recognise(engine: Engine, passes: Sequence[DecodeWindow]) -> list[Result]:
-    """Recognise windows, in one call as far as they are of one kind.
+    """Recognise windows, those of one language and kind together.
 
-    A result that looks wrong is tried once more, more carefully; what still looks wrong then is
-    not believed, or at the end of a segment only once. Words where nobody speaks become no words.
+    A result that looks wrong is retried once, more carefully. If it still looks wrong, an interim
+    result is rejected, and a final one is used without its repetitions. Words where nobody speaks
+    become an empty text.
     """
     padded_seconds = _padded_seconds(passes)
     encoded = [engine.encode(window.samples, padded_seconds=padded_seconds) for window in passes]
     probabilities = [
         engine.detect_language([item])[0]
-        if engine.is_multilingual and (window.is_language_asked or not window.language)
+        if engine.is_multilingual and (window.needs_language or not window.language)
         else {}
         for item, window in zip(encoded, passes, strict=True)
     ]
@@ -62,7 +64,7 @@ def recognise(engine: Engine, passes: Sequence[DecodeWindow]) -> list[Result]:
     alike: dict[tuple[str, bool], list[int]] = defaultdict(list)
     for index, window in enumerate(passes):
         alike[languages[index], window.is_final].append(index)
-    heard: dict[int, Recognised | None] = {}
+    accepted: dict[int, Recognised | None] = {}
     for (language, _), indices in alike.items():
         group = [passes[index] for index in indices]
         for index, result in zip(
@@ -70,9 +72,11 @@ def recognise(engine: Engine, passes: Sequence[DecodeWindow]) -> list[Result]:
             engine.recognise([encoded[index] for index in indices], _options(group, language)),
             strict=True,
         ):
-            heard[index] = _believed(engine, passes[index], language, result, encoded[index])
+            accepted[index] = _accepted(engine, passes[index], language, result, encoded[index])
     return [
-        Result(heard=heard[index], language=languages[index], languages=probabilities[index])
+        Result(
+            recognised=accepted[index], language=languages[index], languages=probabilities[index]
+        )
         for index in range(len(passes))
     ]
 
@@ -86,12 +90,12 @@ def _options(group: Sequence[DecodeWindow], language: str) -> DecodeOptions:
     )
 
 
-def _believed(
+def _accepted(
     engine: Engine, window: DecodeWindow, language: str, first: Recognised, encoded: Encoded
 ) -> Recognised | None:
     if _flaw(window, first) is None:
         return first
-    if window.is_final or window.is_doubted:
+    if window.is_final or window.was_rejected:
         encoded = engine.encode(window.samples, padded_seconds=RETRY_PADDED_SECONDS)
     options = replace(_options([window], language), repetition_penalty=RETRY_REPETITION_PENALTY)
     again = engine.recognise([encoded], options)[0]
@@ -101,11 +105,11 @@ def _believed(
         case Flaw.NO_SPEECH:
             return replace(again, text="", words=(), token_count=0)
         case _:
-            # Of an interim the last one is better. After a final nothing comes any more.
-            return _said_once(again) if window.is_final else None
+            # Instead of a bad interim the last one stays. A final has no next pass.
+            return _without_loops(again) if window.is_final else None
 
 
-def _said_once(heard: Recognised) -> Recognised:
+def _without_loops(heard: Recognised) -> Recognised:
     """Without the repetitions of a loop."""
     words = heard.text.split()
     return replace(heard, text=" ".join(without_repeats(words, words)), words=())

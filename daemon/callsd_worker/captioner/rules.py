@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a track is listened to, and where its speech is cut."""
+"""When a track is recognised, and where its speech is cut."""
 
 from dataclasses import dataclass
 
@@ -10,48 +10,48 @@ class Rules:
 
     min_cadence_seconds: float = 0.15
     max_cadence_seconds: float = 0.72
-    """Age at which voice that no pass has heard makes the next pass due …"""
+    """Age at which voice that is in no pass makes the next pass due …"""
     pass_share: float = 0.16
-    """… within these limits so that the passes of a speaker take this part of the time: quick ones
-    come often, and on a busy server, where they take longer, they come less often."""
+    """… chosen between these limits so that the passes of a speaker take this share of the time:
+    the longer passes take, as on a busy server, the less often they are made."""
     spare_share: float = 0.0
-    """What the passes of all who talk may take together, if that is more: while few do, they come
-    more often."""
+    """Share of the time that the passes of all talking speakers may take together, if that is more:
+    while few talk, passes come more often."""
     soft_end_seconds: float = 0.25
-    """How much of the newest sound an interim pass may leave for the next one at most, in order to
-    end between words; when passes come often, a third of what comes between them."""
+    """How much of the newest audio an interim pass may leave to the next one, in order to end
+    between words; at most a third of the cadence."""
     draft_silence_seconds: float = 0.2
-    """A pause this long makes a pass of final quality due: most likely it is the last one."""
+    """A pause this long makes a pass of final quality due: it is probably the last one."""
     pause_patience_seconds: float = 0.1
-    """How long a pass that is due at the beginning of a pause waits to see whether it is one."""
+    """How long a pass that becomes due at the beginning of a pause waits for the pause to last."""
     end_silence_seconds: float = 0.4
-    """A pause this long ends an utterance. Shorter ones are taken inside sentences."""
+    """A pause this long ends an utterance. Shorter ones occur inside sentences."""
     cut_after_seconds: float = 6.0
-    """From this length on a segment is cut between two words that are certain."""
+    """A segment longer than this is cut between two stable words."""
     cut_pause_seconds: float = 0.12
     """How long a pause must be for such a cut; shorter ones are within words."""
     max_segment_seconds: float = 9.0
-    """A segment that grows to this is cut at its softest moment; a bit below what the encoder's
-    usual padding (10.24 s) holds."""
+    """A segment of this length is cut at its softest moment; a bit less than the encoder's usual
+    padding (10.24 s)."""
     begin_probability: float = 0.35
     end_probability: float = 0.15
-    """Of voice, for the beginning and the end of speech."""
+    """Probability of voice at which speech begins, and below which it ends."""
     padding_seconds: float = 0.35
-    """Sound kept on either side: soft first and last consonants are below any threshold."""
+    """Audio kept on either side: soft first and last consonants are below any threshold."""
     min_voiced_seconds: float = 0.09
     """Less than three frames of voice is a click."""
     floor_dbfs: float = -66.0
     """Frames below this level are silence without asking the network."""
     hangover_seconds: float = 1.0
-    """After the last loud frame the network listens on for so long."""
+    """For so long after the last loud frame the network is still asked."""
     position_step_seconds: float = 1.0
-    """Silence is told in steps of this: positions alone are no news."""
+    """During silence positions are reported in steps of this."""
 
 
 def rules_for(model: str) -> Rules:
     """The rules for a model.
 
-    A tiny one is taken for its quickness: the machine has time to spare with it, and words that are
-    there sooner are worth more than words that stay.
+    A tiny model is chosen for speed: the machine has time to spare, and early words are worth more
+    than stable ones.
     """
     return Rules(spare_share=0.4) if model.partition(".")[0] == "tiny" else Rules()

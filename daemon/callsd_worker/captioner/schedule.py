@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose pass is next: over all tracks of all calls, final words first, then the oldest voice."""
+"""Which track gets the next pass, over all calls: final words first, then the oldest voice."""
 
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -10,14 +10,14 @@ from callsd_worker.captioner.track import Track
 Key = TypeVar("Key", bound=Hashable)
 
 LARGEST_BATCH = 2
-"""Windows in one call of the recogniser. They share the pass over the decoder's weights."""
+"""Windows that are recognised together. They share one run over the decoder's weights."""
 
 LONGEST_WAIT_SECONDS = 0.5
-"""Stalled sound is noticed at least this often."""
+"""Stalled audio is noticed at least this often."""
 
 
 class Schedule(Generic[Key]):
-    """All tracks that one captioner serves. Whoever drives it holds a lock around it."""
+    """All tracks that one captioner serves. The caller holds a lock."""
 
     def __init__(self) -> None:
         self._tracks: dict[Key, Track] = {}
@@ -26,11 +26,11 @@ class Schedule(Generic[Key]):
         self._tracks[key] = track
 
     def remove(self, key: Key) -> None:
-        """Forget a track. A pass that was taken from it may still be settled."""
+        """Remove a track. A pass of it that is under way may still be settled."""
         self._tracks.pop(key, None)
 
     def next(self, now_seconds: float) -> tuple[tuple[Key, Track], ...]:
-        """Tracks whose passes are to be made now, in one call: at most `LARGEST_BATCH`."""
+        """Tracks whose passes are to be made now, together: at most `LARGEST_BATCH`."""
         ready = []
         for key, track in self._tracks.items():
             track.notice_stall(now_seconds)
@@ -41,7 +41,7 @@ class Schedule(Generic[Key]):
         return tuple((key, track) for _, key, track in ready[:LARGEST_BATCH])
 
     def wait_seconds(self, now_seconds: float) -> float:
-        """How long nothing is due, as far as can be told before more sound comes."""
+        """How long until a pass is due, if no more audio comes."""
         dues = (track.due() for track in self._tracks.values())
         earliest = min((due.ready_seconds for due in dues if due is not None), default=None)
         if earliest is None:
@@ -49,10 +49,10 @@ class Schedule(Generic[Key]):
         return min(max(earliest - now_seconds, 0.0), LONGEST_WAIT_SECONDS)
 
     def lag_seconds(self, now_seconds: float) -> float:
-        """Age of the oldest voice that is not in words."""
+        """Age of the oldest voice that is not in words yet."""
         since = [
             at
-            for at in (track.unheard_since_seconds for track in self._tracks.values())
+            for at in (track.unrecognised_since_seconds for track in self._tracks.values())
             if at is not None
         ]
         return now_seconds - min(since) if since else 0.0

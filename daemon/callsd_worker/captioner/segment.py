@@ -28,30 +28,30 @@ class Segment:
         self.end_sample: int | None = None
         """Where the window ends; None while it grows."""
         self.samples: Samples | None = None
-        """Its sound, once it has ended."""
+        """Its audio, once it has ended."""
         self.is_end_of_utterance = False
         self.closed_seconds = 0.0
         self.trail: list[float] = []
         """Probability of voice in each frame."""
         self.voiced_frames = 0
         self.silence_start_sample: int | None = None
-        """Since when the speaker has been silent."""
+        """Where the silence at the end begins; None while the speaker talks."""
         self._arrivals: list[float] = []
-        """When each frame came."""
+        """When each frame arrived."""
         self._begin_probability = begin_probability
         self._min_voiced_seconds = min_voiced_seconds
         self.taken_sample = start_sample
-        """Sound before this is in a pass that was or is being made."""
+        """Audio before this is in a pass that is done or under way."""
         self.agreement = Agreement()
-        self.is_doubted = False
-        """Whether what its last pass gave was not believed."""
+        self.was_rejected = False
+        """Whether the result of its last pass was rejected."""
         self.word_times: tuple[TimedWord, ...] = ()
-        """When the words of `agreement` were said, if that is known; from `start_sample` on."""
+        """Times of the words of `agreement`, from `start_sample` on; empty if not known."""
         self.revision = 0
-        self.heard_sample = start_sample
-        """Sound before this has been recognised."""
+        self.recognised_sample = start_sample
+        """Audio before this has been recognised."""
         self.drafted_sample = start_sample
-        """Sound before this has been recognised as carefully as final words are."""
+        """Audio before this has been recognised with the care that final words get."""
 
     @property
     def judged_sample(self) -> int:
@@ -79,29 +79,29 @@ class Segment:
 
     @property
     def voice_end_sample(self) -> int:
-        """What a pass must reach to have heard all."""
+        """Where voice ends: a pass that reaches this has recognised all of it."""
         if self.silence_start_sample is not None:
             return self.silence_start_sample
         return self.window_end_sample
 
     @property
     def is_click(self) -> bool:
-        """Whether it is too short for speech, so far."""
+        """Whether it is too short to be speech, so far."""
         return self.voiced_seconds < self._min_voiced_seconds and not self.agreement.words
 
     @property
     def is_drafted(self) -> bool:
-        """Whether the words are of final quality for all that was said."""
+        """Whether all voice has been recognised in final quality."""
         return self.voiced_frames > 0 and self.drafted_sample >= self.voice_end_sample
 
     @property
     def is_complete(self) -> bool:
-        """Whether the words will not change any more."""
+        """Whether it has ended and its words will not change any more."""
         return self.end_sample is not None and self.is_drafted
 
     @property
-    def unheard_since_seconds(self) -> float | None:
-        """When the oldest voice came that is in no pass; None if there is none."""
+    def unrecognised_since_seconds(self) -> float | None:
+        """When the oldest voice that is in no pass arrived; None if there is none."""
         first = max(self.taken_sample - self.voice_start_sample, 0) // FRAME_SAMPLES
         return next(
             (
@@ -124,14 +124,14 @@ class Segment:
             self.silence_start_sample = frame_start
 
     def close(self, *, samples: Samples, is_end_of_utterance: bool, now_seconds: float) -> None:
-        """Nothing more comes: `samples` are the window."""
+        """End the segment; `samples` are its window."""
         self.samples = samples
         self.end_sample = self.start_sample + samples.size
         self.is_end_of_utterance = is_end_of_utterance
         self.closed_seconds = now_seconds
 
     def split(self, frame: int) -> "Segment":
-        """Take away what comes from a frame on, as a segment that goes on; close this one then."""
+        """Move what comes from a frame on into a new segment. The caller then closes this one."""
         cut_sample = self.voice_start_sample + frame * FRAME_SAMPLES
         rest = Segment(
             start_sample=cut_sample,
@@ -143,8 +143,8 @@ class Segment:
         rest._arrivals = self._arrivals[frame:]
         rest.voiced_frames = sum(item >= self._begin_probability for item in rest.trail)
         rest.silence_start_sample = self.silence_start_sample
-        # A pass that is being made for the whole will be of no use to the rest.
-        rest.taken_sample = rest.heard_sample = max(self.heard_sample, cut_sample)
+        # The result of a pass under way over the whole segment is not used for the rest.
+        rest.taken_sample = rest.recognised_sample = max(self.recognised_sample, cut_sample)
         self.trail = self.trail[:frame]
         self._arrivals = self._arrivals[:frame]
         self.voiced_frames -= rest.voiced_frames

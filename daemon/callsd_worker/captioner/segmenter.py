@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the sound of one track to segments of speech, while it comes."""
+"""Cuts the live audio of one track into segments of speech."""
 
 from collections import deque
 
@@ -15,16 +15,16 @@ from callsd_worker.speech.vad import CONTEXT_SAMPLES, FRAME_SAMPLES, VoiceDetect
 
 
 STALL_SECONDS = 1.5
-"""Sound that stays away for so long in the middle of speech will not come: a client is gone, or
-sends nothing while its speaker is silent."""
+"""Audio that is missing for so long in the middle of speech will not come: the client is gone, or
+sends nothing during silence."""
 
 _LONGEST_FILLED_SECONDS = 1.5
-"""A hole in the sound up to this is heard as silence, frame by frame; beyond it listening starts
-anew behind it. Any utterance has ended in it."""
+"""A hole up to this length is filled with silence. After a longer one detection starts anew: any
+utterance has ended in it."""
 
 
 class Segmenter:
-    """Keeps the sound that may still be needed, and begins, cuts and ends segments in it."""
+    """Begins, cuts and ends segments, and keeps the audio that may still be needed."""
 
     def __init__(self, detector: VoiceDetector, *, start_sample: int, rules: Rules) -> None:
         self._rules = rules
@@ -34,22 +34,22 @@ class Segmenter:
         self._audio = AudioBuffer(start_sample)
         self._last_end_sample = start_sample
         self.judged_sample = start_sample
-        """Sound before this is known to be speech or silence."""
+        """Audio before this has been classified as speech or silence."""
         self.last_sound_seconds = 0.0
-        """When the newest sound came."""
+        """When the newest audio arrived."""
         self.segments: deque[Segment] = deque()
-        """In order, until they are taken away."""
+        """In order; `Track` removes those that are final."""
         self.open: Segment | None = None
-        """The last of them, while the speaker speaks."""
+        """The last of them, while the speaker talks."""
 
     @property
     def is_speaking(self) -> bool:
         return self.open is not None and not self.open.is_click
 
-    def hear(self, start_sample: int, samples: Samples, now_seconds: float) -> None:
-        """Take the next sound, float32 at 16 kHz, in pieces of any length.
+    def feed(self, start_sample: int, samples: Samples, now_seconds: float) -> None:
+        """Take the next audio, float32 at 16 kHz, in pieces of any length.
 
-        What was heard before is left out; a hole is silence.
+        Audio that was fed before is skipped; a hole is silence.
         """
         hole = start_sample - self._audio.end_sample
         if hole < 0:
@@ -67,32 +67,32 @@ class Segmenter:
         self._forget()
 
     def end(self, now_seconds: float) -> None:
-        """No more sound comes for now: what is open ends here."""
+        """No more audio comes for now: end the open segment here."""
         self.break_off(now_seconds)
         self._restart(self._audio.end_sample)
 
     def notice_stall(self, now_seconds: float) -> None:
-        """End speech whose sound has stopped coming."""
+        """End speech whose audio has stopped coming."""
         if self.open is not None and now_seconds - self.last_sound_seconds >= STALL_SECONDS:
             self.break_off(now_seconds)
 
     def break_off(self, now_seconds: float) -> None:
-        """The open segment ends with the sound there is."""
+        """End the open segment with the audio received so far."""
         if self.open is not None:
             self._end_utterance(self._audio.end_sample, now_seconds)
 
     def sound_of(self, segment: Segment) -> Samples:
-        """A segment's window as far as it is there; to be copied if it is kept."""
+        """A segment's window so far. A view: copy it to keep it."""
         if segment.samples is not None:
             return segment.samples
         return self._audio.read(segment.start_sample, segment.judged_sample)
 
     def cuts(self, segment: Segment, *, word_count: int) -> list[Cut]:
-        """Good places to cut an open segment between its first words, if their times are known."""
+        """Good places to cut between the first `word_count` words, if their times are known."""
         return cuts_between_words(self.sound_of(segment), segment.word_times[:word_count])
 
     def cut(self, segment: Segment, cut: Cut, now_seconds: float) -> None:
-        """End the open segment there; the words behind the cut go on in a new one."""
+        """End the open segment at the cut; the words after it move into a new segment."""
         cut_sample = segment.start_sample + cut.sample
         frame = round((cut_sample - segment.voice_start_sample) / FRAME_SAMPLES)
         rest = self._split(segment, frame, now_seconds)
@@ -146,7 +146,7 @@ class Segmenter:
         self._close(segment, end_sample, is_end_of_utterance=True, now_seconds=now_seconds)
 
     def _cut_at_limit(self, segment: Segment, now_seconds: float) -> None:
-        """Too long: end it at its softest moment and go on from there."""
+        """Cut a segment that is too long at its softest moment."""
         cuts = self.cuts(segment, word_count=len(segment.word_times))
         if cuts:
             self.cut(segment, max(cuts, key=lambda cut: cut.pause_seconds), now_seconds)
@@ -155,12 +155,12 @@ class Segmenter:
         samples = self._audio.read(segment.voice_start_sample, segment.judged_sample)
         frame = softest_frame(samples, first=count // 2, after=count - 2)
         self._split(segment, frame, now_seconds)
-        # Which of the words are left of the cut nobody knows: it must be recognised once more.
+        # Which words are before the cut is not known: both parts are recognised again.
         segment.agreement = Agreement()
         segment.drafted_sample = segment.start_sample
 
     def _split(self, segment: Segment, frame: int, now_seconds: float) -> Segment:
-        """The open segment ends before a frame, and the rest of it goes on."""
+        """End the open segment before a frame; the rest becomes the open segment."""
         rest = segment.split(frame)
         end_sample = rest.start_sample
         self._close(segment, end_sample, is_end_of_utterance=False, now_seconds=now_seconds)
@@ -179,7 +179,7 @@ class Segmenter:
         )
 
     def _restart(self, at_sample: int) -> None:
-        """What comes next does not follow what came."""
+        """Start detection anew: the next audio does not follow the last."""
         self._gate.restart()
         self._audio.restart(at_sample)
         self.judged_sample = at_sample

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The captioner's threads: one listens to all tracks, the others recognise.
+"""The captioner's threads: one takes the audio of all tracks, the others recognise.
 
-One lock guards tracks, schedule and figures. It is held for a slice of sound at a time, and never
-while an engine works.
+One lock guards tracks, schedule and measurements. It is held for a slice of audio at a time, and
+never while an engine works.
 """
 
 import logging
@@ -18,7 +18,7 @@ from callsd_worker.captioner.cadence import Cadence
 from callsd_worker.captioner.costs import Costs
 from callsd_worker.captioner.decoding import DecodeWindow, Result
 from callsd_worker.captioner.degradation import Degradation, Step
-from callsd_worker.captioner.outbox import Outbox, TrackNews
+from callsd_worker.captioner.outbox import Outbox, OutgoingUpdate
 from callsd_worker.captioner.recognise import recognise
 from callsd_worker.captioner.rules import Rules
 from callsd_worker.captioner.schedule import Schedule
@@ -33,30 +33,30 @@ from callsd_worker.speech.vad import VoiceDetector
 
 log = logging.getLogger(__name__)
 
-MAX_ORDERS = 64
-"""Orders that wait for the listening thread: each is a parcel of sound of 20 ms or more. Whoever
-brings more waits, and with it the daemon."""
+MAX_COMMANDS = 64
+"""Commands that wait for the audio thread, most with 20 ms of audio or more. When the queue is full
+the session's reader waits, and with it the daemon."""
 
 ROUND_SECONDS = 0.04
-"""Sound that comes within this is listened to together: of two packets of a track in one piece
-each costs a third less than alone."""
+"""Audio that comes within this time is processed together: two packets of a track in one piece cost
+a third less."""
 
 SLICE_SAMPLES = SAMPLE_RATE_HZ
-"""Sound that is listened to at once, some 2 ms of work: recognisers wait for no more."""
+"""Audio processed under the lock at a time, some 2 ms of work: recognisers wait no longer."""
 
 TICK_SECONDS = 0.25
-"""How often the lag is looked at, and tracks that nobody feeds."""
+"""How often the lag is measured, and stalled tracks are noticed."""
 
 MAX_FAILURES = 5
-"""Passes that fail one after the other: then it is not the sound that is at fault."""
+"""After so many failed passes in a row the fault is not in the audio."""
 
 JOIN_SECONDS = 2.0
-"""A pass is over by then."""
+"""Longer than any pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Open:
-    """A speaker's sound will come."""
+    """Audio of a speaker will follow."""
 
     track: int
     call: str
@@ -67,59 +67,59 @@ class Open:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sound:
-    """Some sound of any tracks, as (track, piece)."""
+    """Audio of any tracks, as (track, piece)."""
 
     pieces: Sequence[tuple[int, Piece]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """A speaker says no more for now."""
+    """A speaker has stopped talking."""
 
     track: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Close:
-    """A speaker is forgotten."""
+    """Forget a track."""
 
     track: int
 
 
-Order = Open | Sound | End | Close
+Command = Open | Sound | End | Close
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """How the captioner is."""
+    """What the captioner reports."""
 
     load: float
     """Share of the last second in which the recognisers were busy. Range 0 to 1."""
     lag_seconds: float
-    """Age of the oldest voice that is not in words."""
+    """Age of the oldest voice that is not in words yet."""
     degraded: str
-    """What is being done without, for a person; empty = nothing."""
+    """How captions are worse than usual, for a person; empty = they are not."""
     real_time_factor: float
-    """Speech worked off in one second of processor time; 0 = not known."""
+    """Seconds of speech captioned per second of processor time; 0 = not known."""
     cpu_seconds: Mapping[str, float]
     """By call."""
     engine: str
-    """Name of the one that final words come from."""
+    """Name of the engine that makes final words."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Voice:
-    """A speaker of a call."""
+    """A speaker of a call, with track and decoder."""
 
     number: int
     call: str
     track: Track
     decoder: LiveDecoder
-    told_skipped_samples: int = 0
+    reported_skipped_samples: int = 0
 
 
 class CaptionService:
-    """All that one model is used for."""
+    """Captions all calls of one model."""
 
     def __init__(
         self,
@@ -130,10 +130,10 @@ class CaptionService:
         on_crash: Callable[[], None],
         rules: Rules | None = None,
     ) -> None:
-        """One recognising thread for each engine, which may be one and the same.
+        """One thread for each of `engines`, which may all be the same object.
 
-        `load_fallback` loads as many smaller ones when they are needed. `on_crash` is called from
-        a thread that ends of a bug.
+        `load_fallback` loads as many smaller ones when needed. `on_crash` is called from a thread
+        that ends with an exception.
         """
         self._engines = engines
         self._fallback: Sequence[Engine] = ()
@@ -143,20 +143,20 @@ class CaptionService:
         self._detector = VoiceDetector()
         self._rules = rules or Rules()
         self._cadence = Cadence(self._rules)
-        self._orders: queue.Queue[Order] = queue.Queue(MAX_ORDERS)
+        self._commands: queue.Queue[Command] = queue.Queue(MAX_COMMANDS)
         self._voices: dict[int, _Voice] = {}
         self._changed = threading.Condition()
         self._schedule: Schedule[int] = Schedule()
         self._degradation = Degradation(has_smaller_model=load_fallback is not None)
         self._costs = Costs(process_cpu_seconds())
         self._wake_seconds = 0.0
-        """When the next waiting recogniser looks for work by itself."""
+        """When the next waiting recogniser wakes up by itself."""
         self._ticked_seconds = 0.0
         self._busy_seconds = 0.0
         self._status_seconds = time.monotonic()
         self._failures = 0
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._root, args=(self._listen,), daemon=True)]
+        self._threads = [threading.Thread(target=self._root, args=(self._take_audio,), daemon=True)]
         for engine_number in range(len(engines)):
             self._threads.append(
                 threading.Thread(
@@ -169,7 +169,7 @@ class CaptionService:
             thread.start()
 
     def stop(self) -> bool:
-        """End; returns whether all threads have ended in time."""
+        """End all threads; returns whether they have ended in time."""
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
@@ -178,17 +178,17 @@ class CaptionService:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def give(self, order: Order) -> None:
-        """Have an order carried out; waits while too many wait already."""
+    def submit(self, command: Command) -> None:
+        """Queue a command; blocks while the queue is full."""
         while not self._stopping.is_set():
             try:
-                return self._orders.put(order, timeout=TICK_SECONDS)
+                return self._commands.put(command, timeout=TICK_SECONDS)
             except queue.Full:
                 continue
         return None
 
     def status(self) -> Status:
-        """How things are since the last call; to be called once a second."""
+        """The status since the last call of this method; call it once a second."""
         now = time.monotonic()
         with self._changed:
             self._costs.divide(process_cpu_seconds())
@@ -209,88 +209,88 @@ class CaptionService:
             work(*args)
         except Exception:
             log.exception("a bug")
-            # Whoever waits to give an order would wait for ever.
+            # A thread in `submit` would wait for ever.
             self._stopping.set()
             self._on_crash()
 
-    # --- listening ---
+    # --- audio ---
 
-    def _listen(self) -> None:
+    def _take_audio(self) -> None:
         round_seconds = 0.0
         while not self._stopping.is_set():
             try:
-                orders = [self._orders.get(timeout=TICK_SECONDS)]
+                commands = [self._commands.get(timeout=TICK_SECONDS)]
             except queue.Empty:
                 continue
             self._stopping.wait(max(0.0, round_seconds + ROUND_SECONDS - time.monotonic()))
             round_seconds = time.monotonic()
-            while not self._orders.empty():
-                orders.append(self._orders.get_nowait())
-            self._carry_out(orders)
+            while not self._commands.empty():
+                commands.append(self._commands.get_nowait())
+            self._execute(commands)
 
-    def _carry_out(self, orders: Sequence[Order]) -> None:
+    def _execute(self, commands: Sequence[Command]) -> None:
         pieces: dict[int, list[Piece]] = defaultdict(list)
-        for order in orders:
-            match order:
+        for command in commands:
+            match command:
                 case Sound():
-                    for number, piece in order.pieces:
+                    for number, piece in command.pieces:
                         pieces[number].append(piece)
                 case Open():
-                    self._open(order)
+                    self._open(command)
                 case End():
-                    self._hear(order.track, pieces.pop(order.track, ()))
-                    self._end(order.track)
+                    self._decode(command.track, pieces.pop(command.track, ()))
+                    self._end(command.track)
                 case Close():
-                    pieces.pop(order.track, None)
-                    self._close(order.track)
+                    pieces.pop(command.track, None)
+                    self._close(command.track)
         for number, together in pieces.items():
-            self._hear(number, together)
+            self._decode(number, together)
 
-    def _open(self, order: Open) -> None:
-        make_decoder = OpusDecoder if order.is_opus else PcmDecoder
-        # One that the model does not know is detected like one that nobody gave.
-        language = order.language if order.language in self._engines[0].languages else ""
+    def _open(self, command: Open) -> None:
+        make_decoder = OpusDecoder if command.is_opus else PcmDecoder
+        # A language that the model does not know is detected, as if none was given.
+        language = command.language if command.language in self._engines[0].languages else ""
         voice = _Voice(
-            number=order.track,
-            call=order.call,
+            number=command.track,
+            call=command.call,
             track=Track(
                 self._detector,
-                start_sample=order.start_sample,
+                start_sample=command.start_sample,
                 language=language,
                 rules=self._rules,
                 cadence=self._cadence,
             ),
-            decoder=make_decoder(start_sample=order.start_sample),
+            decoder=make_decoder(start_sample=command.start_sample),
         )
         with self._changed:
-            self._voices[order.track] = voice
-            self._schedule.add(order.track, voice.track)
+            self._voices[command.track] = voice
+            self._schedule.add(command.track, voice.track)
 
-    def _hear(self, number: int, pieces: Sequence[Piece]) -> None:
+    def _decode(self, number: int, pieces: Sequence[Piece]) -> None:
         voice = self._voices.get(number)
         if voice is not None and pieces:
             began = time.thread_time()
-            self._take_in(voice, voice.decoder.feed(pieces), began)
+            self._feed(voice, voice.decoder.feed(pieces), began)
 
     def _end(self, number: int) -> None:
         voice = self._voices.get(number)
         if voice is not None:
-            self._take_in(voice, voice.decoder.finish(), time.thread_time())
+            self._feed(voice, voice.decoder.finish(), time.thread_time())
             with self._changed:
                 voice.track.end_speech(time.monotonic())
                 self._follow_up(voice)
 
-    def _take_in(self, voice: _Voice, blocks: Sequence[Block], began: float) -> None:
+    def _feed(self, voice: _Voice, blocks: Sequence[Block], began: float) -> None:
         for start_sample, samples in _slices(blocks):
             with self._changed:
-                voice.track.hear(start_sample, samples, time.monotonic())
+                voice.track.feed(start_sample, samples, time.monotonic())
                 self._follow_up(voice)
         with self._changed:
             self._costs.work(voice.call, time.thread_time() - began)
 
     def _follow_up(self, voice: _Voice) -> None:
-        """A track has changed: tell it, and wake a recogniser if there is work before it looks."""
-        self._tell(voice)
+        """Publish the changes of a track, and wake a recogniser if it is needed earlier."""
+        self._publish(voice)
         due = voice.track.due()
         if due is not None and due.ready_seconds < self._wake_seconds:
             self._wake_seconds = due.ready_seconds
@@ -304,7 +304,7 @@ class CaptionService:
             if voice is not None and all(v.call != voice.call for v in self._voices.values()):
                 self._costs.forget(voice.call)
 
-    def _tell(self, voice: _Voice) -> None:
+    def _publish(self, voice: _Voice) -> None:
         update = voice.track.take_update()
         if update is None:
             return
@@ -312,13 +312,13 @@ class CaptionService:
             self._costs.finish_speech((final.end_sample - final.start_sample) / SAMPLE_RATE_HZ)
         skipped_samples = voice.decoder.skipped_samples
         self._outbox.put(
-            TrackNews(
+            OutgoingUpdate(
                 track=voice.number,
                 update=update,
-                skipped_samples=skipped_samples - voice.told_skipped_samples,
+                skipped_samples=skipped_samples - voice.reported_skipped_samples,
             )
         )
-        voice.told_skipped_samples = skipped_samples
+        voice.reported_skipped_samples = skipped_samples
 
     # --- recognising ---
 
@@ -339,14 +339,14 @@ class CaptionService:
                         self._follow_up(voice)
 
     def _next(self) -> list[tuple[_Voice, DecodeWindow]]:
-        """Wait for passes to make; none when it is time to end."""
+        """Wait for windows to recognise; empty when it is time to end."""
         with self._changed:
             while not self._stopping.is_set():
                 now = time.monotonic()
                 self._tick(now)
                 ready = self._schedule.next(now)
                 if ready:
-                    # More may be due: another recogniser shall see to it.
+                    # More may be due, for another recogniser.
                     self._changed.notify()
                     return [(self._voices[number], track.take(now)) for number, track in ready]
                 wait_seconds = self._schedule.wait_seconds(now)
@@ -362,9 +362,9 @@ class CaptionService:
         if step is Step.SMALLER_MODEL and self._load_fallback is not None:
             load, self._load_fallback = self._load_fallback, None
             threading.Thread(target=self._bring_fallback, args=(load,), daemon=True).start()
-        # Speech also ends because its sound stays away.
+        # Speech may have ended because its audio stopped coming.
         for voice in self._voices.values():
-            self._tell(voice)
+            self._publish(voice)
 
     def _bring_fallback(self, load: Callable[[], Sequence[Engine]]) -> None:
         try:
@@ -378,11 +378,11 @@ class CaptionService:
     def _results(self, index: int, passes: Sequence[DecodeWindow]) -> list[Result]:
         engines = [self._engine(index, window) for window in passes]
         if all(engine is engines[0] for engine in engines):
-            return self._heard(engines[0], passes)
+            return self._try_recognise(engines[0], passes)
         return [
             result
             for engine, window in zip(engines, passes, strict=True)
-            for result in self._heard(engine, [window])
+            for result in self._try_recognise(engine, [window])
         ]
 
     def _engine(self, index: int, window: DecodeWindow) -> Engine:
@@ -396,22 +396,22 @@ class CaptionService:
             return self._fallback[index]
         return self._engines[index]
 
-    def _heard(self, engine: Engine, passes: Sequence[DecodeWindow]) -> list[Result]:
+    def _try_recognise(self, engine: Engine, passes: Sequence[DecodeWindow]) -> list[Result]:
         try:
             results = recognise(engine, passes)
         except (RuntimeError, ValueError, SpeechError):
-            # One bad stretch of sound must not end the captions of all calls.
+            # One bad stretch of audio must not end the captions of all calls.
             self._failures += 1
             if self._failures == MAX_FAILURES:
                 raise
             log.exception("a pass failed")
-            return [Result(heard=None, language=window.language) for window in passes]
+            return [Result(recognised=None, language=window.language) for window in passes]
         self._failures = 0
         return results
 
 
 def process_cpu_seconds() -> float:
-    """What this process has used of the processors so far, user and system."""
+    """Processor time of this process so far, user and system."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One speaker of one call: sound in, passes out to the recogniser, updates of its words back.
+"""One speaker of one call: takes audio, hands out windows to recognise, returns updates of words.
 
-No threads, no clock, no I/O: whoever drives a track holds a lock around it and says what time it
-is. All times are seconds of one clock that never goes back; all positions are samples at 16 kHz
-from the start of the call.
+No threads, no clock, no I/O: the caller holds a lock and passes the time. All times are seconds of
+one monotonic clock; all positions are samples at 16 kHz from the start of the call.
 """
 
 from collections.abc import Sequence
@@ -27,18 +26,18 @@ from callsd_worker.speech.vad import FRAME_SAMPLES, VoiceDetector, amplified
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outstanding:
-    """A pass that is being made."""
+    """A pass that is under way."""
 
     window: DecodeWindow
     segment: Segment
     taken_sample: int
-    """What the segment's was before."""
-    unheard_since_seconds: float | None
+    """`taken_sample` of the segment before this pass."""
+    unrecognised_since_seconds: float | None
     taken_seconds: float
 
 
 class Track:
-    """See the module."""
+    """See above."""
 
     def __init__(
         self,
@@ -49,9 +48,9 @@ class Track:
         rules: Rules | None = None,
         cadence: Cadence | None = None,
     ) -> None:
-        """Sound before `start_sample` is known already; `language` is empty if it is not given.
+        """Audio before `start_sample` is already processed; an empty `language` is to be detected.
 
-        `cadence` is what it shares with others that the same recognisers serve.
+        `cadence` is shared by all tracks of the same recognisers.
         """
         self._rules = rules or Rules()
         self._cadence = cadence or Cadence(self._rules)
@@ -64,34 +63,37 @@ class Track:
         self._updates = UpdateBuilder(start_sample)
 
     @property
-    def unheard_since_seconds(self) -> float | None:
-        """When the oldest voice came that is not in words yet; None if there is none."""
-        if self._outstanding is not None and self._outstanding.unheard_since_seconds is not None:
-            return self._outstanding.unheard_since_seconds
+    def unrecognised_since_seconds(self) -> float | None:
+        """When the oldest voice that is not in words yet arrived; None if there is none."""
+        if (
+            self._outstanding is not None
+            and self._outstanding.unrecognised_since_seconds is not None
+        ):
+            return self._outstanding.unrecognised_since_seconds
         for segment in self._segments:
-            if segment.unheard_since_seconds is not None:
-                return segment.unheard_since_seconds
+            if segment.unrecognised_since_seconds is not None:
+                return segment.unrecognised_since_seconds
         return None
 
-    # --- sound ---
+    # --- audio ---
 
-    def hear(self, start_sample: int, samples: Samples, now_seconds: float) -> None:
-        """Take the next sound, float32 at 16 kHz, in pieces of any length.
+    def feed(self, start_sample: int, samples: Samples, now_seconds: float) -> None:
+        """Take the next audio, float32 at 16 kHz, in pieces of any length.
 
-        What was heard before is left out; a hole is silence.
+        Audio that was fed before is skipped; a hole is silence.
         """
         self._is_draining = False
-        self._segmenter.hear(start_sample, samples, now_seconds)
+        self._segmenter.feed(start_sample, samples, now_seconds)
         self._finish_what_is_complete()
 
     def end_speech(self, now_seconds: float) -> None:
-        """The speaker says no more for now: what is open ends here."""
+        """The speaker has stopped talking: end the open segment here."""
         self._segmenter.end(now_seconds)
         self._finish_what_is_complete()
         self._is_draining = True
 
     def notice_stall(self, now_seconds: float) -> None:
-        """End speech whose sound has stopped coming."""
+        """End speech whose audio has stopped coming."""
         self._segmenter.notice_stall(now_seconds)
         self._finish_what_is_complete()
 
@@ -107,7 +109,7 @@ class Track:
             return Due(ready_seconds=at, deadline_seconds=at, is_final=True)
         if segment.is_click:
             return None
-        since = segment.unheard_since_seconds
+        since = segment.unrecognised_since_seconds
         if segment.silence_seconds >= self._rules.draft_silence_seconds:
             if segment.is_drafted:
                 return None
@@ -117,7 +119,7 @@ class Track:
         else:
             at = since + self._cadence.seconds
             if segment.silence_start_sample is not None:
-                # Sound decides in a moment whether this is the end; one pass serves both.
+                # In a moment it is clear whether speech has ended; one pass serves both cases.
                 draft_seconds = (
                     self._segmenter.last_sound_seconds + self._rules.draft_silence_seconds
                 )
@@ -126,7 +128,7 @@ class Track:
         return Due(ready_seconds=at, deadline_seconds=at, is_final=False)
 
     def take(self, now_seconds: float) -> DecodeWindow:
-        """The window to recognise now. Until it is settled no other pass is due."""
+        """The window to recognise now. No other pass is due until `settle`."""
         segment = self._segments[0]
         assert self._outstanding is None
         rules = self._rules
@@ -143,10 +145,10 @@ class Track:
             end_sample=segment.start_sample + samples.size,
             voiced_seconds=segment.voiced_seconds,
             is_final=is_final,
-            is_doubted=segment.is_doubted,
+            was_rejected=segment.was_rejected,
             needs_word_times=not is_final and segment.seconds >= rules.cut_after_seconds,
             language=self._language.code,
-            is_language_asked=self._language.wants_vote(
+            needs_language=self._language.wants_vote(
                 voiced_seconds=segment.voiced_seconds, is_final=is_final
             ),
         )
@@ -154,35 +156,35 @@ class Track:
             window=window,
             segment=segment,
             taken_sample=segment.taken_sample,
-            unheard_since_seconds=segment.unheard_since_seconds,
+            unrecognised_since_seconds=segment.unrecognised_since_seconds,
             taken_seconds=now_seconds,
         )
         segment.taken_sample = window.end_sample
         return window
 
     def settle(self, result: Result, now_seconds: float) -> None:
-        """Take what became of the pass that was taken last."""
+        """Take the result of the window that `take` returned."""
         outstanding = self._outstanding
         assert outstanding is not None
         self._outstanding = None
         self._cadence.take(self, now_seconds - outstanding.taken_seconds, now_seconds)
         window, segment = outstanding.window, outstanding.segment
         self._language.vote(result.languages, voiced_seconds=window.voiced_seconds)
-        if result.heard is None:
-            self._settle_unheard(outstanding, now_seconds)
+        if result.recognised is None:
+            self._settle_failed(outstanding, now_seconds)
             return
         if not segment.is_end_of_utterance and window.end_sample > segment.window_end_sample:
-            return  # It was cut meanwhile: these are words of two segments.
-        words = tuple(_split_words(result.heard.text, result.language))
+            return  # The segment was cut meanwhile: these are words of two segments.
+        words = tuple(_split_words(result.recognised.text, result.language))
         self._updates.language = result.language
         if window.is_final and not words:
             segment.agreement = Agreement()
-        segment.agreement.hear(words, is_careful=window.is_final)
-        segment.heard_sample = window.end_sample
-        segment.is_doubted = False
+        segment.agreement.update(words, is_careful=window.is_final)
+        segment.recognised_sample = window.end_sample
+        segment.was_rejected = False
         if window.is_final:
             segment.drafted_sample = window.end_sample
-        segment.word_times = _times_of(segment.agreement.words, words, result.heard.words)
+        segment.word_times = _times_of(segment.agreement.words, words, result.recognised.words)
         if not segment.is_complete:
             self._updates.show(segment)
             if segment is self._segmenter.open:
@@ -190,25 +192,25 @@ class Track:
         self._finish_what_is_complete()
 
     def _cut_if_certain(self, segment: Segment, now_seconds: float) -> None:
-        """Make the certain beginning of a long segment final, if it ends in a pause."""
+        """Make the stable beginning of a long segment final, if it ends in a pause."""
         cuts = [
             cut
             for cut in self._segmenter.cuts(segment, word_count=segment.agreement.stable_count)
             if cut.pause_seconds >= self._rules.cut_pause_seconds
         ]
         if cuts:
-            # The last one: few words move on.
+            # The last cut: fewest words go into the next segment.
             self._segmenter.cut(segment, cuts[-1], now_seconds)
             self._finish_head()
 
-    def _settle_unheard(self, outstanding: _Outstanding, now_seconds: float) -> None:
+    def _settle_failed(self, outstanding: _Outstanding, now_seconds: float) -> None:
         window, segment = outstanding.window, outstanding.segment
         if window.is_final and window.end_sample == segment.end_sample:
-            # What was shown is more than nothing.
+            # Better the words that are shown than none.
             self._finish_head()
             return
-        # Heard next time, with what has come since.
-        segment.is_doubted = True
+        # The next pass recognises this audio again, with what has come since.
+        segment.was_rejected = True
         segment.taken_sample = outstanding.taken_sample
         self._retry_seconds = now_seconds + self._cadence.seconds
 
@@ -224,38 +226,40 @@ class Track:
     def _finish_head(self) -> None:
         self._updates.finish(self._segments.popleft())
         if self._segments and self._segments[0].agreement.words:
-            # Words that a cut has moved: they stay on the screen.
+            # Words that a cut has moved into this segment stay on the screen.
             self._updates.show(self._segments[0])
 
     # --- updates ---
 
     def take_update(self) -> TrackUpdate | None:
-        """What has changed since the last call; None if nothing worth telling has."""
+        """What has changed since the last update; None if nothing worth a message has."""
         head = self._segments[0] if self._segments else None
         padding = int(self._rules.padding_seconds * SAMPLE_RATE_HZ) + FRAME_SAMPLES
         is_drained = self._is_draining and head is None
         if head is not None:
-            processed, heard = head.start_sample, head.heard_sample
+            processed, recognised = head.start_sample, head.recognised_sample
         else:
-            heard = self._segmenter.judged_sample
+            recognised = self._segmenter.judged_sample
             # An utterance that begins now reaches back a little.
-            processed = heard if is_drained else heard - padding
+            processed = recognised if is_drained else recognised - padding
         if is_drained:
             self._is_draining = False
         self._updates.is_speaking = self._segmenter.is_speaking
         return self._updates.take(
             processed_sample=processed,
-            heard_sample=heard,
+            recognised_sample=recognised,
             is_drained=is_drained,
             position_step_samples=int(self._rules.position_step_seconds * SAMPLE_RATE_HZ),
         )
 
 
 def _times_of(
-    shown: Sequence[str], heard: Sequence[str], timed: Sequence[TimedWord]
+    shown: Sequence[str], recognised: Sequence[str], timed: Sequence[TimedWord]
 ) -> tuple[TimedWord, ...]:
-    """The times of the words that are shown, if they are those of the words that were heard."""
-    is_same = len(shown) == len(heard) == len(timed) and common_prefix(shown, heard) == len(shown)
+    """The times of the words that are shown, if they are the words that were recognised."""
+    is_same = len(shown) == len(recognised) == len(timed) and (
+        common_prefix(shown, recognised) == len(shown)
+    )
     return tuple(timed) if is_same else ()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has been told of a track, and what has changed since."""
+"""What was reported of a track, and what has changed since."""
 
 from collections.abc import Sequence
 
@@ -9,35 +9,37 @@ from callsd_worker.speech.tokens import UNSPACED_LANGUAGES
 
 
 class UpdateBuilder:
-    """Collects changes until they are asked for."""
+    """Collects changes until `take`."""
 
     def __init__(self, start_sample: int) -> None:
         self.language = ""
-        """Of the words that are told."""
+        """Of the words in the next update."""
         self._finals: list[Words] = []
         self._interim: Words | None = None
         self.is_speaking = False
-        self._told_speaking = False
+        self._reported_speaking = False
         self._processed_sample = start_sample
-        self._heard_sample = start_sample
-        self._told_sample = start_sample
+        self._recognised_sample = start_sample
+        self._reported_sample = start_sample
 
     def show(self, segment: Segment) -> None:
-        """The segment's words as they are now."""
+        """Report the segment's current words as an interim."""
         self._interim = self._words(
             segment,
             segment.agreement.words,
-            heard_sample=segment.heard_sample,
+            recognised_sample=segment.recognised_sample,
             stability=segment.agreement.stability,
         )
 
     def withdraw(self, segment: Segment) -> None:
-        """There are no words in the segment after all."""
+        """Report that the segment has no words after all."""
         if segment.revision:
-            self._interim = self._words(segment, (), heard_sample=segment.heard_sample, stability=0)
+            self._interim = self._words(
+                segment, (), recognised_sample=segment.recognised_sample, stability=0
+            )
 
     def finish(self, segment: Segment) -> None:
-        """The segment's words are final."""
+        """Report the segment's words as final."""
         words = segment.agreement.words
         if not words:
             self.withdraw(segment)
@@ -45,22 +47,24 @@ class UpdateBuilder:
         if self._interim is not None and self._interim.segment == segment.start_sample:
             self._interim = None
         self._finals.append(
-            self._words(segment, words, heard_sample=segment.window_end_sample, stability=1.0)
+            self._words(segment, words, recognised_sample=segment.window_end_sample, stability=1.0)
         )
 
     def take(
         self,
         *,
         processed_sample: int,
-        heard_sample: int,
+        recognised_sample: int,
         is_drained: bool,
         position_step_samples: int,
     ) -> TrackUpdate | None:
-        """All that changed, or None; positions never go back."""
+        """All changes, or None; positions never go back."""
         self._processed_sample = max(self._processed_sample, processed_sample)
-        self._heard_sample = max(self._heard_sample, heard_sample, self._processed_sample)
-        is_changed = self.is_speaking != self._told_speaking
-        moved = self._processed_sample - self._told_sample
+        self._recognised_sample = max(
+            self._recognised_sample, recognised_sample, self._processed_sample
+        )
+        is_changed = self.is_speaking != self._reported_speaking
+        moved = self._processed_sample - self._reported_sample
         if not (
             self._finals
             or self._interim is not None
@@ -74,18 +78,18 @@ class UpdateBuilder:
             finals=tuple(self._finals),
             interim=self._interim,
             processed_sample=self._processed_sample,
-            heard_sample=self._heard_sample,
+            recognised_sample=self._recognised_sample,
             speech=change if is_changed else None,
             is_drained=is_drained,
         )
         self._finals = []
         self._interim = None
-        self._told_speaking = self.is_speaking
-        self._told_sample = self._processed_sample
+        self._reported_speaking = self.is_speaking
+        self._reported_sample = self._processed_sample
         return update
 
     def _words(
-        self, segment: Segment, words: Sequence[str], *, heard_sample: int, stability: float
+        self, segment: Segment, words: Sequence[str], *, recognised_sample: int, stability: float
     ) -> Words:
         segment.revision += 1
         end_sample = segment.window_end_sample
@@ -97,8 +101,8 @@ class UpdateBuilder:
             is_end_of_utterance=segment.is_end_of_utterance,
             text=("" if self.language in UNSPACED_LANGUAGES else " ").join(words),
             start_sample=segment.voice_start_sample,
-            end_sample=min(end_sample, max(heard_sample, segment.voice_start_sample)),
-            heard_sample=heard_sample,
+            end_sample=min(end_sample, max(recognised_sample, segment.voice_start_sample)),
+            recognised_sample=recognised_sample,
             language=self.language,
             stability=stability,
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any local audio or video file → a stream of 16 kHz mono blocks on the file's own clock."""
+"""Decodes the audio of any local file into blocks of 16 kHz mono, timed by the file's own clock."""
 
 import contextlib
 import logging
@@ -24,23 +24,23 @@ log = logging.getLogger(__name__)
 Samples = NDArray[np.float32]
 
 SAMPLE_RATE_HZ = 16_000
-"""What every recogniser and voice detector here expects."""
+"""The rate that recognisers and voice detection expect."""
 
 BLOCK_SECONDS = 10.0
-"""Audio handed on at a time: large enough to amortise calls, small enough to hold (0.6 MB)."""
+"""Length of a block: large enough to amortise overhead, small in memory (0.6 MB)."""
 
 MAX_TRACK_SECONDS = 48 * 3600.0
-"""Longer tracks are cut here: a lying clock in a file must not make work without end."""
+"""Longer tracks are cut: false times in a file must not cause endless work."""
 
 MAX_CHANNELS = 16
 """More channels than any call client sends: such a file is not one speaker's track."""
 
 MIN_SOURCE_RATE_HZ = 4_000
 MAX_SOURCE_RATE_HZ = 768_000
-"""Outside of these no speech codec works; the file's header is wrong."""
+"""No codec for speech has a rate outside of these: the header is wrong."""
 
 MAX_BAD_PACKETS = 1_000
-"""After so many undecodable packets the rest of the file is taken as lost."""
+"""After so many undecodable packets the rest of the file is given up."""
 
 GAP_TOLERANCE_SECONDS = 0.06
 """Clock steps up to three Opus packets are jitter of the container, longer ones are holes."""
@@ -60,24 +60,24 @@ def _is_sound_decoder(name: str) -> bool:
     try:
         return av.Codec(name, "r").type == "audio"
     except UnknownCodecError:
-        return False  # it is an encoder's
+        return False  # there is only an encoder of this name
 
 
-# No decoder but these is ever opened: the library would look into pictures and video to find out
-# their size, and a picture of a few kilobytes may have gigabytes.
+# Only these decoders are ever opened: to find the size of pictures and videos the library would
+# decode them, and a picture of a few kilobytes may need gigabytes.
 _SOUND_CODECS = ",".join(sorted(filter(_is_sound_decoder, av.codecs_available)))
 
 MAX_STREAMS = 64
 """A recording of a call has one or two, and seldom a handful; each costs memory and time."""
 
 _PROBE = {
-    # What is looked at before the sound is known: FFmpeg's own bounds, but whatever the format.
+    # How much is read to find the streams: FFmpeg's own limits, here for every format.
     "probesize": "5000000",
     "analyzeduration": "10000000",
     "max_streams": str(MAX_STREAMS),
     "codec_whitelist": _SOUND_CODECS,
     "format_whitelist": _FORMATS,
-    # It is read through one file alone: there is nothing else that it could open.
+    # The library gets an open file, and may open nothing else.
     "protocol_whitelist": "",
 }
 
@@ -90,16 +90,16 @@ Source = Path | int
 class MediaError(Exception):
     """A file that cannot be used; the message says why, where in it, and what to do.
 
-    Which file it is the caller knows better: an upload has no name of its own.
+    It does not name the file: the caller does, as uploads have no names.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A run of samples; silence that the file leaves out (holes) lies between blocks."""
+    """Consecutive samples; between blocks may be holes, which are silence."""
 
     start_sample: int
-    """Position at 16 kHz from the beginning of the file's clock."""
+    """Position at 16 kHz by the file's clock."""
     samples: Samples
     """Mono, float32, within [-1, 1], always finite."""
 
@@ -108,7 +108,7 @@ class AudioStream:
     """One audio track of a local file, decoded as it is iterated.
 
     Holds one block at a time whatever the file's length.
-    Damage after a usable beginning does not raise: it is described in `notices`.
+    Damage after a usable beginning raises nothing; it is described in `notices`.
 
     Raises:
         MediaError: on opening, if nothing can be decoded from this file.
@@ -131,7 +131,7 @@ class AudioStream:
             self._file.close()
             raise
         self.declared_seconds = self._declared_seconds()
-        """What the header claims; 0.0 if it claims nothing. Never trusted for allocation."""
+        """Length according to the header, or 0.0. Not trusted for allocations."""
 
     def __enter__(self) -> Self:
         return self
@@ -153,7 +153,7 @@ class AudioStream:
         """Yield the audio in order, each block at most `BLOCK_SECONDS` plus one packet long.
 
         Raises:
-            MediaError: if not a single sample could be decoded, or none of them is a number.
+            MediaError: if no sample could be decoded, or all of them are NaN.
         """
         decoded_samples = 0
         pending: list[Samples] = []
@@ -196,7 +196,7 @@ class AudioStream:
         return Block(start_sample=self.position_samples - length, samples=samples)
 
     def _runs(self) -> Iterator[tuple[int, Samples]]:
-        """Decoded frames as (start at 16 kHz, samples), following the file's clock over holes."""
+        """Decoded frames as (start at 16 kHz, samples); the start follows the file's clock."""
         resampler = _Resampler()
         origin_seconds = self._origin_seconds()
         source_seconds = 0.0
@@ -294,7 +294,7 @@ class AudioStream:
         return max(0.0, seconds)
 
     def _origin_seconds(self) -> float:
-        # The container's start, not the stream's: sound that begins after the picture stays late.
+        # The container's start, not the stream's: audio may begin after the picture.
         if self._container.start_time is None:
             return 0.0
         return self._container.start_time / av.time_base
@@ -302,14 +302,14 @@ class AudioStream:
 
 @contextlib.contextmanager
 def _as_media_error() -> Iterator[None]:
-    """Whatever a stranger's file makes the libraries say is about that file, and no bug of ours."""
+    """Turn any exception of the libraries into MediaError: it is caused by the file."""
     try:
         yield
     except MediaError:
         raise
     except Exception as error:
         if isinstance(error, MemoryError) and not isinstance(error, FFmpegError):
-            raise  # ours, not what a header has asked for
+            raise  # our own shortage, not an allocation that the file's header asks for
         log.warning("a file cannot be decoded", exc_info=error)
         raise MediaError(
             f"cannot be decoded ({str(error) or type(error).__name__}); export the track again as "
@@ -318,10 +318,10 @@ def _as_media_error() -> Iterator[None]:
 
 
 def _open_regular(source: Source) -> BinaryIO:
-    """The file itself, opened once: what is looked at is what is decoded."""
+    """Open the file once, so that the file that is checked is the one that is decoded."""
     is_ours = not isinstance(source, int)
     try:
-        # A pipe without a writer would never open.
+        # Opening a pipe without a writer would block.
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = source if isinstance(source, int) else os.open(source, flags)
     except OSError as error:
@@ -343,10 +343,10 @@ def _open_regular(source: Source) -> BinaryIO:
 
 
 def _riff_missing_bytes(file: BinaryIO) -> int:
-    """How much a WAV file is shorter than it says: the library takes it for shorter in silence."""
+    """How many bytes a WAV file lacks by its own header, which the library does not report."""
     head = os.pread(file.fileno(), 8, 0)
     claimed_bytes = int.from_bytes(head[4:], "little")
-    # Writers that do not know the length in advance leave zero or (nearly) all ones.
+    # Writers that do not know the length in advance write zero or (nearly) all ones.
     if head[:4] != b"RIFF" or not 0 < claimed_bytes < _RIFF_UNKNOWN_BYTES:
         return 0
     return max(0, claimed_bytes + 8 - os.fstat(file.fileno()).st_size)
@@ -391,7 +391,7 @@ def _choose_stream(container: av.container.InputContainer) -> av.AudioStream:
             f"{channels} channels in the header; expected 1 to {MAX_CHANNELS}: "
             "send one track per speaker"
         )
-    # One thread: the worker's cores are the recogniser's, and audio decoding gains nothing.
+    # One thread: the cores are for recognition, and audio decoding gains nothing by more.
     context.thread_count = 1
     return stream
 
@@ -403,17 +403,17 @@ class _Resampler:
         self._begin()
 
     def _begin(self) -> None:
-        # Opus comes in frames of 20 ms: gathered first, they cost a third less.
+        # Opus frames of 20 ms cost a third less when several are resampled together.
         self._gathered = av.AudioFifo()
         self._inner = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
 
     def feed(self, frame: av.AudioFrame) -> list[Samples]:
-        # Positions are counted in samples; stamps would only make the filter fill holes itself.
+        # Positions are counted in samples; with timestamps the filter would fill holes itself.
         frame.pts = None
         try:
             self._gathered.write(frame)
         except ValueError:
-            # The frame's parameters are not those of the frames before.
+            # The frame has other parameters than those before.
             if not self._gathered.samples_written:
                 raise MediaError("sound in a form that cannot be read; send 16-bit PCM") from None
             return self.finish() + self.feed(frame)
@@ -422,7 +422,7 @@ class _Resampler:
         return _arrays(self._inner.resample(self._gathered.read()))
 
     def finish(self) -> list[Samples]:
-        """What is still held back; the next frame starts afresh."""
+        """Return what is buffered; the next frame starts anew."""
         last = self._gathered.read(partial=True) if self._gathered.samples else None
         if last is None and not self._gathered.samples_written:
             return []

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live sound as it arrives in pieces → 16 kHz mono blocks on the call's clock.
+"""Decodes live audio into blocks of 16 kHz mono, timed from the start of the call.
 
-A piece says where it lies in the call and counts up by one from the piece before: a hole in time
-without a missing piece is a pause of the speaker, one with a missing piece is a loss.
+Each piece has a time in the call and a number, one higher than the piece before: a gap in time
+without a missing number is a pause of the speaker, one with a missing number is a loss.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from callsd_worker.media.decode import GAP_TOLERANCE_SECONDS, SAMPLE_RATE_HZ, Bl
 
 
 TOLERANCE_SAMPLES = int(GAP_TOLERANCE_SECONDS * SAMPLE_RATE_HZ)
-"""Smaller steps of a sender's clock are jitter; sample-exact sound is not torn for them."""
+"""Smaller steps of a sender's clock are jitter, and ignored."""
 
 _S16_BYTES = 2
 _S16_SCALE = np.float32(1.0 / 32768.0)
@@ -23,43 +23,43 @@ _S16_SCALE = np.float32(1.0 / 32768.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """Some sound of one speaker, as it was sent."""
+    """Audio of one speaker, as it was sent."""
 
     sequence: int
     """Counts up by one."""
     start_sample: int
-    """Where it begins, at 16 kHz from the start of the call."""
+    """Where it begins, in samples at 16 kHz from the start of the call."""
     data: bytes
 
 
 class LiveDecoder(Protocol):
-    """What turns the pieces of one speaker into sound, whatever their coding."""
+    """Decodes the pieces of one speaker."""
 
     skipped_samples: int
-    """Sound that never came or could not be decoded, in all."""
+    """Length of all audio that never came or could not be decoded."""
 
     def feed(self, pieces: Sequence[Piece]) -> list[Block]:
-        """Take pieces in the order in which they came. What lies between blocks is silence."""
+        """Take pieces in the order of arrival. Between the blocks is silence."""
         ...
 
     def finish(self) -> list[Block]:
-        """No more comes for now: whatever is held back. Pieces may come again later."""
+        """Return what is buffered, as no more comes for now. Pieces may come again later."""
         ...
 
 
 class TimeLine:
-    """Where decoded sound lies in the call; hands no stretch out twice."""
+    """Places decoded audio in the call, and never returns a stretch twice."""
 
     def __init__(self, start_sample: int) -> None:
         self._known_sample = start_sample
         self._next_sample = start_sample
 
     def jump(self, start_sample: int) -> None:
-        """The next sound begins there."""
+        """The next audio begins there."""
         self._next_sample = start_sample
 
     def place(self, samples: Samples) -> Block | None:
-        """The next sound, without what lies in a stretch that was handed out before."""
+        """The next audio, without what overlaps earlier blocks."""
         start = self._next_sample
         self._next_sample += samples.size
         known = min(max(self._known_sample - start, 0), samples.size)
@@ -94,7 +94,7 @@ class PcmDecoder:
             if abs(step) > (0 if missing else TOLERANCE_SAMPLES):
                 self._line.jump(piece.start_sample)
                 self._end_sample = piece.start_sample
-            # Half a sample at the end is none.
+            # Half a sample at the end is dropped.
             whole = len(piece.data) // _S16_BYTES
             samples = np.frombuffer(piece.data, dtype="<i2", count=whole) * _S16_SCALE
             self._end_sample += samples.size
@@ -108,7 +108,7 @@ class PcmDecoder:
 
 
 def joined(blocks: list[Block]) -> list[Block]:
-    """The same sound in the fewest blocks: who takes it has a cost for each."""
+    """The same audio in as few blocks as possible, as each has a cost."""
     runs: list[list[Block]] = []
     for block in blocks:
         last = runs[-1][-1] if runs else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opus packets as they come off a network → 16 kHz mono blocks on the call's clock.
+"""Decodes live Opus packets into blocks of 16 kHz mono, timed from the start of the call.
 
 Packets may be lost, late, doubled, damaged, or not sent while nobody speaks (RFC 7587).
 """
@@ -16,10 +16,10 @@ from callsd_worker.media.live import TOLERANCE_SAMPLES, Piece, TimeLine, joined
 
 
 MAX_HELD_PACKETS = 3
-"""Packets that wait for one before them: 60 ms of the usual 20 ms. Later it counts as lost."""
+"""Packets that wait for a missing one: 60 ms of the usual 20 ms. After that it counts as lost."""
 
 MAX_CONCEALED_SAMPLES = SAMPLE_RATE_HZ // 10
-"""The codec fills 100 ms of lost sound from what was before; beyond that it would invent."""
+"""The codec fills up to 100 ms of lost audio by what was before; more would be invented."""
 
 MAX_PACKET_SAMPLES = SAMPLE_RATE_HZ * 120 // 1000
 """RFC 6716: no packet is longer than 120 ms."""
@@ -32,7 +32,7 @@ _FRAME_SAMPLES = _SILK * 3 + _HYBRID * 2 + _CELT * 4
 
 _CODE_MASK = 0b11
 _CODE_COUNTED = 3
-"""Any number of frames, told by the second byte; code 0 is one frame, 1 and 2 are two."""
+"""Number of frames in the second byte; code 0 is one frame, 1 and 2 are two."""
 _COUNT_MASK = 0b11_1111
 
 
@@ -42,7 +42,7 @@ def frame_samples(first_byte: int) -> int:
 
 
 def packet_samples(packet: bytes) -> int:
-    """Length of a packet's sound in samples at 16 kHz, from its first bytes; 0 = not a packet."""
+    """Length of a packet in samples at 16 kHz, by its first bytes; 0 = not a packet."""
     if not packet:
         return 0
     code = packet[0] & _CODE_MASK
@@ -60,19 +60,19 @@ class OpusDecoder:
     def __init__(self, *, start_sample: int) -> None:
         self.skipped_samples = 0
         self._codec = av.AudioCodecContext.create("libopus", "r")
-        # Two channels become one inside the codec, which is cheaper than behind it.
+        # The codec itself mixes two channels into one, which is cheaper than to do it afterwards.
         self._codec.layout = "mono"
         self._codec.sample_rate = _OPUS_RATE_HZ
         self._codec.thread_count = 1
         self._resampler: AudioResampler | None = None
         self._line = TimeLine(start_sample)
         self._end_sample: int | None = None
-        """Of the sound that was decoded; the resampler holds the last of it."""
+        """End of the decoded audio; the resampler may still hold the last of it."""
         self._sequence: int | None = None
-        """Of the last packet that was decoded or given up."""
+        """Number of the last packet that was decoded or given up."""
         self._held: dict[int, Piece] = {}
         self._lost_packets = 0
-        """Given up since the last packet that was decoded."""
+        """Packets given up since the last one that was decoded."""
         self._last_packet = b""
 
     def feed(self, pieces: Sequence[Piece]) -> list[Block]:
@@ -92,7 +92,7 @@ class OpusDecoder:
         return joined(blocks)
 
     def _release(self, blocks: list[Block], *, keep: int) -> None:
-        """Decode what is next; give up what more than `keep` packets wait for."""
+        """Decode what is next; give up missing packets when more than `keep` wait for them."""
         while self._held:
             assert self._sequence is not None
             first = min(self._held)
@@ -101,9 +101,9 @@ class OpusDecoder:
                 return
             self._lost_packets += missing
             self._sequence = first
-            self._hear(self._held.pop(first), blocks)
+            self._take(self._held.pop(first), blocks)
 
-    def _hear(self, piece: Piece, blocks: list[Block]) -> None:
+    def _take(self, piece: Piece, blocks: list[Block]) -> None:
         if packet_samples(piece.data):
             self._go_to(piece.start_sample, blocks)
             if self._decode(piece.data, blocks):
@@ -113,7 +113,7 @@ class OpusDecoder:
         self._lost_packets += 1
 
     def _go_to(self, start_sample: int, blocks: list[Block]) -> None:
-        """Come to where a packet begins, over lost packets and pauses."""
+        """Move to the beginning of a packet, across lost packets and pauses."""
         if self._end_sample is None:
             self._end_sample = start_sample
             self._line.jump(start_sample)
@@ -132,7 +132,7 @@ class OpusDecoder:
             self._line.jump(start_sample)
 
     def _conceal(self, length: int, blocks: list[Block]) -> None:
-        # A packet of one empty frame is how the format itself says that a frame is lost.
+        # In Opus a packet of one empty frame stands for a lost frame.
         lost_frame = bytes([self._last_packet[0] & ~_CODE_MASK]) if length else b""
         while length and length >= frame_samples(lost_frame[0]):
             length -= frame_samples(lost_frame[0])
@@ -140,7 +140,7 @@ class OpusDecoder:
                 return
 
     def _decode(self, packet: bytes, blocks: list[Block]) -> bool:
-        """Whether it could be decoded."""
+        """Decode a packet; returns whether that was possible."""
         assert self._end_sample is not None
         try:
             frames = self._codec.decode(av.Packet(packet))
@@ -149,14 +149,14 @@ class OpusDecoder:
         if self._resampler is None:
             self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
         for frame in frames:
-            # Positions are counted in samples; stamps would make the filter fill holes itself.
+            # Positions are counted in samples; with timestamps the filter would fill holes itself.
             frame.pts = None
             self._end_sample += frame.samples * SAMPLE_RATE_HZ // _OPUS_RATE_HZ
             self._place(self._resampler.resample(frame), blocks)
         return True
 
     def _drain(self, blocks: list[Block]) -> None:
-        """What the resampler holds until it sees what follows; it starts afresh then."""
+        """Take what the resampler has buffered; it starts anew then."""
         if self._resampler is not None:
             self._place(self._resampler.resample(None), blocks)
             self._resampler = None

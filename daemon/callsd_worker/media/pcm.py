@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any audio file → plain samples on stdout: `python -m callsd_worker.media.pcm FILE`.
+"""Decodes an audio file to plain samples on stdout: `python -m callsd_worker.media.pcm FILE`.
 
 For programs that must not load a media library themselves. stdout: one channel, 16 kHz, signed
 16 bit, little endian; holes in the file's clock are silence. stderr: one JSON object a line, first
@@ -19,7 +19,7 @@ from callsd_worker.media.decode import SAMPLE_RATE_HZ, AudioStream, MediaError, 
 
 
 MAX_SILENCE_SAMPLES = SAMPLE_RATE_HZ
-"""Silence of a hole is written a second at a time: a lying clock costs no memory."""
+"""Silence of a hole is written a second at a time: false times in a file cost no memory."""
 
 
 def write_pcm(path: Path, out: BinaryIO) -> None:
@@ -51,7 +51,7 @@ def main() -> int:
         _say(error=str(error))
         return 1
     except BrokenPipeError:
-        # Whoever reads has enough. What is left in the buffer goes nowhere, without a complaint.
+        # The reader has closed the pipe: drop what is left in the buffer, without an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hears what a sound server plays, and when: PulseAudio's simple API."""
+"""Records what a sound server plays, with times: PulseAudio's simple API."""
 
 import ctypes
 import time
@@ -11,7 +11,7 @@ from callsd_worker.recorder.sound import CHANNELS, FRAME_BYTES, MONITOR, RATE_HZ
 
 
 BLOCK_SAMPLES = RATE_HZ // 10
-"""Of each channel: 100 ms. Nobody waits for it, and smaller blocks only cost time."""
+"""Per channel: 100 ms. Latency does not matter, and smaller blocks cost more."""
 BLOCK_BYTES = BLOCK_SAMPLES * FRAME_BYTES
 
 # Source: pulse/def.h, pulse/sample.h.
@@ -41,10 +41,10 @@ class _BufferAttributes(ctypes.Structure):
 
 
 class AudioCapture:
-    """Hears what is played at the server that the environment names."""
+    """Records what is played at the server that the environment names."""
 
     def __init__(self) -> None:
-        """Begin to listen; raises CAPTURE_UNAVAILABLE."""
+        """Connect to the server; raises CAPTURE_UNAVAILABLE."""
         pulse = load("libpulse-simple.so.0")
         pulse.pa_simple_new.restype = ctypes.c_void_p
         pulse.pa_simple_read.argtypes = [
@@ -72,13 +72,13 @@ class AudioCapture:
         if self._stream is None:
             raise self._failed("the sound server does not answer")
 
-    def hear(self) -> AudioBlock:
+    def read_block(self) -> AudioBlock:
         """Wait for the next block; raises CAPTURE_UNAVAILABLE when the server is gone."""
         if self._pulse.pa_simple_read(
             self._stream, self._block, BLOCK_BYTES, ctypes.byref(self._error)
         ):
             raise self._failed("the sound server has gone")
-        # What was played since the end of this block.
+        # How long ago this block ended.
         since_seconds = self._pulse.pa_simple_get_latency(self._stream, None) / 1e6
         return AudioBlock(
             samples=self._block.raw,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A browser with one page, which fills the display: Chromium, told what to do over pipes."""
+"""A browser with one page, which fills the display: Chromium, controlled through pipes."""
 
 import contextlib
 import logging
@@ -24,7 +24,7 @@ CLOSE_SECONDS = 5.0
 EVALUATE_SECONDS = 5.0
 
 MAX_LOGGED = 20
-"""A page may ask without end; what it asks is said so often."""
+"""A page may open dialogs and windows without end; only so many are logged."""
 
 NO_PRINTING = "window.print = () => {}"
 """A print preview covers the page, and only a person can close it."""
@@ -40,7 +40,7 @@ UNUSED_FEATURES = (
 
 FLAGS = (
     "--kiosk",
-    # A window without tabs and address: else a second page draws these where nobody sees them.
+    # A window without tabs and address bar, which Chromium would otherwise draw out of sight.
     "--app=data:,",
     "--incognito",
     "--no-first-run",
@@ -50,17 +50,17 @@ FLAGS = (
     "--force-color-profile=srgb",
     "--hide-scrollbars",
     "--window-position=0,0",
-    # The page plays without a click, and joins its call with a microphone and a camera, which give
-    # nothing; see _write_silence. Whatever else it asks leave for is refused, and nobody is asked.
+    # The page may play without a click, and gets a silent microphone and a black camera: see
+    # _write_silence. All other permissions are denied without a prompt.
     "--autoplay-policy=no-user-gesture-required",
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
     "--deny-permission-prompts",
-    # Sound in pieces of 43 ms instead of 10: nobody waits for it, and it costs half as much.
+    # Buffers of 43 ms instead of 10: latency does not matter, and they cost half as much.
     "--audio-buffer-size=2048",
-    # There is no graphics card, and asking for one costs time and a process.
+    # There is no GPU, and the search for one costs time and a process.
     "--disable-gpu",
-    # What is recorded must not be slowed down because nobody looks at it.
+    # The page must not be throttled because no person is looking at it.
     "--disable-background-timer-throttling",
     "--disable-backgrounding-occluded-windows",
     "--disable-renderer-backgrounding",
@@ -79,9 +79,9 @@ FLAGS = (
     "--disable-sync",
     "--metrics-recording-only",
     "--no-pings",
-    # What serves one page may serve it in one process.
+    # One page needs no separate processes for GPU and network.
     "--in-process-gpu",
-    # Processes outside of the sandbox, of which there are none, need no template.
+    # No template process for processes outside of the sandbox: there are none.
     "--no-unsandboxed-zygote",
     "--enable-features=NetworkServiceInProcess2",
     f"--disable-features={','.join(UNUSED_FEATURES)}",
@@ -90,7 +90,7 @@ FLAGS = (
 _SECURE_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 READ_FD, WRITE_FD = 3, 4
-"""By these Chromium hears and answers."""
+"""The descriptors that Chromium reads commands from and writes answers to."""
 
 
 class Browser:
@@ -105,13 +105,13 @@ class Browser:
         url: str,
         environment: Mapping[str, str],
     ) -> None:
-        """Start it with an empty page; `url` says which site shall count as secure.
+        """Start it with an empty page; the site of `url` counts as secure.
 
         Raises CAPTURE_UNAVAILABLE.
         """
         self.has_crashed = threading.Event()
         self.status = 0
-        """HTTP status of the page itself; 0 while there is none."""
+        """HTTP status of the page; 0 before there is one."""
         self._host = host
         self._session = ""
         self._target = ""
@@ -123,7 +123,7 @@ class Browser:
         microphone, camera = _write_silence(host)
         flags = [
             *FLAGS,
-            # In kiosk mode a window has an odd size: a pixel less than the display, or one more.
+            # In kiosk mode the window gets an odd size, one pixel off: better too large.
             f"--window-size={width + 1},{height + 1}",
             f"--user-data-dir={profile_directory}",
             "--remote-debugging-pipe",
@@ -132,7 +132,7 @@ class Browser:
         ]
         site = urlsplit(url)
         if site.scheme == "http" and site.hostname not in _SECURE_HOSTS:
-            # Calls need a secure context. The administrator has chosen to serve without TLS.
+            # WebRTC needs a secure context, and this site is served without TLS on purpose.
             flags.append(f"--unsafely-treat-insecure-origin-as-secure=http://{site.netloc}")
         try:
             self.process: subprocess.Popen[bytes] = host.start(
@@ -161,7 +161,7 @@ class Browser:
             self.close()
             raise RecordingError(
                 RecordingReason.CAPTURE_UNAVAILABLE,
-                f"the browser did not start ({problem}): `callsd doctor` tells what it lacks",
+                f"the browser did not start ({problem}): `callsd doctor` shows what is missing",
             ) from None
 
     def _attach(self) -> None:
@@ -175,13 +175,12 @@ class Browser:
         for domain in ("Page", "Network", "Inspector"):
             self._page(f"{domain}.enable")
         self._page("Page.addScriptToEvaluateOnNewDocument", source=NO_PRINTING)
-        # Nothing that a page sends comes to the disk as a file. The same method of the domain
-        # Browser does not know the context that is incognito.
+        # No downloads. The method of the same name in the domain Browser does not cover incognito.
         self._page("Page.setDownloadBehavior", behavior="deny")
         self._cdp.call("Target.setDiscoverTargets", discover=True)
 
     def open(self, url: str, headers: Mapping[str, str]) -> None:
-        """Go to the page; neither its address nor the headers appear anywhere else."""
+        """Go to the page. Its address and the headers are secrets: they appear nowhere else."""
         try:
             if headers:
                 self._page("Network.setExtraHTTPHeaders", headers=dict(headers))
@@ -198,13 +197,13 @@ class Browser:
             )
 
     def is_loaded(self) -> bool:
-        """Whether the page and all that belongs to it has been fetched."""
+        """Whether the load event has fired."""
         return self._loaded.is_set()
 
     def is_true(self, expression: str) -> bool:
-        """Whether a JavaScript expression holds in the page; raises CdpError.
+        """Whether a JavaScript expression is true in the page; raises CdpError.
 
-        An expression that throws does not hold.
+        An expression that throws counts as false.
         """
         answer = self._page(
             "Runtime.evaluate",
@@ -215,7 +214,7 @@ class Browser:
         return answer.get("result", {}).get("value") is True
 
     def run(self, expression: str) -> None:
-        """Evaluate an expression, and wait for its promise if it gives one; raises CdpError."""
+        """Evaluate an expression, and wait for its promise if it returns one; raises CdpError."""
         self._page(
             "Runtime.evaluate",
             expression=expression,
@@ -242,7 +241,7 @@ class Browser:
             case "Page.loadEventFired":
                 self._loaded.set()
             case "Page.javascriptDialogOpening":
-                # Until somebody answers, the page stands still. Yes is what keeps a call going.
+                # The page is blocked until the dialog is answered; "yes" keeps most calls going.
                 self._answer(
                     f"a dialog of the page ({params['type']}) was answered with yes",
                     "Page.handleJavaScriptDialog",
@@ -266,16 +265,16 @@ class Browser:
                 pass
 
     def _answer(self, text: str, method: str, *, session: str = "", **params: Any) -> None:
-        """Do something about what the page asks for, on the connection's own thread."""
+        """React to an event, on the connection's thread, and log it."""
         self._logged += 1
         if self._logged <= MAX_LOGGED:
             log.info("%s", text)
         with contextlib.suppress(CdpError):
-            self._cdp.tell(method, session=session, **params)
+            self._cdp.notify(method, session=session, **params)
 
 
 def _write_silence(host: ProgramHost) -> tuple[Path, Path]:
-    """What microphone and camera give: nothing. Chromium's own fake ones beep and show a clock."""
+    """Files for a silent microphone and a black camera: Chromium's own fakes beep and blink."""
     directory = host.private_directory("silence")
     microphone, camera = directory / "microphone.wav", directory / "camera.y4m"
     with wave.open(str(microphone), "wb") as sound:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that records one piece: grabs a display and a sound server, codes, and writes.
+"""The process that records one piece: captures display and sound server, encodes, and writes.
 
-`python -m callsd_worker.recorder.capture ORDER` with the environment of a source. It tells how the
-piece is, a line of JSON each half second, until SIGTERM or SIGINT makes it end. When something
-fails it tells `{"problem": …}`, writes what it has and ends with 1.
+`python -m callsd_worker.recorder.capture REQUEST` with the environment of a source. It reports its
+health each half second, a line of JSON, until SIGTERM or SIGINT. When something fails it reports
+`{"problem": …}`, writes what it has and exits with 1.
 """
 
 import contextlib
@@ -33,31 +33,31 @@ from callsd_worker.recorder.timeline import SoundTimeline
 REPORT_SECONDS = 0.5
 
 FRAMES = 5
-"""So many pictures may have been grabbed and not yet coded: further ones are left out."""
+"""So many pictures may wait to be encoded; further ones are skipped."""
 
 PROBE_WIDTH, PROBE_HEIGHT = 128, 72
-"""Every picture is looked at by some of its pixels, as they are: on a display nothing is noise."""
+"""Pictures are compared by so many of their pixels, for equality: a display has no noise."""
 
 GARBAGE_OBJECTS = 20_000
-"""Objects made before Python looks for garbage: each picture makes some, none of them in a ring."""
+"""Objects made between runs of the garbage collector: each picture makes some, none in a cycle."""
 
 
 class Capture:
-    """Records until it is told to stop, or something fails."""
+    """Records until `stop`, or until something fails."""
 
-    def __init__(self, order: CaptureRequest) -> None:
-        """Find all that is needed; raises RecordingError, OSError."""
-        quality = order.quality
+    def __init__(self, request: CaptureRequest) -> None:
+        """Connect to display and sound server, create the file; raises RecordingError, OSError."""
+        quality = request.quality
         self._fps = quality.fps
-        self._framebuffer = Framebuffer(order.framebuffer) if quality.has_video else None
+        self._framebuffer = Framebuffer(request.framebuffer) if quality.has_video else None
         self._audio_capture = AudioCapture()
-        self._writer = PieceWriter(order.target, quality)
-        self._target = order.target
+        self._writer = PieceWriter(request.target, quality)
+        self._target = request.target
         self._gauges = Gauges()
         self._timeline = SoundTimeline(frame_rate=quality.fps if quality.has_video else None)
         self._pictures: queue.SimpleQueue[tuple[VideoFrame, int] | None] = queue.SimpleQueue()
         self._frames: queue.SimpleQueue[VideoFrame] = queue.SimpleQueue()
-        """Those that are free. There are no more, so that no more pictures wait."""
+        """Free frames; their number bounds the pictures that wait."""
         self._is_over = threading.Event()
         self._problem = ""
         self._began = time.monotonic()
@@ -68,7 +68,7 @@ class Capture:
 
     def run(self, report: TextIO) -> str:
         """Record; returns what has failed, if anything."""
-        works = [self._hear, *((self._grab, self._code) if self._framebuffer else ())]
+        works = [self._record_sound, *((self._grab, self._encode) if self._framebuffer else ())]
         threads = [threading.Thread(target=self._guarded, args=(work,)) for work in works]
         self._began = time.monotonic()
         for thread in threads:
@@ -85,7 +85,7 @@ class Capture:
     def _report_to(self, report: TextIO) -> None:
         while not self._is_over.wait(REPORT_SECONDS):
             health = replace(
-                self._gauges.look(),
+                self._gauges.sample(),
                 frame_count=self._writer.frame_count,
                 recorded_seconds=self._writer.seconds,
                 size_bytes=self._target.stat().st_size,
@@ -94,17 +94,17 @@ class Capture:
             try:
                 print(json.dumps(asdict(health)), file=report, flush=True)
             except BrokenPipeError:
-                return  # Nobody is there any more for whom to record.
+                return  # The recorder is gone.
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
         except Exception as error:  # noqa: BLE001 - the root of a thread; the process ends with it
-            self._problem = self._problem or _said(error)
+            self._problem = self._problem or _text(error)
             self._is_over.set()
 
     def _grab(self) -> None:
-        """Read a picture at each of its moments; those that are missed are left out."""
+        """Read a picture at each multiple of the frame time; those that are missed are skipped."""
         assert self._framebuffer is not None
         for _ in range(FRAMES):
             self._frames.put(self._framebuffer.frame())
@@ -114,7 +114,7 @@ class Capture:
                 with contextlib.suppress(queue.Empty):
                     frame = self._frames.get_nowait()
                     self._framebuffer.read_into(frame)
-                    self._gauges.take_picture(_probe(frame))
+                    self._gauges.add_picture(_probe(frame))
                     self._pictures.put((frame, number))
                 elapsed = time.monotonic() - self._began
                 number = max(number + 1, int(elapsed * self._fps))
@@ -122,22 +122,22 @@ class Capture:
         finally:
             self._pictures.put(None)
 
-    def _code(self) -> None:
+    def _encode(self) -> None:
         while (picture := self._pictures.get()) is not None:
             self._writer.put_picture(*picture)
             self._frames.put(picture[0])
 
-    def _hear(self) -> None:
+    def _record_sound(self) -> None:
         while not self._is_over.is_set():
-            heard = self._audio_capture.hear()
-            self._gauges.take_sound(heard.samples)
+            block = self._audio_capture.read_block()
+            self._gauges.add_sound(block.samples)
             for samples, position in self._timeline.place(
-                heard.samples, heard.at_seconds - self._began
+                block.samples, block.at_seconds - self._began
             ):
                 self._writer.put_sound(samples, position)
 
 
-def _said(error: Exception) -> str:
+def _text(error: Exception) -> str:
     if isinstance(error, RecordingError):
         return error.message
     return f"{type(error).__name__}: {error}"
@@ -151,18 +151,18 @@ def _probe(frame: VideoFrame) -> bytes:
 
 
 def main(text: str) -> int:
-    """Carry out an order."""
-    order = CaptureRequest.parse(text)
+    """Record as requested; returns the exit code."""
+    request = CaptureRequest.parse(text)
     gc.freeze()
     gc.set_threshold(GARBAGE_OBJECTS)
-    with os.fdopen(order.report, "w", encoding="utf-8") as report:
+    with os.fdopen(request.report, "w", encoding="utf-8") as report:
         try:
-            capture = Capture(order)
+            capture = Capture(request)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, capture.stop)
             problem = capture.run(report)
         except (RecordingError, OSError) as error:
-            problem = _said(error)
+            problem = _text(error)
         if problem:
             print(json.dumps({"problem": problem}), file=report)
     return 1 if problem else 0

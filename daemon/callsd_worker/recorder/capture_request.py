@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the process that captures a piece is told."""
+"""The parameters of the process that captures a piece."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from callsd_worker.recorder.quality import Quality
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureRequest:
-    """What to record. Descriptors are those that the process has inherited."""
+    """What to record. `report` and `framebuffer` are descriptors that the process inherits."""
 
     quality: Quality
     target: Path
@@ -20,15 +20,15 @@ class CaptureRequest:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """An order as text() wrote it."""
-        said: dict[str, Any] = json.loads(text)
+        """A request as `text` wrote it."""
+        fields: dict[str, Any] = json.loads(text)
         return cls(
-            quality=Quality(**said["quality"]),
-            target=Path(said["target"]),
-            report=said["report"],
-            framebuffer=said["framebuffer"],
+            quality=Quality(**fields["quality"]),
+            target=Path(fields["target"]),
+            report=fields["report"],
+            framebuffer=fields["framebuffer"],
         )
 
     def text(self) -> str:
-        """For a command line."""
+        """The request as a command line argument."""
         return json.dumps({**asdict(self), "target": str(self.target)})

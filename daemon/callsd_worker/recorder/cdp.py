@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chromium's DevTools protocol over a pair of pipes: no port is open, nobody else can join.
+"""Chromium's DevTools protocol over a pair of pipes: without a port that others could connect to.
 
 Messages are JSON, each ended by a zero byte. Source: chromium, content/browser/devtools/
 devtools_pipe_handler.cc.
@@ -15,18 +15,18 @@ from typing import Any
 
 
 CALL_SECONDS = 10.0
-"""A page that is alive answers in milliseconds; one that loads may take its time."""
+"""A page normally answers in milliseconds, but not while it loads."""
 
 READ_BYTES = 65_536
 MAX_MESSAGE_BYTES = 16 * 1024**2
-"""A page decides how long its addresses and its words are: longer messages are passed over."""
+"""Messages contain addresses and texts of the page, of any length: longer messages are skipped."""
 
 _ANSWER = re.compile(rb'\{"id": ?(\d+)[,}]')
 """How an answer begins."""
 
 
 class CdpError(Exception):
-    """The browser says no, says nothing, or is gone."""
+    """The browser reports an error, does not answer, or is gone."""
 
 
 class Cdp:
@@ -35,14 +35,14 @@ class Cdp:
     def __init__(
         self, *, reading: int, writing: int, on_event: Callable[[str, dict[str, Any]], None]
     ) -> None:
-        """Takes over both descriptors."""
+        """Start to read; closes both descriptors at the end."""
         self._reading, self._writing = reading, writing
         self._on_event = on_event
         self._lock = threading.Lock()
         self._next = 0
         self._waiting: dict[int, _Answer] = {}
         self._is_closed = False
-        self._thread = threading.Thread(target=self._listen, name="devtools", daemon=True)
+        self._thread = threading.Thread(target=self._read, name="devtools", daemon=True)
         self._thread.start()
 
     def call(
@@ -64,8 +64,8 @@ class Cdp:
             raise CdpError(f"{method}: {answer.error}")
         return answer.result
 
-    def tell(self, method: str, *, session: str = "", **params: Any) -> None:
-        """Call a method whose result nobody waits for, as `on_event` must not; raises CdpError."""
+    def notify(self, method: str, *, session: str = "", **params: Any) -> None:
+        """Call a method without waiting for its result, as in `on_event`; raises CdpError."""
         self._send(method, session, params, None)
 
     def _send(
@@ -89,7 +89,7 @@ class Cdp:
         return number
 
     def close(self) -> None:
-        """Hang up; the browser ends."""
+        """Close the connection, on which the browser exits."""
         with self._lock:
             if self._writing >= 0:
                 os.close(self._writing)
@@ -97,23 +97,23 @@ class Cdp:
             self._is_closed = True
         self._thread.join(CALL_SECONDS)
 
-    def _listen(self) -> None:
-        said, is_too_long = bytearray(), False
-        # What is no message, or cannot be taken, ends the connection: nobody shall wait for more.
+    def _read(self) -> None:
+        message, is_too_long = bytearray(), False
+        # An invalid message ends the connection, so that no caller waits for an answer.
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
             while piece := os.read(self._reading, READ_BYTES):
                 *ends, rest = piece.split(b"\0")
                 for end in ends:
-                    said += end
-                    if is_too_long or len(said) > MAX_MESSAGE_BYTES:
-                        self._pass_over(said)
+                    message += end
+                    if is_too_long or len(message) > MAX_MESSAGE_BYTES:
+                        self._skip(message)
                     else:
-                        self._take(json.loads(said))
-                    said, is_too_long = bytearray(), False
-                said += rest
-                if len(said) > MAX_MESSAGE_BYTES:
+                        self._take(json.loads(message))
+                    message, is_too_long = bytearray(), False
+                message += rest
+                if len(message) > MAX_MESSAGE_BYTES:
                     is_too_long = True
-                    del said[READ_BYTES:]
+                    del message[READ_BYTES:]
         os.close(self._reading)
         with self._lock:
             self._is_closed = True
@@ -122,8 +122,8 @@ class Cdp:
             answer.error = "the browser is gone"
             answer.is_there.set()
 
-    def _pass_over(self, beginning: bytearray) -> None:
-        """Tell who waits for a message that was too long, of which the beginning is there."""
+    def _skip(self, beginning: bytearray) -> None:
+        """End the wait for a message that is too long, of which only the beginning was kept."""
         if answer := _ANSWER.match(beginning):
             self._take({"id": int(answer[1]), "error": {"message": "the answer is too long"}})
 
@@ -131,8 +131,8 @@ class Cdp:
         if "id" not in message:
             self._on_event(message["method"], message.get("params", {}))
             return
-        # Read before anybody is taken from the list: what cannot be read ends the connection,
-        # and those in the list are told so.
+        # Read before the caller is removed from `_waiting`: an invalid message ends the connection,
+        # and with it the waits of all callers there.
         result, error = message.get("result", {}), message.get("error", {}).get("message", "")
         with self._lock:
             answer = self._waiting.pop(message["id"], None)

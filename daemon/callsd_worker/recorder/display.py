@@ -19,9 +19,9 @@ from callsd_worker.recorder.program_host import MEMORY, ProgramHost, program
 START_SECONDS = 10.0
 
 REFRESH_RATIO = 1.05
-"""Refresh rate over frame rate. Chromium paints as often as the display refreshes: what is painted
-beyond the frame rate is never recorded and costs half of the processor time. At exactly the frame
-rate the two beat, and some frames are recorded twice and others never (18.7 of 20)."""
+"""Refresh rate over frame rate. Chromium paints as often as the display refreshes; painting beyond
+the frame rate would take half of the processor time. At exactly the frame rate the two beat: some
+frames are recorded twice and others never (18.7 of 20)."""
 
 SCREEN = "Xvfb_screen0"
 
@@ -31,21 +31,21 @@ _FAMILY_WILD = 0xFFFF
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Display:
-    """A display that runs."""
+    """A running display."""
 
     name: str
     authority: Path
     process: "subprocess.Popen[bytes]"
     framebuffer: int
-    """Descriptor of the file that is its screen. Source: Xvfb(1), -fbdir."""
+    """Descriptor of the file with its screen. Source: Xvfb(1), -fbdir."""
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What a program needs to find it."""
+        """What programs need to connect to it."""
         return {"DISPLAY": self.name, "XAUTHORITY": str(self.authority)}
 
     def close(self) -> None:
-        """Let go of its screen; the host ends it."""
+        """Close the descriptor; the host ends the process."""
         os.close(self.framebuffer)
 
 
@@ -74,14 +74,14 @@ def start_display(host: ProgramHost, *, width: int, height: int, fps: int) -> Di
         if not number:
             raise RecordingError(
                 RecordingReason.CAPTURE_UNAVAILABLE,
-                "Xvfb did not start: try `Xvfb :99` by hand and read what it says",
+                "Xvfb did not start: try `Xvfb :99` by hand and read its output",
             )
         framebuffer = os.open(screens / SCREEN, os.O_RDWR)
     finally:
         os.close(reading)
         if writing >= 0:
             os.close(writing)
-        # Who has it open keeps it; nothing is left when all of them are killed.
+        # Open descriptors keep the file; nothing is left when their processes are killed.
         shutil.rmtree(screens)
     display = Display(
         name=f":{number}", authority=authority, process=process, framebuffer=framebuffer
@@ -95,7 +95,7 @@ def start_display(host: ProgramHost, *, width: int, height: int, fps: int) -> Di
 
 
 def _line(descriptor: int) -> str:
-    """Read to the end of a line: whoever hangs up earlier kills Xvfb."""
+    """Read to the end of a line: closing the pipe earlier would kill Xvfb."""
     said = b""
     while not said.endswith(b"\n"):
         if not select.select([descriptor], [], [], START_SECONDS)[0]:
@@ -115,8 +115,8 @@ def _authority(cookie: bytes) -> bytes:
 
 
 def _set_refresh(display: Display, *, width: int, height: int, hz: float) -> None:
-    """Have the display refresh so often; raises CAPTURE_UNAVAILABLE."""
-    # Blanking as in any mode line; what counts is clock = total width × total height × rate.
+    """Set the refresh rate; raises CAPTURE_UNAVAILABLE."""
+    # The blanking is arbitrary; what counts is clock = total width × total height × rate.
     clock = (width + 320) * (height + 30) * hz / 1e6
     horizontal = (width, width + 48, width + 96, width + 320)
     vertical = (height, height + 3, height + 8, height + 30)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One piece of a recording in the making: the process that captures it, and what that tells.
+"""Runs the process that captures a piece, and reads its reports.
 
-It is a process of its own so that a fault in a codec costs a second, not the recording.
+It is a process of its own so that a crash in a codec costs a second, not the recording.
 """
 
 import json
@@ -27,11 +27,11 @@ STOP_SECONDS = 5.0
 """How long it may take to write what it has."""
 
 SILENT_SECONDS = 10.0
-"""Who has not told anything for so long has come to a stop, whatever may be the matter."""
+"""A process that has reported nothing for so long is stuck."""
 
 
 class Encoder:
-    """One running capture."""
+    """One capture process."""
 
     def __init__(
         self,
@@ -44,23 +44,23 @@ class Encoder:
         on_health: Callable[[Health], None],
         log: int,
     ) -> None:
-        """Begin to record into `target`; raises CAPTURE_UNAVAILABLE when it cannot be started.
+        """Start to record into `target`; raises CAPTURE_UNAVAILABLE when it cannot be started.
 
         `framebuffer` is the descriptor of the display's memory. `on_health` is called on a thread
         of its own.
         """
         self.target = target
         self.problem = ""
-        """Why it has ended, if it has said so; for a person."""
+        """Why it has ended, as it reported; for a person."""
         self._host = host
         self._on_health = on_health
         reading, writing = os.pipe()
-        order = CaptureRequest(
+        request = CaptureRequest(
             quality=quality, target=target, report=writing, framebuffer=framebuffer
         )
         try:
             self.process: subprocess.Popen[bytes] = host.start(
-                [sys.executable, "-m", MODULE, order.text()],
+                [sys.executable, "-m", MODULE, request.text()],
                 environment=environment,
                 pass_fds=(writing, framebuffer),
                 log=log,
@@ -70,7 +70,7 @@ class Encoder:
             raise
         finally:
             os.close(writing)
-        self._told_at = time.monotonic()
+        self._reported_at = time.monotonic()
         self._thread = threading.Thread(
             target=self._read, args=(reading,), name="capture", daemon=True
         )
@@ -79,17 +79,17 @@ class Encoder:
     @property
     def is_running(self) -> bool:
         """Whether it still records."""
-        is_heard = time.monotonic() - self._told_at < SILENT_SECONDS
-        return self.process.poll() is None and is_heard
+        is_stuck = time.monotonic() - self._reported_at >= SILENT_SECONDS
+        return self.process.poll() is None and not is_stuck
 
     def stop(self) -> None:
-        """Have it write what it has, and end."""
+        """Have it write what it has, and exit."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                # What is on the disk is whole up to the last cluster.
+                # The file is complete up to the last cluster.
                 self.process.kill()
         self._host.end(self.process)
         self._thread.join(STOP_SECONDS)
@@ -97,9 +97,9 @@ class Encoder:
     def _read(self, descriptor: int) -> None:
         with os.fdopen(descriptor, encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                said: dict[str, Any] = json.loads(line)
-                self._told_at = time.monotonic()
-                if "problem" in said:
-                    self.problem = said["problem"]
+                report: dict[str, Any] = json.loads(line)
+                self._reported_at = time.monotonic()
+                if "problem" in report:
+                    self.problem = report["problem"]
                 else:
-                    self._on_health(Health(**{**said, "picture": Picture(said["picture"])}))
+                    self._on_health(Health(**{**report, "picture": Picture(report["picture"])}))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception of this room, with reasons from a closed list."""
+"""The exception of this package, with reasons from a closed list."""
 
 from enum import StrEnum
 
@@ -8,13 +8,13 @@ class RecordingReason(StrEnum):
     """Why a page cannot be recorded."""
 
     CAPTURE_UNAVAILABLE = "CAPTURE_UNAVAILABLE"
-    """The machine lacks a program, or does not let one run."""
+    """A program is missing, or cannot be started."""
     PAGE_UNAVAILABLE = "PAGE_UNAVAILABLE"
     """The page did not load, or did not become ready."""
     RECORDING_LOST = "RECORDING_LOST"
     """Nothing was recorded, or what was recorded cannot be read."""
     CANCELLED = "CANCELLED"
-    """Told to end before anything was recorded."""
+    """Stopped before anything was recorded."""
 
 
 class RecordingError(Exception):

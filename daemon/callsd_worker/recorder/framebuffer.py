@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads pictures from a display's memory, as its programs have painted them.
+"""Reads pictures from a display's memory.
 
-Xvfb keeps its screen in a file, which is mapped here: no picture is sent anywhere, none is copied
-before its colours are converted.
+Xvfb keeps its screen in a file, which is mapped here: pictures are not sent or copied before their
+colours are converted.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ BITS_PER_PIXEL = 32
 PIXEL_FORMAT = "yuv420p"
 
 _PLANE = (ctypes.c_void_p, ctypes.c_int)
-"""Where it begins, and bytes from line to line. Source: libyuv/convert.h."""
+"""Address, and bytes from line to line. Source: libyuv/convert.h."""
 
 
 class Framebuffer:
@@ -33,7 +33,7 @@ class Framebuffer:
     def __init__(self, descriptor: int) -> None:
         """Map the screen's file; raises CAPTURE_UNAVAILABLE.
 
-        The file must be open for writing as well, though nothing is written.
+        It must be open for writing, too, though nothing is written.
         """
         self._server = _Server()
         self._convert = load("libyuv.so.0").ARGBToI420
@@ -56,17 +56,17 @@ class Framebuffer:
         return VideoFrame(self.width, self.height, PIXEL_FORMAT)
 
     def read_into(self, frame: VideoFrame) -> None:
-        """The picture of this moment, which nothing that is half painted is part of.
+        """Read the current picture, without anything half painted.
 
-        Colours are those of BT.601, limited. Raises CAPTURE_UNAVAILABLE when the display is gone.
+        Colours: BT.601, limited range. Raises CAPTURE_UNAVAILABLE when the display is gone.
         """
         planes = [number for p in frame.planes for number in (p.buffer_ptr, p.line_size)]
         source = ctypes.addressof(self._pixels)
-        self._server.hold()
+        self._server.grab()
         try:
             self._convert(source, self._line_bytes, *planes, self.width, self.height)
         finally:
-            self._server.let_go()
+            self._server.ungrab()
 
 
 class _Cookie(ctypes.Structure):
@@ -74,7 +74,7 @@ class _Cookie(ctypes.Structure):
 
 
 class _Server:
-    """A display server that can be held: then no program's painting is carried out."""
+    """The display server. While it is grabbed it executes no other program's requests."""
 
     def __init__(self) -> None:
         xcb = load("libxcb.so.1")
@@ -94,15 +94,15 @@ class _Server:
         if xcb.xcb_connection_has_error(self._connection):
             raise RecordingError(RecordingReason.CAPTURE_UNAVAILABLE, "the display does not answer")
 
-    def hold(self) -> None:
+    def grab(self) -> None:
         self._xcb.xcb_grab_server(self._connection)
-        # Whatever is answered, it is after this that the server is held.
+        # The grab has no answer of its own: after the answer to any later request it holds.
         asked = self._xcb.xcb_get_input_focus(self._connection)
         answer = self._xcb.xcb_get_input_focus_reply(self._connection, asked, None)
         if answer is None:
             raise RecordingError(RecordingReason.CAPTURE_UNAVAILABLE, "the display has gone")
         self._free(answer)
 
-    def let_go(self) -> None:
+    def ungrab(self) -> None:
         self._xcb.xcb_ungrab_server(self._connection)
         self._xcb.xcb_flush(self._connection)

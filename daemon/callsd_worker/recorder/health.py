@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a recording is: whether its picture moves, whether anything is heard, how far it is.
+"""The health of a recording: whether its picture moves, how loud it is, how long it is.
 
-What captures a piece looks at it by gauges; a tally adds up the pieces.
+`Gauges` measure one piece in the capture process; `Tally` adds up the pieces in the recorder.
 """
 
 import math
@@ -16,16 +16,16 @@ from enum import StrEnum
 
 STILL_SECONDS = 10.0
 RATE_SECONDS = 5.0
-"""Over how long the rate of changes is taken."""
+"""Time over which the rate of changes is measured."""
 
 BLANK_CONTRAST = 8
-"""Of 255: a picture in which no two pixels differ by more shows nothing."""
+"""Out of 255: a picture whose pixels differ by no more than this counts as blank."""
 
 LEVEL_BLOCKS = 10
-"""Blocks of sound in the second whose loudness is told."""
+"""Loudness is that of so many blocks of sound: one second."""
 
 LEVEL_STEP = 37
-"""Of so many samples one is looked at, of each channel by turns: loudness needs no more."""
+"""Loudness is measured on every 37th sample, which alternates between the channels."""
 
 SILENCE_DB = -120.0
 FULL_SCALE = 32_768.0
@@ -42,7 +42,7 @@ class Picture(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """One look at a recording. Levels in dB below full scale."""
+    """One measurement. Levels in dB below full scale."""
 
     frame_count: int = 0
     changed_frame_rate: float = 0.0
@@ -50,12 +50,12 @@ class Health:
     picture: Picture = Picture.UNKNOWN
     still_seconds: float = 0.0
     drift_ms: float = 0.0
-    """How much more sound there is than time, so far uncorrected."""
+    """How much more sound there is than time, before correction."""
     recorded_seconds: float = 0.0
     size_bytes: int = 0
 
     def after(self, before: "Health") -> "Health":
-        """The same with what was recorded before."""
+        """This measurement with the sums of earlier pieces added."""
         return replace(
             self,
             frame_count=before.frame_count + self.frame_count,
@@ -65,7 +65,7 @@ class Health:
 
 
 class Gauges:
-    """Looks at one piece. Told by the threads that capture, read by the one that reports."""
+    """Measures one piece. Capturing threads add, the reporting thread samples."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -74,8 +74,8 @@ class Gauges:
         self._changed_at = time.monotonic()
         self._levels: deque[float] = deque(maxlen=LEVEL_BLOCKS)
 
-    def take_picture(self, picture: bytes) -> None:
-        """One grabbed picture, in grey pixels."""
+    def add_picture(self, picture: bytes) -> None:
+        """Take one captured picture, as grey pixels."""
         now = time.monotonic()
         with self._lock:
             if picture == self._picture:
@@ -87,15 +87,15 @@ class Gauges:
                 self._changed_at = now
                 self._forget(now)
 
-    def take_sound(self, sound: bytes) -> None:
-        """A tenth of a second of sound, s16le."""
+    def add_sound(self, sound: bytes) -> None:
+        """Take a tenth of a second of sound, s16le."""
         samples = array("h", sound)[::LEVEL_STEP]
         power = sum(sample * sample for sample in samples) / len(samples)
         with self._lock:
             self._levels.append(power)
 
-    def look(self) -> Health:
-        """How things are now; how far the piece goes is for its writer to add."""
+    def sample(self) -> Health:
+        """The current health, without frame count, length and size, which the writer knows."""
         now = time.monotonic()
         with self._lock:
             self._forget(now)
@@ -120,24 +120,24 @@ class Gauges:
 
 
 class Tally:
-    """What is known of the piece that is being recorded, with the sums of those before."""
+    """The newest health of the current piece, with the sums of the pieces before."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._before = self._total = Health()
 
     def begin_piece(self) -> None:
-        """A new piece is recorded from here on."""
+        """Start a new piece."""
         with self._lock:
             self._before = self._total = Health().after(self._total)
 
     def take(self, health: Health) -> None:
-        """The newest look at the piece."""
+        """Take the newest measurement of the piece."""
         with self._lock:
             self._total = health.after(self._before)
 
-    def look(self) -> Health:
-        """How things are now."""
+    def health(self) -> Health:
+        """The current health of the whole recording."""
         with self._lock:
             return self._total
 

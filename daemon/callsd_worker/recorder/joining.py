@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the pieces of a recording to the file that is handed out."""
+"""Joins the pieces of a recording into one file."""
 
 import contextlib
 import hashlib
@@ -18,18 +18,18 @@ from callsd_worker.recorder.pieces import Piece
 
 
 THUMBNAIL_SECONDS = 5.0
-"""Where in the recording the thumbnail is from: by then somebody is to be seen."""
+"""Time of the thumbnail in the recording: late enough to show somebody."""
 
 THUMBNAIL_WIDTH = 640
 
 _ROUNDED_SECONDS = Fraction(1, 1000)
-"""To this Matroska rounds each time. In what is handed out a packet that is due within it follows
-at once: sound that is placed by rounded times has a crack every 21 ms in a player that obeys."""
+"""Matroska rounds times to this. In the MP4 a packet within it follows the one before directly:
+sound placed by rounded times would crack every 21 ms in players that follow them exactly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joined:
-    """What has become of the pieces. Times in seconds, sizes in pixels and bytes."""
+    """The joined file. Times in seconds, sizes in pixels and bytes."""
 
     duration_seconds: float
     width: int
@@ -44,12 +44,12 @@ class Joined:
 def join(
     pieces: Sequence[Piece], target: Path, *, on_progress: Callable[[float], None] | None = None
 ) -> Joined:
-    """Join pieces into an MP4 file that plays while it is fetched, without coding anything anew.
+    """Join pieces into an MP4 file that plays while it is fetched, without encoding again.
 
-    Each piece is placed by the clock, so that what is said keeps its time; of the time between
-    two pieces the last picture stays. What was being written when a piece ended is left out.
-    `on_progress` is told the seconds that are done. The file has its name only once it is whole
-    and on the disk. Raises RECORDING_LOST when there is nothing, OSError when the disk is full.
+    Each piece is placed by the clock, so that speech keeps its time; between two pieces the last
+    picture stays. Incomplete packets at the end of a piece are left out. `on_progress` gets the
+    seconds that are done. The file gets its name only once it is complete and on the disk. Raises
+    RECORDING_LOST when there is nothing to join, OSError when the disk is full.
     """
     draft = target.with_name(f".{target.name}.part")
     joiner = _Joiner(draft, on_progress or (lambda _: None))
@@ -80,19 +80,19 @@ def join(
 
 @dataclass(slots=True)
 class _Track:
-    """A stream of the file, and how far it goes. Times in its own ticks."""
+    """A stream of the MP4, and where it ends. Times in its own ticks."""
 
     stream: Stream
     tick: Fraction
     """Unit: seconds."""
     packet_ticks: int
-    """How long one packet is."""
+    """Length of one packet."""
     last: int | None = None
-    """When the last packet is decoded."""
+    """Decoding time of the last packet."""
 
 
 class _Joiner:
-    """Copies packets, each piece behind the one before."""
+    """Copies packets, one piece after the other."""
 
     def __init__(self, target: Path, on_progress: Callable[[float], None]) -> None:
         self.end_seconds = 0.0
@@ -108,10 +108,10 @@ class _Joiner:
 
     def add(self, piece: Piece) -> None:
         try:
-            # What is no Matroska was not written by our encoder, whatever it may look like.
+            # Only Matroska: other formats were not written by our encoder.
             source = av.open(str(piece.path), format="matroska", options={"fflags": "+genpts"})
         except (av.FFmpegError, OSError):
-            return  # It was begun, and nothing was written.
+            return  # The piece was begun, but nothing was written.
         with source:
             self._copy(source, piece)
 
@@ -123,7 +123,7 @@ class _Joiner:
                 self._open(streams)
                 self._first_start = piece.start_seconds
             if offset is None:
-                # Clocks may be set back; a recording never runs backwards.
+                # The clock may have been set back; a recording never runs backwards.
                 offset = max(piece.start_seconds - self._first_start, self.end_seconds)
                 self.gap_seconds += offset - self.end_seconds
                 self.piece_count += 1
@@ -182,12 +182,12 @@ def _track(output: OutputContainer, stream: Stream) -> _Track:
         return _Track(added, Fraction(1, stream.rate), stream.codec_context.frame_size)
     assert isinstance(stream, av.VideoStream)
     packet_seconds = 1 / Fraction(stream.average_rate or stream.base_rate or 1000)
-    # In a thousandth of it a whole millisecond can be told as well, at which pieces begin.
+    # A thousandth of a packet can express whole milliseconds, too, at which pieces begin.
     return _Track(added, packet_seconds / 1000, 1000)
 
 
 def _packets(source: InputContainer, streams: Sequence[Stream]) -> Iterator["av.Packet[Stream]"]:
-    """All packets up to where a piece ends, or breaks off."""
+    """All packets of a piece up to its end, or to where it breaks off."""
     with contextlib.suppress(av.InvalidDataError, av.EOFError):
         for packet in source.demux(list(streams)):
             if packet.size:

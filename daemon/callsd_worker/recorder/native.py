@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Libraries of the system that a capture calls."""
+"""Loads the system's libraries that a capture uses."""
 
 import ctypes
 
@@ -15,7 +15,7 @@ PACKAGES = {
 
 
 def load(name: str) -> ctypes.CDLL:
-    """A library; raises CAPTURE_UNAVAILABLE. Its functions run without Python's lock."""
+    """A library, whose functions run without the GIL; raises CAPTURE_UNAVAILABLE."""
     try:
         return ctypes.CDLL(name)
     except OSError:

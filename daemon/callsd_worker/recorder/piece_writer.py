@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Codes pictures and sound, and writes them into one piece of a recording.
+"""Encodes pictures and sound into one piece of a recording.
 
-A piece is a Matroska file that can be read up to its last cluster, whatever becomes of its writer.
+A piece is a Matroska file that can be read up to its last cluster, even if its writer crashes.
 """
 
 import math
@@ -24,28 +24,29 @@ from callsd_worker.recorder.sound import FRAME_BYTES, RATE_HZ
 KEYFRAME_SECONDS = 5
 
 CONTAINER = {
-    # Sound and picture are on their way to the disk after a second: what a crash may cost.
+    # A cluster a second: so much is lost in a crash.
     "cluster_time_limit": "1000",
     "flush_packets": "1",
-    # Not longer does one of them wait for the other (microseconds).
+    # Longest time that picture and sound wait for each other, in microseconds.
     "max_interleave_delta": "1000000",
 }
 
 X264 = "weightp=0:scenecut=0:bframes=0:qpmin=10:aq-strength=0.7:deadzone-inter=28"
-"""Superfast without what a page does not need: a look for cuts and fades, better than good, and
-pictures out of their order, which is lost with the end of a piece. Bits go where the eye looks."""
+"""The preset superfast without what a page does not need: detection of cuts and fades, quantisers
+below 10, and B-frames, which would be lost at the end of a piece. Adaptive quantisation puts bits
+where they are visible."""
 
 EFFORTS = (
     (15e6, "subme=0:ref=1:aq-mode=0"),
     (20e6, "subme=0:ref=3:aq-mode=2"),
     (math.inf, "subme=1:ref=1:aq-mode=2"),
 )
-"""How far motion is searched for, by pixels each second: who records few wants it cheap, and with
-many it is expensive; between them it is worth most. Measured: docs/benchmarks.md."""
+"""Effort of motion search by pixels per second: small recordings should be cheap, for large ones it
+is expensive, between them it pays most. Measured: docs/benchmarks.md."""
 
 AAC = {"aac_coder": "fast"}
-"""Nearer to what was heard than the default one (speech at 64 kbit/s: 30 dB above what it adds, not
-22), in a third of the time."""
+"""Less noise than the default coder (speech at 64 kbit/s: 30 dB below the signal instead of 22), in
+a third of the time."""
 
 
 class PieceWriter:
@@ -55,7 +56,7 @@ class PieceWriter:
         """Create the file; raises OSError."""
         self.frame_count = 0
         self.seconds = 0.0
-        """How far it goes."""
+        """Length of the piece so far."""
         self._lock = threading.Lock()
         self._fps = quality.fps
         self._container = av.open(str(target), "w", format="matroska", options=CONTAINER)
@@ -63,7 +64,7 @@ class PieceWriter:
         self._audio = _add_audio(self._container, quality)
 
     def put_picture(self, frame: av.VideoFrame, number: int) -> None:
-        """Add the picture that is due `number` frames after the beginning; some may be missing."""
+        """Add picture `number`, counted from the beginning; numbers may be missing."""
         assert self._video is not None
         frame.pts, frame.time_base = number, Fraction(1, self._fps)
         self._write(self._video.encode(frame))
@@ -71,7 +72,7 @@ class PieceWriter:
         self.seconds = max(self.seconds, (number + 1) / self._fps)
 
     def put_sound(self, samples: bytes, position: int) -> None:
-        """Add s16le stereo sound whose first sample is this many after the beginning."""
+        """Add s16le stereo sound that starts at sample `position` of the piece."""
         count = len(samples) // FRAME_BYTES
         frame = av.AudioFrame(format="s16", layout="stereo", samples=count)
         frame.planes[0].update(samples)
@@ -80,7 +81,7 @@ class PieceWriter:
         self.seconds = max(self.seconds, (position + count) / RATE_HZ)
 
     def close(self) -> None:
-        """Write what there is, and end."""
+        """Write what is left, and close the file."""
         if self._video is not None:
             self._write(self._video.encode(None))
         self._write(self._audio.encode(None))
@@ -93,7 +94,7 @@ class PieceWriter:
 
 
 def add_video(container: OutputContainer, quality: Quality) -> VideoStream:
-    """A stream of pictures, coded as in any recording of this quality."""
+    """A video stream with the settings of this quality."""
     kbps = quality.video_kbps
     stream = container.add_stream("libx264", rate=quality.fps)
     assert isinstance(stream, VideoStream)
@@ -101,7 +102,7 @@ def add_video(container: OutputContainer, quality: Quality) -> VideoStream:
     stream.time_base = Fraction(1, quality.fps)
     stream.bit_rate = kbps * 1000
     coder = stream.codec_context
-    # Pictures come one after another: a second thread only makes them late, and costs.
+    # Pictures come one by one: a second thread would only add latency and cost.
     coder.thread_count = 1
     coder.options = {
         "preset": "superfast",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pieces of one recording, as they lie on the disk.
+"""The pieces of one recording as files.
 
-Each piece's name says when it began, so that whoever finds them can put them together: a later
-worker, after this one was killed or the machine was switched off.
+The name of a piece has the time at which it began, so that a later worker can join them, after this
+one was killed or the machine was switched off.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 PIECES = "pieces"
-"""Where in the job's directory they lie."""
+"""Their directory, in that of the worker."""
 
 _NAME = re.compile(r"(\d{4})-(\d{13})\.mkv")
 
@@ -42,7 +42,7 @@ def next_piece(directory: Path) -> Piece:
 
 
 def find_pieces(directory: Path) -> list[Piece]:
-    """All pieces of a job, in order."""
+    """All pieces in a worker's directory, in order."""
     found = []
     with contextlib.suppress(FileNotFoundError):
         for path in sorted((directory / PIECES).iterdir()):
@@ -53,7 +53,7 @@ def find_pieces(directory: Path) -> list[Piece]:
 
 
 def keep(path: Path) -> None:
-    """Have the disk keep what a file holds so far: after a power cut it is still there."""
+    """Sync the content of a file, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fdatasync(descriptor)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the programs that one recording needs run: a directory, a user, an environment.
+"""Runs the programs of one recording, with a directory, a user and an environment for them.
 
-Each recording has its own display, sound and browser profile, in a directory of its own, so that
-nothing passes between two recordings.
+Each recording has its own display, sound server and browser profile in a directory of its own, so
+that recordings share nothing.
 """
 
 import contextlib
@@ -30,25 +30,25 @@ PACKAGES = {
 """Debian's package for each program."""
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
-"""Names under which distributions have a browser that will do."""
+"""Names of suitable browsers in distributions."""
 
 UNPRIVILEGED_USERS = ("callsd", "nobody")
-"""Who runs the browser when the worker is root: the first of these that the machine has."""
+"""The browser's user when the worker is root: the first of these that exists."""
 
 INHERITED = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "CALLSD_JOB")
-"""What programs get of the worker's environment: Python finds the code that the worker holds; by
-the last one the daemon finds what is left of a recording whose worker was killed."""
+"""What programs get of the worker's environment. PYTHONPATH leads to the worker's copy of the code;
+by CALLSD_JOB the daemon finds processes of a recording whose worker was killed."""
 
 STOP_SECONDS = 3.0
 
 PREFIX = "callsd-recording-"
 
 MEMORY = "/dev/shm"  # noqa: S108 - directories of our own are made in it
-"""Where files are that never reach a disk. A browser needs it as well."""
+"""For files that need not reach a disk. Browsers use it, too."""
 
 MAX_PLACE_BYTES = 7
-"""What is left of sun_path's 107 bytes beside PREFIX, a job's name, and the browser's own part of
-the path, `profile/org.chromium.Chromium.XXXXXX/SingletonSocket`."""
+"""The 107 bytes of sun_path less PREFIX, a job's name, and the browser's own part of the path,
+`profile/org.chromium.Chromium.XXXXXX/SingletonSocket`."""
 
 _RENUMBER = """
 import fcntl, os, sys
@@ -59,12 +59,12 @@ for source, target in zip(high, numbers[half:]):
     os.dup2(source, target)
 os.execv(sys.argv[2], sys.argv[2:])
 """
-"""Runs before a program that expects its descriptors by certain numbers. Python itself can only do
-this by forking, which a process that uses gRPC must not."""
+"""Renumbers descriptors, then runs a program. Python itself would fork for that (preexec_fn), and a
+process that uses gRPC must not."""
 
 
 def program(*names: str) -> str:
-    """Path of the first of these programs that is there; raises CAPTURE_UNAVAILABLE."""
+    """Path of the first of these programs that is installed; raises CAPTURE_UNAVAILABLE."""
     for name in names:
         if (found := shutil.which(name)) is not None:
             return found
@@ -75,10 +75,10 @@ def program(*names: str) -> str:
 
 
 class ProgramHost:
-    """A directory for one recording and the programs that run in it."""
+    """A directory for one recording, and its programs."""
 
     def __init__(self, name: str = "") -> None:
-        """`name` tells recordings apart: what an earlier host of that name has left goes."""
+        """Removes what an earlier host of this name has left; `name` is that of the recording."""
         remove_leftovers(name)
         self._user = _unprivileged_user() if os.geteuid() == 0 else None
         self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-", dir=_place()))
@@ -93,7 +93,7 @@ class ProgramHost:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def private_directory(self, name: str) -> Path:
-        """A new directory, only for the browser."""
+        """A new directory that only the browser can read."""
         path = self.directory / name
         path.mkdir(mode=0o700)
         if self._user is not None:
@@ -101,16 +101,16 @@ class ProgramHost:
         return path
 
     def share(self, path: Path) -> None:
-        """Let the browser read a file, and nobody else."""
+        """Give a file to the browser's user."""
         if self._user is not None:
             os.chown(path, self._user.pw_uid, self._user.pw_gid)
 
     def size_bytes(self) -> int:
-        """What all files in the directory take of the disk."""
+        """Disk space of all files in the directory."""
         size_bytes = 0
         for place, _, names in os.walk(self.directory):
             for name in names:
-                # What the browser does not need any more is gone at any moment.
+                # The browser may remove files at any moment.
                 with contextlib.suppress(OSError):
                     size_bytes += (Path(place) / name).lstat().st_blocks * 512
         return size_bytes
@@ -127,8 +127,8 @@ class ProgramHost:
     ) -> "subprocess.Popen[bytes]":
         """Start a program that writes to `log`; raises CAPTURE_UNAVAILABLE.
 
-        It has the descriptors `pass_fds`, by the numbers `as_fds` if there are any. A browser is
-        not run as root: it shows what others have written.
+        It gets the descriptors `pass_fds`, renumbered to `as_fds` if given. A browser never runs
+        as root, as pages are not trusted.
         """
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         home = str(self.directory)
@@ -167,17 +167,17 @@ class ProgramHost:
 
 
 def remove_leftovers(name: str) -> None:
-    """Remove the directories of workshops of this name, whose worker was killed."""
+    """Remove directories of hosts of this name whose worker was killed."""
     for place in (_place(), Path(MEMORY)) if name else ():
         for path in place.glob(f"{PREFIX}{name}-*"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _place() -> Path:
-    """Where workshops are: what TMPDIR names, unless it would not do.
+    """Where hosts have their directories: TMPDIR if usable, else /tmp.
 
-    A browser's own user may not reach what it names for root, and a browser does not start when the
-    path of a socket in its profile is longer than the kernel takes.
+    The browser's user may have no access to root's TMPDIR, and a browser does not start when the
+    path of a socket in its profile is too long for the kernel.
     """
     place = tempfile.gettempdir()
     is_usable = os.geteuid() != 0 and len(os.fsencode(place)) <= MAX_PLACE_BYTES
@@ -185,7 +185,7 @@ def _place() -> Path:
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """Ask a program to end, and after a while make it."""
+    """Send SIGTERM to a program, and SIGKILL after a while."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

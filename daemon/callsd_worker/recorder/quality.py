@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recording is to be like."""
+"""The quality of a recording."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """What is recorded. Rates in kbit/s, sizes in pixels, both even."""
+    """Size in pixels, both even; rates in kbit/s."""
 
     width: int
     height: int

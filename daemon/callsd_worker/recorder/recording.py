@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One recording, from an empty display to a finished file, whatever dies on the way.
+"""Records one page into pieces, whatever crashes on the way.
 
-What shows the page may die and is started again; so may the encoder. Each time a new piece begins,
-and in the end all pieces are joined.
+When display, sound server, browser or page are lost, all of them are started again; so is the
+encoder. Each time a new piece begins. The pieces are joined at the end, elsewhere.
 """
 
 import logging
@@ -23,15 +23,15 @@ from callsd_worker.recorder.web_source import Page, WebSource
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.2
-"""How often everything is looked at: a death is noticed within this."""
+CHECK_SECONDS = 0.2
+"""How often all processes are checked: a crash is noticed within this time."""
 
 REPORT_SECONDS = 1.0
-"""How often the page is asked whether it is over, and what is recorded is put on the disk."""
+"""How often the page is asked whether it is over, and the piece is synced to the disk."""
 
 SHORT_PIECE_SECONDS = 3.0
 MAX_SHORT_PIECES = 5
-"""So many pieces one after another that all ended at once: it would only go on like that."""
+"""After so many short pieces in a row the recording is given up."""
 
 
 class End(StrEnum):
@@ -46,20 +46,20 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """Why a recording has ended, and what there is to say about it."""
+    """Why a recording has ended, with a message for people."""
 
     end: End
     message: str = ""
 
     @property
     def is_cut_short(self) -> bool:
-        """Whether there would have been more to record."""
+        """Whether it ended before anybody wanted it to."""
         return self.end not in (End.STOPPED, End.OVER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """How a recording is."""
+    """What is reported of a recording."""
 
     phase: str
     health: Health | None = None
@@ -81,10 +81,10 @@ class Recorder:
         report: Callable[[Status], None],
         should_stop: Callable[[], bool],
     ) -> None:
-        """Take what is needed to begin.
+        """Prepare; nothing is started before `run`.
 
-        The recording ends after `max_seconds`, counted from the start of its first piece, and
-        before less than `min_free_bytes` are left on the disk.
+        The recording ends after `max_seconds`, counted from the start of its first piece, and when
+        less than `min_free_bytes` are left on the disk.
         """
         self._page = page
         self._quality = quality
@@ -126,21 +126,22 @@ class Recorder:
                     return ending
                 if problem := source.problem():
                     log.warning("%s; the page is shown again", problem)
-                    return self._if_hopeless(problem)
+                    return self._give_up(problem)
                 log.warning("the encoder has ended; a new piece begins")
-                if (ending := self._if_hopeless("the encoder ends again and again")) is not None:
+                if (ending := self._give_up("the encoder ends again and again")) is not None:
                     return ending
 
-    def _if_hopeless(self, problem: str) -> Ending | None:
+    def _give_up(self, problem: str) -> Ending | None:
+        """The end, if too many pieces in a row were short."""
         if self._short_pieces < MAX_SHORT_PIECES:
             return None
         return Ending(end=End.CAPTURE_LOST, message=problem)
 
     def _record_piece(self, source: WebSource) -> Ending | None:
-        """Record until the end, or until something has died."""
+        """Record until the end, or until something has crashed (None)."""
         piece = next_piece(self._directory)
         first = find_pieces(self._directory)[:1] or [piece]
-        # The clock may be set while a piece is recorded, so it is asked once.
+        # Wall-clock time is read once, as the clock may be set during the recording.
         left_seconds = first[0].start_seconds + self._max_seconds - time.time()
         self._tally.begin_piece()
         began = time.monotonic()
@@ -177,24 +178,24 @@ class Recorder:
             now = time.monotonic()
             if now - reported >= REPORT_SECONDS:
                 reported = now
-                free_bytes = self._tell(encoder, number)
+                free_bytes = self._save_and_report(encoder, number)
                 if free_bytes < self._min_free_bytes:
                     return Ending(
                         end=End.DISK_LOW,
                         message=f"only {free_bytes // 1024**2} MiB of disk are left",
                     )
-                source.look_at_disk()
+                source.measure_disk()
                 if source.is_over():
                     return Ending(end=End.OVER)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(CHECK_SECONDS)
         return Ending(end=End.STOPPED)
 
-    def _tell(self, encoder: Encoder, number: int) -> int:
-        """Put on the disk what there is, and say how things are; returns the space left."""
+    def _save_and_report(self, encoder: Encoder, number: int) -> int:
+        """Sync the piece to the disk, and report; returns the disk space left."""
         if encoder.target.exists():
             keep(encoder.target)
-        health = self._tally.look()
-        # What is joined in the end needs its room again.
+        health = self._tally.health()
+        # Joining needs as much space again.
         free_bytes = shutil.disk_usage(self._directory).free - health.size_bytes
         self._report(
             Status(phase="recording", health=health, segment=number, disk_free_bytes=free_bytes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A display, its sound, and a browser that shows the page: all that a recording is taken from."""
+"""What is recorded: a display, a sound server, and a browser that shows the page."""
 
 import contextlib
 import time
@@ -16,27 +16,27 @@ from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.sound import start_sound
 
 
-READY_LOOK_SECONDS = 0.1
+READY_CHECK_SECONDS = 0.1
 REOPEN_SECONDS = 1.0
-"""Pause before a page that could not be reached is tried again."""
+"""Pause before the next try to open a page."""
 
 FIRST_BAD_STATUS = 400
 
 UNANSWERED_LIMIT = 2
-"""A page that does not answer so often, each time for 5 s, is taken for dead."""
+"""A page that does not answer so often in a row, each time for 5 s, counts as crashed."""
 
 MAX_DISK_BYTES = 1024**3
-"""What a browser may keep on the disk. Incognito it keeps some 20 MB, however long a call is."""
+"""Limit of a browser's disk space. In incognito mode it takes 20 MB, however long a call is."""
 
 IS_LOADED = "document.readyState === 'complete'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What to show, and how to tell how it is. Expressions are JavaScript; empty means none."""
+    """What to show. Expressions are JavaScript; empty means none."""
 
     url: str = field(repr=False)
-    """With its fragment: a secret."""
+    """With its fragment, which is a secret."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     ready_expression: str = ""
     over_expression: str = ""
@@ -45,10 +45,10 @@ class Page:
 
 
 class WebSource:
-    """Everything that a page needs to be seen and heard. A context manager."""
+    """Runs display, sound server and browser. A context manager."""
 
     def __init__(self, page: Page, quality: Quality, *, name: str = "") -> None:
-        """Start it all, with an empty page; raises CAPTURE_UNAVAILABLE."""
+        """Start all of them, with an empty page; raises CAPTURE_UNAVAILABLE."""
         self.host = ProgramHost(name)
         self._cleanup = contextlib.ExitStack()
         self._cleanup.callback(self.host.close)
@@ -80,7 +80,7 @@ class WebSource:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What a program needs to find display and sound."""
+        """What programs need to connect to display and sound server."""
         return {**self._display.environment, **self._sound.environment}
 
     @property
@@ -91,8 +91,8 @@ class WebSource:
     def open(self, *, should_stop: Callable[[], bool]) -> None:
         """Show the page and wait until it is ready.
 
-        A page that cannot be reached is tried again until its time is up. Raises
-        PAGE_UNAVAILABLE, or CANCELLED when told to stop.
+        Tries again until `ready_timeout_seconds` are over. Raises PAGE_UNAVAILABLE, or CANCELLED
+        when `should_stop` is true.
         """
         page = self._page
         deadline = time.monotonic() + page.ready_timeout_seconds
@@ -131,10 +131,10 @@ class WebSource:
                     f"the page was not ready within {self._page.ready_timeout_seconds:g} s: "
                     "check ready_expression, or raise ready_timeout",
                 )
-            _pause(READY_LOOK_SECONDS, should_stop)
+            _pause(READY_CHECK_SECONDS, should_stop)
 
     def problem(self) -> str:
-        """What has died of it, for a person; empty while all is well."""
+        """What has crashed, for a person; empty while all is well."""
         for name, process in (
             ("the display", self._display.process),
             ("the sound server", self._sound.process),
@@ -149,7 +149,7 @@ class WebSource:
         return "the page does not answer" if self._unanswered >= UNANSWERED_LIMIT else ""
 
     def is_over(self) -> bool:
-        """Whether the page says that it is over. A page that does not answer is a problem."""
+        """Whether `over_expression` is true. See `problem` for a page that does not answer."""
         try:
             is_over = self._browser.is_true(self._page.over_expression or "false")
         except CdpError:
@@ -158,12 +158,12 @@ class WebSource:
         self._unanswered = 0
         return is_over
 
-    def look_at_disk(self) -> None:
-        """Find out what the browser keeps on the disk. Too much is a problem."""
+    def measure_disk(self) -> None:
+        """Measure the browser's disk space. See `problem` for too much of it."""
         self._is_disk_full = self.host.size_bytes() > MAX_DISK_BYTES
 
     def leave(self) -> None:
-        """Let the page take its leave; what it does about that is its own affair."""
+        """Run `leave_expression`; errors are ignored."""
         if self._page.leave_expression:
             with contextlib.suppress(CdpError):
                 self._browser.run(self._page.leave_expression)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's end of the corridor to the daemon; protobuf stops here."""
+"""The private API on the worker's side; protobuf is used nowhere else in the worker."""

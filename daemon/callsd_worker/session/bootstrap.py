@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker is told when it is started, and how it reaches the daemon by it."""
+"""The bootstrap that a worker reads from its stdin, and the connection that it makes with it."""
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -13,7 +13,7 @@ Bootstrap = worker_pb2.Bootstrap
 
 
 def read_bootstrap(data: bytes) -> worker_pb2.Bootstrap | None:
-    """The launcher's bootstrap; None when it is none, or one of another release."""
+    """The launcher's bootstrap; None when it is invalid, or of another release."""
     try:
         bootstrap = worker_pb2.Bootstrap.FromString(data)
     except DecodeError:
@@ -22,17 +22,17 @@ def read_bootstrap(data: bytes) -> worker_pb2.Bootstrap | None:
 
 
 def is_captioner(bootstrap: worker_pb2.Bootstrap) -> bool:
-    """Whether to serve live captions, not one job."""
+    """Whether to run as a captioner."""
     return bootstrap.role == worker_pb2.ROLE_CAPTIONER
 
 
 def is_recorder(bootstrap: worker_pb2.Bootstrap) -> bool:
-    """Whether to do a recording."""
+    """Whether to run as a recorder."""
     return bootstrap.role == worker_pb2.ROLE_RECORDER
 
 
 def hello(bootstrap: worker_pb2.Bootstrap, *, is_assigned: bool = False) -> worker_pb2.Hello:
-    """How a worker presents itself to the daemon."""
+    """The first message of each session."""
     return worker_pb2.Hello(
         job_id=bootstrap.job_id,
         generation=bootstrap.generation,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A captioner's session: orders and sound in, captions out, until one side ends it.
+"""A captioner's session: commands and audio in, captions out, until one side ends it.
 
-A captioner keeps nothing: when the session breaks it ends, and the daemon starts another one.
+A captioner stores nothing: when the session breaks it exits, and the daemon starts another one.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ from pathlib import Path
 import grpc
 
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
-from callsd_worker.captioner.outbox import Outbox, TrackNews
+from callsd_worker.captioner.outbox import Outbox, OutgoingUpdate
 from callsd_worker.captioner.rules import rules_for
-from callsd_worker.captioner.service import CaptionService, Close, End, Open, Order, Sound, Status
+from callsd_worker.captioner.service import CaptionService, Close, Command, End, Open, Sound, Status
 from callsd_worker.captioner.words import SpeechChange, Words
 from callsd_worker.media.live import Piece
 from callsd_worker.session.bootstrap import channel, hello
@@ -34,10 +34,10 @@ from callsd_worker.speech.loading import ModelFiles, load_engines
 log = logging.getLogger(__name__)
 
 NICENESS = 2
-"""Captions are live work; but the daemon, which feeds them, comes first."""
+"""Captions are live work, but the daemon, which sends the audio, comes first."""
 
 FAREWELL_SECONDS = 2.0
-"""How long the daemon has to read why a captioner cannot go on."""
+"""How long the daemon has to read a failure before the session is closed."""
 
 EXIT_CRASHED = 1
 
@@ -49,15 +49,15 @@ _SPEECH = {
 
 
 def serve(bootstrap: worker_pb2.Bootstrap) -> int:
-    """Caption what the daemon sends for as long as it is there; returns the exit code."""
-    with contextlib.suppress(PermissionError):  # its unit has seen to it
+    """Serve the session with the daemon to its end; returns the exit code."""
+    with contextlib.suppress(PermissionError):  # as a unit it has this niceness already
         os.nice(NICENESS)
     with channel(bootstrap) as connection:
         return _Session(bootstrap, worker_pb2_grpc.WorkerServiceStub(connection)).run()
 
 
 class _Session:
-    """From the first report to the last."""
+    """One session, from the first report to the last."""
 
     def __init__(
         self, bootstrap: worker_pb2.Bootstrap, stub: worker_pb2_grpc.WorkerServiceStub
@@ -68,7 +68,7 @@ class _Session:
         self._failure: worker_pb2.CaptionerFailure | None = None
         self._log = LogTail(Path.cwd() / LOG_FILE)
         self._is_begun = threading.Event()
-        """Set when it is known whether there is a service or a failure."""
+        """Set when the model is loaded, or loading has failed."""
         self._has_crashed = False
         self._call = stub.Caption(self._reports())
 
@@ -83,7 +83,7 @@ class _Session:
             self._call.cancel()
         code = EXIT_CRASHED if self._has_crashed else 0
         if self._service is not None and not self._service.stop():
-            # A thread inside an engine cannot be ended, and Python could not end around it.
+            # A thread inside an engine cannot be stopped, and Python would wait for it on exit.
             logging.shutdown()
             os._exit(code)
         return code
@@ -97,9 +97,9 @@ class _Session:
                     log.info("asked to stop")
                     return
                 case _:
-                    given = _order(order)
-                    if given is not None and self._service is not None:
-                        self._service.give(given)
+                    command = _command(order)
+                    if command is not None and self._service is not None:
+                        self._service.submit(command)
 
     def _begin(self, work: worker_pb2.CaptionerWork) -> None:
         if self._is_begun.is_set():
@@ -143,7 +143,7 @@ class _Session:
         self._call.cancel()
 
     def _reports(self) -> Iterator[worker_pb2.CaptionRequest]:
-        """Runs on a thread of gRPC's, which takes the next one when the last is on its way."""
+        """Runs on a thread of gRPC, which takes the next report when the last one is sent."""
         yield worker_pb2.CaptionRequest(hello=hello(self._bootstrap))
         self._is_begun.wait()
         if self._failure is not None:
@@ -157,12 +157,12 @@ class _Session:
                 yield worker_pb2.CaptionRequest(status=_status(self._service.status()))
                 if (part := self._log.next()) is not None:
                     yield worker_pb2.CaptionRequest(log=part)
-            told = self._outbox.take(status_seconds)
-            if told is not None:
-                yield worker_pb2.CaptionRequest(news=_update(told))
+            update = self._outbox.take(status_seconds)
+            if update is not None:
+                yield worker_pb2.CaptionRequest(news=_update(update))
 
 
-def _order(order: worker_pb2.CaptionResponse) -> Order | None:
+def _command(order: worker_pb2.CaptionResponse) -> Command | None:
     match order.WhichOneof("order"):
         case "audio":
             return Sound(
@@ -191,7 +191,7 @@ def _order(order: worker_pb2.CaptionResponse) -> Order | None:
         case "close":
             return Close(track=order.close.track)
         case _:
-            # From a newer daemon.
+            # A command that only newer daemons know.
             return None
 
 
@@ -210,17 +210,17 @@ def _status(status: Status) -> worker_pb2.CaptionerStatus:
     )
 
 
-def _update(told: TrackNews) -> worker_pb2.TrackNews:
-    update = told.update
+def _update(outgoing: OutgoingUpdate) -> worker_pb2.TrackNews:
+    update = outgoing.update
     return worker_pb2.TrackNews(
-        track=told.track,
+        track=outgoing.track,
         finals=[_words(words) for words in update.finals],
         interim=_words(update.interim) if update.interim is not None else None,
         processed_sample=update.processed_sample,
-        heard_sample=update.heard_sample,
+        heard_sample=update.recognised_sample,
         speech=_SPEECH[update.speech],
         is_drained=update.is_drained,
-        skipped_samples=told.skipped_samples,
+        skipped_samples=outgoing.skipped_samples,
     )
 
 
@@ -232,7 +232,7 @@ def _words(words: Words) -> worker_pb2.CaptionWords:
         text=words.text,
         start_sample=words.start_sample,
         end_sample=words.end_sample,
-        heard_sample=words.heard_sample,
+        heard_sample=words.recognised_sample,
         language=words.language,
         stability=words.stability,
     )

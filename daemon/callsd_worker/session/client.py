@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The session with the daemon, on a thread of its own.
 
-The daemon may go away and come back: the work goes on meanwhile, and the session is dialled again.
-What the work comes to lies in the worker's own directory until the daemon has taken it over.
+The daemon may be restarted: the work goes on meanwhile, and the worker connects again. Artifacts
+and outcome stay in the worker's own directory until the daemon has taken them over.
 """
 
 import functools
@@ -24,46 +24,46 @@ from callsd_worker.session.outcome import ARTIFACTS, read_outcome
 log = logging.getLogger(__name__)
 
 STATUS_SECONDS = 1.0
-"""How often the daemon hears of us, even when nothing has changed."""
+"""How often the status is sent, even when nothing has changed."""
 
 MIN_STATUS_SECONDS = 0.1
-"""How often at most, while the work gets on."""
+"""Shortest time between two statuses."""
 
 REDIAL_SECONDS = 1.0
 
 LOG_FILE = "log.txt"
-"""Where in our directory our output goes."""
+"""The file in our directory that our output goes to."""
 
 LOG_CHUNK_BYTES = 64 * 1024
 MAX_LOG_BACKLOG_BYTES = 256 * 1024
-"""Of a log that grows faster than it is told, the end is told."""
+"""Of a log that grows faster than it is sent, only the last bytes are sent."""
 
 FILE_CHUNK_BYTES = 256 * 1024
 
 DELIVERY_SECONDS = 3600.0
-"""How long a daemon that is away is waited for; after that another worker brings it the outcome."""
+"""How long to wait for a daemon that is away; after that another worker delivers the outcome."""
 
 FAREWELL_SECONDS = 5.0
-"""The same, for a worker that was told to end."""
+"""The same, for a worker that was asked to stop."""
 
 
 class LogTail:
-    """What of our own log the daemon does not have yet."""
+    """The part of our own log that the daemon does not have yet."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.offset: int | None = None
-        """So much it has; None until it has said so in this session."""
+        """How much the daemon has; None until it has said so in this session."""
 
     def next(self) -> worker_pb2.LogData | None:
-        """The next part; None when there is nothing new, or it is not known what is new."""
+        """The next part; None when there is nothing new, or the offset is not known yet."""
         if self.offset is None:
             return None
         try:
             with self._path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size < self.offset:
-                    self.offset = 0  # it was cut, because it had grown too long
+                    self.offset = 0  # the log was emptied, because it had grown too long
                 self.offset = max(self.offset, size - MAX_LOG_BACKLOG_BYTES)
                 file.seek(self.offset)
                 part = worker_pb2.LogData(offset=self.offset, data=file.read(LOG_CHUNK_BYTES))
@@ -74,45 +74,45 @@ class LogTail:
 
 
 class Session:
-    """Tells the daemon how things are, and hears what it wants."""
+    """Reports to the daemon, and takes its assignment and its request to stop."""
 
     def __init__(self, bootstrap: worker_pb2.Bootstrap) -> None:
         self._bootstrap = bootstrap
         self.directory = Path.cwd()
-        """Our own directory; we write nowhere else."""
+        """The worker's own directory; it writes nowhere else."""
         self.generation = bootstrap.generation
         self._status = worker_pb2.Status(phase="starting")
         self._changed = threading.Condition()
         self._assigned = threading.Event()
         self.assignment: worker_pb2.Assignment | None = None
-        """The work, once the daemon has given it."""
+        """The work, once the daemon has sent it."""
         self._stop = threading.Event()
         self._last_report: worker_pb2.SessionRequest | None = None
-        """What ends the session: an outcome, or that there is none."""
+        """The last message of the session: an outcome, or that there is none."""
         self._is_connected = False
         self._settled = threading.Event()
-        """Set when the daemon has all of it, or wants none of it."""
+        """Set when the daemon has taken everything, or refuses it."""
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="send")
         self._thread = threading.Thread(target=self._serve, name="session", daemon=True)
 
     def start(self, timeout_seconds: float) -> bool:
-        """Dial the daemon; returns whether it has given work in time."""
+        """Connect to the daemon; returns whether it has sent work in time."""
         self._thread.start()
         self._assigned.wait(timeout_seconds)
         return self.assignment is not None
 
     def should_stop(self) -> bool:
-        """Whether the daemon, or a signal, wants the work to end."""
+        """Whether the daemon, or a signal, has asked to stop."""
         return self._stop.is_set()
 
     def request_stop(self) -> None:
-        """Have the work end."""
+        """Have `should_stop` return True."""
         self._stop.set()
-        # Waits for nothing: this is called by a signal handler too.
+        # Takes no lock: signal handlers call this, too.
         self._assigned.set()
 
     def report(self, status: worker_pb2.Status) -> None:
-        """How things are now; what was reported before does not matter any more."""
+        """Set the status to send; it replaces the one before."""
         with self._changed:
             self._status = status
             self._changed.notify()
@@ -120,10 +120,10 @@ class Session:
     # The end
 
     def deliver(self) -> None:
-        """Bring the daemon the outcome that lies in our directory, or say that there is none.
+        """Deliver the outcome in our directory, or report that there is none.
 
-        Returns when it has all of it, or wants none of it, or when it was waited for long enough:
-        what lies there can be brought by another worker.
+        Returns when the daemon has taken everything, or refuses it, or has been away for too long:
+        then another worker delivers it.
         """
         outcome = read_outcome(self.directory, self.generation)
         if outcome is not None:
@@ -135,19 +135,19 @@ class Session:
             self._changed.notify()
         if not self._thread.is_alive() and not self._settled.is_set():
             self._thread.start()
-        began = heard = time.monotonic()
+        began = connected = time.monotonic()
         while not self._settled.wait(STATUS_SECONDS / 10):
             now = time.monotonic()
-            heard = now if self._is_connected else heard
+            connected = now if self._is_connected else connected
             patience = FAREWELL_SECONDS if self.should_stop() else DELIVERY_SECONDS
-            if now - heard > patience or now - began > DELIVERY_SECONDS:
+            if now - connected > patience or now - began > DELIVERY_SECONDS:
                 log.warning("the daemon is away; the outcome is kept here")
                 return
 
     # The session
 
     def _serve(self) -> None:
-        # Never closed: closing fails when the thread dies with the process.
+        # The channel is never closed: that fails when the thread dies with the process.
         stub = worker_pb2_grpc.WorkerServiceStub(channel(self._bootstrap))
         while not self._settled.is_set():
             try:
@@ -157,7 +157,7 @@ class Session:
                     grpc.StatusCode.PERMISSION_DENIED,
                     grpc.StatusCode.FAILED_PRECONDITION,
                 ):
-                    # Another worker does this job now, or nobody shall: our results do not count.
+                    # Another worker has this job now, or nobody: our results do not count.
                     log.warning("the daemon does not want this worker: %s", error.details())
                     self._settled.set()
                     self.request_stop()
@@ -168,7 +168,7 @@ class Session:
                 time.sleep(REDIAL_SECONDS)
 
     def _converse(self, stub: worker_pb2_grpc.WorkerServiceStub) -> None:
-        # Of this session: what was told in the last one need not have arrived.
+        # A new tail for each session: what was sent in the last one may not have arrived.
         tail = LogTail(self.directory / LOG_FILE)
         for response in stub.Session(self._reports(tail)):
             self._is_connected = True
@@ -196,14 +196,14 @@ class Session:
     def _reports(self, tail: LogTail) -> Iterator[worker_pb2.SessionRequest]:
         is_assigned = self.assignment is not None or self._last_report is not None
         yield worker_pb2.SessionRequest(hello=hello(self._bootstrap, is_assigned=is_assigned))
-        told: worker_pb2.SessionRequest | None = None
+        sent: worker_pb2.SessionRequest | None = None
         while not self._settled.is_set():
             with self._changed:
                 status, last, is_begun = self._status, self._last_report, tail.offset is not None
-            if last is not None and told is None and is_begun:
+            if last is not None and sent is None and is_begun:
                 while (part := tail.next()) is not None:
                     yield worker_pb2.SessionRequest(log=part)
-                told = last
+                sent = last
                 yield last
                 if last.HasField("nothing_saved"):
                     self._settled.set()
@@ -215,18 +215,18 @@ class Session:
                 is_same = self._status is status and self._last_report is last
                 if is_same and is_begun == (tail.offset is not None):
                     self._changed.wait(STATUS_SECONDS)
-                # The newest is enough: the daemon need not read each.
+                # Not more often than this, unless the last report is there.
                 self._changed.wait_for(functools.partial(self._ends, last), MIN_STATUS_SECONDS)
 
     def _ends(self, known: worker_pb2.SessionRequest | None) -> bool:
-        """Whether there is something to tell that ends the session, and was not `known`."""
+        """Whether the last report is there, and was not `known` before."""
         return self._last_report is not known
 
     def _send(self, stub: worker_pb2_grpc.WorkerServiceStub, order: worker_pb2.SendOrder) -> None:
         try:
             stub.SendFile(self._parts(order.file_name, order.offset))
         except (grpc.RpcError, OSError) as problem:
-            # The daemon asks again for what is missing.
+            # The daemon requests again what is missing.
             log.warning("%s was not sent: %s", order.file_name, problem)
 
     def _parts(self, file_name: str, offset: int) -> Iterator[worker_pb2.SendFileRequest]:

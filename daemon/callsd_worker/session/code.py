@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A copy of our own code, for a worker that goes on for hours and loads parts of itself late.
+"""A copy of our own code, for a worker that runs for hours and loads parts of itself late.
 
-An upgrade of the installation changes nothing under it.
+So an upgrade of the installation does not affect it.
 """
 
 import os
@@ -14,16 +14,16 @@ import callsd_worker
 
 
 CODE = "code"
-"""Where in our directory it lies."""
+"""The directory of the copy, in ours."""
 
 
 def _unreadable(directory: str, names: list[str]) -> list[str]:
-    """What another user has compiled for himself alone is compiled anew."""
+    """Compiled files that only another user can read: they are left out, and compiled anew."""
     return [name for name in names if not os.access(Path(directory, name), os.R_OK)]
 
 
 def hold_code(directory: Path) -> None:
-    """Copy our code; what is loaded from now on, here and by programs we start, is the copy."""
+    """Copy our code, and import from the copy from now on, here and in programs that we start."""
     place = directory / CODE
     shutil.rmtree(place, ignore_errors=True)
     for package in (callsd_worker, callsd_ipc):

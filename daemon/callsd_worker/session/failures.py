@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What went wrong, in words from the closed list."""
+"""Turns exceptions into reasons of the closed list."""
 
 import errno
 import logging
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def failure_of(error: Exception) -> tuple[str, str]:
-    """SpeechReason and message of a failure, for an outcome or a report."""
+    """Reason and message of a failure, for an outcome or a report."""
     if isinstance(error, (SpeechError, RecordingError)):
         return error.reason, error.message
     if isinstance(error, InputError):

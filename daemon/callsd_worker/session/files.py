@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a model, before an engine opens them."""
+"""Checks the files of a model before an engine opens them."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from callsd_worker.speech.errors import SpeechError, SpeechReason
 
 
 def check_files(directory: Path, pins: Iterable[worker_pb2.FilePin]) -> None:
-    """Refuse a model that is not what it was when it was verified: engines die of such files."""
+    """Refuse a model that has changed since it was verified: damaged files can crash engines."""
     for pin in pins:
         path = directory / pin.path
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that an assignment names, as the daemon hands them over."""
+"""The files that an assignment names, as the worker gets them from the daemon."""
 
 import os
 import socket
@@ -15,22 +15,22 @@ from callsd_worker.session.files import check_files
 
 
 INPUTS = "inputs"
-"""Where in our directory they lie, or names that lead to them."""
+"""The directory for them, or for links to them, in ours."""
 
 MAX_ANSWER_BYTES = 4096
 TIMEOUT_SECONDS = 30.0
 PATIENCE_SECONDS = 60.0
-"""How long a daemon that is away is waited for."""
+"""How long to wait for a daemon that is away."""
 
 RETRY_SECONDS = 0.5
 
 
 class InputError(Exception):
-    """A file that the daemon does not hand over; the message says why."""
+    """A file that the daemon refuses; the message says why."""
 
 
 class Inputs:
-    """Of one worker."""
+    """The inputs of one worker."""
 
     def __init__(self, bootstrap: worker_pb2.Bootstrap, directory: Path) -> None:
         """`directory` is the worker's own."""
@@ -39,7 +39,7 @@ class Inputs:
         self._descriptors: list[int] = []
 
     def open(self, name: str) -> int:
-        """A descriptor of the file, open for reading for as long as this process lives.
+        """A descriptor of the file, open for reading until this process ends.
 
         Raises InputError.
         """
@@ -63,9 +63,9 @@ class Inputs:
             return descriptor
 
     def model(self, folder: str, pins: Iterable[worker_pb2.FilePin]) -> Path:
-        """A directory with the files of a model, each of them what it should be.
+        """A directory with the verified files of a model.
 
-        Engines open them by name. Where the daemon hands over descriptors, the names lead to
+        Engines open them by name: where the daemon passes descriptors, the names are links to
         these. Raises InputError, and SpeechError MODEL_INVALID.
         """
         directory = self._directory / folder
@@ -81,7 +81,7 @@ class Inputs:
         return directory
 
     def _ask(self, name: str) -> int:
-        """By the file socket. Raises OSError when the daemon is away."""
+        """Get a descriptor through the file socket. Raises OSError when the daemon is away."""
         request = worker_pb2.ReadFileRequest(hello=hello(self._bootstrap), name=name)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.settimeout(TIMEOUT_SECONDS)
@@ -95,7 +95,7 @@ class Inputs:
         raise InputError(answer.decode(errors="replace"))
 
     def _read(self, name: str) -> Path:
-        """By the session's own connection, into our directory."""
+        """Copy the file into our directory, through a connection like the session's."""
         path = self._directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         request = worker_pb2.ReadFileRequest(hello=hello(self._bootstrap), name=name)

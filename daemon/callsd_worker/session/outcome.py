@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker has made: files and an outcome, each written whole or not at all.
+"""A worker's artifacts and outcome, each written whole or not at all.
 
-They lie in its own directory until the daemon has taken them over, and survive the worker.
+They stay in its directory until the daemon has taken them over, and survive the worker.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from callsd_ipc.v1 import worker_pb2
 
 OUTCOME_FILE = "outcome.binpb"
 ARTIFACTS = "artifacts"
-"""Where in our directory finished files lie until the daemon has taken them."""
+"""The directory for artifacts in ours."""
 MAX_OUTCOME_BYTES = 1024 * 1024
-"""The daemon takes no larger one."""
+"""The daemon accepts no larger one."""
 
 KIB = 1024
 
@@ -29,7 +29,7 @@ KIB = 1024
 def write_artifact(
     directory: Path, file_name: str, media_type: str, content: bytes
 ) -> worker_pb2.ArtifactFile:
-    """Write a finished file; it has its final name only once it is on the disk."""
+    """Write an artifact; it gets its name only once it is on the disk."""
     (directory / ARTIFACTS).mkdir(exist_ok=True)
     write_whole(directory / ARTIFACTS / file_name, content)
     return worker_pb2.ArtifactFile(
@@ -41,7 +41,7 @@ def write_artifact(
 
 
 def artifact_of(directory: Path, file_name: str, media_type: str) -> worker_pb2.ArtifactFile:
-    """A finished file, once the disk has it."""
+    """Sync a finished file to the disk, and describe it."""
     path = directory / ARTIFACTS / file_name
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -66,7 +66,7 @@ def write_outcome(
     recording: worker_pb2.RecordingOutcome | None = None,
     wall_seconds: float = 0.0,
 ) -> None:
-    """Write how the work ended. `failure` is (reason, message); None = it is done."""
+    """Write how the work ended. `failure` is (reason, message); None = success."""
     reason, message = failure or ("", "")
     own, children = (
         resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -90,7 +90,7 @@ def write_outcome(
 def read_outcome(directory: Path, generation: int) -> worker_pb2.Outcome | None:
     """The outcome that a worker of this generation has left; None when there is none.
 
-    What lies there instead may be anything: it is not followed, and not waited for.
+    In its place may be anything: links are not followed, pipes not waited for.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -113,7 +113,7 @@ def has_outcome(directory: Path, generation: int) -> bool:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write, sync, rename, sync the directory: after a power cut all of it is there or nothing."""
+    """Write, sync, rename, sync the directory: after a power cut the file is complete or absent."""
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
         file.write(content)

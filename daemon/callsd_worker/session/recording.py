@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recording as the daemon assigns it, and what is left of one whose worker has died."""
+"""Runs a recording as the daemon assigns it, and salvages one whose worker has died."""
 
 import logging
 import shutil
@@ -25,7 +25,7 @@ THUMBNAIL_FILE, THUMBNAIL_TYPE = "thumbnail.jpg", "image/jpeg"
 
 
 def record(session: Session) -> None:
-    """Do the work that the session was given, and write what came of it.
+    """Make the recording of the session's assignment, and write its outcome.
 
     Raises RecordingError when nothing was recorded.
     """
@@ -80,9 +80,9 @@ _SAID = {
 
 
 def salvage(directory: Path, generation: int, reason: str, message: str) -> None:
-    """Make a recording of what workers have left that are no more.
+    """Join the pieces that earlier workers have left, and write an outcome.
 
-    If that is nothing, no outcome is left: why they are no more is then all there is to say.
+    Without pieces no outcome is written: the job then fails by the reason of the workers' end.
     """
     remove_leftovers(directory.name)
     try:
@@ -105,7 +105,7 @@ def _finish(
     is_cut_short: bool,
     wall_seconds: float,
 ) -> None:
-    # Imported late: a recorder shall not carry a media library while it records.
+    # Imported late: the media library would take memory during the whole recording.
     from callsd_worker.recorder.joining import join, thumbnail
 
     pieces = find_pieces(directory)
@@ -145,7 +145,7 @@ def _finish(
         ),
         wall_seconds=wall_seconds,
     )
-    # The outcome counts from here on: the pieces are not needed again.
+    # The outcome is on the disk: the pieces are not needed any more.
     shutil.rmtree(directory / PIECES, ignore_errors=True)
 
 

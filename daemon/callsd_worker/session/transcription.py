@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A transcription as the daemon assigns it, done by the transcriber."""
+"""Runs a transcription as the daemon assigns it."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from callsd_worker.transcriber import pipeline
 
 
 def transcribe(session: Session, inputs: Inputs) -> None:
-    """Do the work that the session was given, and write what came of it.
+    """Make the transcript of the session's assignment, and write its outcome.
 
     Raises SpeechError as `callsd_worker.transcriber.pipeline.transcribe`, and InputError.
     """

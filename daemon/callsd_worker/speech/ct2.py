@@ -22,7 +22,7 @@ from callsd_worker.speech.tokens import Tokens
 
 
 MIN_WINDOW_SECONDS = 10.24
-"""Below 512 encoder positions the decoder tends to loop; padding to them nearly cures it."""
+"""Below 512 encoder positions the decoder tends to loop; padding to so many nearly prevents it."""
 
 MAX_WINDOW_SECONDS = 30.0
 
@@ -30,7 +30,7 @@ TAIL_SECONDS = 1.0
 """Silence after the last word: without it the decoder is unsure that speech has ended."""
 
 TOKENS_PER_SECOND = 12
-"""Bound on the decoder: fast speech is 5 in English, 10 in scripts cut into single bytes."""
+"""Limit for the decoder: fast speech has 5 in English, 10 in scripts that are cut into bytes."""
 
 _POSITION_SECONDS = 0.02
 _FRAME_STEP = 16
@@ -40,15 +40,14 @@ _MAX_NEW_TOKENS = 224
 class CTranslate2Engine:
     """See `callsd_worker.speech.engine.Engine`.
 
-    Any number of threads may use one engine: as many calls as it has workers run side by side
-    on one copy of the weights, more wait for their turn.
+    Any number of threads may use one engine: as many as it has `workers` run in parallel on one
+    copy of the weights, more wait.
     """
 
     name = "ctranslate2"
-    # Three beams share the pass over the weights that one needs: a tenth more time, a tenth fewer
-    # errors in noise.
+    # Three beams share one run over the weights: a tenth more time, a tenth fewer errors in noise.
     usual_beam_size = 3
-    # Eight would be 2 % faster and take 150 MB more for what the decoder keeps of each window.
+    # Eight would be 2 % faster and take 150 MB more for the decoder's state.
     batch_windows = 4
 
     def __init__(
@@ -56,12 +55,12 @@ class CTranslate2Engine:
     ) -> None:
         """Load the model in `directory` (model.bin, config.json, tokenizer.json, vocabulary).
 
-        `workers` is how many calls run side by side, each with `threads` threads of its own.
+        `workers` callers run in parallel, each with `threads` threads of its own.
 
         Raises SpeechError: MODEL_MISSING, MODEL_INVALID, ENGINE_UNAVAILABLE (type unsupported).
         """
         _check_files(directory)
-        # Retries sample; the same input shall still give the same transcript.
+        # Retries use random sampling; the same input must still give the same transcript.
         ctranslate2.set_random_seed(1)
         self._tokens = _load_tokens(directory / "tokenizer.json")
         supported = ctranslate2.get_supported_compute_types("cpu")
@@ -92,7 +91,7 @@ class CTranslate2Engine:
         return min(max(window_seconds + TAIL_SECONDS, MIN_WINDOW_SECONDS), MAX_WINDOW_SECONDS)
 
     def encode(self, window: Samples, *, padded_seconds: float) -> Encoded:
-        # One by one: a single window's activations stay in the cache, a batch's do not.
+        # One by one: the activations of one window fit into the cache, those of a batch do not.
         steps = -(-int(padded_seconds * FRAMES_PER_SECOND) // _FRAME_STEP)
         features = self._mel(window, frames=min(steps * _FRAME_STEP, MAX_FRAMES))
         output = self._model.encode(ctranslate2.StorageView.from_array(features[None]), to_cpu=True)
@@ -119,7 +118,7 @@ class CTranslate2Engine:
             _together(encoded),
             [prompt] * len(encoded),
             beam_size=1 if is_sampling else options.beam_size,
-            # The library gives the text half of this, or what the prompt leaves.
+            # Of this the library allows half for the text, or what the prompt leaves.
             max_length=max(2 * new_tokens, new_tokens + len(prompt)),
             return_scores=True,
             return_no_speech_prob=True,
@@ -155,7 +154,7 @@ class CTranslate2Engine:
         if not aligned.alignments:
             return ()
         path = np.array(aligned.alignments)
-        # The moment at which the path first reaches each token, and the end of the last.
+        # The time at which the path first reaches each token, and the end of the last.
         _, first = np.unique(path[:, 0], return_index=True)
         reached = path[first, 1] * _POSITION_SECONDS
         end = float(path[-1, 1]) * _POSITION_SECONDS
@@ -185,7 +184,7 @@ def _check_files(directory: Path) -> None:
             raise SpeechError(
                 SpeechReason.MODEL_MISSING, f"{path}: no such file; pull the model to get it"
             )
-    # Walks the whole index: a cut file is refused here and not by an allocation gone wild.
+    # Reads the whole index: a cut file is refused here, before the library allocates by it.
     with Ct2ModelFile(directory / "model.bin"):
         pass
 

@@ -46,7 +46,7 @@ _DTYPES: Mapping[int, np.dtype[Any]] = MappingProxyType(
 
 
 class ModelFormatError(SpeechError):
-    """A model file is foreign, damaged, or of a kind this program cannot use."""
+    """A model file is damaged, of another format, or of a kind that is not supported."""
 
     def __init__(self, message: str) -> None:
         super().__init__(SpeechReason.MODEL_INVALID, message)
@@ -54,7 +54,7 @@ class ModelFormatError(SpeechError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """One tensor of the file: where it lies and what it is."""
+    """Position, shape and type of one tensor of the file."""
 
     name: str
     shape: tuple[int, ...]
@@ -111,7 +111,7 @@ class Ct2ModelFile:
         )
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows [start, stop) of a tensor as float32, int8 rows multiplied out by their scale."""
+        """Rows [start, stop) of a tensor as float32; int8 rows are scaled."""
         variable = self.variable(name)
         values = self._raw_rows(variable, start, stop)
         if variable.dtype.kind == "f":
@@ -124,7 +124,7 @@ class Ct2ModelFile:
             scale = self._raw_rows(scale_variable, 0, 1).reshape(1)
         else:
             scale = self._raw_rows(scale_variable, start, stop)
-        # CTranslate2 stores the factor that was multiplied in, not the one to multiply by.
+        # CTranslate2 stores the factor by which values were multiplied: divide by it.
         return values.astype(np.float32) / scale.astype(np.float32).reshape(
             -1, *(1,) * (values.ndim - 1)
         )

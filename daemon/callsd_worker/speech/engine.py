@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every recogniser offers: windows of speech in, words with times out.
 
-Encoding and recognising are two calls because a language is decided between them, from the very
-encoding that is then recognised: detection costs one token instead of one more encoder pass.
+Encoding and recognising are two methods because the language is detected between them, from the
+same encoding: detection costs one token instead of one more run of the encoder.
 """
 
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from callsd_worker.speech.mel import Samples
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeOptions:
-    """How windows are to be recognised."""
+    """How to recognise windows."""
 
     language: str
-    """Two- or three-letter code; models that know English only ignore it."""
+    """Two- or three-letter code; English-only models ignore it."""
     task: str = "transcribe"
     """"transcribe", or "translate" into English."""
     hints: str = ""
-    """Text the speech may resemble: names, terms, an opening."""
+    """Text that the speech may resemble: names, terms, an opening."""
     beam_size: int = 1
     temperature: float = 0.0
-    """Above 0 the decoder samples, which takes it out of loops."""
+    """Above 0 the decoder samples at random, which avoids loops."""
     repetition_penalty: float = 1.0
-    """Above 1 what was said already is less likely, which does so, too. whisper.cpp has none."""
+    """Above 1 repeated tokens become less likely, which avoids loops, too. Not in whisper.cpp."""
     is_word_timed: bool = True
     max_tokens: int = 0
-    """Where decoding stops at the latest, per window; 0 = the engine's own bound."""
+    """Most tokens of a window; 0 = the engine's own limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class TimedWord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recognised:
-    """What was heard in one window."""
+    """What was recognised in one window."""
 
     text: str
     words: tuple[TimedWord, ...]
@@ -52,7 +52,7 @@ class Recognised:
     average_log_probability: float
     """Per token, natural logarithm: 0 is certainty, below -1 is guessing."""
     no_speech_probability: float
-    """The model's own doubt that anybody speaks; 0.0 from engines that do not tell."""
+    """Probability, by the model, that nobody speaks; 0.0 from engines that do not report it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,21 +60,21 @@ class Encoded:
     """One window between `encode` and `recognise`."""
 
     payload: Any
-    """The engine's own form of it."""
+    """In the engine's own form."""
     seconds: float
     """Length of the speech, without padding."""
 
 
 class Engine(Protocol):
-    """One loaded model. Safe for one thread at a time, unless an engine promises more."""
+    """One loaded model. For one thread at a time, unless an engine says otherwise."""
 
     name: str
     is_multilingual: bool
     languages: frozenset[str]
     usual_beam_size: int
-    """Hypotheses worth their cost with this engine."""
+    """Number of hypotheses with the best value with this engine."""
     batch_windows: int
-    """How many windows are worth recognising in one call."""
+    """How many windows to recognise together."""
 
     def padded_seconds(self, window_seconds: float) -> float:
         """The shortest padding with which a window is recognised well."""
@@ -89,5 +89,5 @@ class Engine(Protocol):
         ...
 
     def recognise(self, encoded: Sequence[Encoded], options: DecodeOptions) -> list[Recognised]:
-        """What is said in windows that were encoded with equal padding."""
+        """Recognise windows that were encoded with equal padding."""
         ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception of this room, with reasons from a closed list."""
+"""The exception of this package, with reasons from a closed list."""
 
 from enum import StrEnum
 

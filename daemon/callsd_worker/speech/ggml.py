@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a CTranslate2 Whisper model as the single GGML file that whisper.cpp loads.
 
-The conversion is mechanical: the same weights under other names, with the projections that
-CTranslate2 stacks taken apart again. It streams, so that its memory does not grow with the model.
+The weights stay the same, under other names; projections that CTranslate2 stacks are split again.
+The file is written as a stream, so that memory does not grow with the model.
 
     u32 magic, 11 × i32 dimensions, mel filters, base vocabulary as raw bytes,
     per tensor: i32 rank, i32 name length, i32 type, i32 × rank shape reversed, name, data
@@ -34,7 +34,7 @@ from callsd_worker.speech.tokens import byte_alphabet
 _Q8_0_BLOCK: Final = 32
 _SAMPLE_RATE_HZ: Final = 16_000
 _FFT_BINS: Final = 201
-# Bounds the memory of a conversion: at most this many float32 values are in work at once.
+# Limits the memory of a conversion: at most so many float32 values at once.
 _CHUNK_VALUES: Final = 1 << 20
 
 
@@ -51,13 +51,13 @@ class _TensorType(enum.IntEnum):
     Q8_0 = 8
 
 
-# What the header says of the file as a whole; Q8_0 carries quantisation format version 2.
+# The file type in the header; that of Q8_0 includes version 2 of the quantisation format.
 _FILE_TYPES: Final = {Precision.F16: 1, Precision.Q8_0: 7 + 2 * 1000}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tensor:
-    """Rows [start, stop) of a CTranslate2 variable, under the name whisper.cpp knows them by."""
+    """Rows [start, stop) of a CTranslate2 variable, with their name in whisper.cpp."""
 
     name: str
     source: str
@@ -70,10 +70,10 @@ class _Tensor:
 def convert(model_directory: Path, destination: Path, *, precision: Precision) -> None:
     """Convert `model_directory/{model.bin,tokenizer.json}` into one GGML file.
 
-    The destination appears whole or not at all: it is written beside itself, synced and renamed.
+    The destination is written whole or not at all: to a draft beside it, synced and renamed.
 
     Raises:
-        ModelFormatError: the source is foreign, damaged or cut short.
+        ModelFormatError: the source is damaged, cut short, or of another format.
         OSError: a file cannot be read or written; ENOSPC when the disk is full.
     """
     vocabulary = _base_vocabulary(model_directory / "tokenizer.json")
@@ -229,7 +229,7 @@ def _names(model: Ct2ModelFile) -> Iterator[tuple[str, str, int, int]]:
             block, layer = f"{side}.blocks.{index}", f"{side}/layer_{index}"
             attention = f"{layer}/self_attention"
             yield from _norm(f"{block}.attn_ln", f"{attention}/layer_norm")
-            # A key's bias is zero by construction: whisper.cpp has no place for it.
+            # The bias of keys is always zero: whisper.cpp has no tensor for it.
             yield from _linear(f"{block}.attn.query", f"{attention}/linear_0", 0, 3)
             yield f"{block}.attn.key.weight", f"{attention}/linear_0/weight", 1, 3
             yield from _linear(f"{block}.attn.value", f"{attention}/linear_0", 2, 3)

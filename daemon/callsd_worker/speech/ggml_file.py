@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checking that a GGML model file is whole, before native code that trusts it reads it."""
+"""Checks that a GGML model file is complete, before native code reads it without checks."""
 
 import math
 import struct
@@ -20,12 +20,12 @@ _BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 
 
 
 class GgmlFileError(ValueError):
-    """The file is not a whole Whisper model; the message says where it goes wrong."""
+    """The file is not a complete Whisper model; the message says where it is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgmlHeader:
-    """What the file says about its model."""
+    """The model's header."""
 
     text_layers: int
     is_multilingual: bool
@@ -33,7 +33,7 @@ class GgmlHeader:
 
 
 def check_ggml_file(path: Path) -> GgmlHeader:
-    """Walk through the file without reading its weights.
+    """Read the structure of the file, without its weights.
 
     Raises GgmlFileError if it is not a GGML Whisper model or does not end where it should.
     """
@@ -56,7 +56,7 @@ def check_ggml_file(path: Path) -> GgmlHeader:
     if not tensors:
         raise GgmlFileError(f"cut short at byte {size_bytes}: no weights")
     text_layers = header[8]
-    # Every block of encoder and decoder has at least ten tensors: fewer is a cut at a seam.
+    # Every layer of encoder and decoder has at least ten tensors: with fewer the file is cut.
     if tensors < 10 * (header[4] + text_layers):
         raise GgmlFileError(f"cut short at byte {size_bytes}: only {tensors} tensors")
     return GgmlHeader(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choosing and loading the engine that the work asks for."""
+"""Chooses and loads an engine."""
 
 import importlib.util
 import os
@@ -14,12 +14,12 @@ ENGINES = ("auto", "ctranslate2", "whispercpp")
 
 COMPUTE_TYPE = "int8"
 GGML_TYPE = "q8_0"
-"""The quantisation with each engine that costs no accuracy worth its time."""
+"""For each engine the fastest quantisation without a relevant loss of accuracy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """A model as the catalogue lays it out; any of the files may be absent.
+    """A model's directory as the catalogue lays it out; any of the files may be absent.
 
     `ctranslate2/{model.bin,config.json,tokenizer.json,vocabulary.*}`, `ggml/{f16,q8_0}.bin`.
     """
@@ -34,7 +34,7 @@ def processors() -> int:
 
 
 def clamp_threads(threads: int) -> tuple[int, list[tuple[str, str]]]:
-    """The nearest possible number of threads, and a notice if it is another one."""
+    """The nearest possible number of threads, and a notice if it differs."""
     possible = min(max(threads, 1), processors())
     if possible == threads:
         return threads, []
@@ -62,7 +62,7 @@ def load_engine(
 
 
 def load_engines(model: ModelFiles, *, engine: str, workers: int) -> tuple[Engine, ...]:
-    """An engine for each of several threads, with as few copies of the weights as can be.
+    """An engine for each of several threads, with as few copies of the weights as possible.
 
     Raises SpeechError as `load_engine`.
     """
@@ -76,7 +76,7 @@ def load_engines(model: ModelFiles, *, engine: str, workers: int) -> tuple[Engin
             )
 
 
-# The libraries are imported late: an engine costs memory, and only one of them is used.
+# The libraries are imported late: each takes memory, and only one of them is used.
 
 
 def _load_ctranslate2(

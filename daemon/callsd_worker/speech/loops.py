@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signs that a recogniser went astray: loops, skipped speech, text where nobody spoke.
+"""Finds signs of wrong results: loops, omitted speech, text where nobody spoke.
 
-A sign is a reason to listen again in another way, not a proof: people do repeat themselves.
+A sign is a reason to recognise again in another way, not a proof: people do repeat themselves.
 """
 
 import zlib
@@ -13,22 +13,23 @@ from callsd_worker.speech.engine import Recognised
 
 
 MAX_COMPRESSION_RATIO = 2.2
-"""Ordinary text packs to a bit more than half; text that repeats itself packs far better."""
+"""Ordinary text compresses to a bit more than half; text that repeats itself to far less."""
 
 MAX_WORDS_PER_SECOND = 4.6
 MAX_TOKENS_PER_SECOND = 10.0
-"""Nobody is faster for a whole window, in any script."""
+"""Nobody talks faster for a whole window, in any script."""
 
 MIN_TOKENS_PER_VOICED_SECOND = 1.0
 MIN_VOICED_SECONDS_FOR_OMISSION = 2.0
-"""Slow speech has 2 to 3 tokens a second; below one, something was passed over."""
+"""Slow speech has 2 to 3 tokens a second; with less than one, speech was omitted."""
 
 NO_SPEECH_PROBABILITY = 0.6
 NO_SPEECH_LOG_PROBABILITY = -1.0
-"""The model doubts that anybody speaks and is also unsure of its words: both together."""
+"""Below it the model is unsure of its words; together with its doubt that anybody speaks, there is
+no speech."""
 
 GUESS_LOG_PROBABILITY = -1.6
-"""Less than one chance in five per token: noise was put into words."""
+"""Less than one chance in five per token: the words are noise."""
 
 _LONGEST_PHRASE_WORDS = 24
 _PHRASE_WORDS = 4
@@ -46,7 +47,7 @@ class Flaw(StrEnum):
 
 
 def find_flaw(heard: Recognised, *, seconds: float, voiced_seconds: float) -> Flaw | None:
-    """The first sign of trouble in what was heard in a window of so many seconds."""
+    """The first flaw in the result of a window of this length."""
     if is_invented(heard):
         return Flaw.NO_SPEECH
     words = [_bare(word) for word in heard.text.split()]
@@ -54,7 +55,7 @@ def find_flaw(heard: Recognised, *, seconds: float, voiced_seconds: float) -> Fl
         return Flaw.LOOP
     if ends_in_echo(words):
         return Flaw.ECHO
-    # Under a second even "yes, I do" exceeds any rate.
+    # In less than a second even "yes, I do" exceeds any rate.
     lasting = max(seconds, 1.0)
     if (
         len(words) > MAX_WORDS_PER_SECOND * lasting + 1
@@ -70,7 +71,7 @@ def find_flaw(heard: Recognised, *, seconds: float, voiced_seconds: float) -> Fl
 
 
 def is_invented(heard: Recognised) -> bool:
-    """Words that the model itself does not believe."""
+    """Whether the model itself gives the words a low probability."""
     if not heard.text:
         return False
     if heard.average_log_probability < GUESS_LOG_PROBABILITY:
@@ -82,7 +83,7 @@ def is_invented(heard: Recognised) -> bool:
 
 
 def compression_ratio(text: str) -> float:
-    """Size before and after zlib; short texts, where it says nothing, give 1.0."""
+    """Ratio of sizes before and after zlib; 1.0 for texts too short for it to mean anything."""
     data = text.encode()
     if len(data) < _SHORTEST_TELLING_BYTES:
         return 1.0
@@ -90,12 +91,12 @@ def compression_ratio(text: str) -> float:
 
 
 def has_loop(words: Sequence[str]) -> bool:
-    """Whether a phrase is said again and again with nothing in between."""
+    """Whether a phrase is repeated again and again with nothing in between."""
     return len(kept_without_repeats(words)) < len(words)
 
 
 def ends_in_echo(words: Sequence[str]) -> bool:
-    """Whether the last phrase is said twice: a decoder that is not sure of the end does that."""
+    """Whether the last phrase is there twice: decoders do that when unsure of the end."""
     return any(
         words[-length:] == words[-2 * length : -length]
         for length in range(2, min(_LONGEST_PHRASE_WORDS, len(words) // 2) + 1)
@@ -103,7 +104,7 @@ def ends_in_echo(words: Sequence[str]) -> bool:
 
 
 def kept_without_repeats(words: Sequence[str]) -> list[int]:
-    """Indices of the words that remain when each looping phrase is said once."""
+    """Indices of the words that remain when each looping phrase is kept once."""
     kept: list[int] = []
     index = 0
     while index < len(words):
@@ -139,7 +140,7 @@ def _repetition_at(words: Sequence[str], index: int) -> tuple[int, int]:
 
 
 def _times_suspicious(length: int) -> int:
-    # "No, no, no, no" is speech; the same four words twice running hardly ever are.
+    # "No, no, no, no" is speech; the same four words twice in a row hardly ever are.
     if length == 1:
         return 5
     return 3 if length < _PHRASE_WORDS else 2

@@ -33,7 +33,7 @@ class MelFilter:
         padded = np.zeros(length + 2 * edge, dtype=np.float32)
         used = min(samples.size, length)
         padded[edge : edge + used] = samples[:used]
-        # The model saw mirrored edges in training.
+        # In training the edges were mirrored.
         padded[:edge] = padded[edge + 1 : 2 * edge + 1][::-1]
         padded[edge + length :] = padded[length - 1 : edge + length - 1][::-1]
         views = np.lib.stride_tricks.sliding_window_view(padded, _FFT_SAMPLES)[::HOP_SAMPLES]
@@ -48,8 +48,8 @@ class MelFilter:
 
     def _in_bands(self, power: NDArray[np.float32]) -> NDArray[np.float32]:
         """Power of shape (frames, bins) → (mels, frames)."""
-        # A stack of small products: one large product would wake the threads of the linear
-        # algebra library, which then spin on cores that are not this job's.
+        # Many small products: a large one would start the threads of the linear algebra library,
+        # which then use cores beyond this job's.
         frames = power.shape[0]
         stacked = np.zeros((-(-frames // _STACK_FRAMES), _STACK_FRAMES, power.shape[1]), np.float32)
         stacked.reshape(-1, power.shape[1])[:frames] = power

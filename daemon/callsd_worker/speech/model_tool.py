@@ -7,8 +7,8 @@
     {"action": "transcribe", "directory": D, "engine": "whispercpp", "file": "ggml/q8_0.bin"}
         → {"text", "words_right" (0 to 1), "cpu_seconds", "is_multilingual"}
 
-A failure with a known cause is {"reason", "message"}. A damaged model may kill this process by a
-signal: whoever runs it takes that as an answer too.
+A failure with a known cause is {"reason", "message"}. A damaged model may crash this process: for
+the caller that is an answer, too.
 """
 
 import difflib
@@ -38,7 +38,7 @@ SAMPLE_TEXT = Path(__file__).with_name("smoke.txt")
 def main() -> None:
     """Answer the request on stdin."""
     request = json.loads(sys.stdin.buffer.read())
-    # The engines' libraries print as they please: their output goes to stderr, ours to stdout.
+    # The engines' libraries print to stdout: send that to stderr, and keep stdout for the answer.
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answer:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         try:
@@ -50,14 +50,14 @@ def main() -> None:
                 raise
             result = {"reason": "DISK_FULL", "message": f"the disk is full: {error.filename}"}
         json.dump(result, answer)
-    # What a native library does on its way out says nothing about the model.
+    # Without cleanup: a crash of a native library at exit says nothing about the model.
     os._exit(0)
 
 
 def share_of_words_right(heard: str, expected: str) -> float:
-    """How much of the longer of the two texts is common to both, word by word in order, 0 to 1.
+    """Share of the longer text's words that both have, in the same order, 0 to 1.
 
-    Words left out and words made up count alike: a model that loops is no good either.
+    Missing and invented words count alike: a model that loops is not usable either.
     """
     got, wanted = _words(heard), _words(expected)
     matcher = difflib.SequenceMatcher(a=got, b=wanted, autojunk=False)

@@ -9,12 +9,12 @@ from pathlib import Path
 import tokenizers
 
 
-# Scripts written without spaces: there every character is a word of its own.
+# Written without spaces: every character counts as a word.
 UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})
 
 _LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
 
-# Punctuation that belongs to the word after it; all other punctuation closes the word before.
+# Punctuation that belongs to the word after it; all other belongs to the word before.
 _OPENING = "\"'“‘¿¡([{-「『（"
 
 
@@ -45,13 +45,13 @@ class Tokens:
         return int(number)
 
     def prompt(self, *, language: str, task: str, hints: str, is_multilingual: bool) -> list[int]:
-        """Start sequence: hints as earlier text, then language and task where the model knows them.
+        """Start sequence: hints as previous text, then language and task for multilingual models.
 
         Raises ValueError if the model has no such language.
         """
         sequence = []
         if hints:
-            # Half of the text context is the room the model was trained to have for it.
+            # In training previous text had up to half of the text context.
             sequence = [self.previous, *self.encode(" " + hints.strip())[-223:]]
         sequence.append(self.start)
         if is_multilingual:
@@ -93,7 +93,7 @@ def group_words(pieces: Sequence[bytes], *, language: str) -> list[tuple[str, in
 
 
 def _characters(pieces: Sequence[bytes]) -> list[tuple[str, int, int]]:
-    """Shortest runs of tokens that are whole characters."""
+    """Shortest sequences of tokens that are complete characters."""
     units = []
     pending = b""
     first = 0
@@ -111,7 +111,7 @@ def _characters(pieces: Sequence[bytes]) -> list[tuple[str, int, int]]:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """The printable stand-ins that byte-level vocabularies write for each byte."""
+    """The printable character that byte-level vocabularies use for each byte."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = {chr(byte): byte for byte in plain}
     others = (byte for byte in range(256) if byte not in set(plain))

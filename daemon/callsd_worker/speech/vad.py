@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where somebody speaks: an energy gate, the Silero voice detector, and utterances from both.
+"""Finds speech: an energy gate, the Silero voice detector, and utterances from both.
 
-One `UtteranceFinder` per track takes audio in blocks of any size (a file's ten seconds or a live
-packet) and gives back finished utterances. Silence costs an energy sum and is not kept.
+One `UtteranceFinder` per track takes audio in blocks of any size and returns finished utterances.
+Silence costs an energy sum and is not kept.
 """
 
 import importlib.util
@@ -27,17 +27,17 @@ CONTEXT_SAMPLES = 64
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE_HZ
 
 _SPEECH_POWER = 10.0 ** (-20.0 / 10.0)
-"""-20 dBFS: the level of speech that networks were trained on."""
+"""-20 dBFS: the level of speech in the training of the networks."""
 
 _MAX_GAIN = 100.0
-"""40 dB: a microphone turned nearly off. More would make speech of circuit noise."""
+"""40 dB, for a microphone turned nearly off. More would turn circuit noise into speech."""
 
 _LEVEL_DECAY_PER_SECOND = 0.95
-"""How fast a loud moment is forgotten: half in 13 s."""
+"""Decay of the measured level after a loud moment: half in 13 s."""
 
 _STATE_UNITS = 128
 _BATCH_FRAMES = 512
-"""Frames per call of the network: beyond this its activations leave the cache and it slows down."""
+"""Frames per run of the network: with more its activations do not fit into the cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class SpeechRules:
 
     begin_probability: float = 0.35
     end_probability: float = 0.15
-    """Both lower than usual: a missed word is lost, while noise is still told by the recogniser."""
+    """Both lower than usual: a missed word is lost, while the recogniser still rejects noise."""
     min_silence_seconds: float = 0.8
     """A pause this long ends an utterance."""
     padding_seconds: float = 0.35
@@ -54,22 +54,22 @@ class SpeechRules:
     min_voiced_seconds: float = 0.09
     """Less than three frames of voice is a click; the shortest "no" has more."""
     max_utterance_seconds: float = 24.0
-    """A longer one is cut at its softest moment; recognisers see 30 s at most."""
+    """A longer one is cut at its softest moment; recognisers take at most 30 s."""
     floor_dbfs: float = -66.0
     """Frames below this level are silence without asking the network."""
     hangover_seconds: float = 1.0
-    """After the last loud frame the network listens on for so long, to end speech by its rules."""
+    """For so long after the last loud frame the network is asked, to find the end of speech."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
-    """A stretch of one track in which somebody speaks."""
+    """A stretch of speech in one track."""
 
     start_sample: int
     """Position in the track, at 16 kHz."""
     samples: Samples
     voiced_seconds: float
-    """How much of it the voice detector took for voice."""
+    """Length of what the detector classified as voice."""
 
     @property
     def end_sample(self) -> int:
@@ -77,7 +77,7 @@ class Utterance:
 
 
 class VoiceState:
-    """What the detector remembers of one track between calls."""
+    """The state of the network for one track."""
 
     def __init__(self) -> None:
         self.hidden = np.zeros((1, 1, _STATE_UNITS), dtype=np.float32)
@@ -100,9 +100,9 @@ class VoiceDetector:
     def probabilities(
         self, samples: Samples, before: Samples, state: VoiceState
     ) -> NDArray[np.float32]:
-        """Judge whole frames; `before` are the `CONTEXT_SAMPLES` preceding them.
+        """Classify whole frames; `before` are the `CONTEXT_SAMPLES` preceding them.
 
-        Returns shape (frames,). `state` is carried forward.
+        Returns shape (frames,). `state` is updated.
         """
         frames = samples.reshape(-1, FRAME_SAMPLES)
         context = np.empty((frames.shape[0], CONTEXT_SAMPLES), dtype=np.float32)
@@ -124,9 +124,9 @@ class VoiceDetector:
 
 
 class VoiceGate:
-    """One track's energy gate and level in front of the voice detector.
+    """The energy gate and level control of one track in front of the voice detector.
 
-    Silence costs an energy sum; quiet speech is raised before the network hears it.
+    Silence costs an energy sum; quiet speech is amplified for the network.
     """
 
     def __init__(
@@ -140,12 +140,12 @@ class VoiceGate:
         self._quiet_frames = self._hangover_frames + 1
 
     def restart(self) -> None:
-        """The next audio does not follow the last: only the speaker's level is still known."""
+        """Forget all but the speaker's level: the next audio does not follow the last."""
         self._state = VoiceState()
         self._quiet_frames = self._hangover_frames + 1
 
     def judge(self, samples: Samples, before: Samples) -> NDArray[np.float32]:
-        """Probability of voice for each frame, 0 where the energy gate is shut.
+        """Probability of voice for each frame, 0 where the energy gate is closed.
 
         `samples` are whole frames; `before` is what precedes them, of which up to
         `CONTEXT_SAMPLES` are used.
@@ -174,7 +174,7 @@ class VoiceGate:
     def _open_stretches(self, loud: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
         """Runs of frames, as (first, after), in which the gate is open.
 
-        Where it opens anew the network's memory is fresh.
+        Where it opens anew the network's state is reset.
         """
         index = np.arange(loud.size)
         last_loud = np.maximum.accumulate(np.where(loud, index, -1 - self._quiet_frames))
@@ -212,7 +212,7 @@ class UtteranceFinder:
         self._restart(0)
 
     def feed(self, start_sample: int, samples: Samples) -> list[Utterance]:
-        """Take the next audio; a `start_sample` beyond what was fed means a hole of silence."""
+        """Take the next audio; a `start_sample` after the end of the last means silence between."""
         found: list[Utterance] = []
         expected = self._audio_start + self._audio.size
         if start_sample > expected:
@@ -231,7 +231,7 @@ class UtteranceFinder:
         found = []
         if self._speech_start is not None:
             end = self._silence_start if self._silence_start is not None else self._judged_end
-            # What is left of the last, incomplete frame belongs to an utterance still in voice.
+            # An incomplete last frame belongs to the utterance if that ends in voice.
             if self._silence_start is None:
                 end = self._audio_start + self._audio.size
             found = self._close(end)
@@ -283,7 +283,7 @@ class UtteranceFinder:
         return []
 
     def _split(self) -> list[Utterance]:
-        """Too long: end it at its softest moment in the second half and go on from there."""
+        """Cut an utterance that is too long at the softest moment of its second half."""
         assert self._speech_start is not None
         trail = np.array(self._trail, dtype=np.float32)
         smooth = np.convolve(trail, np.ones(5) / 5, mode="same")
@@ -327,7 +327,7 @@ class UtteranceFinder:
 
 
 def amplified(samples: Samples) -> Samples:
-    """A copy at the level of ordinary speech; what is loud enough stays as it is."""
+    """A copy, amplified to the level of ordinary speech if it is quieter."""
     whole = samples.size // FRAME_SAMPLES * FRAME_SAMPLES
     power = frame_power(samples[:whole])
     gain = _gain(float(np.percentile(power, 90))) if power.size else np.float32(1.0)
@@ -349,8 +349,8 @@ def _gain(power: float) -> np.float32:
 
 
 def _network_path() -> Path:
-    # The network ships inside faster-whisper; finding it must not import that package, which
-    # brings a download client along.
+    # The network is a file of faster-whisper. That package is not imported, as it imports a
+    # download client.
     spec = importlib.util.find_spec("faster_whisper")
     if spec is None or not spec.submodule_search_locations:
         raise SpeechError(

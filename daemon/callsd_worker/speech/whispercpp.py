@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whisper on whisper.cpp through pywhispercpp's low-level calls.
+"""Whisper on whisper.cpp through pywhispercpp's low-level functions.
 
 The high-level wrapper is not used: it drops the return code, so that failure looks like silence,
-and its parameters stick from call to call. A model file that passes the checks here and is still
-wrong kills the process; that is why recognition runs in a worker.
+and keeps parameters from one use to the next. A wrong model file that passes the checks here
+crashes the process; that is why recognition runs in a worker.
 """
 
 import math
@@ -35,7 +35,7 @@ _MAX_POSITIONS = 1500
 _MAX_NEW_TOKENS = 224
 _LOG_LINES = 20
 
-# Layers of the text decoder tell the model's size, and that tells which heads follow the audio.
+# Which attention heads follow the audio, by the number of decoder layers, which differs by size.
 _ALIGNMENT_HEADS = {
     (4, False): native.WHISPER_AHEADS_TINY_EN,
     (4, True): native.WHISPER_AHEADS_TINY,
@@ -66,7 +66,7 @@ class WhisperCppEngine:
                 SpeechReason.MODEL_INVALID, f"{path}: {error}; pull the model again"
             ) from None
         self._context = _load(path, header)
-        # The binding frees nothing by itself; at the end of the process the system does.
+        # The binding frees nothing itself. Not at exit, when the system frees everything.
         weakref.finalize(self, native.whisper_free, self._context).atexit = False
         self._threads = threads
         self._end = native.whisper_token_eot(self._context)
@@ -80,7 +80,7 @@ class WhisperCppEngine:
         return min(max(window_seconds + TAIL_SECONDS, MIN_WINDOW_SECONDS), MAX_WINDOW_SECONDS)
 
     def encode(self, window: Samples, *, padded_seconds: float) -> Encoded:
-        """Only pads: the library encodes and decodes in one call."""
+        """Only pad: the library encodes and decodes in one function."""
         length = min(math.ceil(padded_seconds * SAMPLE_RATE_HZ), _MAX_POSITIONS * 320)
         samples = np.zeros(length, dtype=np.float32)
         used = min(window.size, length)
@@ -122,12 +122,12 @@ class WhisperCppEngine:
             average_log_probability=(
                 sum(token.plog for token in tokens) / len(tokens) if tokens else 0.0
             ),
-            # The library applies its own no-speech rule and does not tell the probability.
+            # The library applies its own no-speech rule and does not return the probability.
             no_speech_probability=0.0,
         )
 
     def _parameters(self, item: Encoded, options: DecodeOptions) -> Any:
-        # Made afresh for every call, so that nothing sticks from the one before.
+        # Made anew each time, so that nothing is left from the last.
         is_beam = options.beam_size > 1 and options.temperature == 0.0
         strategy = native.whisper_sampling_strategy
         parameters = native.whisper_full_default_params(
@@ -141,7 +141,7 @@ class WhisperCppEngine:
         parameters.language = options.language if self.is_multilingual else "en"
         parameters.translate = options.task == "translate"
         parameters.temperature = options.temperature
-        # No ladder of temperatures inside: whether to listen again is decided by the caller.
+        # No retries at higher temperatures inside the library: the caller decides on retries.
         parameters.temperature_inc = 0.0
         parameters.no_context = True
         parameters.no_timestamps = True
@@ -163,7 +163,7 @@ class WhisperCppEngine:
     ) -> tuple[TimedWord, ...]:
         if not tokens or not options.is_word_timed:
             return ()
-        # The library's moment is where attention leaves a token: its end, and the next one's start.
+        # `t_dtw` is where attention leaves a token: its end, and the start of the next.
         ends = np.maximum.accumulate([token.t_dtw / 100 for token in tokens])
         edges: list[float] = [0.0, *np.clip(ends, 0.0, seconds).tolist()]
         return tuple(
@@ -203,7 +203,7 @@ def _load(path: Path, header: GgmlHeader) -> Any:
     finally:
         # A callback that is still set when the interpreter ends crashes it.
         native.whisper_log_set(None)
-    # A context is returned even if there is none inside; only the log tells.
+    # A context is returned even if loading has failed; only the log says so.
     if any("failed" in line for line in log):
         raise SpeechError(
             SpeechReason.MODEL_INVALID, f"{path}: {' '.join(log)}; pull the model again"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packing utterances of one speaker into recognition windows, and the way back to track time."""
+"""Packs utterances of one speaker into windows, and converts window time to track time."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples, Utterance
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A stretch of the track as it lies in a window. Positions in samples at 16 kHz."""
+    """A stretch of the track in a window. Positions in samples at 16 kHz."""
 
     track_start_sample: int
     window_start_sample: int
@@ -20,7 +20,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """What is recognised at once: one or more utterances of one speaker with pauses cut out."""
+    """Audio to recognise: one or more utterances of one speaker, without the pauses between."""
 
     samples: Samples
     pieces: tuple[Piece, ...]
@@ -34,7 +34,7 @@ class Window:
         return sum(piece.voiced_seconds for piece in self.pieces)
 
     def piece_at(self, window_seconds: float) -> int:
-        """Index of the piece in which a moment of the window lies."""
+        """Index of the piece at a time in the window."""
         sample = window_seconds * SAMPLE_RATE_HZ
         for index in range(len(self.pieces) - 1, 0, -1):
             if sample >= self.pieces[index].window_start_sample:
@@ -42,7 +42,7 @@ class Window:
         return 0
 
     def track_seconds(self, window_seconds: float, *, piece: int) -> float:
-        """The moment in the track, held within the given piece."""
+        """The time in the track, limited to the given piece."""
         part = self.pieces[piece]
         within = window_seconds * SAMPLE_RATE_HZ - part.window_start_sample
         within = min(max(within, 0.0), float(part.length_samples))
@@ -77,7 +77,7 @@ class WindowPacker:
         self._waiting_samples = 0
 
     def add(self, utterance: Utterance) -> list[Window]:
-        """Take the next utterance; returns the window that it completed, if it did."""
+        """Take the next utterance; returns the window that it completes, if any."""
         done = []
         if self._waiting_samples + utterance.samples.size > self._target_samples:
             done = self.finish()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which language each speaker speaks: decided once, from all of the speaker's speech at hand."""
+"""Which language each speaker speaks: decided once, from the speech available then."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,14 +14,14 @@ PROBE_SECONDS = 15.0
 
 CERTAIN_PROBABILITY = 0.5
 CERTAIN_SECONDS = 4.0
-"""Less speech or a weaker lead decides nothing: "yes" is a word of many languages."""
+"""Less speech, or a lower probability, decides nothing: "yes" is a word of many languages."""
 
 Vote = tuple[Mapping[str, float], float]
 """Probabilities of the languages in a window, and its seconds."""
 
 
 def check_language(language: str, engine: Engine, *, model: str, task: str) -> None:
-    """Raises SpeechError LANGUAGE_UNSUPPORTED if the model cannot be asked for this."""
+    """Raises SpeechError LANGUAGE_UNSUPPORTED if the model does not support language or task."""
     if not engine.is_multilingual:
         if language not in ("", "en"):
             raise SpeechError(
@@ -42,7 +42,7 @@ def check_language(language: str, engine: Engine, *, model: str, task: str) -> N
 
 
 def choose_probes(windows: Sequence[Window]) -> list[int]:
-    """Indices of the windows to decide by: the longest, until they are enough."""
+    """Indices of the windows to detect the language in: the longest, until they suffice."""
     chosen = []
     seconds = 0.0
     for index in sorted(range(len(windows)), key=lambda index: -windows[index].seconds):
@@ -56,8 +56,8 @@ def choose_probes(windows: Sequence[Window]) -> list[int]:
 def decide(votes: Mapping[int, Iterable[Vote]], decided: Mapping[int, str]) -> dict[int, str]:
     """A language for each track that voted.
 
-    `decided` are the tracks known before. A track that is not certain by itself follows the
-    rest of the call.
+    `decided` has the tracks known before. A track that is not certain by itself gets the language
+    of the rest of the call.
     """
     scores: dict[int, dict[str, float]] = {}
     seconds_of: dict[int, float] = {}

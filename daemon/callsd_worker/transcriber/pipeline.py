@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A call's tracks in, its transcript out.
+"""Makes a transcript of a call's tracks.
 
-Tracks are decoded as streams; only speech is kept, and of that one round's worth at a time.
-All windows of a round, whoever speaks in them, are recognised in batches of equal length.
+Tracks are decoded as streams; only speech is kept, and of that one round at a time. All windows of
+a round, of all speakers, are recognised in batches of similar length.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ from callsd_worker.transcriber.reading import (
     refuse_if_all_failed,
     rounds,
 )
-from callsd_worker.transcriber.recognition import listen
+from callsd_worker.transcriber.recognition import recognise
 from callsd_worker.transcriber.segments import place
 from callsd_worker.transcriber.types import Progress, Settings, Track
 
@@ -50,7 +50,7 @@ def transcribe(
 ) -> Transcript:
     """Transcribe a call: one track per speaker, all on one clock.
 
-    A track that cannot be used is named in its TrackResult and does not harm the others.
+    A track that cannot be used is reported in its TrackResult; the others are transcribed.
 
     Raises:
         SpeechError: INPUT_INVALID (no usable track), MODEL_INVALID, MODEL_MISSING,
@@ -72,7 +72,7 @@ def transcribe(
 
 
 class _Recogniser:
-    """The loaded engine, and the order in which windows reach it."""
+    """The loaded engine; sorts windows into batches for it."""
 
     def __init__(self, settings: Settings, *, threads: int, meter: Meter) -> None:
         self._settings = settings
@@ -87,7 +87,7 @@ class _Recogniser:
         self.engine_name = self._engine.name
 
     def given_language(self, track: Track) -> str:
-        """The track's language if it need not be detected, else empty.
+        """The track's language if it is set, else empty.
 
         Raises SpeechError LANGUAGE_UNSUPPORTED.
         """
@@ -98,18 +98,18 @@ class _Recogniser:
         return given if self._engine.is_multilingual else "en"
 
     def recognise(self, windows: list[OwnedWindow]) -> None:
-        """Put the segments of one round into the states of their tracks."""
+        """Recognise one round, and add the segments to their tracks."""
         self._meter.begin_round(sum(window.seconds for _, window in windows))
         by_language: dict[str, list[OwnedWindow]] = defaultdict(list)
         for state, window in self._probe_languages(windows):
             by_language[state.language].append((state, window))
         for same_language in by_language.values():
             for batch in self._batches(same_language):
-                self._listen(batch, self._encode(batch))
+                self._recognise_batch(batch, self._encode(batch))
         self._meter.end_round()
 
     def _probe_languages(self, windows: list[OwnedWindow]) -> list[OwnedWindow]:
-        """Decide missing languages; the windows used for that are recognised at once.
+        """Detect missing languages, and recognise the windows used for that.
 
         Returns the windows that remain.
         """
@@ -133,12 +133,12 @@ class _Recogniser:
         for state, _ in probes:
             state.language = languages[id(state)]
         for batch, encoded in encodings:
-            self._listen(batch, encoded)
+            self._recognise_batch(batch, encoded)
         used = {id(window) for _, window in probes}
         return [(state, window) for state, window in windows if id(window) not in used]
 
     def _batches(self, windows: list[OwnedWindow]) -> Iterator[list[OwnedWindow]]:
-        """Windows of like length side by side: a batch is padded to its longest."""
+        """Windows sorted by length into batches: a batch is padded to its longest."""
         ordered = sorted(windows, key=lambda item: item[1].seconds, reverse=True)
         size = self._engine.batch_windows
         for first in range(0, len(ordered), size):
@@ -152,10 +152,10 @@ class _Recogniser:
             encoded.append(self._engine.encode(window.samples, padded_seconds=padded_seconds))
         return encoded
 
-    def _listen(self, batch: list[OwnedWindow], encoded: list[Encoded]) -> None:
+    def _recognise_batch(self, batch: list[OwnedWindow], encoded: list[Encoded]) -> None:
         for language in sorted({state.language for state, _ in batch}):
             chosen = [at for at, (state, _) in enumerate(batch) if state.language == language]
-            heard = listen(
+            heard = recognise(
                 self._engine,
                 [batch[at][1] for at in chosen],
                 [encoded[at] for at in chosen],

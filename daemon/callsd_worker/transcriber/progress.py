@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a transcription is, told while it runs; and whether it is still wanted."""
+"""Reports the progress of a transcription, and stops it when asked to."""
 
 import time
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from callsd_worker.transcriber.types import Progress
 
 
 INTERVAL_SECONDS = 0.5
-"""Between reports of the same phase."""
+"""Time between reports of the same phase."""
 
 DECODING_SHARE = 0.1
-"""Part of the work on a second of audio that is decoding and voice detection."""
+"""Share of decoding and voice detection in the work on a second of audio."""
 
 
 class Meter:
-    """Work is counted in track seconds and told in call seconds."""
+    """Counts work in track seconds, and reports it in call seconds."""
 
     def __init__(
         self, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]
@@ -34,7 +34,7 @@ class Meter:
         self._recognised_seconds = 0.0
 
     def set_total(self, *, call_seconds: float, work_seconds: float) -> None:
-        """Length of the call, and of all its tracks together."""
+        """Set the length of the call, and the sum over its tracks."""
         self._call_seconds = call_seconds
         self._work_seconds = work_seconds
 
@@ -67,7 +67,7 @@ class Meter:
         self.enter("writing")
 
     def check(self) -> None:
-        """Report if it is time to. Raises SpeechError CANCELLED if the work is not wanted."""
+        """Report if it is time to. Raises SpeechError CANCELLED if asked to stop."""
         if self._should_stop():
             raise SpeechError(SpeechReason.CANCELLED, "stopped before the transcript was complete")
         now = time.monotonic()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From files to windows of speech, all tracks one after another, a bounded amount at a time."""
+"""Reads windows of speech from files, track by track, a bounded amount at a time."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +14,15 @@ from callsd_worker.transcriber.types import Track
 
 
 WINDOW_SECONDS = 24.0
-"""Windows are filled up to this: context helps, but attention grows with its square."""
+"""Length to which windows are packed: context helps, but the cost of attention is quadratic."""
 
 ROUND_SPEECH_SECONDS = 900.0
-"""Speech held at a time (58 MB): enough to batch well, and the same for a call of any length."""
+"""Speech in memory at a time (58 MB): enough for good batches, whatever the length of the call."""
 
 
 @dataclass(slots=True)
 class TrackState:
-    """What is known of one track so far."""
+    """One track, with its results so far."""
 
     track: Track
     declared_seconds: float = 0.0
@@ -37,7 +37,7 @@ OwnedWindow = tuple[TrackState, Window]
 
 
 def open_tracks(tracks: Sequence[Track], meter: Meter) -> list[TrackState]:
-    """Find unusable files before any work is spent on the others.
+    """Open all files first, so that unusable ones are found before work is spent on the others.
 
     Raises SpeechError INPUT_INVALID if none is usable.
     """
@@ -73,9 +73,9 @@ def refuse_if_all_failed(states: Sequence[TrackState]) -> None:
 def rounds(
     states: Sequence[TrackState], meter: Meter, notices: list[tuple[str, str]]
 ) -> Iterator[list[OwnedWindow]]:
-    """Windows of all tracks, at most a round's worth of speech at a time.
+    """Windows of all tracks, at most ROUND_SPEECH_SECONDS at a time.
 
-    Fills in `duration_seconds`, `speech_seconds` and `failure` of the states, and `notices`.
+    Sets `duration_seconds`, `speech_seconds` and `failure` of the states, and adds to `notices`.
     """
     detector = VoiceDetector()
     collected: list[OwnedWindow] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recognising windows, and listening again, more carefully, where the result looks wrong."""
+"""Recognises windows, and retries with more care where the result looks wrong."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,46 +9,46 @@ from callsd_worker.speech.loops import Flaw, find_flaw, is_invented, without_rep
 from callsd_worker.speech.windows import Window
 
 
-Heard = tuple[Window, Recognised]
+WindowResult = tuple[Window, Recognised]
 
 TRAINED_SECONDS = 30.0
-"""Windows were always this long in training: the safest padding, and the dearest."""
+"""All windows in training had this length: the safest padding, and the slowest."""
 
 RETRY_BEAM_SIZE = 5
 RETRY_TEMPERATURE = 0.4
-"""The last resort: a little randomness leaves a loop that every greedy path runs into."""
+"""For the last retry: a little randomness escapes loops that the most probable words lead into."""
 
 
-def listen(
+def recognise(
     engine: Engine,
     windows: Sequence[Window],
     encoded: Sequence[Encoded],
     options: DecodeOptions,
     on_window: Callable[[], None],
-) -> list[list[Heard]]:
-    """Recognise encoded windows; a suspicious one is heard again alone, in ever safer ways.
+) -> list[list[WindowResult]]:
+    """Recognise encoded windows; retry those that look wrong, one by one and ever more carefully.
 
-    Returns one list per window: nothing if nobody spoke, and if it was heard again, one entry
-    for each of its utterances.
+    Returns a list for each window: usually with one entry, after a retry with one for each of its
+    utterances.
     """
-    heard: list[list[Heard]] = []
+    heard: list[list[WindowResult]] = []
     for window, result in zip(windows, engine.recognise(encoded, options), strict=True):
         on_window()
         if _flaw(window, result) is None:
             heard.append([(window, result)])
         else:
-            heard.append(_listen_again(engine, window, result, options, on_window))
+            heard.append(_retry(engine, window, result, options, on_window))
     return heard
 
 
-def _listen_again(
+def _retry(
     engine: Engine,
     window: Window,
     first: Recognised,
     options: DecodeOptions,
     on_window: Callable[[], None],
-) -> list[Heard]:
-    heard: list[Heard] = []
+) -> list[WindowResult]:
+    heard: list[WindowResult] = []
     for part in window.unpacked():
         attempts = [first] if len(window.pieces) == 1 else []
         for careful in (
@@ -65,14 +65,14 @@ def _listen_again(
 
 
 def _best(window: Window, attempts: Sequence[Recognised]) -> Recognised:
-    """The last attempt if it is sound; else the most credible of all, its loops said once."""
+    """The last attempt if it has no flaw; else the most credible one, without repetitions."""
     last = attempts[-1]
     if _flaw(window, last) is None:
         return last
     credible = [attempt for attempt in attempts if not is_invented(attempt)]
     if not credible:
         return replace(last, text="", words=(), token_count=0)
-    # Speech passed over is worse than speech repeated, which can be cut out again.
+    # Omitted speech is worse than repeated speech, which can be cut out.
     complete = [item for item in credible if _flaw(window, item) != Flaw.OMISSION] or credible
     chosen = max(complete, key=lambda attempt: attempt.average_log_probability)
     words = without_repeats(chosen.words, [word.text for word in chosen.words])

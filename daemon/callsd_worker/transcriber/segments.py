@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From words in windows to segments on the call's clock."""
+"""Makes segments, timed from the start of the call, of the words in windows."""
 
 from collections.abc import Iterable
 
@@ -11,10 +11,10 @@ from callsd_worker.speech.windows import Window
 
 
 MIN_SEGMENT_SECONDS = 1.0
-"""A sentence shorter than this stays with the next one."""
+"""A sentence shorter than this is joined to the next one."""
 
 MAX_SEGMENT_SECONDS = 10.0
-"""A subtitle longer than this cannot be read in one go; it ends at the next word."""
+"""A segment longer than this is too long for a subtitle; it ends at the next word."""
 
 MAX_SEGMENT_CHARACTERS = 180
 
@@ -58,7 +58,7 @@ def place(
 
 
 def _timed(window: Window, result: Recognised, offset_seconds: float) -> list[tuple[int, Word]]:
-    """Words on the call's clock, each with the index of the utterance it was said in."""
+    """Words, timed from the start of the call, with the index of the utterance of each."""
     loudness = _Loudness(window)
     timed = []
     earliest = 0.0
@@ -66,7 +66,7 @@ def _timed(window: Window, result: Recognised, offset_seconds: float) -> list[tu
         if not word.text.strip():
             continue
         begin, finish = loudness.trim(word.start_seconds, word.end_seconds)
-        # The middle decides: edges of words at a seam may lie on the wrong side of it.
+        # By the middle: the edges of a word between two utterances may be on the wrong side.
         piece = window.piece_at((begin + finish) / 2)
         start = window.track_seconds(begin, piece=piece) + offset_seconds
         end = window.track_seconds(finish, piece=piece) + offset_seconds
@@ -88,7 +88,7 @@ def _timed(window: Window, result: Recognised, offset_seconds: float) -> list[tu
 
 
 class _Loudness:
-    """Where a window is loud: attention gives the pause before a word to the word."""
+    """Where a window is loud, to correct word times: attention counts pauses with the next word."""
 
     def __init__(self, window: Window) -> None:
         count = window.samples.size // _TRIM_SAMPLES
@@ -96,7 +96,7 @@ class _Loudness:
         power = np.einsum("ij,ij->i", frames, frames) / _TRIM_SAMPLES
         level = 10.0 * np.log10(power + 1e-10)
         if count:
-            # Half-way between pause and voice, whatever the noise.
+            # The threshold is half-way between pause and voice, whatever the noise.
             level -= (np.percentile(level, 5) + np.percentile(level, 90)) / 2
         self._is_loud = level > 0.0
 
@@ -129,7 +129,7 @@ def _sentences(timed: list[tuple[int, Word]]) -> list[list[Word]]:
 
 
 def _is_complete(words: list[Word], following: Word) -> bool:
-    """Whether a segment ends after these words, `following` being the next of the utterance."""
+    """Whether a segment ends after these words; `following` is the next word of the utterance."""
     last = words[-1].text.strip()
     seconds = words[-1].end_seconds - words[0].start_seconds
     if last.endswith(_SENTENCE_ENDS):

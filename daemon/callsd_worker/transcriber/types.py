@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a transcription is given. All times in seconds of the call."""
+"""The input of a transcription. All times in seconds from the start of the call."""
 
 from dataclasses import dataclass
 
@@ -16,36 +16,36 @@ class Track:
     start_offset_seconds: float = 0.0
     """When the track begins in the call."""
     language: str = ""
-    """Whisper's code of the language; empty: the job's, and if that is empty too, detected."""
+    """Whisper's code; empty: the job's language, and if that is empty, too, it is detected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a call is to be transcribed."""
+    """How to transcribe a call."""
 
     model: ModelFiles
     engine: str = "auto"
     """"ctranslate2", "whispercpp", or "auto": the faster one whose files are there."""
     threads: int = 1
-    """Clamped to the processors at hand, with a notice."""
+    """Limited to the processors available, with a notice."""
     compute_type: str = COMPUTE_TYPE
     """For ctranslate2: "int8" or "float32"."""
     ggml_type: str = GGML_TYPE
     """For whispercpp: "q8_0" or "f16"."""
     language: str = ""
-    """For all tracks that name none; empty: detected once per speaker."""
+    """For tracks that set none; empty: detected once per speaker."""
     task: str = "transcribe"
     """"transcribe", or "translate" into English."""
     initial_prompt: str = ""
     vocabulary: tuple[str, ...] = ()
     """Names and terms that are likely to be said."""
     beam_size: int = 0
-    """Hypotheses kept while decoding; 0: as many as are worth their time with the engine."""
+    """Hypotheses kept while decoding; 0: the engine's `usual_beam_size`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far the work is."""
+    """Progress of the work."""
 
     phase: str
     """"loading", "decoding", "recognising" or "writing"."""

@@ -40,7 +40,7 @@ type CaptionServiceClient interface {
 	// or doubling audio: the first response names every speaker it knows, and the
 	// client goes on behind `received_sequence`. A client keeps what is not yet
 	// acknowledged as worked off. When sound comes faster than it can be worked
-	// off, the server reads more slowly; it drops nothing. A second call for the
+	// off, the server reads more slowly; it drops nothing. A second stream for the
 	// same job ends the first one with STREAM_REPLACED. Scope: captions.ingest.
 	StreamCaptions(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamCaptionsRequest, StreamCaptionsResponse], error)
 	// Follows one call's captions, to the end of its job. Final captions are
@@ -103,7 +103,7 @@ type CaptionServiceServer interface {
 	// or doubling audio: the first response names every speaker it knows, and the
 	// client goes on behind `received_sequence`. A client keeps what is not yet
 	// acknowledged as worked off. When sound comes faster than it can be worked
-	// off, the server reads more slowly; it drops nothing. A second call for the
+	// off, the server reads more slowly; it drops nothing. A second stream for the
 	// same job ends the first one with STREAM_REPLACED. Scope: captions.ingest.
 	StreamCaptions(grpc.BidiStreamingServer[StreamCaptionsRequest, StreamCaptionsResponse]) error
 	// Follows one call's captions, to the end of its job. Final captions are

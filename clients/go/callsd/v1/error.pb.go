@@ -40,7 +40,7 @@ const (
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 1
 	// One or more request fields are invalid; BadRequest lists all of them.
 	ErrorReason_ERROR_REASON_FIELD_INVALID ErrorReason = 2
-	// The call carries no bearer token.
+	// The request carries no bearer token.
 	ErrorReason_ERROR_REASON_TOKEN_MISSING ErrorReason = 3
 	// The token is unknown, expired or revoked.
 	ErrorReason_ERROR_REASON_TOKEN_INVALID ErrorReason = 4
@@ -56,7 +56,7 @@ const (
 	ErrorReason_ERROR_REASON_UPLOAD_NOT_FOUND ErrorReason = 9
 	// A media path does not lead to a readable regular file.
 	ErrorReason_ERROR_REASON_MEDIA_NOT_FOUND ErrorReason = 10
-	// The job's state does not allow this call.
+	// The job's state does not allow this request.
 	ErrorReason_ERROR_REASON_JOB_STATE_CONFLICT ErrorReason = 11
 	// The request id was used before with another payload.
 	ErrorReason_ERROR_REASON_REQUEST_ID_REUSED ErrorReason = 12
@@ -124,11 +124,11 @@ const (
 	ErrorReason_ERROR_REASON_HOST_REBOOT ErrorReason = 42
 	// The worker ran out of memory.
 	ErrorReason_ERROR_REASON_OUT_OF_MEMORY ErrorReason = 43
-	// Another call is sending this upload right now.
+	// Another stream is sending this upload right now.
 	ErrorReason_ERROR_REASON_UPLOAD_BUSY ErrorReason = 44
 	// The offset does not lie within the log or artifact.
 	ErrorReason_ERROR_REASON_OFFSET_INVALID ErrorReason = 45
-	// Another call has taken over this stream.
+	// Another stream has taken over this one.
 	ErrorReason_ERROR_REASON_STREAM_REPLACED ErrorReason = 46
 	// The machine lacks a program that recording needs, or does not let it run.
 	ErrorReason_ERROR_REASON_CAPTURE_UNAVAILABLE ErrorReason = 47

@@ -781,7 +781,7 @@ type CreateJobRequest struct {
 	Job *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	// UUID chosen by the client. The same id with the same job returns the job
 	// made before; with another job it is refused. Kept for as long as the job.
-	// Default: none, every call makes a job.
+	// Default: none, every request makes a job.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Check everything and report admission's verdict without creating a job.
 	// Default: false.

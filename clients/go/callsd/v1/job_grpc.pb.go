@@ -39,9 +39,9 @@ const (
 //
 // Creates jobs, reports on them, and hands out their results.
 //
-// Errors before a job exists are the call's gRPC status; errors afterwards are
-// in Job.failure. Unary calls should carry a deadline; a job outlives the
-// deadline of the call that made it.
+// Errors before a job exists are the RPC's gRPC status; errors afterwards are
+// in Job.failure. Unary RPCs should carry a deadline; a job outlives the
+// deadline of the request that made it.
 type JobServiceClient interface {
 	// Accepts a job. Once this has answered, the job is finished or its failure
 	// is reported, whatever restarts in between. Scope: jobs.write.
@@ -188,9 +188,9 @@ type JobService_FetchArtifactClient = grpc.ServerStreamingClient[FetchArtifactRe
 //
 // Creates jobs, reports on them, and hands out their results.
 //
-// Errors before a job exists are the call's gRPC status; errors afterwards are
-// in Job.failure. Unary calls should carry a deadline; a job outlives the
-// deadline of the call that made it.
+// Errors before a job exists are the RPC's gRPC status; errors afterwards are
+// in Job.failure. Unary RPCs should carry a deadline; a job outlives the
+// deadline of the request that made it.
 type JobServiceServer interface {
 	// Accepts a job. Once this has answered, the job is finished or its failure
 	// is reported, whatever restarts in between. Scope: jobs.write.

@@ -36,7 +36,7 @@ const (
 type MediaServiceClient interface {
 	// Stores a file. The first message is `start`, all others are `chunk`. When
 	// the stream breaks, what has arrived is kept: ask GetUpload how much, and
-	// call again with the same id from there on. Scope: jobs.write.
+	// send again with the same id from there on. Scope: jobs.write.
 	UploadMedia(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadMediaRequest, UploadMediaResponse], error)
 	// Returns one upload. Scope: jobs.write.
 	GetUpload(ctx context.Context, in *GetUploadRequest, opts ...grpc.CallOption) (*GetUploadResponse, error)
@@ -93,7 +93,7 @@ func (c *mediaServiceClient) DeleteUpload(ctx context.Context, in *DeleteUploadR
 type MediaServiceServer interface {
 	// Stores a file. The first message is `start`, all others are `chunk`. When
 	// the stream breaks, what has arrived is kept: ask GetUpload how much, and
-	// call again with the same id from there on. Scope: jobs.write.
+	// send again with the same id from there on. Scope: jobs.write.
 	UploadMedia(grpc.ClientStreamingServer[UploadMediaRequest, UploadMediaResponse]) error
 	// Returns one upload. Scope: jobs.write.
 	GetUpload(context.Context, *GetUploadRequest) (*GetUploadResponse, error)

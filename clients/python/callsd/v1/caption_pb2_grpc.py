@@ -60,7 +60,7 @@ class CaptionServiceServicer(object):
         or doubling audio: the first response names every speaker it knows, and the
         client goes on behind `received_sequence`. A client keeps what is not yet
         acknowledged as worked off. When sound comes faster than it can be worked
-        off, the server reads more slowly; it drops nothing. A second call for the
+        off, the server reads more slowly; it drops nothing. A second stream for the
         same job ends the first one with STREAM_REPLACED. Scope: captions.ingest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

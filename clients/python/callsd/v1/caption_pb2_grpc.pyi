@@ -45,7 +45,7 @@ class CaptionServiceStub:
     or doubling audio: the first response names every speaker it knows, and the
     client goes on behind `received_sequence`. A client keeps what is not yet
     acknowledged as worked off. When sound comes faster than it can be worked
-    off, the server reads more slowly; it drops nothing. A second call for the
+    off, the server reads more slowly; it drops nothing. A second stream for the
     same job ends the first one with STREAM_REPLACED. Scope: captions.ingest.
     """
     WatchCaptions: _grpc.UnaryStreamMultiCallable[_caption_pb2.WatchCaptionsRequest, _caption_pb2.WatchCaptionsResponse]
@@ -69,7 +69,7 @@ class CaptionServiceAsyncStub(CaptionServiceStub):
     or doubling audio: the first response names every speaker it knows, and the
     client goes on behind `received_sequence`. A client keeps what is not yet
     acknowledged as worked off. When sound comes faster than it can be worked
-    off, the server reads more slowly; it drops nothing. A second call for the
+    off, the server reads more slowly; it drops nothing. A second stream for the
     same job ends the first one with STREAM_REPLACED. Scope: captions.ingest.
     """
     WatchCaptions: _aio.UnaryStreamMultiCallable[_caption_pb2.WatchCaptionsRequest, _caption_pb2.WatchCaptionsResponse]  # type: ignore[assignment]
@@ -96,7 +96,7 @@ class CaptionServiceServicer(metaclass=_abc_1.ABCMeta):
         or doubling audio: the first response names every speaker it knows, and the
         client goes on behind `received_sequence`. A client keeps what is not yet
         acknowledged as worked off. When sound comes faster than it can be worked
-        off, the server reads more slowly; it drops nothing. A second call for the
+        off, the server reads more slowly; it drops nothing. A second stream for the
         same job ends the first one with STREAM_REPLACED. Scope: captions.ingest.
         """
 

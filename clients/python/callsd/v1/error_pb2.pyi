@@ -32,7 +32,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_FIELD_INVALID: _ErrorReason.ValueType  # 2
     """One or more request fields are invalid; BadRequest lists all of them."""
     ERROR_REASON_TOKEN_MISSING: _ErrorReason.ValueType  # 3
-    """The call carries no bearer token."""
+    """The request carries no bearer token."""
     ERROR_REASON_TOKEN_INVALID: _ErrorReason.ValueType  # 4
     """The token is unknown, expired or revoked."""
     ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 5
@@ -48,7 +48,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MEDIA_NOT_FOUND: _ErrorReason.ValueType  # 10
     """A media path does not lead to a readable regular file."""
     ERROR_REASON_JOB_STATE_CONFLICT: _ErrorReason.ValueType  # 11
-    """The job's state does not allow this call."""
+    """The job's state does not allow this request."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 12
     """The request id was used before with another payload."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 13
@@ -118,11 +118,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OUT_OF_MEMORY: _ErrorReason.ValueType  # 43
     """The worker ran out of memory."""
     ERROR_REASON_UPLOAD_BUSY: _ErrorReason.ValueType  # 44
-    """Another call is sending this upload right now."""
+    """Another stream is sending this upload right now."""
     ERROR_REASON_OFFSET_INVALID: _ErrorReason.ValueType  # 45
     """The offset does not lie within the log or artifact."""
     ERROR_REASON_STREAM_REPLACED: _ErrorReason.ValueType  # 46
-    """Another call has taken over this stream."""
+    """Another stream has taken over this one."""
     ERROR_REASON_CAPTURE_UNAVAILABLE: _ErrorReason.ValueType  # 47
     """The machine lacks a program that recording needs, or does not let it run."""
     ERROR_REASON_PAGE_UNAVAILABLE: _ErrorReason.ValueType  # 48
@@ -146,7 +146,7 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1
 ERROR_REASON_FIELD_INVALID: ErrorReason.ValueType  # 2
 """One or more request fields are invalid; BadRequest lists all of them."""
 ERROR_REASON_TOKEN_MISSING: ErrorReason.ValueType  # 3
-"""The call carries no bearer token."""
+"""The request carries no bearer token."""
 ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 4
 """The token is unknown, expired or revoked."""
 ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 5
@@ -162,7 +162,7 @@ ERROR_REASON_UPLOAD_NOT_FOUND: ErrorReason.ValueType  # 9
 ERROR_REASON_MEDIA_NOT_FOUND: ErrorReason.ValueType  # 10
 """A media path does not lead to a readable regular file."""
 ERROR_REASON_JOB_STATE_CONFLICT: ErrorReason.ValueType  # 11
-"""The job's state does not allow this call."""
+"""The job's state does not allow this request."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 12
 """The request id was used before with another payload."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 13
@@ -232,11 +232,11 @@ ERROR_REASON_HOST_REBOOT: ErrorReason.ValueType  # 42
 ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 43
 """The worker ran out of memory."""
 ERROR_REASON_UPLOAD_BUSY: ErrorReason.ValueType  # 44
-"""Another call is sending this upload right now."""
+"""Another stream is sending this upload right now."""
 ERROR_REASON_OFFSET_INVALID: ErrorReason.ValueType  # 45
 """The offset does not lie within the log or artifact."""
 ERROR_REASON_STREAM_REPLACED: ErrorReason.ValueType  # 46
-"""Another call has taken over this stream."""
+"""Another stream has taken over this one."""
 ERROR_REASON_CAPTURE_UNAVAILABLE: ErrorReason.ValueType  # 47
 """The machine lacks a program that recording needs, or does not let it run."""
 ERROR_REASON_PAGE_UNAVAILABLE: ErrorReason.ValueType  # 48

@@ -475,7 +475,7 @@ class CreateJobRequest(_message.Message):
     request_id: _builtins.str
     """UUID chosen by the client. The same id with the same job returns the job
     made before; with another job it is refused. Kept for as long as the job.
-    Default: none, every call makes a job.
+    Default: none, every request makes a job.
     """
     validate_only: _builtins.bool
     """Check everything and report admission's verdict without creating a job.

@@ -28,9 +28,9 @@ if _version_not_supported:
 class JobServiceStub(object):
     """Creates jobs, reports on them, and hands out their results.
 
-    Errors before a job exists are the call's gRPC status; errors afterwards are
-    in Job.failure. Unary calls should carry a deadline; a job outlives the
-    deadline of the call that made it.
+    Errors before a job exists are the RPC's gRPC status; errors afterwards are
+    in Job.failure. Unary RPCs should carry a deadline; a job outlives the
+    deadline of the request that made it.
     """
 
     def __init__(self, channel):
@@ -84,9 +84,9 @@ class JobServiceStub(object):
 class JobServiceServicer(object):
     """Creates jobs, reports on them, and hands out their results.
 
-    Errors before a job exists are the call's gRPC status; errors afterwards are
-    in Job.failure. Unary calls should carry a deadline; a job outlives the
-    deadline of the call that made it.
+    Errors before a job exists are the RPC's gRPC status; errors afterwards are
+    in Job.failure. Unary RPCs should carry a deadline; a job outlives the
+    deadline of the request that made it.
     """
 
     def CreateJob(self, request, context):
@@ -205,9 +205,9 @@ def add_JobServiceServicer_to_server(servicer, server):
 class JobService(object):
     """Creates jobs, reports on them, and hands out their results.
 
-    Errors before a job exists are the call's gRPC status; errors afterwards are
-    in Job.failure. Unary calls should carry a deadline; a job outlives the
-    deadline of the call that made it.
+    Errors before a job exists are the RPC's gRPC status; errors afterwards are
+    in Job.failure. Unary RPCs should carry a deadline; a job outlives the
+    deadline of the request that made it.
     """
 
     @staticmethod

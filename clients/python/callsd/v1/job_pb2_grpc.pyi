@@ -32,9 +32,9 @@ GRPC_VERSION: str
 class JobServiceStub:
     """Creates jobs, reports on them, and hands out their results.
 
-    Errors before a job exists are the call's gRPC status; errors afterwards are
-    in Job.failure. Unary calls should carry a deadline; a job outlives the
-    deadline of the call that made it.
+    Errors before a job exists are the RPC's gRPC status; errors afterwards are
+    in Job.failure. Unary RPCs should carry a deadline; a job outlives the
+    deadline of the request that made it.
     """
 
     @_typing.overload
@@ -72,9 +72,9 @@ class JobServiceStub:
 class JobServiceAsyncStub(JobServiceStub):
     """Creates jobs, reports on them, and hands out their results.
 
-    Errors before a job exists are the call's gRPC status; errors afterwards are
-    in Job.failure. Unary calls should carry a deadline; a job outlives the
-    deadline of the call that made it.
+    Errors before a job exists are the RPC's gRPC status; errors afterwards are
+    in Job.failure. Unary RPCs should carry a deadline; a job outlives the
+    deadline of the request that made it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -108,9 +108,9 @@ class JobServiceAsyncStub(JobServiceStub):
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Creates jobs, reports on them, and hands out their results.
 
-    Errors before a job exists are the call's gRPC status; errors afterwards are
-    in Job.failure. Unary calls should carry a deadline; a job outlives the
-    deadline of the call that made it.
+    Errors before a job exists are the RPC's gRPC status; errors afterwards are
+    in Job.failure. Unary RPCs should carry a deadline; a job outlives the
+    deadline of the request that made it.
     """
 
     @_abc_1.abstractmethod

@@ -59,7 +59,7 @@ class MediaServiceServicer(object):
     def UploadMedia(self, request_iterator, context):
         """Stores a file. The first message is `start`, all others are `chunk`. When
         the stream breaks, what has arrived is kept: ask GetUpload how much, and
-        call again with the same id from there on. Scope: jobs.write.
+        send again with the same id from there on. Scope: jobs.write.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,7 @@ class MediaServiceStub:
     UploadMedia: _grpc.StreamUnaryMultiCallable[_media_pb2.UploadMediaRequest, _media_pb2.UploadMediaResponse]
     """Stores a file. The first message is `start`, all others are `chunk`. When
     the stream breaks, what has arrived is kept: ask GetUpload how much, and
-    call again with the same id from there on. Scope: jobs.write.
+    send again with the same id from there on. Scope: jobs.write.
     """
     GetUpload: _grpc.UnaryUnaryMultiCallable[_media_pb2.GetUploadRequest, _media_pb2.GetUploadResponse]
     """Returns one upload. Scope: jobs.write."""
@@ -54,7 +54,7 @@ class MediaServiceAsyncStub(MediaServiceStub):
     UploadMedia: _aio.StreamUnaryMultiCallable[_media_pb2.UploadMediaRequest, _media_pb2.UploadMediaResponse]  # type: ignore[assignment]
     """Stores a file. The first message is `start`, all others are `chunk`. When
     the stream breaks, what has arrived is kept: ask GetUpload how much, and
-    call again with the same id from there on. Scope: jobs.write.
+    send again with the same id from there on. Scope: jobs.write.
     """
     GetUpload: _aio.UnaryUnaryMultiCallable[_media_pb2.GetUploadRequest, _media_pb2.GetUploadResponse]  # type: ignore[assignment]
     """Returns one upload. Scope: jobs.write."""
@@ -72,7 +72,7 @@ class MediaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_media_pb2.UploadMediaResponse, _abc.Awaitable[_media_pb2.UploadMediaResponse]]:
         """Stores a file. The first message is `start`, all others are `chunk`. When
         the stream breaks, what has arrived is kept: ask GetUpload how much, and
-        call again with the same id from there on. Scope: jobs.write.
+        send again with the same id from there on. Scope: jobs.write.
         """
 
     @_abc_1.abstractmethod

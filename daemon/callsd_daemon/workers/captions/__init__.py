@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live captions: calls, the captioners that serve them, and what is kept of both."""
+"""Live captions: calls, the captioners that serve them, and their journals and logs."""

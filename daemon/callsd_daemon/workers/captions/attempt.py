@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A captions job: open to sound until it is stopped, then its files are written."""
+"""A captions job: takes audio until it is stopped, then writes its files."""
 
 import asyncio
 import errno
@@ -24,22 +24,22 @@ log = structlog.get_logger(__name__)
 
 TICK_SECONDS = 0.5
 KEEP_TICKS = 2
-"""How often positions are written down: once a second. So much longer clients keep their sound."""
+"""How often positions are saved: once a second. Clients keep their audio for so much longer."""
 
 PROGRESS_TICKS = 10
-"""How often the job's progress is: each time is a transaction."""
+"""How often the job's progress is stored; each time takes a transaction."""
 
 DRAIN_SECONDS = 15.0
-"""How long the last words may take; longer only while the captioner gets on with them."""
+"""How long the captioner may make no progress on the last audio."""
 
 WRITE_SECONDS = 60.0
-"""How long a disk that takes no files is tried again: somebody may be making room."""
+"""How long writing the files is retried: somebody may be freeing space."""
 
 RETRY_SECONDS = 1.0
 
 
 class CaptionsAttempt:
-    """Sees one captions job through. `stop()` may be called at any time."""
+    """Runs one captions job to its end. `stop()` may be called at any time."""
 
     def __init__(self, job: Job, calls: Calls, directory: Path, observer: AttemptObserver) -> None:
         assert isinstance(job.spec, CaptionsSpec)
@@ -50,16 +50,16 @@ class CaptionsAttempt:
         self._observer = observer
         self._stop = asyncio.Event()
         self.outcome: Outcome | None = None
-        """How the call ended, once it has come to its end; no worker leaves one."""
+        """How the job ended; the daemon makes it itself, as no worker leaves one."""
 
     def stop(self) -> None:
-        """The call is over: work off what has come, and write the files."""
+        """End the call: have the audio received so far processed, and write the files."""
         self._stop.set()
 
     async def run(self, *, ran_seconds: float | None, max_seconds: float) -> Failure | None:
-        """Until the files are written, or it is clear that there will be no more captions.
+        """Run until the files are written, or no captioner can serve the call any more.
 
-        When this is cancelled, the job stays as it is, and the next daemon goes on with it.
+        When this is cancelled, the job stays as it is, and the next daemon continues it.
         """
         call, captioner = await self._calls.open(self._job.id, self._spec, self._directory)
         began = time.monotonic() - (ran_seconds or 0.0)
@@ -94,7 +94,7 @@ class CaptionsAttempt:
             call.tick()
             ticks += 1
             if ticks % KEEP_TICKS == 0:
-                call.keep()
+                call.save_positions()
                 await asyncio.to_thread(call.sync)
             if is_running and ticks % PROGRESS_TICKS == 0:
                 await self._observer.progress(_progress(call))
@@ -105,7 +105,7 @@ class CaptionsAttempt:
         return None
 
     async def _finish(self, call: Call, captioner: Captioner, wall_seconds: float) -> Outcome:
-        call.refuse_sound()
+        call.close_input()
         failure = await self._drain(call, captioner)
         written: Written | None = None
         if failure is None:
@@ -133,7 +133,7 @@ class CaptionsAttempt:
         )
 
     async def _drain(self, call: Call, captioner: Captioner) -> Failure | None:
-        """Have what has come worked off."""
+        """Wait until all audio is processed."""
         patience = time.monotonic() + DRAIN_SECONDS
         heard = -1
         while not call.is_drained and time.monotonic() < patience:
@@ -145,14 +145,13 @@ class CaptionsAttempt:
             await until(call.acks, TICK_SECONDS)
             call.acks.clear()
         if not call.is_drained:
-            call.note("the last words were given up: they took too long")
+            call.note("the last audio was given up: the captioner made no progress on it")
         return None
 
     async def _write(self, call: Call) -> Written:
-        """Write the files; raises OSError when the disk does not take them within WRITE_SECONDS.
+        """Write the files; raises OSError when that has failed for WRITE_SECONDS.
 
-        A daemon that dies before the job's end is written down leaves it to the next one, which
-        finds the same captions and writes the same files over these.
+        If the daemon dies before the job's end is stored, the next one writes the same files again.
         """
         deadline = time.monotonic() + WRITE_SECONDS
         while True:
@@ -165,8 +164,8 @@ class CaptionsAttempt:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _write_once(self, call: Call) -> Written:
-        if not call.keep():
-            raise OSError(errno.ENOSPC, "there are captions that wait for room on the disk")
+        if not call.save_positions():
+            raise OSError(errno.ENOSPC, "captions wait for space on the disk")
         await asyncio.to_thread(call.sync)
         failpoint("captions.before_files")
         async with self._calls.writing:

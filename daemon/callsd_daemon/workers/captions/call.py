@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One call that is being captioned: its sound on the way in, its captions on the way out."""
+"""One call that is being captioned: audio in, captions out."""
 
 import asyncio
 import time
@@ -29,22 +29,22 @@ from callsd_daemon.workers.slot import WORKER_LOG
 log = structlog.get_logger(__name__)
 
 MAX_SPEAKERS = 250
-MAX_UNHEARD_SECONDS = 20.0
-"""Sound of one speaker that may wait for its first recognition before the client must wait."""
+MAX_UNRECOGNISED_SECONDS = 20.0
+"""Audio of one speaker that may wait for its first recognition; beyond it the client must wait."""
 
 MAX_RING_BYTES = 64 * 1024**2
-"""The same for all speakers of a call, with what is heard but not final yet: room for 200 that talk
-at once for ten seconds."""
+"""The same for all speakers of a call, with audio that is recognised but not final: 200 who talk at
+once for ten seconds."""
 
 STALL_SECONDS = 1.0
-"""When nothing comes for so long, a speaker has ended to talk: muted, or gone."""
+"""A speaker from whom nothing comes for so long has stopped talking: muted, or gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioSink:
-    """The way from a call to its captioner; what is sent while there is none is sent again."""
+    """Takes a call's audio to its captioner. What is lost with a captioner is sent again."""
 
-    hear: "Callable[[Call, Speaker, Chunk], None]"
+    send: "Callable[[Call, Speaker, Chunk], None]"
     end_speech: Callable[[Speaker], None]
 
 
@@ -56,11 +56,11 @@ class Call:
         job_id: str,
         spec: CaptionsSpec,
         directory: Path,
-        line: AudioSink,
+        sink: AudioSink,
         *,
         max_log_bytes: int,
     ) -> None:
-        """Open what is kept of the call; blocks on the disk."""
+        """Open the call's journal; blocks on the disk."""
         self.job_id = job_id
         self.spec = spec
         self.directory = directory
@@ -68,28 +68,28 @@ class Call:
         self.speakers: dict[str, Speaker] = {}
         self.cpu_seconds = 0.0
         self.peak_memory_bytes = 0
-        """The most that a captioner of this call has taken, for all calls that it served."""
+        """The most that a captioner has used while it served this call, with all its calls."""
         self.real_time_factor = 0.0
         self.restart_count = 0
         self.acks = asyncio.Event()
         """Set when there is something new to acknowledge."""
         self.room = asyncio.Event()
         self.room.set()
-        """Clear while the client must wait with more sound."""
+        """Clear while the client must not send more audio."""
         self.last_attached = time.monotonic()
         self.is_over = False
-        """No more sound is taken."""
-        self._line = line
+        """No more audio is accepted."""
+        self._sink = sink
         self._notes = CallLog(directory / WORKER_LOG, max_bytes=max_log_bytes)
         self._journal = Journal(directory)
         self.engine = self._journal.engine
         """Name of the captioner's engine; empty until one has reported."""
-        self.feed = CaptionFeed(self.pulse, last_sequence=self._journal.last_sequence)
+        self.feed = CaptionFeed(self.status, last_sequence=self._journal.last_sequence)
         """What viewers are shown."""
         self._stream = 0
         self._is_attached = False
         self._degraded = ""
-        self._told: dict[str, tuple[int, int]] = {}
+        self._acked: dict[str, tuple[int, int]] = {}
         self._is_disk_full = False
         for position in self._journal.positions.values():
             speaker = self._speaker(position.speaker)
@@ -101,10 +101,10 @@ class Call:
             )
             speaker.skipped_samples = position.skipped_samples
 
-    # The client that sends
+    # The client that sends audio
 
     def attach(self, encoding: Encoding) -> int:
-        """Begin to receive; returns the number of the stream, which replaces any older one."""
+        """Begin a stream, which replaces any older one; returns its number."""
         if self.encoding not in (None, encoding) and self.received_samples:
             problem = f"is {encoding}, but what came before was {self.encoding}: a call keeps to it"
             raise invalid_fields([("config.encoding", problem)])
@@ -112,8 +112,8 @@ class Call:
         self._stream += 1
         self._is_attached = True
         self.note(f"stream {self._stream} begins, {encoding}")
-        self._told.clear()
-        # Wakes the stream before this one, so that it sees that it is replaced.
+        self._acked.clear()
+        # Wakes the older stream, so that it sees that it is replaced.
         self.acks.set()
         return self._stream
 
@@ -122,12 +122,12 @@ class Call:
         if stream != self._stream:
             raise CallsdError(
                 Reason.STREAM_REPLACED,
-                "another call sends this call's sound now: two clients stream to one job, or this "
-                "one has come back on a new connection",
+                "another stream sends this call's audio now: two clients stream to one job, or "
+                "this one has come back on a new connection",
             )
 
     def detach(self, stream: int) -> None:
-        """The stream is over; another one may follow."""
+        """End a stream; another one may follow."""
         if stream == self._stream:
             self._is_attached = False
             self.last_attached = time.monotonic()
@@ -135,32 +135,32 @@ class Call:
 
     @property
     def abandoned_seconds(self) -> float:
-        """How long nobody has been connected to send sound."""
+        """How long no client has been connected to send audio."""
         return 0.0 if self._is_attached else time.monotonic() - self.last_attached
 
-    def refuse_sound(self) -> None:
-        """The call is over: what has come is worked off, and no more is taken."""
+    def close_input(self) -> None:
+        """Accept no more audio; what was received is still processed."""
         self.is_over = True
         self.room.set()
         self.acks.set()
 
-    def hear(self, name: str, sequence: int, start: int, length: int, data: bytes) -> None:
-        """Take a chunk of sound. Raises FIELD_INVALID."""
+    def receive(self, name: str, sequence: int, start: int, length: int, data: bytes) -> None:
+        """Take a chunk of audio. Raises FIELD_INVALID."""
         if self.is_over:
             return
         speaker = self._speaker(name)
         chunk = speaker.receive(sequence, start, length, data, time.monotonic())
         self.acks.set()
         if chunk is not None:
-            self._line.hear(self, speaker, chunk)
-            self._look_for_room()
+            self._sink.send(self, speaker, chunk)
+            self._update_room()
 
     def name(self, name: str, display_name: str) -> None:
-        """A speaker has joined, or is called otherwise now."""
+        """Set the display name of a speaker, who may be new."""
         self._speaker(name).display_name = display_name
 
     def pause(self, name: str) -> None:
-        """A speaker says no more for now."""
+        """A speaker is muted or has left: caption at once what was said."""
         self._end_speech(self._speaker(name))
 
     def _speaker(self, name: str) -> Speaker:
@@ -176,12 +176,14 @@ class Call:
     def _end_speech(self, speaker: Speaker) -> None:
         if not speaker.is_drained and not speaker.is_asked_to_end:
             speaker.is_asked_to_end = True
-            self._line.end_speech(speaker)
+            self._sink.end_speech(speaker)
 
-    def _look_for_room(self) -> None:
+    def _update_room(self) -> None:
         speakers = self.speakers.values()
         if (
-            any(s.unheard_samples > MAX_UNHEARD_SECONDS * SAMPLE_RATE_HZ for s in speakers)
+            any(
+                s.unrecognised_samples > MAX_UNRECOGNISED_SECONDS * SAMPLE_RATE_HZ for s in speakers
+            )
             or sum(speaker.ring_bytes for speaker in speakers) > MAX_RING_BYTES
         ):
             self.room.clear()
@@ -189,24 +191,24 @@ class Call:
             self.room.set()
 
     def new_acks(self) -> list[Speaker]:
-        """Speakers of which there is something to acknowledge since the last time."""
+        """Speakers with something to acknowledge since the last time."""
         self.acks.clear()
         found = []
         for speaker in self.speakers.values():
-            now = speaker.received_sequence, speaker.kept_sample
-            if self._told.get(speaker.name) != now:
-                self._told[speaker.name] = now
+            now = speaker.received_sequence, speaker.durable_sample
+            if self._acked.get(speaker.name) != now:
+                self._acked[speaker.name] = now
                 found.append(speaker)
         return found
 
     # The captioner
 
     def apply(self, speaker: Speaker, update: TrackUpdate) -> None:
-        """Take an update of a speaker: write down what is final, then tell the viewers."""
+        """Take an update of a speaker: write finals into the journal, then publish."""
         speaker.is_drained = update.is_drained and speaker.is_asked_to_end
         if update.skipped_samples:
             speaker.skipped_samples += update.skipped_samples
-            self.feed.tell(
+            self.feed.add_event(
                 Event(
                     type=EventType.AUDIO_SKIPPED,
                     speaker=speaker.name,
@@ -215,16 +217,20 @@ class Call:
                 )
             )
         if update.speech is SpeechChange.BEGIN:
-            self._tell_speech(speaker, EventType.SPEECH_BEGIN, update.heard_sample)
+            self._publish_speech(speaker, EventType.SPEECH_BEGIN, update.recognised_sample)
         for words in update.finals:
-            # All the sound that is in the text: a word may last longer than where it seems to end.
-            speaker.advance(processed_sample=words.heard_sample, heard_sample=words.heard_sample)
-            self._settle(speaker, words)
-        speaker.advance(processed_sample=update.processed_sample, heard_sample=update.heard_sample)
-        if speaker.is_drained:
-            # What could not be decoded is in no update.
+            # Not `end_sample`: a word may last longer than its end as it was recognised.
             speaker.advance(
-                processed_sample=speaker.received_sample, heard_sample=speaker.received_sample
+                processed_sample=words.heard_sample, recognised_sample=words.heard_sample
+            )
+            self._settle(speaker, words)
+        speaker.advance(
+            processed_sample=update.processed_sample, recognised_sample=update.recognised_sample
+        )
+        if speaker.is_drained:
+            # Audio that could not be decoded is in no update.
+            speaker.advance(
+                processed_sample=speaker.received_sample, recognised_sample=speaker.received_sample
             )
         if update.interim is not None:
             caption = Caption(
@@ -233,11 +239,11 @@ class Call:
                 display_name=speaker.display_name,
                 words=update.interim,
             )
-            self.feed.show(caption)
+            self.feed.add_caption(caption)
         if update.speech is SpeechChange.END:
-            self._tell_speech(speaker, EventType.SPEECH_END, update.heard_sample)
+            self._publish_speech(speaker, EventType.SPEECH_END, update.recognised_sample)
         self.acks.set()
-        self._look_for_room()
+        self._update_room()
         self.feed.wake()
 
     def _settle(self, speaker: Speaker, words: Words) -> None:
@@ -250,77 +256,77 @@ class Call:
         position = self._position(speaker)
         final = Final(sequence=caption.sequence, position=position, words=words, engine=self.engine)
         if self._journal.append(final):
-            speaker.kept_sample = position.processed_sample
-        self.feed.show(caption)
+            speaker.durable_sample = position.processed_sample
+        self.feed.add_caption(caption)
 
-    def _tell_speech(self, speaker: Speaker, change: EventType, sample: int) -> None:
-        self.feed.tell(Event(type=change, speaker=speaker.name, sample=sample))
+    def _publish_speech(self, speaker: Speaker, change: EventType, sample: int) -> None:
+        self.feed.add_event(Event(type=change, speaker=speaker.name, sample=sample))
 
     def interrupted(self, reason: str) -> None:
-        """The captioner is gone; another one will go on with what is in the rings."""
+        """The captioner is lost; another one will go on with the audio in the rings."""
         self.restart_count += 1
         self.degrade(f"the captioner was lost ({reason}) and is started again")
-        # The next captioner hears other utterances: what is shown now will never become final.
+        # The next captioner may cut utterances elsewhere: these interims will never become final.
         self.feed.withdraw()
         for speaker in self.speakers.values():
-            speaker.heard_sample = speaker.processed_sample
+            speaker.recognised_sample = speaker.processed_sample
             speaker.skipped_samples = speaker.settled_skipped_samples
             speaker.is_asked_to_end = False
         self.feed.wake()
 
     def degrade(self, detail: str) -> None:
-        """Say what is being done without; "" = nothing any more."""
+        """Publish how captions are worse than asked for; "" = they are as asked for again."""
         if detail != self._degraded:
             self._degraded = detail
             change = EventType.DEGRADED if detail else EventType.RECOVERED
             self.note(f"{change} {detail}".rstrip())
-            self.feed.tell(Event(type=change, sample=self.heard_sample, detail=detail))
+            self.feed.add_event(Event(type=change, sample=self.recognised_sample, detail=detail))
             self.feed.wake()
 
-    # How it is
+    # State
 
     @property
-    def heard_sample(self) -> int:
-        """Sound before this was recognised at least once, in all speakers that talk."""
-        waiting = [s.heard_sample for s in self.speakers.values() if s.unheard_samples]
+    def recognised_sample(self) -> int:
+        """Audio before this was recognised at least once, for all speakers."""
+        waiting = [s.recognised_sample for s in self.speakers.values() if s.unrecognised_samples]
         return min(waiting) if waiting else self.received_sample
 
     @property
     def received_sample(self) -> int:
-        """The end of the sound that has come, of the speaker who is furthest."""
+        """The end of the audio received, of the speaker who is furthest."""
         return max((speaker.received_sample for speaker in self.speakers.values()), default=0)
 
-    def pulse(self) -> CallStatus:
-        """How the call is now."""
+    def status(self) -> CallStatus:
+        """What is published with each caption."""
         return CallStatus(
-            processed_sample=self.heard_sample,
+            processed_sample=self.recognised_sample,
             lag_seconds=self.lag_seconds(),
             real_time_factor=self.real_time_factor,
         )
 
     def lag_seconds(self) -> float:
-        """Age of the oldest sound that waits for its first recognition."""
+        """Age of the oldest audio that waits for its first recognition."""
         now = time.monotonic()
         return max((s.lag_seconds(now) for s in self.speakers.values()), default=0.0)
 
     @property
     def received_samples(self) -> int:
-        """How much sound has come, in all speakers."""
+        """Length of the audio received, summed over all speakers."""
         return sum(speaker.received_samples for speaker in self.speakers.values())
 
     @property
     def processed_samples(self) -> int:
-        """How much of it is worked off."""
+        """How much of it is processed."""
         return self.received_samples - sum(s.ring_samples for s in self.speakers.values())
 
     @property
     def degraded(self) -> str:
-        """What is being done without; "" = nothing."""
+        """How captions are worse than asked for, for a person; "" = they are not."""
         return self._degraded
 
     @property
     def is_drained(self) -> bool:
-        """Whether all sound that has come is worked off."""
+        """Whether all audio received is processed."""
         return all(speaker.is_drained for speaker in self.speakers.values())
 
     def finals(self, after_sequence: int, limit: int) -> list[Final]:
@@ -328,7 +334,7 @@ class Call:
         return self._journal.finals(after_sequence, limit)
 
     def result(self, *, caption_count: int, word_count: int) -> CaptionsResult:
-        """What it has come to, with so much in its files."""
+        """The result of the job, with what was counted in its files."""
         sound = [s.received_samples for s in self.speakers.values() if s.received_samples]
         skipped = sum(speaker.skipped_samples for speaker in self.speakers.values())
         return CaptionsResult(
@@ -340,30 +346,30 @@ class Call:
             restart_count=self.restart_count,
         )
 
-    # Again and again
+    # Periodic
 
     def tick(self) -> None:
-        """End the speech of those from whom nothing comes any more."""
+        """End the speech of speakers from whom nothing comes any more."""
         now = time.monotonic()
         for speaker in self.speakers.values():
             if speaker.silence_seconds(now) > STALL_SECONDS:
                 self._end_speech(speaker)
 
     def pause_all(self) -> None:
-        """Nobody says any more."""
+        """End the speech of all speakers."""
         for speaker in self.speakers.values():
             self._end_speech(speaker)
 
-    def keep(self) -> bool:
-        """Write down all positions that have changed; False while the disk has no room for it."""
+    def save_positions(self) -> bool:
+        """Write all changed positions into the journal; False while the disk is full."""
         is_full = not self._journal.flush()
         for speaker in self.speakers.values():
             position = self._position(speaker)
-            is_news = position != self._journal.positions.get(speaker.name)
-            if is_news and speaker.received_sequence and not is_full:
+            is_changed = position != self._journal.positions.get(speaker.name)
+            if is_changed and speaker.received_sequence and not is_full:
                 is_full = not self._journal.append(position)
-            # Also without room on the disk: clients would have to keep all they have ever sent.
-            speaker.kept_sample = position.processed_sample
+            # Also while the disk is full: clients would have to keep all they have ever sent.
+            speaker.durable_sample = position.processed_sample
         self.acks.set()
         if is_full != self._is_disk_full:
             self._is_disk_full = is_full
@@ -371,12 +377,12 @@ class Call:
         return not is_full
 
     def sync(self) -> None:
-        """Have the disk keep what is written; blocks."""
+        """Sync the journal to the disk; blocks."""
         self._journal.sync()
 
     def close(self) -> None:
-        """Nothing more is published."""
-        self.keep()
+        """Write what is left, and publish nothing more."""
+        self.save_positions()
         self._journal.close()
         self._notes.close()
         self.feed.close()
@@ -392,7 +398,7 @@ class Call:
             display_name=speaker.display_name,
             processed_sample=speaker.processed_sample,
             processed_sequence=speaker.processed_sequence,
-            # What is not worked off is sent again to the next daemon, and counted then.
+            # Audio in the ring is sent again to the next daemon, and counted then.
             received_samples=speaker.received_samples - speaker.ring_samples,
             skipped_samples=speaker.settled_skipped_samples,
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log of a captions job: what the daemon itself has to say of a call."""
+"""The log of a captions job, written by the daemon: who came and went, and what went wrong."""
 
 import contextlib
 import time
@@ -10,10 +10,10 @@ from callsd_daemon.workers.worker_log import append
 
 
 MAX_BURST = 100
-"""CallLog that may come at once, as when a call begins and everybody joins."""
+"""Notes that may come at once, as when a call begins and everybody joins."""
 
 NOTES_PER_SECOND = 2.0
-"""And from then on. They are written at once, on the event loop: clients can cause any number."""
+"""After that. They are written on the event loop, and clients can cause any number of them."""
 
 
 class CallLog:
@@ -35,14 +35,14 @@ class CallLog:
             self._left_out += 1
             return
         self._room -= 1
-        self._tell_left_out()
+        self._write_left_out()
         self._append(text)
 
     def close(self) -> None:
-        """Tell of what was left out at last."""
-        self._tell_left_out()
+        """Write how many notes were left out at the end."""
+        self._write_left_out()
 
-    def _tell_left_out(self) -> None:
+    def _write_left_out(self) -> None:
         if self._left_out:
             self._append(f"{self._left_out} notes are left out here: there were too many at once")
             self._left_out = 0

@@ -18,7 +18,7 @@ from callsd_daemon.workers.slot import captioner_name
 
 
 ARRIVAL_SECONDS = 10.0
-"""How long one who is early waits for a call that is about to be opened."""
+"""How long a client waits for a call that is about to be opened."""
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Calls:
         owner: str,
         max_log_bytes: int,
     ) -> None:
-        """`directory` holds the captioners' logs; `owner` tells this daemon's processes apart."""
+        """`directory` holds the captioners' logs; `owner` marks the processes of this daemon."""
         self._server = server
         self._launcher = launcher
         self._directory = directory
@@ -53,16 +53,16 @@ class Calls:
         self._calls: dict[str, Call] = {}
         self._services: dict[str, _Service] = {}
         self._lives: dict[str, asyncio.Task[None]] = {}
-        """The life of each model's latest captioner, which may be over."""
+        """The task of each model's latest captioner, which may have ended."""
         self._opened = asyncio.Event()
         self.writing = asyncio.Lock()
-        """Held while a call's files are written: of 20,000 captions that takes 50 MB for a second,
+        """Held while a call's files are written: for 20,000 captions that takes 50 MB and a second,
         and all calls may end at once."""
 
     async def open(
         self, job_id: str, spec: CaptionsSpec, directory: Path
     ) -> tuple[Call, Captioner]:
-        """Take a call up, or up again. Raises CallsdError when the model is not there any more."""
+        """Open or reopen a call. Raises CallsdError when the model is gone."""
         work = await asyncio.to_thread(self.kind().captioner, spec.model)
         service = self._services.get(spec.model)
         if service is None or service.captioner.failed.is_set():
@@ -81,10 +81,10 @@ class Calls:
             service = self._services[spec.model] = _Service(captioner)
         captioner = service.captioner
         service.calls += 1
-        line = AudioSink(hear=captioner.hear, end_speech=captioner.end_speech)
+        sink = AudioSink(send=captioner.send_audio, end_speech=captioner.end_speech)
         try:
             call = await asyncio.to_thread(
-                Call, job_id, spec, directory, line, max_log_bytes=self._max_log_bytes
+                Call, job_id, spec, directory, sink, max_log_bytes=self._max_log_bytes
             )
         except BaseException:
             self._release(spec.model, captioner)
@@ -96,7 +96,7 @@ class Calls:
         return call, captioner
 
     def close(self, call: Call, captioner: Captioner) -> None:
-        """Let go of a call."""
+        """Close a call, and end its captioner when it was the last."""
         del self._calls[call.job_id]
         captioner.remove(call)
         call.close()
@@ -116,7 +116,7 @@ class Calls:
         return self._calls.get(job_id)
 
     async def find(self, job_id: str) -> Call:
-        """The call; one that is about to be opened is waited for."""
+        """The call; waits for one that is about to be opened."""
         try:
             async with asyncio.timeout(ARRIVAL_SECONDS):
                 while job_id not in self._calls:
@@ -130,26 +130,26 @@ class Calls:
         return self._calls[job_id]
 
     def wake(self) -> None:
-        """Have all streams look at how things are: they may have to end."""
+        """Wake all streams: they may have to end."""
         for call in self._calls.values():
             call.acks.set()
             call.feed.wake()
 
     def names(self) -> frozenset[str]:
-        """Of the captioners that there have been, by which their directories are known."""
+        """Names of all captioners so far, as their directories have them."""
         return frozenset(map(captioner_name, self._lives))
 
     async def end(self) -> None:
-        """End all captioners; what they had not worked off is sent again to the next daemon."""
+        """End all captioners; clients send unprocessed audio again to the next daemon."""
         for life in self._lives.values():
             life.cancel()
         await asyncio.gather(*self._lives.values(), return_exceptions=True)
 
 
 async def _live(captioner: Captioner, previous: "asyncio.Task[None] | None") -> None:
-    """The life of a captioner, once the previous one of its model is over.
+    """Run a captioner once the previous one of its model has ended.
 
-    They have one name, and the one that ends clears away everything that bears it.
+    They have the same name, and the one that ends removes everything of that name.
     """
     if previous is not None:
         await asyncio.gather(previous, return_exceptions=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps one captioner running for all calls that use its model.
 
-A captioner has no memory worth keeping: sound that it had not worked off lies in the calls' rings,
-and the next one is given it again.
+A captioner may die at any time: audio that it has not processed is in the calls' rings, from which
+the next one is sent it again.
 """
 
 import asyncio
@@ -52,14 +52,14 @@ from callsd_daemon.workers.worker_log import WorkerLog
 log = structlog.get_logger(__name__)
 
 LOAD_TIMEOUT_SECONDS = 60.0
-"""A model is read in a second or two; from a slow disk in some more."""
+"""Loading a model takes a second or two, and longer from a slow disk."""
 
 SILENCE_TIMEOUT_SECONDS = 15.0
-"""A captioner reports once a second; one that says nothing for so long hangs."""
+"""A captioner reports once a second; one that is silent for so long hangs."""
 
 MAX_DEATHS = 5
 DEATHS_SECONDS = 60.0
-"""A captioner that dies so often in so short a time will go on to do so."""
+"""After so many deaths in so short a time no further one is started."""
 
 RESTART_PAUSES_SECONDS = (0.0, 0.0, 0.5, 1.0, 2.0)
 """Before the first, second … restart within that time."""
@@ -68,7 +68,7 @@ TICK_SECONDS = 1.0
 
 
 class Captioner:
-    """Belongs to one event loop; `run` is its life."""
+    """Belongs to one event loop; `run` keeps the process alive."""
 
     def __init__(
         self,
@@ -81,9 +81,9 @@ class Captioner:
         tag: str,
         max_log_bytes: int,
     ) -> None:
-        """`directory` holds what is kept of its log; `tag` tells its processes to any daemon."""
+        """`directory` is for its log; by `tag` a later daemon finds its processes."""
         self.ready = asyncio.Event()
-        """Set while its model is loaded."""
+        """Set while a captioner runs and has loaded the model."""
         self.failure: Failure | None = None
         """Why no captioner can serve this model."""
         self.failed = asyncio.Event()
@@ -98,7 +98,7 @@ class Captioner:
         self._worker = WorkerId(name=self._name, tag=tag, role=Role.CAPTIONER)
         self._link: Link | None = None
         self._generation = 0
-        self._last_heard = 0.0
+        self._last_report = 0.0
         self._calls: dict[str, Call] = {}
         self._tracks: dict[int, tuple[Call, Speaker]] = {}
         self._numbers: dict[Speaker, int] = {}
@@ -113,7 +113,7 @@ class Captioner:
         self._calls[call.job_id] = call
 
     def remove(self, call: Call) -> None:
-        """Serve a call no more."""
+        """Stop serving a call."""
         self._calls.pop(call.job_id, None)
         for speaker in call.speakers.values():
             track = self._numbers.pop(speaker, None)
@@ -121,15 +121,15 @@ class Captioner:
                 del self._tracks[track]
                 self._send(CloseTrack(track=track))
 
-    def hear(self, call: Call, speaker: Speaker, chunk: Chunk) -> None:
-        """Hand on a chunk of sound."""
+    def send_audio(self, call: Call, speaker: Speaker, chunk: Chunk) -> None:
+        """Send a chunk of audio to the captioner."""
         track = self._numbers.get(speaker)
         if track is None:
             track = self._open(call, speaker)
         self._send(Sound(track=track, chunk=chunk))
 
     def end_speech(self, speaker: Speaker) -> None:
-        """Say that a speaker has ended for now."""
+        """Tell the captioner that a speaker has stopped talking."""
         if speaker in self._numbers:
             self._send(EndSpeech(track=self._numbers[speaker]))
 
@@ -149,16 +149,16 @@ class Captioner:
         )
         return track
 
-    def _send(self, order: CaptionerCommand) -> None:
-        # Without a link nothing is lost: when there is one again, it is given the rings.
+    def _send(self, command: CaptionerCommand) -> None:
+        # Without a link nothing is lost: the next captioner is sent the rings.
         if self._link is not None:
-            self._link.send(order)
+            self._link.send(command)
 
     # Reports
 
     def on_status(self, status: CaptionerStatus) -> None:
-        """It is alive, and its model is loaded."""
-        self._last_heard = time.monotonic()
+        """The captioner is alive, and its model is loaded."""
+        self._last_report = time.monotonic()
         CAPTIONER_LOAD.labels(model=self._work.model).set(status.load)
         CAPTION_LAG.labels(model=self._work.model).set(status.lag_seconds)
         if not self.ready.is_set():
@@ -174,22 +174,22 @@ class Captioner:
         self._costs = status.cpu_seconds
 
     def on_update(self, track: int, update: TrackUpdate) -> None:
-        """It has heard something."""
-        self._last_heard = time.monotonic()
+        """The captioner has recognised something."""
+        self._last_report = time.monotonic()
         if track in self._tracks:
             call, speaker = self._tracks[track]
             call.apply(speaker, update)
 
     def on_failure(self, failure: Failure) -> None:
-        """It cannot go on, and another one could not either."""
+        """The captioner cannot go on, and another one could not either."""
         self.failure = failure
 
     # Life
 
     async def run(self) -> None:
-        """Until `close`, or until it is clear that no captioner can serve this model."""
+        """Start captioners until `close`, or until none can serve this model."""
         deaths: deque[float] = deque(maxlen=MAX_DEATHS)
-        # One that an earlier daemon has left has lost its session, and is of no use.
+        # One that an earlier daemon has left is of no use without its session.
         await self._launcher.sweep(self._worker)
         while not self._closing.is_set() and self.failure is None:
             try:
@@ -208,8 +208,8 @@ class Captioner:
             if recent + 1 >= MAX_DEATHS:
                 self.failure = Failure(
                     reason=Reason.CRASH_LOOP,
-                    message=f"{MAX_DEATHS} captioners were lost within {DEATHS_SECONDS:g} s, the "
-                    f"last one so: {reason}; look at {self._directory / WORKER_LOG}",
+                    message=f"{MAX_DEATHS} captioners were lost within {DEATHS_SECONDS:g} s, last: "
+                    f"{reason}; look at {self._directory / WORKER_LOG}",
                 )
                 break
             await until(self._closing, RESTART_PAUSES_SECONDS[recent])
@@ -221,11 +221,11 @@ class Captioner:
         self.failed.set()
 
     def close(self) -> None:
-        """End; whoever wants captions of this model again needs another one."""
+        """End the process. A `Captioner` is not started again."""
         self._closing.set()
 
     async def _one_life(self) -> str:
-        """From start to end of one process; returns what it ended of."""
+        """Run one process from start to end; returns why it ended."""
         self._generation += 1
         token = secrets.token_urlsafe(32)
         await self._pool.run(lambda: self._directory.mkdir(parents=True, exist_ok=True))
@@ -254,7 +254,7 @@ class Captioner:
         )
         self._process, self._link, self._costs = process, link, {}
         try:
-            self._hand_over_rings()
+            self._send_rings()
             return await self._watch(process)
         finally:
             self.ready.clear()
@@ -265,27 +265,27 @@ class Captioner:
             await asyncio.shield(self._end(worker_log))
 
     async def _end(self, worker_log: WorkerLog) -> None:
-        """Leave nothing running, and nothing untold."""
+        """Kill what is left of the process, and take the rest of its log."""
         await self._launcher.sweep(self._worker)
         await worker_log.take_rest(functools.partial(self._launcher.read_log, self._name))
 
     def _limits(self) -> Limits:
-        """What it may take now, with the calls that it serves."""
+        """What the process may use, given the calls that it serves now."""
         costs = (captions_cost(call.spec, ()) for call in self._calls.values())
         return limits(sum(costs, captioner_cost(self._work.model)), is_batch=False)
 
-    def _hand_over_rings(self) -> None:
+    def _send_rings(self) -> None:
         self._tracks.clear()
         self._numbers.clear()
         for call in self._calls.values():
             for speaker in call.speakers.values():
                 for chunk in speaker.ring:
-                    self.hear(call, speaker, chunk)
+                    self.send_audio(call, speaker, chunk)
                 if speaker.is_asked_to_end:
                     self.end_speech(speaker)
 
     async def _watch(self, process: WorkerProcess) -> str:
-        started = self._last_heard = time.monotonic()
+        started = self._last_report = time.monotonic()
         held = self._limits()
         while not process.exited.is_set():
             if self._closing.is_set():
@@ -293,15 +293,15 @@ class Captioner:
             now = time.monotonic()
             if not self.ready.is_set() and now - started > LOAD_TIMEOUT_SECONDS:
                 return f"its model was not loaded within {LOAD_TIMEOUT_SECONDS:g} s"
-            if self.ready.is_set() and now - self._last_heard > SILENCE_TIMEOUT_SECONDS:
-                return f"it said nothing for {SILENCE_TIMEOUT_SECONDS:g} s"
+            if self.ready.is_set() and now - self._last_report > SILENCE_TIMEOUT_SECONDS:
+                return f"it did not report for {SILENCE_TIMEOUT_SECONDS:g} s"
             with contextlib.suppress(OSError):  # it may just have ended
                 await self._pool.run(self._launcher.bound_log, self._name, self._max_log_bytes)
                 if held != (held := self._limits()):
                     await self._launcher.adjust(self._worker, held)
             await first_of((process.exited, self._closing), TICK_SECONDS)
         if process.end.is_out_of_memory:
-            return "it took more memory than it was given"
+            return "it used more memory than allowed"
         if process.end.signal:
             return f"it was killed by {process.end.signal}"
         return f"it ended with exit code {process.end.exit_code}"

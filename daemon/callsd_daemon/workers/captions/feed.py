@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What viewers of a call are shown.
 
-Viewers have no queues. What they are sent is how things are: finals by number, and of each speaker
-the newest interim. One that is slow sees fewer interims and costs nothing.
+Viewers have no queues. Each is sent the current state: finals by number, and the newest interim of
+each speaker. A slow viewer sees fewer interims and costs nothing.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What happened, to whom (empty: to all), and when."""
+    """What happened, to which speaker (empty: to the call), and when."""
 
     type: EventType
     speaker: str = ""
@@ -54,7 +54,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallStatus:
-    """How a call is at one moment; goes with everything that is published."""
+    """The state of a call at one moment; sent with everything that is published."""
 
     processed_sample: int = 0
     lag_seconds: float = 0.0
@@ -66,18 +66,18 @@ C = TypeVar("C", Caption, Event)
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Published(Generic[C]):
-    """A caption or an event at the moment it became known; equal to itself only."""
+    """A caption or an event with the time at which it was published; equal to itself only."""
 
     version: int
     content: C
-    pulse: CallStatus
+    status: CallStatus
     publish_time: datetime
 
 
 class CaptionFeed:
     """Belongs to one event loop."""
 
-    def __init__(self, look: Callable[[], CallStatus], *, last_sequence: int) -> None:
+    def __init__(self, status: Callable[[], CallStatus], *, last_sequence: int) -> None:
         """`last_sequence`: number of the last final caption that was published before."""
         self.version = 0
         """Counts everything that is published."""
@@ -85,17 +85,17 @@ class CaptionFeed:
         """Number of the last final caption; they are numbered from 1 without gap."""
         self.ended = asyncio.Event()
         """Set when nothing more will be published."""
-        self._look = look
+        self._status = status
         self._finals: deque[Published[Caption]] = deque(maxlen=RECENT_FINALS)
         self._events: deque[Published[Event]] = deque(maxlen=RECENT_EVENTS)
         self._interims: dict[str, Published[Caption]] = {}
         self._changed = asyncio.Event()
 
-    def tell(self, event: Event) -> None:
+    def add_event(self, event: Event) -> None:
         """Publish an event."""
         self._events.append(self._published(event))
 
-    def show(self, caption: Caption) -> None:
+    def add_caption(self, caption: Caption) -> None:
         """Publish a caption; an interim one replaces its speaker's last one."""
         speaker = caption.speaker
         if not caption.sequence:
@@ -108,20 +108,20 @@ class CaptionFeed:
         self.last_sequence = caption.sequence
 
     def withdraw(self) -> None:
-        """Take all interims back: what is shown in them will never become final."""
+        """Replace all interims by empty ones: their words will never become final."""
         for shown in list(self._interims.values()):
             words = shown.content.words
             if words.text:
                 empty = replace(words, revision=words.revision + 1, text="")
-                self.show(replace(shown.content, words=empty))
+                self.add_caption(replace(shown.content, words=empty))
 
     def close(self) -> None:
-        """Nothing more is published."""
+        """Publish nothing more."""
         self.ended.set()
         self.wake()
 
     def after(self, sequence: int, version: int) -> list[Published[Caption] | Published[Event]]:
-        """What a viewer has not seen that has the finals up to `sequence`, and all of `version`.
+        """What is new for a viewer that has finals up to `sequence`, and the rest up to `version`.
 
         Finals that are no longer in memory are left out.
         """
@@ -147,7 +147,7 @@ class CaptionFeed:
         return True
 
     def wake(self) -> None:
-        """Have all viewers look."""
+        """Wake all viewers."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -156,6 +156,6 @@ class CaptionFeed:
         return Published(
             version=self.version,
             content=content,
-            pulse=self._look(),
+            status=self._status(),
             publish_time=datetime.now(UTC),
         )

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A call's captions as files, when it is over.
+"""The artifacts of a captions job.
 
-They are made of what is kept of the call and nothing else, so that whoever makes them again makes
-the same.
+They are made from the journal and nothing else, so that making them again gives the same files.
 """
 
 import hashlib
@@ -37,9 +36,9 @@ class Written:
 
 
 def write_files(directory: Path, *, engine: str) -> Written:
-    """Write the files of the call that is kept in a job's directory; blocks, raises OSError.
+    """Write the files from the journal in a job's directory; blocks, raises OSError.
 
-    Each file is there whole or not at all. To do it again is harmless.
+    Each file is written whole or not at all. Doing it again is harmless.
     """
     transcript = transcript_of(read_finals(directory, 0), engine=engine)
     artifacts = directory / ARTIFACTS
@@ -97,7 +96,7 @@ def _seconds(segments: Sequence[Segment]) -> float:
 
 
 def _main_language(segments: Sequence[Segment]) -> str:
-    """The one most is spoken in; empty if nobody speaks."""
+    """The language that is spoken for longest; empty if nobody speaks."""
     spoken: Counter[str] = Counter()
     for segment in segments:
         spoken[segment.language] += round(_seconds([segment]) * SAMPLE_RATE_HZ)

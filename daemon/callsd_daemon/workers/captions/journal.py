@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of a call's captions: one line of JSON for each final caption or position.
+"""The journal of a call: one line of JSON for each final caption or position.
 
-A line is in the page cache before anybody sees the caption: it outlives this process. It is on the
-disk a second later.
+A line is in the page cache before the caption is published, so that it outlives this process. It is
+on the disk a second later.
 """
 
 import os
@@ -19,7 +19,7 @@ FILE = "captions.jsonl"
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True, tag="position"):
-    """So much of a speaker's sound is worked off."""
+    """How much of a speaker's audio is processed."""
 
     speaker: str
     display_name: str
@@ -36,7 +36,7 @@ class Final(msgspec.Struct, frozen=True, kw_only=True, tag="final"):
     position: Position
     words: Words
     engine: str = ""
-    """By which it was recognised; empty if that was not known yet."""
+    """The engine that recognised it; empty if that was not known yet."""
 
 
 Entry = Position | Final
@@ -49,7 +49,7 @@ class Journal:
     """The file of one call. Written by one process, whole lines at a time."""
 
     def __init__(self, directory: Path) -> None:
-        """Open or make the file; what was written last and is not whole is cut off."""
+        """Open or create the file; an incomplete last line is cut off."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = directory / FILE
         self._offsets = array("Q")
@@ -73,12 +73,12 @@ class Journal:
         return len(self._offsets) + sum(isinstance(line, Final) for line in self._waiting)
 
     def append(self, line: Entry) -> bool:
-        """Write a line; False when there is no room on the disk: it is kept, and written later."""
+        """Write a line; False when the disk is full: it is kept in memory and written later."""
         self._waiting.append(line)
         return self.flush()
 
     def flush(self) -> bool:
-        """Write what waits; False when it still cannot be written."""
+        """Write the lines that wait; False when that still fails."""
         while self._waiting:
             data = _encode(self._waiting[0]) + b"\n"
             try:
@@ -86,7 +86,7 @@ class Journal:
             except OSError:
                 return False
             if written < len(data):
-                # Half a line would hide all that come after it.
+                # Half a line would make the rest of the file unreadable.
                 return False
             line = self._waiting.pop(0)
             self._remember(line, self._end)
@@ -95,7 +95,7 @@ class Journal:
         return True
 
     def sync(self) -> None:
-        """Have the disk keep what is written."""
+        """Sync the file to the disk."""
         if self._is_dirty:
             self._is_dirty = False
             os.fdatasync(self._file)
@@ -113,7 +113,7 @@ class Journal:
         return found
 
     def close(self) -> None:
-        """Write and sync what can be, and let go of the file."""
+        """Write and sync what is possible, and close the file."""
         self.flush()
         self.sync()
         os.close(self._file)
@@ -134,7 +134,7 @@ def read_finals(directory: Path, after_sequence: int) -> Iterator[Final]:
 
 
 def _lines(path: Path, offset: int = 0) -> Iterator[tuple[int, Entry, int]]:
-    """Each whole line with where it begins and ends; stops at one that is not whole."""
+    """Each complete line with its start and end in the file; stops at an incomplete one."""
     try:
         file = path.open("rb")
     except FileNotFoundError:

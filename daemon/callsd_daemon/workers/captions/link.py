@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a captioner's session and its supervisor meet: orders one way, reports the other."""
+"""Connects a captioner's session to its `Captioner`: commands one way, reports the other."""
 
 import asyncio
 from collections import deque
@@ -16,12 +16,12 @@ from callsd_daemon.workers.worker_log import WorkerLog
 
 
 GATHER_SECONDS = 0.02
-"""Sound is handed on in parcels: each message costs both processes more than what is in it."""
+"""Audio of so long goes into one message: a message costs both processes more than its content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenTrack:
-    """A speaker's sound will come, from `start_sample` on."""
+    """Audio of a speaker will follow, from `start_sample` on."""
 
     track: int
     job_id: str
@@ -32,7 +32,7 @@ class OpenTrack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sound:
-    """Some sound of a track."""
+    """Audio of a track."""
 
     track: int
     chunk: Chunk
@@ -40,14 +40,14 @@ class Sound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndSpeech:
-    """A speaker says no more for now: work off all that is there."""
+    """A speaker has stopped talking: process all audio now."""
 
     track: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseTrack:
-    """A speaker is forgotten."""
+    """No more audio of this speaker comes; forget the track."""
 
     track: int
 
@@ -57,34 +57,34 @@ CaptionerCommand = OpenTrack | Sound | EndSpeech | CloseTrack
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionerStatus:
-    """How a captioner is."""
+    """What a captioner reports once a second."""
 
     load: float
     lag_seconds: float
     degraded: str
     real_time_factor: float
     cpu_seconds: dict[str, float]
-    """Processor time by job, since this captioner began."""
+    """Processor time by job, since this captioner started."""
     peak_memory_bytes: int
     engine: str
-    """Name of the engine in use; empty from a captioner that does not say."""
+    """Name of the engine in use; empty from captioners of older releases."""
 
 
 class CaptionerObserver(Protocol):
-    """Who is told what a captioner reports."""
+    """Receives what a captioner reports."""
 
     def on_status(self, status: CaptionerStatus) -> None:
-        """It is alive, and its model is loaded."""
+        """The captioner is alive, and its model is loaded."""
 
     def on_update(self, track: int, update: TrackUpdate) -> None:
-        """It has heard something."""
+        """The captioner has recognised something."""
 
     def on_failure(self, failure: Failure) -> None:
-        """It cannot go on, and another one could not either."""
+        """The captioner cannot go on, and another one could not either."""
 
 
 class Link:
-    """One captioner process, kept for the one that holds its token."""
+    """The place of one captioner process, which shows the token to take it."""
 
     def __init__(
         self,
@@ -100,34 +100,34 @@ class Link:
         self.log = log
         self.generation = generation
         self.token_sha256 = token_sha256
-        self._orders: deque[CaptionerCommand] = deque()
+        self._commands: deque[CaptionerCommand] = deque()
         self._changed = asyncio.Event()
         self.is_closed = False
-        """Set when it is over: what is still reported does not count any more."""
+        """Set at the end; later reports are ignored."""
 
     async def files(self) -> Mapping[str, Opener]:
         """What the captioner may read."""
         return self.work.files
 
-    def send(self, order: CaptionerCommand) -> None:
-        """Have an order carried out; bounded by what calls let in."""
-        self._orders.append(order)
+    def send(self, command: CaptionerCommand) -> None:
+        """Queue a command; the queue is bounded by the audio that calls accept."""
+        self._commands.append(command)
         self._changed.set()
 
     def close(self) -> None:
-        """No more orders."""
+        """Take no more commands."""
         self.is_closed = True
         self._changed.set()
 
     async def batches(self) -> AsyncIterator[list[CaptionerCommand]]:
-        """Orders in the order they were given, some at a time, until the link is closed."""
+        """All commands in order, some at a time, until the link is closed."""
         while True:
             await self._changed.wait()
             if self.is_closed:
                 return
-            if all(isinstance(order, Sound) for order in self._orders):
+            if all(isinstance(command, Sound) for command in self._commands):
                 await asyncio.sleep(GATHER_SECONDS)
             self._changed.clear()
-            batch = list(self._orders)
-            self._orders.clear()
+            batch = list(self._commands)
+            self._commands.clear()
             yield batch

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One speaker's sound: what has come, what is worked off, and all in between."""
+"""One speaker's audio: received, processed, and the ring of what is in between."""
 
 import itertools
 from collections import deque
@@ -10,11 +10,10 @@ from callsd_daemon.domain.errors import invalid_fields
 
 
 SNAP_SAMPLES = SAMPLE_RATE_HZ // 50
-"""Clients round times: a chunk that begins within 20 ms of where the last one ended joins it."""
+"""Clients round times: a chunk that begins within 20 ms of the end of the last one continues it."""
 
 MAX_OVERLAP_SAMPLES = SAMPLE_RATE_HZ // 2
-"""Sound that comes with less time between its chunks than it lasts is not at the rate that it
-claims: half a second of that is no rounding any more."""
+"""Chunks that overlap by more than rounding explains are not at the sample rate that they claim."""
 
 REMEMBERED_SEQUENCES = 128
 """How late a chunk may come after a later one, in chunks: 2.5 s of Opus packets."""
@@ -22,7 +21,7 @@ REMEMBERED_SEQUENCES = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Some sound as it was sent."""
+    """Audio as it was sent."""
 
     sequence: int
     start_sample: int
@@ -33,7 +32,7 @@ class Chunk:
 
 
 class Speaker:
-    """Keeps the sound that is not worked off yet, so that another captioner can go on with it."""
+    """Keeps audio that is not processed yet, so that another captioner can go on with it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -44,27 +43,27 @@ class Speaker:
         self.received_sequence = 0
         self.received_sample = 0
         self.received_samples = 0
-        """How much sound has come in all."""
+        """Length of all audio received."""
         self.processed_sample = 0
         self.processed_sequence = 0
-        """Of the last chunk that is wholly worked off."""
-        self.kept_sample = 0
-        """How much of what is worked off is written down: so much a client need not keep."""
-        self.heard_sample = 0
+        """Of the last chunk that is processed as a whole."""
+        self.durable_sample = 0
+        """Processed position that is in the journal: the client need not keep audio before it."""
+        self.recognised_sample = 0
         self.skipped_samples = 0
-        """Sound that never came."""
+        """Length of audio that never came."""
         self.is_asked_to_end = False
-        """The captioner was told that nothing more comes for now."""
+        """EndSpeech was sent to the captioner."""
         self.is_drained = True
-        """Nothing is left to work off."""
+        """All audio received is processed."""
         self._seen: set[int] = set()
         self._expected_sample: int | None = None
-        """Where the next chunk begins if there is no pause; None while nobody can say."""
+        """Where the next chunk begins if there is no pause; None before the first one."""
 
     def resume(self, *, processed_sample: int, processed_sequence: int) -> None:
-        """Go on where an earlier daemon left off; what it had beyond that is sent again."""
-        self.processed_sample = self.heard_sample = self.received_sample = processed_sample
-        self.kept_sample = processed_sample
+        """Go on from the journal; the client sends again what comes after that."""
+        self.processed_sample = self.recognised_sample = self.received_sample = processed_sample
+        self.durable_sample = processed_sample
         self.processed_sequence = self.received_sequence = processed_sequence
 
     def receive(
@@ -72,7 +71,7 @@ class Speaker:
     ) -> Chunk | None:
         """Take a chunk; None when it is known already, or comes too late to matter.
 
-        Raises FIELD_INVALID when its time does not fit to the sound before it.
+        Raises FIELD_INVALID when its time contradicts the audio before it.
         """
         is_late = sequence <= self.received_sequence
         if is_late and (
@@ -100,7 +99,7 @@ class Speaker:
             self._seen = {number for number in self._seen if number > oldest}
         self.received_samples += length_samples
         if chunk.end_sample <= self.processed_sample:
-            # Sent again after a restart, and worked off before it.
+            # Sent again after a restart, and processed before it.
             self.processed_sequence = max(self.processed_sequence, sequence)
             return None
         self.ring.append(chunk)
@@ -115,15 +114,15 @@ class Speaker:
         gap = start_sample - self._expected_sample
         if gap < -MAX_OVERLAP_SAMPLES:
             problem = (
-                f"goes back by {-gap / SAMPLE_RATE_HZ:.1f} s behind the sound before it, which "
-                "lasts longer than the time between its chunks: is it 16 kHz, one channel?"
+                f"begins {-gap / SAMPLE_RATE_HZ:.1f} s before the end of the audio sent so far: "
+                "the chunks are longer than their times allow; is it 16 kHz, one channel?"
             )
             raise invalid_fields([("audio.start_offset", problem)])
         return self._expected_sample if gap <= SNAP_SAMPLES else start_sample
 
-    def advance(self, *, processed_sample: int, heard_sample: int) -> None:
-        """The captioner has worked off so much."""
-        self.heard_sample = max(self.heard_sample, heard_sample, processed_sample)
+    def advance(self, *, processed_sample: int, recognised_sample: int) -> None:
+        """Move the positions forward, and drop from the ring what is processed."""
+        self.recognised_sample = max(self.recognised_sample, recognised_sample, processed_sample)
         self.processed_sample = max(self.processed_sample, processed_sample)
         while self.ring and self.ring[0].end_sample <= self.processed_sample:
             done = self.ring.popleft()
@@ -133,7 +132,7 @@ class Speaker:
 
     @property
     def settled_skipped_samples(self) -> int:
-        """Sound that never came before what is kept; what is missing in between is told again."""
+        """Length of audio that never came before the ring; gaps in the ring are reported again."""
         if not self.skipped_samples:
             return 0
         missing = sum(
@@ -144,20 +143,20 @@ class Speaker:
         return max(0, self.skipped_samples - missing)
 
     @property
-    def unheard_samples(self) -> int:
-        """Sound that waits for its first recognition."""
+    def unrecognised_samples(self) -> int:
+        """Length of audio that waits for its first recognition."""
         if not self.ring:
             return 0
-        # A pause before the oldest sound is not sound that waits.
-        return max(0, self.received_sample - max(self.heard_sample, self.ring[0].start_sample))
+        # A pause before the oldest chunk does not count.
+        return max(0, self.received_sample - max(self.recognised_sample, self.ring[0].start_sample))
 
     def lag_seconds(self, now_seconds: float) -> float:
-        """Age of the oldest sound that waits for its first recognition."""
+        """Age of the oldest audio that waits for its first recognition."""
         for chunk in self.ring:
-            if chunk.end_sample > self.heard_sample:
+            if chunk.end_sample > self.recognised_sample:
                 return now_seconds - chunk.arrival_seconds
         return 0.0
 
     def silence_seconds(self, now_seconds: float) -> float:
-        """How long nothing has come, while something is left to work off."""
+        """How long nothing has come; 0 when all audio is processed."""
         return now_seconds - self.ring[-1].arrival_seconds if self.ring else 0.0

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a launcher is: it starts workers, and is the only one who knows what they are made of.
+"""What a launcher is: it starts workers, and only it knows how they run.
 
-Nobody else has a process id, reads /proc, or knows where a worker's directory lies. What passes
-between daemon and worker passes through the session; a launcher whose workers are on this disk may
-hand a finished file over by itself, which is faster.
+No other part uses process ids, reads /proc, or knows where a worker's directory is. Daemon and
+worker exchange everything through the session; a launcher whose workers are on the same disk may
+move a finished file itself, which is faster.
 """
 
 import asyncio
@@ -19,20 +19,20 @@ from callsd_daemon.kinds import Role
 
 BATCH_WEIGHT = 20
 LIVE_WEIGHT = 500
-"""Shares of the processor among workers that all want it; systemd's own default is 100."""
+"""Weights of workers that compete for the processor; systemd's own default is 100."""
 
 MEMORY_FACTOR = 2
-"""What is reserved is what such jobs needed so far. One that needs more is given more, but one that
-needs twice as much is out of hand, and must not take the others with it."""
+"""The reservation is what such jobs needed so far. A job may need more, but one that needs twice as
+much has gone wrong, and must not affect others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a worker may take, where the launcher can hold it to that."""
+    """What a worker may use, where the launcher can enforce it."""
 
     cpu_weight: int
     cores: float | None
-    """At most so many; None: as many as there are."""
+    """None: as many as there are."""
     memory_bytes: int
 
 
@@ -48,26 +48,26 @@ def limits(reservation: Reservation, *, is_batch: bool) -> Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerId:
-    """Which worker is meant."""
+    """Identifies a worker."""
 
     name: str
-    """Of the job, or of the captioner. One worker bears it at a time, and it has one directory for
-    all that bear it one after the other."""
+    """Of the job, or of the captioner. Workers that follow each other in a job have the same name
+    and the same directory; only one of them runs at a time."""
     tag: str
-    """Tells those apart."""
+    """Different for each worker of the same name."""
     role: Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """How a worker ended, as far as it is known: nobody tells of a stranger's end."""
+    """How a worker ended, as far as is known: only of its own children a process learns it."""
 
     exit_code: int | None = None
     """None when it is not known, or a signal ended it."""
     signal: str = ""
     """Name of the signal that ended it."""
     is_out_of_memory: bool = False
-    """Whether it was ended because it had more than its share."""
+    """Whether it was killed because it used more than its limit."""
 
 
 class WorkerProcess(Protocol):
@@ -78,10 +78,10 @@ class WorkerProcess(Protocol):
     """Known once `exited` is set."""
 
     async def send(self, number: signal.Signals) -> None:
-        """Send a signal, if it still lives."""
+        """Send a signal, if the worker still runs."""
 
     async def age_seconds(self) -> float | None:
-        """How long ago it was started, on a clock that nobody sets; None when that is not known."""
+        """How long ago it was started, on the monotonic clock; None when that is not known."""
 
     def detach(self) -> None:
         """Stop watching; the worker goes on."""
@@ -91,56 +91,56 @@ class Launcher(Protocol):
     """How workers are started."""
 
     is_local: bool
-    """Whether workers can dial this machine's own sockets, and be handed descriptors there."""
+    """Whether workers can use unix sockets of this machine, and get descriptors through them."""
     epoch: str
-    """What was started under another one is gone, such as all processes after a boot."""
+    """Changes when all workers are gone, as at each boot of the machine."""
 
     async def launch(self, worker: WorkerId, bootstrap: bytes, limits: Limits) -> WorkerProcess:
-        """Start a worker in its directory, with `bootstrap` as its input; raises OSError.
+        """Start a worker in its directory, with `bootstrap` on its stdin; raises OSError.
 
-        Its output goes to the file `log.txt` there.
+        Its output goes to `log.txt` there.
         """
 
     async def adopt(self, worker: WorkerId) -> WorkerProcess | None:
-        """The worker that an earlier daemon started, if it lives."""
+        """The worker that an earlier daemon started, if it still runs."""
 
     async def last_end(self, worker: WorkerId) -> End:
-        """How the latest worker of this name ended, when nobody was there to be told."""
+        """How the latest worker of this name ended, if it ended while no daemon watched."""
 
     async def sweep(self, worker: WorkerId) -> bool:
-        """Kill all that the worker has started, and wait until it is gone; False if some stays."""
+        """Kill the worker and all that it has started, and wait; False if something is left."""
 
     async def adjust(self, worker: WorkerId, limits: Limits) -> None:
-        """Change what a running worker may take; raises OSError."""
+        """Change the limits of a running worker; raises OSError."""
 
     def spent(self) -> dict[str, Spent]:
-        """What the workers that run have taken, by name; blocks for milliseconds."""
+        """What running workers have used, by name; blocks for milliseconds."""
 
-    # What lies in a worker's directory. The daemon is told of most of it by the worker itself.
+    # The worker's directory. The daemon learns most of it from the worker's reports.
 
     def leftovers(self, name: str) -> frozenset[str] | None:
-        """Names of what lies there; None when this launcher cannot look. Blocks."""
+        """Names of the files there; None when this launcher has no access. Blocks."""
 
     def take(self, name: str, file: str, target: Path) -> bool:
         """Move a file from there to `target`; False when it must come through the session.
 
-        Raises OSError. It is a stranger's file, before and after. Blocks.
+        Raises OSError. The file is not to be trusted, before and after. Blocks.
         """
 
     def read_log(self, name: str, offset: int, size: int) -> bytes:
-        """A part of the log; empty when there is none, or it cannot be looked at. Blocks."""
+        """A part of the log; empty when there is none, or no access to it. Blocks."""
 
     def bound_log(self, name: str, max_bytes: int) -> None:
-        """Cut the log when it has grown too long; raises OSError. Blocks."""
+        """Empty the log when it has grown too long; raises OSError. Blocks."""
 
     def give_pieces(self, name: str, source: Path) -> None:
-        """Move what was recorded elsewhere, in `source`, there; raises OSError. Blocks.
+        """Move the pieces of a recording from `source` there; raises OSError. Blocks.
 
-        Recorders of the release before left it in the job's directory.
+        Recorders of the release before left them in the job's directory.
         """
 
     def discard(self, name: str) -> None:
-        """Remove the directory, once no worker uses it. Blocks."""
+        """Remove the directory; no worker may use it any more. Blocks."""
 
     def names(self) -> frozenset[str]:
         """All names that have a directory. Blocks."""

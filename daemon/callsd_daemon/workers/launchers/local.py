@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What launchers have in common whose workers run on this machine: directories and processes."""
+"""What launchers whose workers run on this machine have in common: directories and processes."""
 
 import asyncio
 import contextlib
@@ -16,34 +16,34 @@ from callsd_daemon.workers.slot import ARTIFACTS, PIECES, WORKER_LOG
 
 
 class Directories:
-    """The workers' own directories, one for each name, as their launcher and the daemon see them.
+    """The workers' directories, one for each name.
 
-    All that lies in one of them may be a stranger's: it is opened as such.
+    Their contents are not trusted: nothing there is opened through a link.
     """
 
     def __init__(self, top: Path, trash: Path, *, mode: int) -> None:
         """`mode` is that of each worker's directory.
 
-        In `trash` directories wait for their removal, out of the way of whoever bears their name
-        next. What the daemon may not remove from there, somebody else must.
+        Discarded directories are moved into `trash`, so that the next worker of the name finds
+        none. What the daemon may not remove from there, systemd-tmpfiles does.
         """
         self._top = top
         self._trash = trash
         self._mode = mode
 
     def make(self, name: str) -> Path:
-        """The directory of a worker, made if it is not there."""
+        """The directory of a worker, created if needed."""
         path = self._top / name
         path.mkdir(mode=0o700, exist_ok=True)
         path.chmod(self._mode)
         return path
 
     def path(self, name: str) -> Path:
-        """The directory of a worker, which may not be there."""
+        """The directory of a worker, which may not exist."""
         return self._top / name
 
     def leftovers(self, name: str) -> frozenset[str] | None:
-        """Names of what lies there."""
+        """Names of the files in a worker's directory."""
         with contextlib.suppress(FileNotFoundError):
             return frozenset(path.name for path in (self._top / name).iterdir())
         return frozenset()
@@ -52,7 +52,7 @@ class Directories:
         """Move a finished file to `target`; raises OSError."""
         folder = self._open(name, ARTIFACTS)
         try:
-            # Not what we could not remove again. It is looked at once more when we have it.
+            # Refuses what we could not remove again. It is checked again after the move.
             os.close(open_regular(file, dir_fd=folder))
             os.rename(file, target, src_dir_fd=folder)
         finally:
@@ -69,7 +69,7 @@ class Directories:
             return os.pread(file.fileno(), size, offset)
 
     def bound_log(self, name: str, max_bytes: int) -> None:
-        """Empty a log that has grown too long: who appends goes on at its new end by itself."""
+        """Empty a log that has grown too long: appending writers continue at its new end."""
         with contextlib.suppress(FileNotFoundError):
             log = self._open_log(name, os.O_WRONLY)
             try:
@@ -79,13 +79,13 @@ class Directories:
                 os.close(log)
 
     def give_pieces(self, name: str, source: Path) -> None:
-        """Move what recorders of the release before have left into the worker's directory."""
+        """Move pieces that recorders of the release before left into the worker's directory."""
         if not source.is_dir():
             return
         target = self.make(name) / PIECES
         if not target.exists():
-            # Beside that directory first: here what is made is of the group that all workers have.
-            # Files must be copied for that.
+            # First into a draft beside that directory: new files there get the workers' group, for
+            # which they must be copied.
             draft = self._draft(name)
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(mode=0o700)
@@ -105,7 +105,7 @@ class Directories:
         return self._top / f".{name}.{PIECES}"
 
     def discard(self, name: str) -> None:
-        """Remove a directory, as far as its worker has left it removable."""
+        """Remove a directory, as far as its worker's permissions allow."""
         with contextlib.suppress(FileNotFoundError):
             (self._top / name).rename(self._trash / f"{name}.{secrets.token_hex(4)}")
         shutil.rmtree(self._draft(name), ignore_errors=True)
@@ -124,7 +124,7 @@ class Directories:
             os.close(folder)
 
     def _open(self, name: str, inner: str = "") -> int:
-        """A worker's directory, or one in it; nothing in the way is a link."""
+        """Open a worker's directory, or one in it, without following links."""
         flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         folder = os.open(self._top / name, flags)
         if not inner:
@@ -147,7 +147,7 @@ class EndedProcess:
         """Do nothing."""
 
     async def age_seconds(self) -> float | None:
-        """Nobody knows."""
+        """Not known."""
         return None
 
     def detach(self) -> None:
@@ -155,7 +155,7 @@ class EndedProcess:
 
 
 class LocalProcess:
-    """A process on this machine, watched through a descriptor that stands for it alone."""
+    """A process on this machine, watched through a pidfd, which is never reused."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class LocalProcess:
         send: Callable[[int, signal.Signals], Awaitable[None]],
         read_age: Callable[[], Awaitable[float | None]],
     ) -> None:
-        """`read_end` is awaited once it has exited; `send` is given the descriptor.
+        """`read_end` is awaited once the process has exited; `send` gets the pidfd.
 
         Raises OSError: ESRCH when there is no such process (any more), EMFILE.
         """
@@ -189,7 +189,7 @@ class LocalProcess:
             self.exited.set()
 
     async def send(self, number: signal.Signals) -> None:
-        """Send a signal to the worker, if it still lives."""
+        """Send a signal to the worker, if it still runs."""
         if self._pidfd >= 0:
             await self._send(self._pidfd, number)
 

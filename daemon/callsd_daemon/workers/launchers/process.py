@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers as children of the daemon, of its own user. Nothing shuts them in."""
+"""Workers as children of the daemon, of the same user, without isolation."""
 
 import asyncio
 import contextlib
@@ -22,18 +22,18 @@ from callsd_daemon.workers.slot import WORKER_LOG
 
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CT2_FORCE_CPU_ISA")
-"""What a worker gets of the daemon's environment: nothing that is secret or speaks to systemd."""
+"""What a worker gets of the daemon's environment: no secrets, nothing of systemd's protocols."""
 
 PROGRAM = os.environ.get("CALLSD_WORKER_PROGRAM", "")
-"""A Python file to run as the worker; only for tests of what happens when workers misbehave."""
+"""A Python file to run as the worker; only for tests of workers that misbehave."""
 
 BOUNDED_ROLES = (Role.TRANSCRIBER, Role.CAPTIONER)
-"""Whose memory is bounded. A browser's programs each have gigabytes of addresses that they never
-use, and would each have all of the bound."""
+"""Roles whose memory is limited. A browser's processes each reserve gigabytes of address space that
+they never use, and the limit holds for each process."""
 
 ROOM_BYTES = 2 * 1024**3
 ROOM_PER_CPU_BYTES = 64 * 1024**2
-"""What is counted is not only what is used, but what could be: stacks, buffers for every thread.
+"""RLIMIT_DATA also counts memory that is reserved but not used: stacks, buffers of each thread.
 Measured: 0.7 GB more than what is used, with 6 threads on 2 processors."""
 
 SWEEP_TIMEOUT_SECONDS = 10.0
@@ -41,9 +41,9 @@ SWEEP_INTERVAL_SECONDS = 0.05
 
 
 class ProcessLauncher(Directories):
-    """Each worker is a process of its own session, which outlives the daemon.
+    """Each worker is a process with a session of its own, which outlives the daemon.
 
-    It and all that it starts carry its tag in their environment, by which any daemon knows them.
+    It and all that it starts have its tag in their environment, by which any daemon finds them.
     """
 
     is_local = True
@@ -53,16 +53,16 @@ class ProcessLauncher(Directories):
         super().__init__(top, trash, mode=0o700)
         self.epoch = processes.boot_id()
         self._sessions: dict[int, str] = {}
-        """Of the workers that run, and their names."""
+        """Sessions of running workers, and the workers' names."""
 
     async def launch(self, worker: WorkerId, bootstrap: bytes, limits: Limits) -> WorkerProcess:
         """Start a worker.
 
-        Never uses `preexec_fn`, `user` or `group`: they would make Python fork this process, which
-        gRPC does not survive.
+        Never uses `preexec_fn`, `user` or `group`: with them Python forks this process, which gRPC
+        does not survive.
         """
         directory = self.make(worker.name)
-        # The worker before may have left anything there: opening a pipe would never end.
+        # An earlier worker may have left anything there: opening a pipe would block for ever.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         with os.fdopen(open_regular(directory / WORKER_LOG, flags), "ab") as output:
             child = subprocess.Popen(  # noqa: ASYNC220 - returns at once; pidfd tells of its end
@@ -76,7 +76,7 @@ class ProcessLauncher(Directories):
             )
         assert child.stdin is not None
         try:
-            # Far smaller than a pipe's buffer: this never waits for the worker.
+            # Far smaller than a pipe's buffer: this never blocks.
             with contextlib.suppress(BrokenPipeError), child.stdin:
                 child.stdin.write(bootstrap)
             _bound_memory(child.pid, worker.role, limits)
@@ -86,7 +86,7 @@ class ProcessLauncher(Directories):
 
             return self._watch(worker, child.pid, read_end)
         except BaseException:
-            # Half a worker would be in the way of the next one.
+            # A worker that nobody watches must not run on.
             child.kill()
             child.wait()
             raise
@@ -94,7 +94,7 @@ class ProcessLauncher(Directories):
     def command(self, worker: WorkerId, directory: Path) -> list[str]:
         """The worker's command line."""
         program = [PROGRAM] if PROGRAM else ["-m", "callsd_worker"]
-        # The tag is of no use to the worker: by it a later daemon knows it again.
+        # The worker ignores the tag: a later daemon finds the worker by it.
         return [sys.executable, *program, worker.tag]
 
     async def adopt(self, worker: WorkerId) -> WorkerProcess | None:
@@ -104,13 +104,13 @@ class ProcessLauncher(Directories):
             return None
 
         async def read_end() -> End:
-            return End()  # only a process' parent is told, and that is gone
+            return End()  # only the parent learns it, and that is gone
 
         try:
             process = self._watch(worker, pid, read_end)
         except ProcessLookupError:
             return None
-        # The pid may have passed to somebody else before we held on to it.
+        # The pid may have been reused before the pidfd was opened.
         if processes.leader_of_job(worker.tag) != pid:
             process.detach()
             return None
@@ -131,13 +131,13 @@ class ProcessLauncher(Directories):
         return process
 
     async def last_end(self, worker: WorkerId) -> End:
-        """Nothing: only a process' parent is told, and that is gone."""
+        """Not known: only the parent learns it, and that is gone."""
         return End()
 
     async def sweep(self, worker: WorkerId) -> bool:
         """Kill every process that carries the tag."""
         deadline = time.monotonic() + SWEEP_TIMEOUT_SECONDS
-        # A process that forks while we look is found in the next round.
+        # A process that forks during the search is found in the next round.
         while await asyncio.to_thread(processes.kill_job, worker.tag):
             if time.monotonic() > deadline:
                 return False
@@ -145,13 +145,13 @@ class ProcessLauncher(Directories):
         return True
 
     async def adjust(self, worker: WorkerId, limits: Limits) -> None:
-        """Let a worker have more memory. What it has is not taken from it: it may be in use."""
+        """Raise the memory limit. It is never lowered: the memory may be in use."""
         for pid, name in self._sessions.items():
             if name == worker.name:
                 _bound_memory(pid, worker.role, limits)
 
     def spent(self) -> dict[str, Spent]:
-        """By their sessions: what leaves its worker's session is counted with the others' load."""
+        """Per session: a process that leaves its worker's session counts as other load."""
         sessions = dict(self._sessions)
         return {
             sessions[session]: Spent(cpu_seconds=use.cpu_seconds, memory_bytes=use.memory_bytes)
@@ -160,17 +160,17 @@ class ProcessLauncher(Directories):
 
 
 def _bound_memory(pid: int, role: Role, limits: Limits) -> None:
-    """Have a worker that is out of hand fail for want of memory before the machine does."""
+    """Have a worker that has gone wrong fail for lack of memory before the machine does."""
     if role not in BOUNDED_ROLES:
         return
     wanted = limits.memory_bytes + ROOM_BYTES + ROOM_PER_CPU_BYTES * (os.cpu_count() or 1)
-    # A container may forbid it: then there is no bound, as before.
+    # A container may forbid it: then there is no limit.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         # The soft one only, which may be raised again; and no preexec_fn: see launch.
         soft, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
         if hard != resource.RLIM_INFINITY:
             wanted = min(wanted, hard)
-        # The daemon's own limit, without a bound as a rule, is what a worker begins with.
+        # A worker starts with the daemon's own limit, usually none.
         is_new = soft in (resource.RLIM_INFINITY, hard)
         resource.prlimit(pid, resource.RLIMIT_DATA, (wanted if is_new else max(wanted, soft), hard))
 

@@ -2,9 +2,9 @@
 """Workers as units of systemd, each of a user of its own.
 
 The daemon may start such units, signal them and set their limits, and nothing else; they outlive
-it. What it shares with a worker lies in two directories of the group `callsd-worker`, to which the
-daemon and all workers belong: the worker's own, and the one with its bootstrap. Each worker sees
-its own two only. A worker's name is also a part of its user's: 20 hexadecimal digits.
+it. Daemon and worker share two directories of the group `callsd-worker`, to which both belong: the
+worker's own, and the one with its bootstrap. Each worker sees only its own two. The worker's name,
+20 hexadecimal digits, is part of the name of its user.
 """
 
 import asyncio
@@ -26,39 +26,39 @@ from callsd_daemon.workers.launchers.local import Directories, EndedProcess, Loc
 GROUP = "callsd-worker"
 
 OLD_UNIT = "callsd-worker@jobs-{name}.service"
-"""What the release before called the unit of a job; such workers outlive an upgrade."""
+"""Name of a job's unit in the release before; such workers outlive an upgrade."""
 
 CGROUPS = Path("/sys/fs/cgroup/callsd.slice/callsd-workers.slice")
 
 SYSTEMCTL_SECONDS = 20.0
-"""Starting a unit takes some 50 ms; on a machine that starves, some seconds."""
+"""Starting a unit takes some 50 ms, on an overloaded machine some seconds."""
 
 SWEEP_SECONDS = 10.0
 LOOK_SECONDS = 0.05
 
 EXIT_FILE = "exit"
-"""Where in its directory a worker's unit writes how it ended; see the units' ExecStopPost."""
+"""The file in a worker's directory into which ExecStopPost of its unit writes how it ended."""
 
 MAX_EXIT_FILE_BYTES = 256
 EXIT_FILE_SECONDS = 5.0
 
 
 class SystemdLauncher(Directories):
-    """What a worker is told lies in a directory that only this worker can see; it takes it away."""
+    """Each bootstrap is in a directory that only its worker sees; the worker removes it."""
 
     is_local = True
 
     def __init__(self, top: Path, trash: Path, runtime: Path) -> None:
-        """The directories are those that callsd.tmpfiles.conf makes.
+        """The directories are those that callsd.tmpfiles.conf creates.
 
-        Raises OSError when they are not as it makes them.
+        Raises OSError when they are not as it creates them.
         """
-        # They are made for the group by where they lie, before they are opened to it.
+        # New directories get the group from their parent, before `mode` opens them to it.
         super().__init__(top, trash, mode=0o770)
         self.epoch = processes.boot_id()
         self._bootstraps = runtime / "bootstrap"
         self._units: dict[str, str] = {}
-        """Of the workers that run, by name."""
+        """Units of running workers, by the workers' names."""
         for path in (top, self._bootstraps, runtime / "workers"):
             try:
                 is_shared = grp.getgrgid(path.stat().st_gid).gr_name == GROUP
@@ -71,7 +71,7 @@ class SystemdLauncher(Directories):
 
     async def launch(self, worker: WorkerId, bootstrap: bytes, limits: Limits) -> WorkerProcess:
         """Start a unit."""
-        # In one go on a thread: when the caller is cancelled it is done to its end all the same.
+        # On a thread, so that it is completed even when the caller is cancelled.
         await asyncio.to_thread(self._start, worker, bootstrap, limits)
         process = await self.adopt(worker)
         if process is not None:
@@ -86,7 +86,7 @@ class SystemdLauncher(Directories):
         (directory / EXIT_FILE).unlink(missing_ok=True)
         told = self._bootstraps / worker.name
         told.mkdir(mode=0o700, exist_ok=True)
-        # The worker before could write here too: what it has left is replaced, not followed.
+        # An earlier worker could write here, too: what it has left is replaced, not followed.
         write_whole(told / "bootstrap", bootstrap)
         (told / "bootstrap").chmod(0o640)
         told.chmod(0o770)
@@ -103,7 +103,7 @@ class SystemdLauncher(Directories):
                 process = self._watch(worker, unit, pid)
             except ProcessLookupError:
                 continue
-            # The pid may have passed to somebody else before we held on to it.
+            # The pid may have been reused before the pidfd was opened.
             if (await _show(unit, "MainPID")).get("MainPID") == str(pid):
                 return process
             process.detach()
@@ -128,9 +128,9 @@ class SystemdLauncher(Directories):
         return process
 
     async def last_end(self, worker: WorkerId) -> End:
-        """What its unit has written; it does so some milliseconds after the exit."""
+        """What the unit has written, some milliseconds after the exit."""
         directory = self.path(worker.name)
-        if not directory.exists():  # that of the release before was the job's
+        if not directory.exists():  # workers of the release before used the job's
             directory = directory.parents[1] / "jobs" / worker.name
         path = directory / EXIT_FILE
         deadline = time.monotonic() + EXIT_FILE_SECONDS
@@ -152,7 +152,7 @@ class SystemdLauncher(Directories):
         return True
 
     def _forget(self, worker: WorkerId) -> None:
-        """Remove a bootstrap that was not taken, and its directory."""
+        """Remove a bootstrap that no worker has read, and its directory."""
         told = self._bootstraps / worker.name
         with contextlib.suppress(OSError):
             (told / "bootstrap").unlink(missing_ok=True)
@@ -174,7 +174,7 @@ class SystemdLauncher(Directories):
         )
 
     def spent(self) -> dict[str, Spent]:
-        """By their control groups: of another user's processes we see nothing."""
+        """Per control group: processes of other users cannot be read."""
         found = {}
         for name, unit in list(self._units.items()):
             group = CGROUPS / unit
@@ -201,7 +201,7 @@ _PREFIXES = {role: f"callsd-{role}" for role in Role}
 async def _kill(unit: str, number: signal.Signals) -> None:
     """Send a signal to a unit's first process, if there is one.
 
-    Never to all of the unit's: that may be taken to mean what runs when it has ended, too.
+    Never to all its processes: that could also kill ExecStopPost.
     """
     with contextlib.suppress(OSError):
         await asyncio.to_thread(
@@ -228,7 +228,7 @@ def _systemctl(*arguments: str) -> str:
         done = subprocess.run(
             ["/usr/bin/systemctl", "--no-ask-password", *arguments],
             stdin=subprocess.DEVNULL,
-            # Nothing of the daemon's own environment: it would speak to systemd in its name.
+            # Not the daemon's environment, with what systemd has set for the daemon alone.
             env={"LANG": "C.UTF-8"},
             capture_output=True,
             text=True,
@@ -243,9 +243,9 @@ def _systemctl(*arguments: str) -> str:
 
 
 def _read_exit_file(path: Path) -> End | None:
-    """$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS as systemd.exec(5) has them; None = not there.
+    """$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS, see systemd.exec(5); None = no such file.
 
-    It was written by the worker's own user, and may say anything.
+    It was written by the worker's own user, and may contain anything.
     """
     try:
         words = read_regular(path, MAX_EXIT_FILE_BYTES).decode(errors="replace").split()

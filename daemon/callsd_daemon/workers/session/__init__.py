@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's end of the corridor to its workers; protobuf stops here."""
+"""The private API on the daemon's side; protobuf is used nowhere else in `workers`."""

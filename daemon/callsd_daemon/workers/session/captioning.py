@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between a captioner's messages and the domain's words."""
+"""Converts between a captioner's messages and the daemon's own types."""
 
 from collections.abc import Iterable, Iterator
 
@@ -21,10 +21,10 @@ from callsd_ipc.v1 import worker_pb2
 
 
 PARCEL_BYTES = 256 * 1024
-"""Sound in one message: far below the limit of a message, far above what comes in 20 ms."""
+"""Audio in one message: far below the limit of a message, far above what comes in 20 ms."""
 
 MAX_ENGINE_LETTERS = 64
-"""It goes into each line of a call's captions; ours have a dozen letters."""
+"""The name is in each line of captions.jsonl; ours have a dozen letters."""
 
 _SPEECH = {
     worker_pb2.SPEECH_CHANGE_BEGIN: SpeechChange.BEGIN,
@@ -33,7 +33,7 @@ _SPEECH = {
 
 
 def work(order: CaptionerAssignment, *, log_kept: int) -> worker_pb2.CaptionResponse:
-    """The first order."""
+    """The first message to a captioner."""
     return worker_pb2.CaptionResponse(
         work=worker_pb2.CaptionerWork(
             model_name=order.model,
@@ -47,7 +47,7 @@ def work(order: CaptionerAssignment, *, log_kept: int) -> worker_pb2.CaptionResp
 
 
 def orders(batch: Iterable[CaptionerCommand]) -> Iterator[worker_pb2.CaptionResponse]:
-    """Orders as messages, neighbouring pieces of sound in one."""
+    """Commands as messages, adjacent pieces of audio in one."""
     pieces: list[worker_pb2.TrackAudio] = []
     size_bytes = 0
     for order in batch:
@@ -87,7 +87,7 @@ def orders(batch: Iterable[CaptionerCommand]) -> Iterator[worker_pb2.CaptionResp
 
 
 def report(message: worker_pb2.CaptionRequest, link: Link) -> None:
-    """Tell the link's listener what a captioner reports."""
+    """Pass on a captioner's report to the link's observer."""
     match message.WhichOneof("report"):
         case "status":
             status = message.status
@@ -113,7 +113,7 @@ def report(message: worker_pb2.CaptionRequest, link: Link) -> None:
                 )
             )
         case _:
-            # Who has said hello does not say it again, and a newer one may know more words.
+            # A second hello, or a report that only newer captioners know.
             pass
 
 
@@ -122,7 +122,7 @@ def _update(message: worker_pb2.TrackNews) -> TrackUpdate:
         finals=tuple(_words(words) for words in message.finals),
         interim=_words(message.interim) if message.HasField("interim") else None,
         processed_sample=message.processed_sample,
-        heard_sample=message.heard_sample,
+        recognised_sample=message.heard_sample,
         speech=_SPEECH.get(message.speech),
         is_drained=message.is_drained,
         skipped_samples=message.skipped_samples,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hands files over to workers of this machine, as descriptors.
+"""Passes open files to workers of this machine, as descriptors.
 
-A worker sees neither media nor models, and no path means anything to it: it shows its token, names
-a file of its assignment, and is given that file, open for reading. gRPC cannot carry descriptors.
+A worker has no access to media or models: it shows its token, names a file of its assignment, and
+gets a descriptor of that file, open for reading. gRPC cannot carry descriptors.
 """
 
 import asyncio
@@ -29,8 +29,7 @@ log = structlog.get_logger(__name__)
 MAX_REQUEST_BYTES = 4096
 MAX_CONNECTIONS = 64
 MAX_OF_ONE_PEER = 8
-"""A worker asks for one file after the other; one that holds all connections would shut out the
-others."""
+"""A worker asks for one file after the other; one that took all connections would block others."""
 
 TIMEOUT_SECONDS = 10.0
 
@@ -41,7 +40,7 @@ Find = Callable[[worker_pb2.ReadFileRequest], Awaitable[Opener | None]]
 
 
 class FileSocket:
-    """One request a connection, a ReadFileRequest; the answer is a descriptor, or why not."""
+    """One ReadFileRequest per connection; the answer is a descriptor, or an error text."""
 
     def __init__(self, path: Path, pool: FilePool, find: Find) -> None:
         self.path = path
@@ -49,7 +48,7 @@ class FileSocket:
         self._find = find
         self._tasks: set[asyncio.Task[None]] = set()
         self._peers: Counter[int] = Counter()
-        """Connections of each."""
+        """Open connections of each peer."""
         self._accepting: asyncio.Task[None] | None = None
         self._listener: socket.socket | None = None
 
@@ -80,7 +79,7 @@ class FileSocket:
             try:
                 connection, _ = await loop.sock_accept(listener)
             except OSError as problem:
-                # No descriptors are left for now.
+                # The process has no descriptors left for now.
                 log.warning("file_socket_blocked", problem=str(problem))
                 await asyncio.sleep(1.0)
                 continue
@@ -92,13 +91,13 @@ class FileSocket:
             task = asyncio.create_task(self._serve(connection))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            # Not within the task: one that is cancelled before it has begun closes nothing.
+            # Not within the task: one that is cancelled before it starts would not close it.
             task.add_done_callback(functools.partial(self._close, connection, peer))
 
     def _close(self, connection: socket.socket, peer: int, _task: asyncio.Task[None]) -> None:
         connection.close()
         self._peers[peer] -= 1
-        self._peers += Counter()  # keeps those that are there
+        self._peers += Counter()  # removes peers without connections
 
     async def _serve(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -115,15 +114,15 @@ class FileSocket:
                 finally:
                     os.close(descriptor)
         except (DecodeError, ConnectionResetError):
-            return  # it asks again when it can make something of that
+            return  # the worker sees a closed connection, and asks again
         except CallsdError as problem:
             _answer(connection, problem.message)
-        except OSError as problem:  # of the file, or a worker that is gone; and the timeout
+        except OSError as problem:  # the file, a worker that is gone, or the timeout
             _answer(connection, problem.strerror or "no answer in time")
 
 
 def _peer(connection: socket.socket) -> int:
-    """Who has dialled: a user that is not ours, or a process; users are negative."""
+    """Identifies who connected: by process for our own user, else by user, as a negative number."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
     pid, uid, _ = PEER.unpack(credentials)
     return int(pid) if uid == os.geteuid() else -int(uid)

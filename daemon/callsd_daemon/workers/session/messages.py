@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between the corridor's messages and the domain's words."""
+"""Converts between messages of the private API and the daemon's own types."""
 
 import math
 from collections.abc import Callable
@@ -33,10 +33,10 @@ MAX_NAME = 200
 MAX_TEXT = 2_000
 MAX_NOTICES = 64
 MAX_TRACKS = 256
-"""What a job can keep of what a worker says. Texts in characters."""
+"""Limits of what is stored of a worker's outcome. Texts in characters."""
 
 MAX_NUMBER = 1e9
-"""No figure of ours is larger: seconds of sound, loudness, ratios."""
+"""No number that a worker reports is larger: seconds of audio, loudness, ratios."""
 
 CANCELLED = "CANCELLED"
 """What a worker reports as its failure when it ended because it was asked to."""
@@ -57,7 +57,7 @@ def bootstrap(
     endpoint: Endpoint,
     salvage: Failure | None = None,
 ) -> bytes:
-    """What a worker reads from its standard input; with `salvage`, that it saves what there is."""
+    """What a worker reads from its standard input; with `salvage` it only delivers what is left."""
     message = worker_pb2.Bootstrap(
         job_id=name,
         role=_ROLES[role],
@@ -73,7 +73,7 @@ def bootstrap(
 
 
 def pins(files: tuple[ModelFile, ...]) -> list[worker_pb2.FilePin]:
-    """Files of a model, as a worker is told them."""
+    """The files of a model as messages."""
     return [
         worker_pb2.FilePin(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
         for file in files
@@ -141,7 +141,7 @@ WORK: dict[type, Callable[[Any], worker_pb2.Assignment]] = {
 
 
 def progress(status: worker_pb2.Status) -> Progress:
-    """How far the worker says it is."""
+    """The progress that a worker reports."""
     return Progress(
         phase=status.phase[:64],
         fraction=min(max(finite(status.fraction), 0.0), 1.0),
@@ -167,9 +167,9 @@ def _health(status: worker_pb2.RecordingStatus) -> RecordingHealth:
 
 
 def read_outcome(directory: Path, generation: int) -> Outcome | None:
-    """The outcome of this generation that lies in a job's directory; None if there is no valid one.
+    """The outcome of this generation in a job's directory; None if there is no valid one.
 
-    It may be a stranger's file: workers of the release before wrote it themselves.
+    The file is not trusted: workers of the release before wrote it themselves.
     """
     try:
         message = worker_pb2.Outcome.FromString(
@@ -181,7 +181,7 @@ def read_outcome(directory: Path, generation: int) -> Outcome | None:
 
 
 def outcome(message: worker_pb2.Outcome) -> Outcome:
-    """How a worker says that its work ended; what is too long or no number is cut."""
+    """The outcome that a worker reports; texts are cut, numbers that are not finite become 0."""
     failure = None
     if message.failure_reason and message.failure_reason != CANCELLED:
         failure = Failure(
@@ -262,10 +262,10 @@ def _recording(message: worker_pb2.RecordingOutcome) -> RecordingResult:
 
 
 def finite(value: float) -> float:
-    """What a worker sends may be nonsense, but must not spoil what is stored of the job."""
+    """The value, or 0 if it is no plausible number: it is stored with the job."""
     return min(max(value, -MAX_NUMBER), MAX_NUMBER) if math.isfinite(value) else 0.0
 
 
 def _reason(name: str) -> Reason:
-    """A worker may be older or newer than we are: what we do not know is a bug of ours."""
+    """The reason of that name; INTERNAL if only another release knows it."""
     return Reason(name) if name in set(Reason) else Reason.INTERNAL

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast a worker may talk: one that floods its session is read no faster than others need."""
+"""Limits how fast a worker's reports are read, so that one cannot starve the others."""
 
 import asyncio
 import time
 
 
 class Pace:
-    """Lets `rate` things a second pass, and `burst` at once."""
+    """Lets `rate` messages a second pass, and `burst` at once."""
 
     def __init__(self, *, rate: float, burst: float) -> None:
         self._seconds = 1 / rate
         self._burst_seconds = burst / rate
         self._due = time.monotonic() - self._burst_seconds
-        """When the next thing would be due, if they came evenly."""
+        """When the next message would be due, if they came evenly."""
 
     async def wait(self) -> None:
-        """Return when one more may pass."""
+        """Wait until one more may pass."""
         now = time.monotonic()
         self._due = max(self._due, now - self._burst_seconds) + self._seconds
         if self._due > now:

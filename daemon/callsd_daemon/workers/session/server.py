@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The private server: a gRPC server that only workers dial, by a unix socket and by TLS.
+"""The private gRPC server, to which only workers connect, by a unix socket or by TLS.
 
-Whoever dials is a stranger until it has shown a token, and may be a worker that was taken over
-after that: all that it sends is bounded in size and in pace, and none of it is a path.
+Nobody is trusted before it has shown a token, nor after that, as a worker may have been taken over:
+all that it sends is limited in size and rate, and none of it is used as a path.
 """
 
 import asyncio
@@ -35,26 +35,26 @@ log = structlog.get_logger(__name__)
 
 PROTOCOL_VERSION = 2
 FIRST_PROTOCOL_VERSION = 1
-"""Workers that were started by the release before are served too."""
+"""Workers that were started by the release before are served, too."""
 
 HELLO_TIMEOUT_SECONDS = 10.0
 IDLE_TIMEOUT_SECONDS = 30.0
-"""How long a worker may pause in a file that it sends."""
+"""How long a worker may pause while it sends a file."""
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 MAX_LOG_BYTES = 64 * 1024
 CHUNK_BYTES = 256 * 1024
-MAX_CALLS = 32
-"""That one connection may have at once."""
+MAX_REQUESTS = 32
+"""Requests that one connection may have open."""
 
-MAX_FILE_CALLS = 4
+MAX_FILE_REQUESTS = 4
 """Files that one worker may read or send at once."""
 
 REPORTS_A_SECOND = 50
-"""A worker reports once a second, and writes its log."""
+"""A worker reports once a second, and sends parts of its log."""
 
-NEWS_A_SECOND = 1_000
-"""A captioner has some updates of each speaker in a second."""
+UPDATES_A_SECOND = 1_000
+"""A captioner sends some updates of each speaker in a second."""
 
 CLOSE_GRACE_SECONDS = 0.5
 
@@ -63,21 +63,21 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteListener:
-    """Where workers of other machines dial, and how they know us."""
+    """Where workers of other machines connect, and the server's certificate."""
 
     address: str
-    """`HOST:PORT` to listen on, and to be dialled at."""
+    """`HOST:PORT` to listen on, and to connect to."""
     certificate: bytes
     key: bytes
 
 
 class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
-    """Lets in the workers for which a slot is kept."""
+    """Serves the workers for which a slot is kept, and refuses all others."""
 
     def __init__(
         self, directory: Path, pool: FilePool, remote: RemoteListener | None = None
     ) -> None:
-        """`directory` holds the sockets, and nothing else: workers may be shown all of it."""
+        """`directory` holds the sockets and nothing else: workers may see all of it."""
         self._socket = directory / "door.sock"
         self._files = FileSocket(directory / "files.sock", pool, self._file)
         self._pool = pool
@@ -85,11 +85,11 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         self._slots: dict[str, WorkerSlot] = {}
         self._expected: set[str] = set()
         self._links: dict[str, Link] = {}
-        self._file_calls: dict[str, int] = {}
+        self._file_requests: dict[str, int] = {}
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_concurrent_streams", MAX_CALLS),
+                ("grpc.max_concurrent_streams", MAX_REQUESTS),
                 ("grpc.so_reuseport", 0),
             ]
         )
@@ -107,7 +107,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         return Endpoint(address=self._remote.address, tls_roots=self._remote.certificate)
 
     async def open(self) -> None:
-        """Begin to listen. Sockets left by a daemon that died are replaced; raises OSError."""
+        """Start to listen. Replaces sockets left by a daemon that died; raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             self._socket.unlink()
         self._server.add_insecure_port(f"unix:{self._socket}")
@@ -125,30 +125,30 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
             _share(path)
 
     async def close(self) -> None:
-        """Hang up on all workers; they go on and dial again."""
+        """Disconnect all workers; they go on, and connect to the next daemon."""
         await self._files.close()
         await self._server.stop(CLOSE_GRACE_SECONDS)
 
     def expect(self, job_id: str) -> None:
-        """A slot will be kept for this job's worker soon: have it dial again, not go away."""
+        """A slot for this job follows soon: until then its worker is told to try again."""
         self._expected.add(job_id)
 
     def keep(self, job_id: str, slot: WorkerSlot) -> None:
-        """Let in the worker that holds the token of this slot, and no other one of the job."""
+        """Accept the worker that has this slot's token, and no other worker of the job."""
         self._slots[job_id] = slot
         self._expected.discard(job_id)
 
     def clear(self, job_id: str) -> None:
-        """Let nobody in for this job any more."""
+        """Accept no worker of this job any more."""
         self._slots.pop(job_id, None)
         self._expected.discard(job_id)
 
     def keep_captioner(self, name: str, link: Link) -> None:
-        """Let in the captioner that holds the token of this link."""
+        """Accept the captioner that has this link's token."""
         self._links[name] = link
 
     def clear_captioner(self, name: str) -> None:
-        """Let this captioner in no more."""
+        """Accept this captioner no more."""
         self._links.pop(name, None)
 
     # Sessions
@@ -174,7 +174,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
             yield worker_pb2.SessionResponse(assignment=messages.assignment(work))
         slot.greet()
         orders: Orders = asyncio.Queue()
-        # A worker has one session: the one before is broken, or was never its own.
+        # A worker has one session: an older one is broken, or was not its own.
         slot.end_session()
         slot.end_session = lambda: orders.put_nowait(None)
         tasks = [
@@ -192,7 +192,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
     async def Caption(
         self, request_iterator: AsyncIterator[worker_pb2.CaptionRequest], context: Context
     ) -> AsyncIterator[worker_pb2.CaptionResponse]:
-        """One captioner's session; the captioner ends with it."""
+        """One captioner's session; the captioner exits with it."""
         hello = await _hello(request_iterator, context)
         link = self._links.get(hello.job_id)
         if not _is_proved(link, hello):
@@ -220,7 +220,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(problem))
         if opener is None:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no such file for this worker")
-        with self._file_call(request.hello.job_id) as is_allowed:
+        with self._file_request(request.hello.job_id) as is_allowed:
             if not is_allowed:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "one file at a time")
             try:
@@ -241,7 +241,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         if not _is_proved(slot, hello):
             await _refuse(hello, context)
         assert slot is not None
-        with self._file_call(hello.job_id) as is_allowed:
+        with self._file_request(hello.job_id) as is_allowed:
             if not is_allowed:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "one file at a time")
             problem: tuple[grpc.StatusCode, str] | None = None
@@ -259,14 +259,14 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
             finally:
                 slot.delivery.end_file(name)
         if problem is not None:
-            # Not above: gRPC keeps what it raises, and with it what was raised before, until the
-            # collector of garbage finds it; hundreds of refused messages would lie there.
+            # Not in the `except` above: gRPC keeps the exception of `abort`, and with it the one
+            # being handled and its message, until the garbage collector runs.
             message = None
             await context.abort(*problem)
         return worker_pb2.SendFileResponse(size_bytes=offset)
 
     async def _file(self, request: worker_pb2.ReadFileRequest) -> Opener | None:
-        """What opens a file for who asks for it; None when that is not to be had."""
+        """The opener of a requested file; None if the worker has no right to it."""
         name = request.hello.job_id
         if name in self._expected:
             raise ConnectionResetError("not ready for this worker yet")
@@ -279,19 +279,19 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         return None
 
     @contextlib.contextmanager
-    def _file_call(self, name: str) -> Iterator[bool]:
-        """One more file that this worker reads or sends; whether it may."""
-        self._file_calls[name] = self._file_calls.get(name, 0) + 1
+    def _file_request(self, name: str) -> Iterator[bool]:
+        """Count a file that this worker reads or sends; yields whether that is within the limit."""
+        self._file_requests[name] = self._file_requests.get(name, 0) + 1
         try:
-            yield self._file_calls[name] <= MAX_FILE_CALLS
+            yield self._file_requests[name] <= MAX_FILE_REQUESTS
         finally:
-            self._file_calls[name] -= 1
-            if not self._file_calls[name]:
-                del self._file_calls[name]
+            self._file_requests[name] -= 1
+            if not self._file_requests[name]:
+                del self._file_requests[name]
 
 
 def _share(path: Path) -> None:
-    """Let those use a socket that its directory is shared with."""
+    """Give a socket to the group of its directory."""
     group = path.parent.stat().st_gid
     mode = stat.S_IRUSR | stat.S_IWUSR
     if group != path.stat().st_gid:
@@ -302,7 +302,7 @@ def _share(path: Path) -> None:
 
 
 def _is_proved(place: WorkerSlot | Link | None, hello: worker_pb2.Hello) -> bool:
-    """Whether this is the worker that the place is kept for: it holds the token."""
+    """Whether the worker has the token and generation of its place."""
     return (
         place is not None
         and place.generation == hello.generation
@@ -336,7 +336,7 @@ async def _refuse(hello: worker_pb2.Hello, context: Context) -> NoReturn:
 
 
 async def _follow(requests: AsyncIterator[worker_pb2.CaptionRequest], link: Link) -> None:
-    pace = Pace(rate=NEWS_A_SECOND, burst=NEWS_A_SECOND)
+    pace = Pace(rate=UPDATES_A_SECOND, burst=UPDATES_A_SECOND)
     try:
         async for request in requests:
             if link.is_closed:
@@ -347,7 +347,7 @@ async def _follow(requests: AsyncIterator[worker_pb2.CaptionRequest], link: Link
             else:
                 captioning.report(request, link)
     except Exception:
-        # The captioner is ended with its session, and another one begins anew.
+        # The captioner exits with its session, and another one is started.
         log.exception("captioner_report_failed")
     finally:
         link.close()
@@ -365,7 +365,7 @@ async def _announce_stop(slot: WorkerSlot, orders: Orders) -> None:
 async def _listen(
     requests: AsyncIterator[worker_pb2.SessionRequest], slot: WorkerSlot, orders: Orders
 ) -> None:
-    """Take what the worker reports; what it shall do about it goes into `orders`."""
+    """Take the worker's reports; what it is to do next goes into `orders`."""
     pace = Pace(rate=REPORTS_A_SECOND, burst=REPORTS_A_SECOND)
     collecting: asyncio.Task[None] | None = None
     try:
@@ -381,7 +381,7 @@ async def _listen(
                 case "nothing_saved":
                     slot.is_over.set()
                 case _:
-                    # Who has said hello does not say it again; a newer one may know more words.
+                    # A second hello, or a report that only newer workers know.
                     pass
     finally:
         if collecting is not None:
@@ -391,12 +391,12 @@ async def _listen(
 
 
 def _is_of(outcome: worker_pb2.Outcome, slot: WorkerSlot) -> bool:
-    """Whether it is this worker's own; one of an earlier worker does not count."""
+    """Whether the outcome is of this worker, and not of an earlier one."""
     return outcome.generation == slot.generation
 
 
 async def _collect(message: worker_pb2.Outcome, slot: WorkerSlot, orders: Orders) -> None:
-    """Take over what the worker has made, and say what has become of it."""
+    """Take over the worker's files and outcome, and answer with a verdict."""
 
     async def ask(file_name: str, offset: int) -> None:
         order = worker_pb2.SendOrder(file_name=file_name, offset=offset)

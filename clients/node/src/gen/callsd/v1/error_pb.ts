@@ -48,7 +48,7 @@ export enum ErrorReason {
   FIELD_INVALID = 2,
 
   /**
-   * The call carries no bearer token.
+   * The request carries no bearer token.
    *
    * @generated from enum value: ERROR_REASON_TOKEN_MISSING = 3;
    */
@@ -104,7 +104,7 @@ export enum ErrorReason {
   MEDIA_NOT_FOUND = 10,
 
   /**
-   * The job's state does not allow this call.
+   * The job's state does not allow this request.
    *
    * @generated from enum value: ERROR_REASON_JOB_STATE_CONFLICT = 11;
    */
@@ -337,7 +337,7 @@ export enum ErrorReason {
   OUT_OF_MEMORY = 43,
 
   /**
-   * Another call is sending this upload right now.
+   * Another stream is sending this upload right now.
    *
    * @generated from enum value: ERROR_REASON_UPLOAD_BUSY = 44;
    */
@@ -351,7 +351,7 @@ export enum ErrorReason {
   OFFSET_INVALID = 45,
 
   /**
-   * Another call has taken over this stream.
+   * Another stream has taken over this one.
    *
    * @generated from enum value: ERROR_REASON_STREAM_REPLACED = 46;
    */

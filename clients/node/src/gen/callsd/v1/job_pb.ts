@@ -462,7 +462,7 @@ export type CreateJobRequest = Message<"callsd.v1.CreateJobRequest"> & {
   /**
    * UUID chosen by the client. The same id with the same job returns the job
    * made before; with another job it is refused. Kept for as long as the job.
-   * Default: none, every call makes a job.
+   * Default: none, every request makes a job.
    *
    * @generated from field: string request_id = 2;
    */
@@ -1090,9 +1090,9 @@ export const JobStateSchema: GenEnum<JobState> = /*@__PURE__*/
 /**
  * Creates jobs, reports on them, and hands out their results.
  *
- * Errors before a job exists are the call's gRPC status; errors afterwards are
- * in Job.failure. Unary calls should carry a deadline; a job outlives the
- * deadline of the call that made it.
+ * Errors before a job exists are the RPC's gRPC status; errors afterwards are
+ * in Job.failure. Unary RPCs should carry a deadline; a job outlives the
+ * deadline of the request that made it.
  *
  * @generated from service callsd.v1.JobService
  */

@@ -283,7 +283,7 @@ export const MediaService: GenService<{
   /**
    * Stores a file. The first message is `start`, all others are `chunk`. When
    * the stream breaks, what has arrived is kept: ask GetUpload how much, and
-   * call again with the same id from there on. Scope: jobs.write.
+   * send again with the same id from there on. Scope: jobs.write.
    *
    * @generated from rpc callsd.v1.MediaService.UploadMedia
    */

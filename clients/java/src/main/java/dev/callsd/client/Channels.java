@@ -55,7 +55,7 @@ public final class Channels {
    *
    * @param address {@code unix:/path}, {@code tcp:HOST:PORT} (this machine only) or {@code
    *     tls:HOST:PORT}
-   * @param tokenFile file with the bearer token, read for each call; null for none
+   * @param tokenFile file with the bearer token, read for each request; null for none
    * @param caFile certificates to trust for TLS; null for the system's
    */
   public static ManagedChannel open(String address, Path tokenFile, Path caFile)
@@ -88,7 +88,7 @@ public final class Channels {
     return TlsChannelCredentials.newBuilder().trustManager(caFile.toFile()).build();
   }
 
-  /** Sends the token with each call; read each time, as tokens are renewed while clients run. */
+  /** Sends the token with each request; read each time, as tokens are renewed while clients run. */
   private record Token(Path file) implements ClientInterceptor {
     private static final Metadata.Key<String> AUTHORIZATION =
         Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);

@@ -13,7 +13,7 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * What a call was refused with: the status and its details, unpacked.
+ * What a request was refused with: the status and its details, unpacked.
  *
  * @param code gRPC's status code
  * @param reason name from {@code callsd.v1.ErrorReason} without its prefix; empty when the error

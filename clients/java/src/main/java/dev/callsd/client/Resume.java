@@ -59,13 +59,13 @@ public final class Resume {
 
   private static boolean isPassing(Refusal refusal) {
     // A server that is killed cancels its streams, and gRPC may put a status of its own, INTERNAL,
-    // in the place of the server's when a call ends while something is written.
+    // in the place of the server's when a stream ends while something is written.
     return switch (refusal.code()) {
       case UNAVAILABLE -> true;
       case CANCELLED, INTERNAL -> refusal.reason().isEmpty();
       default ->
           PASSING.contains(refusal.reason())
-              // After a restart a call is not open for sound at once.
+              // After a restart a captions job is not open for audio at once.
               || (refusal.reason().equals("JOB_STATE_CONFLICT")
                   && refusal.retryAfterSeconds() != null)
               // The server has stored more of an upload since it was asked how much.

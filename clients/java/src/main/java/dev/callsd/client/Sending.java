@@ -9,7 +9,7 @@ import java.util.ArrayDeque;
 import java.util.Queue;
 
 /**
- * One call that sends a stream, for code that waits for an answer or for room to send.
+ * One request that sends a stream, for code that waits for an answer or for room to send.
  *
  * <p>Whoever uses it holds {@code lock}, and waits on it: it is notified of every change.
  */
@@ -61,7 +61,7 @@ final class Sending<Q, A> implements ClientResponseObserver<Q, A> {
   /**
    * The next answer, or null if there is none yet.
    *
-   * @throws StatusRuntimeException what the call has ended with
+   * @throws StatusRuntimeException what the request has ended with
    */
   A poll() {
     if (answers.isEmpty() && error != null) {
@@ -70,7 +70,7 @@ final class Sending<Q, A> implements ClientResponseObserver<Q, A> {
     return answers.poll();
   }
 
-  /** Whether the server has ended the call. */
+  /** Whether the server has ended the request. */
   boolean isOver() {
     return isOver;
   }

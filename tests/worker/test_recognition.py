@@ -9,7 +9,7 @@ from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, Time
 from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.windows import Piece, Window
 from callsd_worker.transcriber.languages import choose_probes, decide
-from callsd_worker.transcriber.recognition import listen
+from callsd_worker.transcriber.recognition import recognise
 from callsd_worker.transcriber.segments import MAX_SEGMENT_SECONDS, place
 
 
@@ -115,27 +115,27 @@ LOOP = spoken("and so my fellow and so my fellow and so my fellow", log_probabil
 FAIR = spoken("and so my fellow americans ask not what your country can do")
 
 
-class TestListeningAgain:
+class TestRetries:
     """What happens to suspicious windows."""
 
-    def listen(self, engine: StubbornEngine, window: Window) -> list[str]:
+    def recognise(self, engine: StubbornEngine, window: Window) -> list[str]:
         encoded = engine.encode(window.samples, padded_seconds=window.seconds)
         options = DecodeOptions(language="en")
-        (heard,) = listen(engine, [window], [encoded], options, lambda: None)
+        (heard,) = recognise(engine, [window], [encoded], options, lambda: None)
         return [result.text for _, result in heard]
 
     def test_fair_results_are_taken(self) -> None:
-        """What looks right is heard once."""
+        """What looks right is recognised once."""
         engine = StubbornEngine(FAIR)
 
-        assert self.listen(engine, blank_window(9)) == [FAIR.text]
+        assert self.recognise(engine, blank_window(9)) == [FAIR.text]
         assert len(engine.asked) == 1
 
     def test_a_loop_is_heard_again_with_care(self) -> None:
         """A loop is heard again at the length of training and with a wider search."""
         engine = StubbornEngine(LOOP, FAIR)
 
-        assert self.listen(engine, blank_window(9)) == [FAIR.text]
+        assert self.recognise(engine, blank_window(9)) == [FAIR.text]
         assert engine.asked[1][0] == 30.0
         assert engine.asked[1][1].beam_size > 1
 
@@ -143,13 +143,13 @@ class TestListeningAgain:
         """Each utterance of a suspicious window is then heard alone."""
         engine = StubbornEngine(LOOP, FAIR, FAIR)
 
-        assert self.listen(engine, blank_window(18, pieces=2)) == [FAIR.text, FAIR.text]
+        assert self.recognise(engine, blank_window(18, pieces=2)) == [FAIR.text, FAIR.text]
 
     def test_a_persistent_loop_is_said_once(self) -> None:
         """If nothing helps, the loop is cut out of the most credible attempt."""
         engine = StubbornEngine(LOOP, LOOP, LOOP)
 
-        assert self.listen(engine, blank_window(9)) == ["and so my fellow"]
+        assert self.recognise(engine, blank_window(9)) == ["and so my fellow"]
         assert engine.asked[2][1].temperature > 0
 
     def test_invented_words_are_dropped(self) -> None:
@@ -157,7 +157,7 @@ class TestListeningAgain:
         guess = spoken("thank you for watching", log_probability=-2.0)
         engine = StubbornEngine(guess, guess, guess)
 
-        assert self.listen(engine, blank_window(9)) == [""]
+        assert self.recognise(engine, blank_window(9)) == [""]
 
 
 class TestSegments:
