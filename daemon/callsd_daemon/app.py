@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +18,26 @@ import structlog
 
 from callsd_daemon import logs, notify, rules
 from callsd_daemon.config import Config, ConfigError
-from callsd_daemon.domain.captions import CAPTIONS
+from callsd_daemon.core import Core
 from callsd_daemon.domain.transcription import Engine
 from callsd_daemon.files import FilePool
-from callsd_daemon.host.probe import Probe
-from callsd_daemon.kinds.all import codec
-from callsd_daemon.kinds.captions import Captions as CaptionsKind
 from callsd_daemon.liveness import Liveness
-from callsd_daemon.media.uploads import Uploads
-from callsd_daemon.models.store import ModelStore
 from callsd_daemon.rpc.auth import AuthInterceptor
 from callsd_daemon.rpc.captions import CaptionService
-from callsd_daemon.rpc.endpoints import MAX_MESSAGE_BYTES, read_secret
+from callsd_daemon.rpc.endpoints import MAX_MESSAGE_BYTES
 from callsd_daemon.rpc.jobs import JobService, render_change
 from callsd_daemon.rpc.media import MediaService
 from callsd_daemon.rpc.models import ModelService
 from callsd_daemon.rpc.public import PublicServer
 from callsd_daemon.rpc.server import Facts, ServerService
 from callsd_daemon.startup import (
-    DATABASE_FILE,
     EXIT_CONFIG,
     EXIT_FORCED,
     EXIT_OK,
-    EXIT_STATE_UNUSABLE,
     StartError,
     hide,
     own_state,
 )
-from callsd_daemon.store.database import Database, DatabaseDamagedError
-from callsd_daemon.store.migrations import SchemaTooNewError
-from callsd_daemon.tokens import TokenError, TokenFile, write_owner_token
-from callsd_daemon.usecases.captions import Captions
-from callsd_daemon.usecases.changes import Changes
-from callsd_daemon.usecases.jobs import Jobs
-from callsd_daemon.usecases.streams import Streams
-from callsd_daemon.workers.admission import AdmissionController
-from callsd_daemon.workers.captions.calls import Calls
-from callsd_daemon.workers.housekeeping import Housekeeper
-from callsd_daemon.workers.runner import JobRunner
-from callsd_daemon.workers.session.server import RemoteListener, WorkerServer
-from callsd_daemon.workers.supervisor import Supervisor
 
 
 log = structlog.get_logger(__name__)
@@ -103,47 +83,41 @@ class _Daemon:
     def __init__(self, config: Config, load: Callable[[], Config]) -> None:
         self._config = config
         self._load = load
-        self._state = Path(config.state.directory)
-        self._runtime = Path(config.state.runtime_directory)
         self._start_time = datetime.now(UTC)
         self._asked_to_stop = asyncio.Event()
         self._forced = asyncio.Event()
-        self._pool = FilePool()
         self._verifying = FilePool(VERIFYING_THREADS)
         self._engines = _engines()
+        self._core: Core
 
     async def run(self) -> int:
         """From start to end."""
         self._install_signals()
-        self._open()
-        await self._supervisor.recover()
-        try:
-            await self._server.open()
-        except (OSError, RuntimeError) as problem:
-            raise StartError(f"the server for workers: {problem}", EXIT_STATE_UNUSABLE) from None
-        server = await self._serve()
-        liveness = Liveness(self._parts(), lambda is_well: server.say_well(is_well=is_well))
-        pinging = asyncio.create_task(liveness.run(), name="liveness")
-        ticking = asyncio.create_task(self._housekeeper.run(), name="housekeeping")
+        core = self._core = Core(self._config, render_change, now=_now)
+        await core.open()
+        server = await self._serve(core)
+        liveness = Liveness(_parts(core), lambda is_well: server.say_well(is_well=is_well))
         log.info(
             "ready",
             listen=list(self._config.server.listen),
-            state=str(self._state),
+            state=self._config.state.directory,
             start_seconds=round((datetime.now(UTC) - self._start_time).total_seconds(), 2),
         )
         notify.notify(notify.READY, f"STATUS=listening on {', '.join(self._config.server.listen)}")
         # What was built to start the daemon stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        await self._asked_to_stop.wait()
-        await self._drain(server)
-        ticking.cancel()
-        pinging.cancel()
-        await asyncio.gather(ticking, pinging, return_exceptions=True)
-        await self._supervisor.close()
-        await self._server.close()
-        await asyncio.to_thread(self._database.close)
-        self._pool.close()
+        # When one of these fails the daemon ends with it, and its service is started again.
+        async with asyncio.TaskGroup() as group:
+            parts = [
+                group.create_task(core.run(), name="core"),
+                group.create_task(liveness.run(), name="liveness"),
+            ]
+            await self._asked_to_stop.wait()
+            await self._drain(core, server)
+            for part in parts:
+                part.cancel()
+        await core.close()
         self._verifying.close()
         log.info("stopped", forced=self._forced.is_set())
         return EXIT_FORCED if self._forced.is_set() else EXIT_OK
@@ -168,154 +142,40 @@ class _Daemon:
             changed = list(rules.changed_keys(self._config, new))
             later = [key for key in changed if not key.startswith(rules.RELOADED)]
             self._config = new
-            self._admission.policy = rules.policy(new)
-            self._runner.end_rules = rules.end(new)
-            # In place: all who look a kind up have this one dictionary.
-            self._kinds.update(rules.kinds(new, self._models, self._uploads))
+            self._core.reload(new)
             log.info("reloaded", changed=changed, needs_restart=later)
         notify.notify(notify.READY)
 
-    def _open(self) -> None:
-        """Open the database, and build all parts of the daemon."""
-        config, state = self._config, self._state
-        try:
-            self._database = Database(state / DATABASE_FILE, codec())
-        except (DatabaseDamagedError, SchemaTooNewError) as problem:
-            code = EXIT_CONFIG if isinstance(problem, SchemaTooNewError) else EXIT_STATE_UNUSABLE
-            raise StartError(str(problem), code) from None
-        self._tokens = TokenFile(state / "tokens.json")
-        try:
-            write_owner_token(self._tokens, self._runtime / "owner.token")
-        except TokenError as problem:
-            raise StartError(str(problem), EXIT_STATE_UNUSABLE) from None
-        self._streams = Streams(limit=config.server.max_watches)
-        self._changes = Changes(self._database, self._streams, render_change)
-        loop = asyncio.get_running_loop()
-        self._database.on_commit(
-            lambda changes: loop.call_soon_threadsafe(self._changes.publish, changes)
-        )
-        self._models = ModelStore(Path(config.models.directory))
-        self._uploads = Uploads(
-            state / "uploads",
-            limits=rules.upload_limits(config),
-            retention=timedelta(seconds=config.media.upload_retention_seconds),
-            sees_all=lambda client: self._tokens.has_scope(client, "admin"),
-        )
-        self._kinds = dict(rules.kinds(config, self._models, self._uploads))
-        try:
-            launcher = rules.launcher(config)
-        except OSError as problem:
-            raise StartError(str(problem), EXIT_STATE_UNUSABLE) from None
-        if weakness := rules.weakness(config):
-            log.warning("workers_not_shut_in", because=weakness)
-        # In a directory of its own: all of it that a worker under systemd gets to see.
-        self._server = WorkerServer(self._runtime / "workers", self._pool, _remote_listener(config))
-        self._admission = AdmissionController(
-            Probe(state),
-            rules.policy(config),
-            self._kinds,
-            launcher.spent,
-            awaited_bytes=lambda: self._uploads.left_bytes,
-        )
-        self._calls = Calls(
-            server=self._server,
-            launcher=launcher,
-            directory=state / "captioners",
-            pool=self._pool,
-            kind=self._captions_kind,
-            owner=self._database.database_id,
-            max_log_bytes=config.jobs.max_log_bytes,
-        )
-        self._runner = JobRunner(
-            database=self._database,
-            server=self._server,
-            launcher=launcher,
-            directory=state / "jobs",
-            pool=self._pool,
-            kinds=self._kinds,
-            calls=self._calls,
-            now=_now,
-            end_rules=rules.end(config),
-        )
-        self._supervisor = Supervisor(
-            database=self._database,
-            admission=self._admission,
-            runner=self._runner,
-            calls=self._calls,
-            now=_now,
-        )
-        self._housekeeper = Housekeeper(
-            database=self._database,
-            kinds=self._kinds,
-            admission=self._admission,
-            supervisor=self._supervisor,
-            calls=self._calls,
-            uploads=self._uploads,
-            launcher=launcher,
-            directory=state / "jobs",
-            now=_now,
-        )
-
-    def _captions_kind(self) -> CaptionsKind:
-        kind = self._kinds[CAPTIONS]
-        assert isinstance(kind, CaptionsKind)
-        return kind
-
-    async def _serve(self) -> PublicServer:
-        """Open the public server."""
+    async def _serve(self, core: Core) -> PublicServer:
+        """Open the public API."""
         server = PublicServer(
-            AuthInterceptor(self._tokens),
+            AuthInterceptor(core.tokens),
             jobs=JobService(
-                jobs=Jobs(
-                    database=self._database,
-                    kinds=self._kinds,
-                    admission=self._admission,
-                    supervisor=self._supervisor,
-                    streams=self._streams,
-                    changes=self._changes,
-                    directory=self._state / "jobs",
-                    now=_now,
-                ),
-                changes=self._changes,
-                kinds=self._kinds,
-                database_id=self._database.database_id,
+                jobs=core.jobs,
+                changes=core.changes,
+                kinds=core.kinds,
+                database_id=core.database.database_id,
             ),
             media=MediaService(
-                uploads=self._uploads,
-                database=self._database,
-                admission=self._admission,
-                kinds=self._kinds,
-                streams=self._streams,
+                uploads=core.uploads,
+                database=core.database,
+                admission=core.admission,
+                kinds=core.kinds,
+                streams=core.streams,
                 pool=self._verifying,
             ),
-            models=ModelService(self._models, self._streams),
-            captions=CaptionService(
-                Captions(
-                    calls=self._calls,
-                    database=self._database,
-                    streams=self._streams,
-                    directory=self._state / "jobs",
-                )
-            ),
+            models=ModelService(core.models, core.streams),
+            captions=CaptionService(core.captions),
             server=ServerService(
                 facts=self._facts,
-                database=self._database,
-                admission=self._admission,
-                kinds=self._kinds,
-                streams=self._streams,
+                database=core.database,
+                admission=core.admission,
+                kinds=core.kinds,
+                streams=core.streams,
             ),
         )
         await server.open(self._config)
         return server
-
-    def _parts(self) -> dict[str, Callable[[], Awaitable[object]]]:
-        """What requests wait for, each with a small thing for it to do."""
-        return {
-            "store": lambda: self._database.write(lambda tx: tx.revision),
-            "reads": lambda: self._database.read(lambda tx: tx.revision),
-            "files": lambda: self._pool.run(os.getpid),
-            "threads": lambda: asyncio.to_thread(os.getpid),
-        }
 
     def _facts(self) -> Facts:
         config = self._config
@@ -331,32 +191,28 @@ class _Daemon:
             retention_seconds=config.jobs.retention_seconds,
         )
 
-    async def _await_live_jobs(self, forced: "asyncio.Task[Any]") -> None:
+    async def _await_live_jobs(self, core: Core, forced: "asyncio.Task[Any]") -> None:
         """Give recordings and captions time to end by themselves, if the administrator wants."""
         began = time.monotonic()
         while time.monotonic() - began < self._config.server.drain_live_seconds:
-            running = await self._database.read(lambda tx: tx.running())
-            live = sum(count for kind, count in running.items() if not self._kinds[kind].is_batch)
+            live = await core.live_jobs()
             if not live or forced.done():
                 return
             notify.notify(f"STATUS=draining: {live} live jobs", EXTEND_STOP)
             await asyncio.wait({forced}, timeout=LIVE_LOOK_SECONDS)
 
-    async def _drain(self, server: PublicServer) -> None:
+    async def _drain(self, core: Core, server: PublicServer) -> None:
         """NOT_SERVING first, then no new work, then no more streams, then no more requests."""
         log.info("draining")
         notify.notify(notify.STOPPING, "STATUS=draining")
         await server.say_not_serving()
-        self._streams.drain()
-        self._supervisor.pause()
+        core.drain()
         forced = asyncio.create_task(self._forced.wait())
-        await self._await_live_jobs(forced)
-        self._streams.close()
-        self._changes.wake()
-        self._calls.wake()
+        await self._await_live_jobs(core, forced)
+        core.end_streams()
         began = time.monotonic()
         waited, patience = 0.0, self._config.server.drain_seconds
-        while waited < NOTICE_SECONDS or (self._streams.count and waited < patience):
+        while waited < NOTICE_SECONDS or (core.streams.count and waited < patience):
             await asyncio.wait({forced}, timeout=DRAIN_LOOK_SECONDS)
             if forced.done():
                 break
@@ -369,18 +225,18 @@ class _Daemon:
         await asyncio.gather(stopping, forced, return_exceptions=True)
 
 
-def _remote_listener(config: Config) -> RemoteListener | None:
-    if not config.workers.listen:
-        return None
-    return RemoteListener(
-        address=config.workers.listen,
-        certificate=read_secret(config.server.tls_certificate),
-        key=read_secret(config.server.tls_key),
-    )
-
-
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _parts(core: Core) -> dict[str, Callable[[], Awaitable[object]]]:
+    """On what requests wait."""
+    return {
+        "store": lambda: core.database.write(lambda tx: tx.revision),
+        "reads": lambda: core.database.read(lambda tx: tx.revision),
+        "files": lambda: core.pool.run(os.getpid),
+        "threads": lambda: asyncio.to_thread(os.getpid),
+    }
 
 
 def _engines() -> tuple[Engine, ...]:

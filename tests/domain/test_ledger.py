@@ -20,7 +20,7 @@ from callsd_daemon.domain.jobs import Failure, Job, Outcome, Progress, Reservati
 from callsd_daemon.domain.transcription import TRANSCRIPTION
 from callsd_daemon.files import FilePool
 from callsd_daemon.host.probe import Probe
-from callsd_daemon.kinds.all import codec
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import Change, JobFilter
 from callsd_daemon.store.transaction import Transaction

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from callsd_daemon.kinds.all import codec
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.store.database import Database
 from tests.helpers.jobs import make_job, put
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from callsd_daemon.kinds.all import codec
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.store.database import Database
 from tests.conftest import StartDaemon
 from tests.faults.conftest import RecordFigure

@@ -18,7 +18,7 @@ import pytest
 from callsd import FINAL_STATES
 from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED
 from callsd_daemon.domain.jobs import Artifact, State
-from callsd_daemon.kinds.all import codec
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.store.database import Database
 from tests.conftest import StartDaemon
 from tests.faults.conftest import RecordFigure

@@ -19,6 +19,7 @@ from tests.conftest import StartDaemon
 from tests.helpers.api import log_of
 from tests.helpers.daemon import ROOT, Daemon
 from tests.helpers.invariants import assert_invariants
+from tests.helpers.old_store import with_fields_by_kind
 from tests.helpers.reasons import failure
 from tests.helpers.waiting import eventually
 
@@ -47,7 +48,7 @@ def as_the_first_release_had_it(one: Daemon) -> None:
         database.execute("DROP TABLE labels")
         database.execute("ALTER TABLE changes DROP COLUMN written_bytes")
         for job_id, text in database.execute("SELECT id, body FROM jobs").fetchall():
-            body = json.loads(text)
+            body = with_fields_by_kind(json.loads(text))
             if body.get("worker"):
                 body["worker"]["boot_id"] = body["worker"].pop("epoch")
             changed = json.dumps(body).encode()

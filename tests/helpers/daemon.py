@@ -48,7 +48,9 @@ CALM = Host(
 )
 """A machine on which three jobs of one thread fit at once."""
 
-BUG_EVENTS = frozenset({"rpc_failed", "attempt_failed", "tick_failed", "processes_left"})
+BUG_EVENTS = frozenset(
+    {"rpc_failed", "attempt_failed", "job_task_failed", "tick_failed", "processes_left"}
+)
 
 
 class Daemon:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from callsd_daemon.domain.jobs import Job
-from callsd_daemon.kinds.all import codec
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.store import migrations
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.migrations import MIGRATIONS
@@ -23,7 +23,7 @@ def make_old(path: Path, version: int, *jobs: Job) -> None:
         Database(path, codec()).close()
     with closing(sqlite3.connect(path)) as connection, connection:
         for job in jobs:
-            body = msgspec.json.encode(_as_before_5(job))
+            body = msgspec.json.encode(with_fields_by_kind(msgspec.to_builtins(job)))
             held = job.reservation
             connection.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, NULL, NULL, ?, ?, ?, ?)",
@@ -35,11 +35,10 @@ def make_old(path: Path, version: int, *jobs: Job) -> None:
             connection.execute("INSERT INTO changes VALUES (?, ?, ?)", (job.revision, job.id, body))
 
 
-def _as_before_5(job: Job) -> dict[str, Any]:
-    """A job with a field for each kind."""
-    fields = msgspec.to_builtins(job)
+def with_fields_by_kind(fields: dict[str, Any]) -> dict[str, Any]:
+    """A stored job as it was below version 5, with fields for each kind."""
     spec, results = fields.pop("spec"), fields.pop("results")
     for kind in ("transcription", "captions", "recording"):
-        fields[kind] = spec if kind == job.kind else None
+        fields[kind] = spec if kind == fields["kind"] else None
         fields[f"{kind}_result"] = results.get(kind)
-    return fields  # type: ignore[no-any-return]
+    return fields

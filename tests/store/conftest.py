@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from callsd_daemon.kinds.all import codec
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.store.database import Database
 
 

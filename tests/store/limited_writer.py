@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from callsd_daemon.domain.errors import CallsdError
-from callsd_daemon.kinds.all import codec
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.store.database import Database
 from tests.helpers.jobs import make_job, put
 

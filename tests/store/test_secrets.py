@@ -31,7 +31,7 @@ DIED = 9
 DIE = """
 import asyncio, os, sys; from pathlib import Path
 from callsd_daemon.domain.jobs import State
-from callsd_daemon.kinds.all import codec
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.store.database import Database
 from tests.helpers.jobs import make_job, put
 from tests.store.test_secrets import put_with_secrets

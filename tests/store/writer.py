@@ -8,7 +8,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from callsd_daemon.kinds.all import codec
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.store.database import Database
 from tests.helpers.jobs import make_job, put
 

@@ -11,7 +11,7 @@ from callsd_daemon.domain.admission import Admit, Host, Policy, Queue, Refuse
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import State
 from callsd_daemon.host.probe import Probe, Spent, Use
-from callsd_daemon.kinds.all import codec
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.metrics import DECISIONS
 from callsd_daemon.store.database import Database
 from callsd_daemon.workers.admission import AdmissionController, Verdict, record_decision

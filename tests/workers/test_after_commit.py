@@ -14,7 +14,7 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job, State
 from callsd_daemon.files import FilePool
 from callsd_daemon.host.probe import Probe
-from callsd_daemon.kinds.all import codec
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.metrics import DECISIONS, JOBS_ENDED, WORKERS_LOST
 from callsd_daemon.store import database as store
 from callsd_daemon.store.database import Database

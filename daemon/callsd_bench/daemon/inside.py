@@ -11,7 +11,7 @@ from callsd_daemon.domain.admission import Host, Policy, Request, Snapshot, deci
 from callsd_daemon.domain.costs import transcription_cost, transcription_cost_key
 from callsd_daemon.domain.jobs import Artifact, Job, Outcome, State, Usage, Worker
 from callsd_daemon.domain.transcription import TRANSCRIPTION, Format, Track, TranscriptionSpec
-from callsd_daemon.kinds.all import codec
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.transaction import Transaction
 

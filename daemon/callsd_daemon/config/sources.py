@@ -133,6 +133,15 @@ def secret_file(value: str, environ: Mapping[str, str]) -> Path:
     return Path(directory) / name
 
 
+def read_secret(setting: str) -> bytes:
+    """A file that a setting names; raises ConfigError."""
+    path = secret_file(setting, os.environ)
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise ConfigError(f"{path} cannot be read: {problem.strerror}") from None
+
+
 def sample(settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> str:
     """A file with every setting explained: those in `settings` set, the others commented out."""
     defaults = msgspec.to_builtins(Config())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from callsd_daemon.config import Config, ConfigError, secret_file
+from callsd_daemon.config import Config, read_secret
 from callsd_daemon.startup import (
     EXIT_ALREADY_RUNNING,
     EXIT_CONFIG,
@@ -75,15 +75,6 @@ def _make_way(path: Path) -> None:
                 EXIT_ALREADY_RUNNING,
             )
     path.unlink()
-
-
-def read_secret(setting: str) -> bytes:
-    """A file that a setting names; raises ConfigError."""
-    path = secret_file(setting, os.environ)
-    try:
-        return path.read_bytes()
-    except OSError as problem:
-        raise ConfigError(f"{path} cannot be read: {problem.strerror}") from None
 
 
 def _credentials(config: Config) -> grpc.ServerCredentials:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
+import structlog
+
 from callsd_daemon.domain.admission import Admit, Queue, Refuse
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Failure, Job, State
@@ -21,6 +23,8 @@ from callsd_daemon.workers.admission import AdmissionController, Verdict, record
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.runner import JobRunner
 
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -225,6 +229,8 @@ class Supervisor:
     def _forget(self, job_id: str, task: "asyncio.Task[None]") -> None:
         if self._tasks.get(job_id) is task:
             del self._tasks[job_id]
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            log.error("job_task_failed", job_id=job_id, exc_info=problem)
 
     async def _run_to_completion(self, job: Job, token: str) -> None:
         again = await self._runner.run(job, token)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All kinds there are, for what has to know each of them before there is a configuration."""
+"""How the jobs of kinds are stored."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,8 +11,10 @@ from callsd_daemon.kinds.transcription import Transcription
 from callsd_daemon.store.codec import JobCodec, KindTypes
 
 
-def codec(kinds: "Iterable[type[JobKind[Any]]]" = (Transcription, Captions, Recording)) -> JobCodec:
-    """How jobs of these kinds are stored."""
+def codec(
+    kinds: Iterable[JobKind[Any] | type[JobKind[Any]]] = (Transcription, Captions, Recording),
+) -> JobCodec:
+    """For a database that holds jobs of these kinds."""
     return JobCodec(
         {
             kind.name: KindTypes(
