@@ -21,6 +21,7 @@ from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.captions.feed import Caption, Event
 from callsd_daemon.workers.captions.journal import Final, read_finals
+from callsd_daemon.workers.session.incoming import Incoming, Reads
 from callsd_daemon.workers.waits import until
 
 
@@ -46,14 +47,16 @@ class CaptionService(caption_pb2_grpc.CaptionServiceServicer):
         self._database = database
         self._hub = hub
         self._directory = directory
+        self._reads: Reads = set()
 
     async def StreamCaptions(
         self, request_iterator: AsyncIterator[caption_pb2.StreamCaptionsRequest], context: Context
     ) -> AsyncIterator[caption_pb2.StreamCaptionsResponse]:
         """Receive one call's sound."""
+        requests = Incoming(request_iterator, self._reads)
         try:
             async with asyncio.timeout(CONFIG_TIMEOUT_SECONDS):
-                first = await anext(request_iterator, None)
+                first = await anext(requests, None)
         except TimeoutError:
             first = None
         job_id, encoding = caption_messages.config(first)
@@ -67,7 +70,7 @@ class CaptionService(caption_pb2_grpc.CaptionServiceServicer):
         with self._hub.stream():
             call = await self._calls.find(job_id)
             stream = call.attach(encoding)
-            receiving = asyncio.create_task(_receive(request_iterator, call, stream, encoding))
+            receiving = asyncio.create_task(_receive(requests, call, stream, encoding))
             # What was wrong with the sound is told at once, not with the next acknowledgement.
             receiving.add_done_callback(lambda _: call.acks.set())
             try:
