@@ -204,19 +204,26 @@ class Call:
     def apply(self, speaker: Speaker, update: TrackUpdate) -> None:
         """Take an update of a speaker: write down what is final, then tell the viewers."""
         speaker.is_drained = update.is_drained and speaker.is_asked_to_end
-        if update.skipped_samples:
-            speaker.skipped_samples += update.skipped_samples
+        # Not more than there has been: it is a worker that says so.
+        skipped_samples = min(
+            update.skipped_samples, speaker.received_sample - speaker.skipped_samples
+        )
+        if skipped_samples > 0:
+            speaker.skipped_samples += skipped_samples
             self.feed.tell(
                 Event(
                     type=EventType.AUDIO_SKIPPED,
                     speaker=speaker.name,
                     sample=update.processed_sample,
-                    skipped_samples=update.skipped_samples,
+                    skipped_samples=skipped_samples,
                 )
             )
         if update.speech is SpeechChange.BEGIN:
             self._tell_speech(speaker, EventType.SPEECH_BEGIN, update.heard_sample)
         for words in update.finals:
+            if not speaker.can_have_said(words.text):
+                self.note(f"final words of {speaker.name} are left out: more than its sound can be")
+                continue
             # All the sound that is in the text: a word may last longer than where it seems to end.
             speaker.advance(processed_sample=words.heard_sample, heard_sample=words.heard_sample)
             self._settle(speaker, words)
@@ -266,6 +273,8 @@ class Call:
             speaker.heard_sample = speaker.processed_sample
             speaker.skipped_samples = speaker.settled_skipped_samples
             speaker.is_asked_to_end = False
+            # Of a speaker of whom nothing waits the next captioner is told nothing.
+            speaker.is_drained = not speaker.ring
         self.feed.wake()
 
     def degrade(self, detail: str) -> None:

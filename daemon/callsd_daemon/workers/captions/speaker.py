@@ -19,6 +19,16 @@ claims: half a second of that is no rounding any more."""
 REMEMBERED_SEQUENCES = 128
 """How late a chunk may come after a later one, in chunks: 2.5 s of Opus packets."""
 
+LETTERS_A_SECOND = 1000
+"""Of final words in a second of sound. Speech has some 20, a decoder that repeats itself some 100;
+a captioner that was taken over could fill disk and memory."""
+
+FINAL_LETTERS = 100
+"""What a final caption counts for besides its text."""
+
+FIRST_LETTERS = 10_000
+"""That are let pass before they are compared with the sound."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
@@ -57,6 +67,8 @@ class Speaker:
         """The captioner was told that nothing more comes for now."""
         self.is_drained = True
         """Nothing is left to work off."""
+        self._letters = 0
+        """Of all that was said so far."""
         self._seen: set[int] = set()
         self._expected_sample: int | None = None
         """Where the next chunk begins if there is no pause; None while nobody can say."""
@@ -122,7 +134,9 @@ class Speaker:
         return self._expected_sample if gap <= SNAP_SAMPLES else start_sample
 
     def advance(self, *, processed_sample: int, heard_sample: int) -> None:
-        """The captioner has worked off so much."""
+        """The captioner has worked off so much, of what has come."""
+        processed_sample = min(processed_sample, self.received_sample)
+        heard_sample = min(heard_sample, self.received_sample)
         self.heard_sample = max(self.heard_sample, heard_sample, processed_sample)
         self.processed_sample = max(self.processed_sample, processed_sample)
         while self.ring and self.ring[0].end_sample <= self.processed_sample:
@@ -130,6 +144,14 @@ class Speaker:
             self.ring_bytes -= len(done.data)
             self.ring_samples -= done.end_sample - done.start_sample
             self.processed_sequence = max(self.processed_sequence, done.sequence)
+
+    def can_have_said(self, text: str) -> bool:
+        """Whether there was sound enough for one more final caption of this text."""
+        letters = self._letters + FINAL_LETTERS + len(text)
+        if letters > FIRST_LETTERS + LETTERS_A_SECOND * self.received_samples / SAMPLE_RATE_HZ:
+            return False
+        self._letters = letters
+        return True
 
     @property
     def settled_skipped_samples(self) -> int:

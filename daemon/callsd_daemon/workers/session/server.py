@@ -56,6 +56,9 @@ REPORTS_A_SECOND = 50
 NEWS_A_SECOND = 1_000
 """A captioner has some updates of each speaker in a second."""
 
+NEWS_BYTES = 1024
+"""Of an update; longer messages count for as many as they are long."""
+
 CLOSE_GRACE_SECONDS = 0.5
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -348,7 +351,7 @@ async def _follow(requests: AsyncIterator[worker_pb2.CaptionRequest], link: Link
         async for request in requests:
             if link.is_closed:
                 return
-            await pace.wait()
+            await pace.wait(1 + request.ByteSize() // NEWS_BYTES)
             if request.HasField("log"):
                 await link.log.take(request.log.offset, request.log.data[:MAX_LOG_BYTES])
             else:
