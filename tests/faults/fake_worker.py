@@ -5,23 +5,26 @@ The daemon runs this file instead of the real worker when CALLSD_WORKER_PROGRAM 
 session with the daemon is the real one. The prompt, or what a recording waits for, is a script:
 commands separated by ";", of which "2: exit 1" only counts for the second worker of a job. A worker
 that comes to the end of its script has done its work, and so has one that shall save what is left
-of a recording. What shall happen before hello is in the file `before-hello` in TMPDIR.
+of a recording. What shall happen before hello is in the file `before-hello` in TMPDIR, and what a
+captioner shall do in `captioner`.
 """
 
 import hashlib
 import importlib
 import itertools
+import json
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from callsd_ipc.v1 import worker_pb2
+from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 from callsd_worker.session import bootstrap, client
 from callsd_worker.session.client import Session
 from callsd_worker.session.inputs import Inputs
@@ -304,13 +307,45 @@ class Script:
     def flood_session(self, seconds: str, seed: str) -> None:
         """Send the daemon whatever the protocol has words for, as fast as it takes it."""
         flood = importlib.import_module("flood")
-        flood.run(self.bootstrap, seconds=float(seconds), seed=seed)
-        self.outcome = flood.outcome(self.bootstrap, seed=seed)
+        pool = flood.Pool(TEMPORARY / "flood.json", self.bootstrap)
+        (TEMPORARY / "flooding").touch()
+        sent = flood.run(self.bootstrap, pool, seconds=float(seconds), seed=seed)
+        write_whole(TEMPORARY / "flooded", json.dumps(sent).encode())
+        self.outcome = worker_pb2.Outcome.FromString(pool.outcome)
+        self.outcome.generation = self.bootstrap.generation
+
+    # As a captioner
+
+    def caption(self) -> None:
+        """Hear nothing but silence, for as long as the daemon wants."""
+        reports: queue.SimpleQueue[worker_pb2.CaptionRequest] = queue.SimpleQueue()
+        reports.put(worker_pb2.CaptionRequest(hello=bootstrap.hello(self.bootstrap)))
+
+        def report() -> Iterator[worker_pb2.CaptionRequest]:
+            while True:
+                try:
+                    yield reports.get(timeout=client.STATUS_SECONDS)
+                except queue.Empty:
+                    yield worker_pb2.CaptionRequest(status=worker_pb2.CaptionerStatus())
+
+        stub = worker_pb2_grpc.WorkerServiceStub(bootstrap.channel(self.bootstrap))
+        for order in stub.Caption(report()):
+            match order.WhichOneof("order"):
+                case "end":
+                    news = worker_pb2.TrackNews(
+                        track=order.end.track, processed_sample=2**40, is_drained=True
+                    )
+                    reports.put(worker_pb2.CaptionRequest(news=news))
+                case _:
+                    pass
 
 
 def main() -> None:
     """Do a job as its script says."""
     script = Script(worker_pb2.Bootstrap.FromString(sys.stdin.buffer.read()))
+    if bootstrap.is_captioner(script.bootstrap):
+        script.run((TEMPORARY / "captioner").read_text())
+        return
     if script.bootstrap.HasField("salvage"):
         script.salvage()
         return

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workers that somebody has taken over: what they leave, and what they say."""
 
+import json
+import random
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 
+from callsd import duration
+from callsd.v1.caption_pb2 import AudioChunk
 from callsd.v1.job_pb2 import (
     JOB_STATE_CANCELLED,
-    JOB_STATE_FAILED,
     JOB_STATE_RUNNING,
     JOB_STATE_SUCCEEDED,
     GetJobRequest,
@@ -17,7 +21,9 @@ from callsd.v1.job_pb2 import (
 )
 from tests.conftest import StartDaemon
 from tests.faults.conftest import RecordFigure
-from tests.helpers.api import log_of
+from tests.faults.flood_pool import write_pool
+from tests.helpers.api import Api, log_of
+from tests.helpers.captions import Sender, Viewer, ask_for_call, end_call
 from tests.helpers.daemon import CALM, Daemon
 from tests.helpers.history import Pulse
 from tests.helpers.invariants import all_jobs, assert_invariants
@@ -32,9 +38,64 @@ KINDS = ("pipe", "link", "directory", "name", "vast")
 """What is left instead of a file: a pipe, a symbolic link to the owner's token, a directory, a
 second name of that token, and a file that is longer than the disk."""
 
-FLOOD_SECONDS = 10.0
+LENGTHS = pytest.mark.parametrize(
+    "seconds", [10, pytest.param(60, marks=pytest.mark.slow)], ids=["short", "long"]
+)
 MOST_GROWTH_BYTES = 64 * MIB
+SPEAKER = "ada"
 END_SECONDS = 5.0
+
+
+class Flood:
+    """What a flood does to a daemon and to its other jobs while it goes on."""
+
+    def __init__(self, one: Daemon) -> None:
+        assert one.process is not None
+        self._one = one
+        self._process = psutil.Process(one.process.pid)
+        self._before = self._most = self._process.memory_info().rss
+        self.pulse = Pulse(one)
+        self._done = 0
+
+    def await_begin(self) -> None:
+        """Wait until messages come."""
+        eventually((self._one.root / "tmp" / "flooding").exists, "it begins", seconds=30)
+
+    @property
+    def _sent(self) -> Path:
+        return self._one.root / "tmp" / "flooded"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is sent."""
+        return self._sent.exists()
+
+    def do_other_work(self, api: Api) -> None:
+        """See another one's job done."""
+        name = self._one.create(api, "read media/0").job.name
+        assert self._one.wait(api, name).state == JOB_STATE_SUCCEEDED
+        self._done += 1
+        self._most = max(self._most, self._process.memory_info().rss)
+
+    def check(self, *, seconds: float) -> str:
+        """Nobody was harmed; returns the figures."""
+        healthy = self.pulse.assert_regular()
+        grown = self._most - self._before
+        assert self._done > 2
+        assert grown < MOST_GROWTH_BYTES
+        sent = json.loads(self._sent.read_text())
+        megabytes = sent.pop("bytes") / 1e6
+        return (
+            f"{seconds:g} s, {sum(sent.values())} messages of {megabytes:.0f} MB: "
+            f"health p99 {healthy * 1000:.0f} ms, {grown / MIB:.0f} MiB more, "
+            f"{self._done} jobs of others meanwhile"
+        )
+
+
+def chunk(sequence: int) -> AudioChunk:
+    """A tenth of a second of sound."""
+    start = duration((sequence - 1) / 10)
+    return AudioChunk(speaker=SPEAKER, sequence=sequence, start_offset=start, data=bytes(2 * 1600))
 
 
 def kept_files(one: Daemon) -> bytes:
@@ -122,26 +183,24 @@ def test_files_that_take_long(daemon: StartDaemon, record_figure: RecordFigure) 
     assert_invariants(one)
 
 
-@pytest.mark.scenario(50, "a flood of anything for 10 s: health p99 < 250 ms, memory bounded")
-def test_flood(daemon: StartDaemon, record_figure: RecordFigure) -> None:
+@pytest.mark.scenario(50, "anything, as fast as it is taken: health p99 < 250 ms, memory bounded")
+@LENGTHS
+@pytest.mark.timeout(240)
+def test_flood(
+    daemon: StartDaemon, chance: random.Random, record_figure: RecordFigure, seconds: int
+) -> None:
     """A worker that sends anything it can harms nobody, and what is kept of it can be read."""
     one = daemon(config={"jobs": {"max_attempts": 1, "max_log_bytes": MIB}})
+    write_pool(one.root / "tmp" / "flood.json", chance)
     api, other = one.api(), one.api()
     assert one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED
-    assert one.process is not None
-    process = psutil.Process(one.process.pid)
-    before = most = process.memory_info().rss
-    done = 0
-    flooding = one.create(api, f"flood-session {FLOOD_SECONDS} 1; touch over").job
-    one.wait(api, flooding.name, JOB_STATE_RUNNING)
-    with Pulse(one) as pulse:
-        while not (one.root / "tmp" / "over").exists():
-            name = one.create(other, "read media/0").job.name
-            assert one.wait(other, name).state == JOB_STATE_SUCCEEDED
-            done += 1
-            most = max(most, process.memory_info().rss)
+    flood = Flood(one)
+    flooding = one.create(api, f"flood-session {seconds} {chance.getrandbits(32)}").job
+    flood.await_begin()
+    with flood.pulse:
+        while not flood.is_over:
+            flood.do_other_work(other)
             assert one.job(api, flooding.name).name == flooding.name
-    healthy = pulse.assert_regular()
     ended = one.wait(api, flooding.name)
 
     assert ended.state == JOB_STATE_SUCCEEDED
@@ -150,13 +209,51 @@ def test_flood(daemon: StartDaemon, record_figure: RecordFigure) -> None:
     assert api(api.jobs.GetJob, GetJobRequest(name=flooding.name)).job == ended
     assert ended in all_jobs(api)
     assert len(log_of(api, flooding.name)) <= MIB + 100
-    assert done > 2
-    assert most - before < MOST_GROWTH_BYTES
+    figures = flood.check(seconds=seconds)
     assert_invariants(one)
     api = one.restart().api()
     assert one.job(api, flooding.name) == ended
-    assert ended.state != JOB_STATE_FAILED
-    record_figure(
-        f"health p99 {healthy * 1000:.0f} ms, {(most - before) / MIB:.0f} MiB more, "
-        f"{done} jobs of others meanwhile"
+    record_figure(figures)
+
+
+@pytest.mark.scenario(50, "captions of anything: health p99 < 250 ms, streams go on, all bounded")
+@LENGTHS
+@pytest.mark.timeout(240)
+def test_flood_of_captions(
+    daemon: StartDaemon, chance: random.Random, record_figure: RecordFigure, seconds: int
+) -> None:
+    """A captioner that reports anything it can harms nobody, and another one goes on after it."""
+    one = daemon()
+    write_pool(one.root / "tmp" / "flood.json", chance)
+    seed = chance.getrandbits(32)
+    (one.root / "tmp" / "captioner").write_text(
+        f"1: flood-session {seconds} {seed}; 1: exit 7; caption"
     )
+    api, other = one.api(), one.api()
+    assert one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED
+    flood = Flood(one)
+    name = ask_for_call(one, api)
+    flood.await_begin()
+    with Viewer(api, name) as viewer, Sender(api, name) as sender:
+        sent = 0
+        with flood.pulse:
+            while not flood.is_over:
+                sent += 1
+                sender.send(audio=chunk(sent))
+                flood.do_other_work(other)
+        sender.wait_received(SPEAKER, sent)
+        ended = end_call(one, api, name)
+        sender.join()
+        viewer.join()
+    with Viewer(api, name, resume_sequence=0) as kept:
+        kept.join()
+
+    assert ended.state == JOB_STATE_SUCCEEDED
+    assert ended.captions_result.restart_count == 1
+    assert kept.sequences == list(range(1, ended.captions_result.caption_count + 1))
+    assert viewer.sequences == kept.sequences
+    assert len(one.job_directory(name).joinpath("captions.jsonl").read_bytes()) < MIB
+    assert len(log_of(api, name)) < MIB
+    figures = flood.check(seconds=seconds)
+    assert_invariants(one)
+    record_figure(figures)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One call: what is acknowledged, and what is asked of its captioner."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,39 @@ class TestAcknowledged:
         assert next_call.speakers["ada"].processed_sample == 2 * LENGTH
 
 
+class TestMoreThanTheSound:
+    """A captioner that says more than it can have heard."""
+
+    def test_words(self, call: Call, tmp_path: Path) -> None:
+        """More words than the sound can be are left out, and come again with more sound."""
+        ada = call.speakers["ada"]
+        update = TrackUpdate(finals=(final(LENGTH),) * 50, processed_sample=0, heard_sample=0)
+        for _ in range(10):
+            call.apply(ada, update)
+        kept = call.feed.last_sequence
+        for sequence in range(4, 104):
+            call.receive("ada", sequence, (sequence - 1) * LENGTH, LENGTH, DATA)
+        for _ in range(10):
+            call.apply(ada, update)
+
+        assert 50 < kept < 120
+        assert call.feed.last_sequence == pytest.approx(kept + 100, abs=10)
+        assert "left out" in (tmp_path / WORKER_LOG).read_text()
+
+    def test_speech(self, call: Call) -> None:
+        """Whoever talks as fast as people can is never taken for that."""
+        ada = call.speakers["ada"]
+        words = replace(final(LENGTH), text="as fast as anybody can ")
+        for sequence in range(4, 4004):
+            call.receive("ada", sequence, (sequence - 1) * LENGTH, LENGTH, DATA)
+            if sequence % 5 == 0:
+                call.apply(
+                    ada, TrackUpdate(finals=(words,), processed_sample=0, recognised_sample=0)
+                )
+
+        assert call.feed.last_sequence == 800
+
+
 class TestEnds:
     """Speech that stops."""
 
@@ -106,6 +140,15 @@ class TestEnds:
         call.tick()
 
         assert captioner.ended == ["ada", "ada"]
+
+    @pytest.mark.parametrize(("processed", "expected"), [(3 * LENGTH, True), (LENGTH, False)])
+    def test_the_captioner_is_lost(self, call: Call, processed: int, expected: bool) -> None:  # noqa: FBT001 - an expectation
+        """When all sound is worked off, no other captioner is waited for to say so."""
+        update = TrackUpdate(processed_sample=processed, recognised_sample=processed)
+        call.apply(call.speakers["ada"], update)
+        call.interrupted("it was killed")
+
+        assert call.is_drained is expected
 
     def test_sound_after_the_end_is_not_taken(self, call: Call, captioner: Captioner) -> None:
         """Once a call is over, what still comes is left out."""

@@ -73,3 +73,13 @@ async def test_rest(clock: Clock) -> None:
     clock.now += 10_000.0
     assert await seconds_for(pace, clock, 10) == pytest.approx(0.0, abs=1e-6)
     assert await seconds_for(pace, clock, 50) == pytest.approx(1.0)
+
+
+async def test_weight(clock: Clock) -> None:
+    """What counts for many holds up what comes after it for as long as they would."""
+    pace = Pace(rate=50, burst=10)
+    before = clock.now
+    await pace.wait(60)
+    assert clock.now - before == pytest.approx(1.0)
+
+    assert await seconds_for(pace, clock, 50) == pytest.approx(1.0)

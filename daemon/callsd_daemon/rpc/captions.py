@@ -15,6 +15,7 @@ from callsd_daemon.rpc import caption_messages, validate
 from callsd_daemon.usecases.captions import Captions
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.journal import Final
+from callsd_daemon.workers.session.incoming import Incoming, Reads
 
 
 CONFIG_TIMEOUT_SECONDS = 10.0
@@ -27,21 +28,23 @@ class CaptionService(caption_pb2_grpc.CaptionServiceServicer):
 
     def __init__(self, captions: Captions) -> None:
         self._captions = captions
+        self._reads: Reads = set()
 
     async def StreamCaptions(
         self, request_iterator: AsyncIterator[caption_pb2.StreamCaptionsRequest], context: Context
     ) -> AsyncIterator[caption_pb2.StreamCaptionsResponse]:
         """Receive one call's sound."""
+        requests = Incoming(request_iterator, self._reads)
         try:
             async with asyncio.timeout(CONFIG_TIMEOUT_SECONDS):
-                first = await anext(request_iterator, None)
+                first = await anext(requests, None)
         except TimeoutError:
             first = None
         job_id, encoding = caption_messages.config(first)
         taken = self._captions.ingest(
             job_id,
             encoding,
-            request_iterator,
+            requests,
             functools.partial(caption_messages.receive, encoding),
         )
         async with contextlib.aclosing(taken):

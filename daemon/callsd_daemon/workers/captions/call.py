@@ -206,19 +206,26 @@ class Call:
     def apply(self, speaker: Speaker, update: TrackUpdate) -> None:
         """Take an update of a speaker: write finals into the journal, then publish."""
         speaker.is_drained = update.is_drained and speaker.is_asked_to_end
-        if update.skipped_samples:
-            speaker.skipped_samples += update.skipped_samples
+        # Not more than there has been: it is a worker that says so.
+        skipped_samples = min(
+            update.skipped_samples, speaker.received_sample - speaker.skipped_samples
+        )
+        if skipped_samples > 0:
+            speaker.skipped_samples += skipped_samples
             self.feed.add_event(
                 Event(
                     type=EventType.AUDIO_SKIPPED,
                     speaker=speaker.name,
                     sample=update.processed_sample,
-                    skipped_samples=update.skipped_samples,
+                    skipped_samples=skipped_samples,
                 )
             )
         if update.speech is SpeechChange.BEGIN:
             self._publish_speech(speaker, EventType.SPEECH_BEGIN, update.recognised_sample)
         for words in update.finals:
+            if not speaker.can_have_said(words.text):
+                self.note(f"final words of {speaker.name} are left out: more than its sound can be")
+                continue
             # Not `end_sample`: a word may last longer than its end as it was recognised.
             speaker.advance(
                 processed_sample=words.heard_sample, recognised_sample=words.heard_sample
@@ -272,6 +279,8 @@ class Call:
             speaker.recognised_sample = speaker.processed_sample
             speaker.skipped_samples = speaker.settled_skipped_samples
             speaker.is_asked_to_end = False
+            # Of a speaker of whom nothing waits the next captioner is told nothing.
+            speaker.is_drained = not speaker.ring
         self.feed.wake()
 
     def degrade(self, detail: str) -> None:

@@ -18,6 +18,16 @@ MAX_OVERLAP_SAMPLES = SAMPLE_RATE_HZ // 2
 REMEMBERED_SEQUENCES = 128
 """How late a chunk may come after a later one, in chunks: 2.5 s of Opus packets."""
 
+LETTERS_A_SECOND = 1000
+"""Of final words in a second of sound. Speech has some 20, a decoder that repeats itself some 100;
+a captioner that was taken over could fill disk and memory."""
+
+FINAL_LETTERS = 100
+"""What a final caption counts for besides its text."""
+
+FIRST_LETTERS = 10_000
+"""That are let pass before they are compared with the sound."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
@@ -56,6 +66,8 @@ class Speaker:
         """EndSpeech was sent to the captioner."""
         self.is_drained = True
         """All audio received is processed."""
+        self._letters = 0
+        """Of all that was said so far."""
         self._seen: set[int] = set()
         self._expected_sample: int | None = None
         """Where the next chunk begins if there is no pause; None before the first one."""
@@ -121,7 +133,9 @@ class Speaker:
         return self._expected_sample if gap <= SNAP_SAMPLES else start_sample
 
     def advance(self, *, processed_sample: int, recognised_sample: int) -> None:
-        """Move the positions forward, and drop from the ring what is processed."""
+        """Move the positions forward, within what was received, and drop what is processed."""
+        processed_sample = min(processed_sample, self.received_sample)
+        recognised_sample = min(recognised_sample, self.received_sample)
         self.recognised_sample = max(self.recognised_sample, recognised_sample, processed_sample)
         self.processed_sample = max(self.processed_sample, processed_sample)
         while self.ring and self.ring[0].end_sample <= self.processed_sample:
@@ -129,6 +143,14 @@ class Speaker:
             self.ring_bytes -= len(done.data)
             self.ring_samples -= done.end_sample - done.start_sample
             self.processed_sequence = max(self.processed_sequence, done.sequence)
+
+    def can_have_said(self, text: str) -> bool:
+        """Whether there was sound enough for one more final caption of this text."""
+        letters = self._letters + FINAL_LETTERS + len(text)
+        if letters > FIRST_LETTERS + LETTERS_A_SECOND * self.received_samples / SAMPLE_RATE_HZ:
+            return False
+        self._letters = letters
+        return True
 
     @property
     def settled_skipped_samples(self) -> int:

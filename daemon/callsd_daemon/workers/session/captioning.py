@@ -16,7 +16,7 @@ from callsd_daemon.workers.captions.link import (
     OpenTrack,
     Sound,
 )
-from callsd_daemon.workers.session.messages import finite, pins
+from callsd_daemon.workers.session.messages import MAX_TEXT, finite, pins
 from callsd_ipc.v1 import worker_pb2
 
 
@@ -25,6 +25,13 @@ PARCEL_BYTES = 256 * 1024
 
 MAX_ENGINE_LETTERS = 64
 """The name is in each line of captions.jsonl; ours have a dozen letters."""
+
+MAX_LANGUAGE_LETTERS = 16
+MAX_FINALS = 64
+"""In one update. A captioner has one or two, and one for each utterance it works off at an end."""
+
+MAX_SAMPLE = 2**40
+"""Of a position: two years. What is told of it later must be a time that can be told."""
 
 _SPEECH = {
     worker_pb2.SPEECH_CHANGE_BEGIN: SpeechChange.BEGIN,
@@ -109,7 +116,7 @@ def report(message: worker_pb2.CaptionRequest, link: Link) -> None:
             link.observer.on_failure(
                 Failure(
                     reason=Reason(name) if name in set(Reason) else Reason.INTERNAL,
-                    message=message.failure.message,
+                    message=message.failure.message[:MAX_TEXT],
                 )
             )
         case _:
@@ -119,25 +126,30 @@ def report(message: worker_pb2.CaptionRequest, link: Link) -> None:
 
 def _update(message: worker_pb2.TrackNews) -> TrackUpdate:
     return TrackUpdate(
-        finals=tuple(_words(words) for words in message.finals),
+        finals=tuple(_words(words) for words in message.finals[:MAX_FINALS]),
         interim=_words(message.interim) if message.HasField("interim") else None,
-        processed_sample=message.processed_sample,
-        recognised_sample=message.heard_sample,
+        processed_sample=_sample(message.processed_sample),
+        recognised_sample=_sample(message.heard_sample),
         speech=_SPEECH.get(message.speech),
         is_drained=message.is_drained,
-        skipped_samples=message.skipped_samples,
+        skipped_samples=_sample(message.skipped_samples),
     )
 
 
 def _words(message: worker_pb2.CaptionWords) -> Words:
+    start_sample = _sample(message.start_sample)
     return Words(
         segment=message.segment,
         revision=message.revision,
-        text=message.text,
-        start_sample=message.start_sample,
-        end_sample=message.end_sample,
-        heard_sample=message.heard_sample,
-        language=message.language,
-        stability=finite(message.stability),
+        text=message.text[:MAX_TEXT],
+        start_sample=start_sample,
+        end_sample=max(start_sample, _sample(message.end_sample)),
+        heard_sample=_sample(message.heard_sample),
+        language=message.language[:MAX_LANGUAGE_LETTERS],
+        stability=min(max(finite(message.stability), 0.0), 1.0),
         is_end_of_utterance=message.end_of_utterance,
     )
+
+
+def _sample(position: int) -> int:
+    return min(max(position, 0), MAX_SAMPLE)

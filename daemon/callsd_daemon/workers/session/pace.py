@@ -14,9 +14,9 @@ class Pace:
         self._due = time.monotonic() - self._burst_seconds
         """When the next message would be due, if they came evenly."""
 
-    async def wait(self) -> None:
-        """Wait until one more may pass."""
+    async def wait(self, count: int = 1) -> None:
+        """Wait until one more may pass, or one that counts for so many."""
         now = time.monotonic()
-        self._due = max(self._due, now - self._burst_seconds) + self._seconds
+        self._due = max(self._due, now - self._burst_seconds) + count * self._seconds
         if self._due > now:
             await asyncio.sleep(self._due - now)

@@ -26,6 +26,7 @@ from callsd_daemon.workers.captions.link import Link
 from callsd_daemon.workers.delivery import UnusableError
 from callsd_daemon.workers.session import captioning, messages
 from callsd_daemon.workers.session.file_socket import FileSocket
+from callsd_daemon.workers.session.incoming import Incoming, Reads
 from callsd_daemon.workers.session.pace import Pace
 from callsd_daemon.workers.slot import Endpoint, WorkerSlot
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
@@ -55,6 +56,9 @@ REPORTS_A_SECOND = 50
 
 UPDATES_A_SECOND = 1_000
 """A captioner sends some updates of each speaker in a second."""
+
+NEWS_BYTES = 1024
+"""Of an update; longer messages count for as many as they are long."""
 
 CLOSE_GRACE_SECONDS = 0.5
 
@@ -86,6 +90,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         self._expected: set[str] = set()
         self._links: dict[str, Link] = {}
         self._file_requests: dict[str, int] = {}
+        self._reads: Reads = set()
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -128,6 +133,8 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         """Disconnect all workers; they go on, and connect to the next daemon."""
         await self._files.close()
         await self._server.stop(CLOSE_GRACE_SECONDS)
+        if self._reads:
+            await asyncio.wait(self._reads, timeout=CLOSE_GRACE_SECONDS)
 
     def expect(self, job_id: str) -> None:
         """A slot for this job follows soon: until then its worker is told to try again."""
@@ -157,7 +164,8 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         self, request_iterator: AsyncIterator[worker_pb2.SessionRequest], context: Context
     ) -> AsyncIterator[worker_pb2.SessionResponse]:
         """One worker's session; ends when either side goes away."""
-        hello = await _hello(request_iterator, context)
+        requests = Incoming(request_iterator, self._reads)
+        hello = await _hello(requests, context)
         slot = self._slots.get(hello.job_id)
         if not _is_proved(slot, hello):
             if hello.job_id in self._expected:
@@ -178,7 +186,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         slot.end_session()
         slot.end_session = lambda: orders.put_nowait(None)
         tasks = [
-            asyncio.create_task(_listen(request_iterator, slot, orders)),
+            asyncio.create_task(_listen(requests, slot, orders)),
             asyncio.create_task(_announce_stop(slot, orders)),
         ]
         try:
@@ -193,13 +201,14 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         self, request_iterator: AsyncIterator[worker_pb2.CaptionRequest], context: Context
     ) -> AsyncIterator[worker_pb2.CaptionResponse]:
         """One captioner's session; the captioner exits with it."""
-        hello = await _hello(request_iterator, context)
+        requests = Incoming(request_iterator, self._reads)
+        hello = await _hello(requests, context)
         link = self._links.get(hello.job_id)
         if not _is_proved(link, hello):
             await _refuse(hello, context)
         assert link is not None
         yield captioning.work(link.work, log_kept=link.log.kept)
-        reading = asyncio.create_task(_follow(request_iterator, link))
+        reading = asyncio.create_task(_follow(requests, link))
         try:
             async for batch in link.batches():
                 for order in captioning.orders(batch):
@@ -235,7 +244,8 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         self, request_iterator: AsyncIterator[worker_pb2.SendFileRequest], context: Context
     ) -> worker_pb2.SendFileResponse:
         """A file that the worker's outcome names."""
-        first = await _first(request_iterator, context)
+        requests = Incoming(request_iterator, self._reads)
+        first = await _first(requests, context)
         hello, name, offset = first.start.hello, first.start.file_name, first.start.offset
         slot = self._slots.get(hello.job_id)
         if not _is_proved(slot, hello):
@@ -248,7 +258,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
             try:
                 while True:
                     async with asyncio.timeout(IDLE_TIMEOUT_SECONDS):
-                        message = await anext(request_iterator, None)
+                        message = await anext(requests, None)
                     if message is None:
                         break
                     offset = await slot.delivery.write(name, offset, message.data)
@@ -341,7 +351,7 @@ async def _follow(requests: AsyncIterator[worker_pb2.CaptionRequest], link: Link
         async for request in requests:
             if link.is_closed:
                 return
-            await pace.wait()
+            await pace.wait(1 + request.ByteSize() // NEWS_BYTES)
             if request.HasField("log"):
                 await link.log.take(request.log.offset, request.log.data[:MAX_LOG_BYTES])
             else:
