@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in directories that somebody else can write, and files of our own that must be whole.
+"""Opens files in directories that others can write to, and writes files whole or not at all.
 
-A stranger's file is opened once, never waits, and is looked at through its descriptor: it may be a
-link, a pipe or a device, and something else a moment later.
+Untrusted files are opened once, without blocking, and checked through the descriptor: they may be
+links, pipes or devices, and be replaced at any moment.
 """
 
 import asyncio
@@ -19,19 +19,18 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-STRANGERS_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""Follow no link, and wait for nobody: a pipe without a writer would never open."""
+UNTRUSTED_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Do not follow links, and do not block: opening a pipe without a writer would."""
 
 POOL_THREADS = 8
 
 
 def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> int:
-    """Open a file that is a plain file and has no second name; the caller closes it.
+    """Open a plain file without a second hard link; the caller closes it.
 
-    With O_CREAT, one that is made is our user's alone. Raises OSError; EINVAL when it is anything
-    else than that.
+    With O_CREAT, a new file gets mode 0600. Raises OSError; EINVAL when it is anything else.
     """
-    descriptor = os.open(path, flags | STRANGERS_FLAGS, 0o600, dir_fd=dir_fd)
+    descriptor = os.open(path, flags | UNTRUSTED_FLAGS, 0o600, dir_fd=dir_fd)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(descriptor)
@@ -40,7 +39,7 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, dir_fd: int | No
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
-    """All of a stranger's file. Raises OSError; EFBIG when it is longer than `max_bytes`."""
+    """The content of an untrusted file. Raises OSError; EFBIG when longer than `max_bytes`."""
     with os.fdopen(open_regular(path), "rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
@@ -51,8 +50,8 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
 def open_beneath(root: Path, path: Path) -> int:
     """Open a plain file below `root` for reading, by a path relative to it; the caller closes it.
 
-    No part of the path may be a link, so that whoever can write below `root` cannot lead out of
-    it. Raises OSError: ELOOP or ENOTDIR for a link, EINVAL when it is not a plain file.
+    No part of the path may be a link, so that nobody who can write below `root` can make it lead
+    elsewhere. Raises OSError: ELOOP or ENOTDIR for a link, EINVAL when it is not a plain file.
     """
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise OSError(errno.EXDEV, "leads out of its directory", str(path))
@@ -64,7 +63,7 @@ def open_beneath(root: Path, path: Path) -> int:
             inner = os.open(part, flags, dir_fd=folder)
             os.close(folder)
             folder = inner
-        descriptor = os.open(name, os.O_RDONLY | STRANGERS_FLAGS, dir_fd=folder)
+        descriptor = os.open(name, os.O_RDONLY | UNTRUSTED_FLAGS, dir_fd=folder)
     finally:
         os.close(folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -74,11 +73,11 @@ def open_beneath(root: Path, path: Path) -> int:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write, sync, rename, sync the directory: after a power cut all of it is there or nothing."""
+    """Write, sync, rename, sync the directory: after a power cut the file is complete or absent."""
     draft = path.with_name(f".{path.name}.part")
     draft.unlink(missing_ok=True)
     try:
-        # A new file, never what a link of that name leads to.
+        # O_EXCL: a new file, never the target of a link of that name.
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -86,13 +85,13 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(descriptor)
         draft.replace(path)
     finally:
-        # Half a file on a full disk helps nobody.
+        # An incomplete draft would only take space on a full disk.
         draft.unlink(missing_ok=True)
     sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:
-    """Have the disk keep the names in a directory."""
+    """Sync the names in a directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -101,10 +100,9 @@ def sync_directory(path: Path) -> None:
 
 
 class FilePool:
-    """Threads for what may block on a disk that is not ours to trust.
+    """Threads for file operations that may block on an untrusted or slow disk.
 
-    Apart from the threads of everything else, so that a disk that hangs holds up those only who
-    wait for it.
+    They are separate from all other threads, so that a disk that hangs delays nothing else.
     """
 
     def __init__(self, threads: int = POOL_THREADS) -> None:
@@ -116,5 +114,5 @@ class FilePool:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def close(self) -> None:
-        """Take nothing more; what hangs is left to hang."""
+        """Accept nothing more; operations that hang are abandoned."""
         self._threads.shutdown(wait=False, cancel_futures=True)

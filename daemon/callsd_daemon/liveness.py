@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the daemon can do work, found out by having it do some."""
+"""Checks whether the daemon gets work done, by small tasks for each of its parts."""
 
 import asyncio
 import os
@@ -12,18 +12,18 @@ from callsd_daemon import notify
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 5.0
-"""How often it is looked at where no watchdog wants to know more often."""
+CHECK_SECONDS = 5.0
+"""How often parts are checked, unless the watchdog needs it more often."""
 
 PATIENCE_SECONDS = 10.0
-"""Who does not get one small thing done in so long stands still."""
+"""A part that has not completed a small task in so long is stuck."""
 
 
 class Liveness:
-    """Asks every part of the daemon that requests wait for to do one small thing.
+    """Has every part of the daemon that requests depend on do a small task.
 
-    As long as all of them take it, the watchdog is told so and health is SERVING. Else health says
-    NOT_SERVING, and when it lasts, the watchdog ends the daemon.
+    While all of them complete it, the watchdog is pinged and health is SERVING. Otherwise health
+    says NOT_SERVING, and if that lasts, the watchdog kills the daemon.
     """
 
     def __init__(
@@ -31,13 +31,13 @@ class Liveness:
         parts: Mapping[str, Callable[[], Awaitable[object]]],
         tell: Callable[[bool], Awaitable[None]],
     ) -> None:
-        """`parts` have a turn by being awaited; `tell` is told when it gets worse or better."""
+        """Awaiting one of `parts` does its task; `tell` is called when health changes."""
         self._parts = parts
         self._tell = tell
-        self._seconds = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 / 3 or LOOK_SECONDS
+        self._seconds = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 / 3 or CHECK_SECONDS
 
     async def run(self) -> None:
-        """For as long as the daemon serves, three times as often as the watchdog wants to know."""
+        """Check until cancelled, at least three times in the watchdog's interval."""
         was_well = True
         while True:
             stuck = await self.stuck()
@@ -51,11 +51,11 @@ class Liveness:
             await asyncio.sleep(self._seconds)
 
     async def stuck(self) -> list[str]:
-        """Names of the parts that do not take a turn in time."""
+        """Names of the parts that do not complete their task in time."""
         tasks = {asyncio.ensure_future(turn()): name for name, turn in self._parts.items()}
         _, waiting = await asyncio.wait(tasks, timeout=PATIENCE_SECONDS)
         for task in waiting:
             task.cancel()
-        # A turn that was refused was one: who answers does not stand still.
+        # An error is an answer, too: the part is not stuck.
         await asyncio.gather(*tasks, return_exceptions=True)
         return sorted(tasks[task] for task in waiting)

@@ -11,10 +11,10 @@ import structlog
 
 
 class _Stderr:
-    """Standard error, on which a line may be lost: a full disk under it must not end any work.
+    """Standard error that ignores errors: a full disk behind it must not end any work.
 
-    Unbuffered: Python would try to write what is left in a buffer once more at its end, and turn
-    that failure into the daemon's exit code.
+    Unbuffered: Python would write the rest of a buffer at exit, and a failure of that would change
+    the daemon's exit code.
     """
 
     def write(self, text: str) -> None:
@@ -22,7 +22,7 @@ class _Stderr:
             os.write(sys.stderr.fileno(), text.encode())
 
     def flush(self) -> None:
-        """There is nothing to flush."""
+        """Do nothing, as nothing is buffered."""
 
 
 def configure(level: str, style: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling systemd how the daemon is. Source: sd_notify(3)."""
+"""Notifies systemd of the daemon's state. Source: sd_notify(3)."""
 
 import contextlib
 import os
@@ -13,13 +13,13 @@ ALIVE = "WATCHDOG=1"
 
 
 def notify(*lines: str) -> None:
-    """Tell the service manager; does nothing when there is none that wants to know."""
+    """Send to the service manager; does nothing without one."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         # "@" stands for the abstract namespace.
         name = "\0" + address[1:] if address.startswith("@") else address
-        # Nobody there, or nobody who listens right now, must not end what is told about.
+        # A service manager that does not listen must not end the daemon.
         with contextlib.suppress(OSError):
             sender.sendto("\n".join(lines).encode(), name)

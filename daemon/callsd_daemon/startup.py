@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can keep the daemon from starting, and how it tells."""
+"""Locks and directories that the daemon needs to start, and the error when it cannot."""
 
 import contextlib
 import ctypes
@@ -12,13 +12,13 @@ from callsd_daemon.files import open_regular
 
 
 DATABASE_FILE = "callsd.db"
-"""Where in the state directory the database is."""
+"""The database, in the state directory."""
 
 LOCK_FILE = "lock"
-"""In either directory: held by the daemon that uses it."""
+"""In state and runtime directory: locked by the daemon that uses it."""
 
-STATE_ROOMS = ("jobs", "uploads", "captioners", "trash")
-"""What lies beside it: all of it the daemon's alone."""
+STATE_DIRECTORIES = ("jobs", "uploads", "captioners", "trash")
+"""Directories beside it, which only the daemon uses."""
 
 PR_SET_DUMPABLE = 4
 """Of prctl(2)."""
@@ -31,16 +31,16 @@ EXIT_CONFIG = 78
 
 
 def hide() -> None:
-    """Let no other process of this user look into this one: its memory, its files, its tokens.
+    """Deny other processes of this user access to the memory and descriptors of this one.
 
-    Where workers are of the same user, they may be somebody else's by now.
+    Workers of the same user may have been taken over.
     """
-    with contextlib.suppress(OSError, AttributeError):  # on a system that has no such call
+    with contextlib.suppress(OSError, AttributeError):  # on a system without prctl
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class StartError(Exception):
-    """The daemon cannot start; `exit_code` tells scripts why."""
+    """The daemon cannot start; `exit_code` says why."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class StartError(Exception):
 
 @contextlib.contextmanager
 def own_state(state: Path, runtime: Path) -> Iterator[None]:
-    """Make the directories, and hold the locks that keep a second daemon away from either.
+    """Create the directories, and lock both against a second daemon.
 
     Nothing in a directory is touched before it is locked. Raises StartError.
     """
@@ -68,13 +68,13 @@ def own_state(state: Path, runtime: Path) -> Iterator[None]:
                         EXIT_STATE_UNUSABLE,
                     )
                 locks.callback(os.close, _lock(directory, setting))
-            # Whoever may use the socket comes to it, and to nothing else.
+            # The socket's group needs access; all else in here is private by its own mode.
             runtime.chmod(0o750)
-            for directory in (state, *(state / name for name in STATE_ROOMS)):
+            for directory in (state, *(state / name for name in STATE_DIRECTORIES)):
                 directory.mkdir(exist_ok=True)
                 directory.chmod(0o700)
             for directory in (state / "workers", runtime / "workers"):
-                # Where they are there already, they may be shared with the workers' group.
+                # Existing ones may be shared with the workers' group: keep their mode.
                 directory.mkdir(exist_ok=True)
         except OSError as problem:
             raise StartError(
@@ -87,7 +87,7 @@ def own_state(state: Path, runtime: Path) -> Iterator[None]:
 
 def _lock(directory: Path, setting: str) -> int:
     """A descriptor that holds the lock of a directory; raises StartError and OSError."""
-    # Of mode 0600: a file that others may open they may lock as well.
+    # Mode 0600: a file that others can open they can lock, too.
     descriptor = open_regular(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bearer tokens: who may do what.
 
-They are kept hashed in one file that the daemon reads again whenever it changes, so that a token
-is made or revoked at once, whether the daemon runs or not.
+Their hashes are in one file that the daemon reads again whenever it changes, so that creating and
+revoking take effect at once, whether the daemon runs or not.
 
-Root may change the file as well, in a directory of the daemon's user, who may have put anything
-there: what is opened is never a link, what is written is always new, and all of it by one
-descriptor of the directory.
+Root may change the file, too, in a directory where the daemon's user may have put anything: links
+are never opened, files always newly written, all by one descriptor of the directory.
 """
 
 import contextlib
@@ -38,12 +37,12 @@ OWNER = "owner"
 MAX_TOKENS = 1000
 
 MAX_FILE_BYTES = 1024**2
-"""Of all tokens: each takes some 300 bytes."""
+"""For all tokens: each takes some 300 bytes."""
 
 CHANGE_SECONDS = 10.0
-"""How long to wait for another program that changes the file."""
+"""How long to wait while another program changes the file."""
 
-CHANGE_LOOK_SECONDS = 0.02
+CHANGE_POLL_SECONDS = 0.02
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -82,9 +81,9 @@ class TokenFile:
     def create(
         self, name: str, scopes: tuple[str, ...], expires_in_seconds: float | None = None
     ) -> str:
-        """Make a token; returns the secret, which is shown this once.
+        """Create a token; returns the secret, which is stored nowhere.
 
-        Raises TokenError when the name is taken or bad, or a scope is unknown, and TokenFileError.
+        Raises TokenError when the name is taken or invalid, or a scope unknown, and TokenFileError.
         """
         if not NAME.fullmatch(name):
             raise TokenError(f"{name!r} is no name for a token: use a-z, 0-9, . _ -")
@@ -109,7 +108,7 @@ class TokenFile:
         return secret
 
     def revoke(self, name: str) -> None:
-        """Make a token worthless at once.
+        """Revoke a token at once.
 
         Raises TokenError when there is none of that name, and TokenFileError.
         """
@@ -124,20 +123,20 @@ class TokenFile:
         return [token for _, token in sorted(self._load().items())]
 
     def find(self, secret: str) -> Token | None:
-        """The token with this secret, as `look_up`, for who is not told more than a reason.
+        """The token with this secret, as `look_up`, but with an error for clients.
 
-        Raises TOKEN_INVALID while the file cannot be used: nobody is let in by guess.
+        Raises TOKEN_INVALID while the file cannot be used: older content is not used instead.
         """
         try:
             token = self.look_up(secret)
         except TokenFileError as problem:
-            self._tell(str(problem))
+            self._log_once(str(problem))
             raise CallsdError(
                 Reason.TOKEN_INVALID,
-                "no token can be looked up: the daemon's file of tokens cannot be used, and its "
-                "log says why",
+                "no token can be checked: the daemon's file of tokens cannot be used; its log says "
+                "why",
             ) from problem
-        self._tell("")
+        self._log_once("")
         return token
 
     def has_scope(self, name: str, scope: str) -> bool:
@@ -151,7 +150,7 @@ class TokenFile:
     def look_up(self, secret: str) -> Token | None:
         """The token with this secret, unless it has expired; raises TokenFileError."""
         wanted, found = digest(secret), None
-        # Look at all of them, so that the time taken tells nothing about any.
+        # Compare with all of them, so that the time taken reveals nothing about any.
         for token in self._load().values():
             if hmac.compare_digest(token.sha256, wanted):
                 found = token
@@ -182,7 +181,7 @@ class TokenFile:
         self._stamp = stamp
         return self._tokens
 
-    def _tell(self, trouble: str) -> None:
+    def _log_once(self, trouble: str) -> None:
         """Log a problem once, not with every request."""
         if trouble and trouble != self._trouble:
             log.error("tokens_unusable", problem=trouble)
@@ -192,7 +191,7 @@ class TokenFile:
     def _changing(self) -> Iterator[None]:
         """Keep other processes from changing the file: a revoked token must not come back."""
         with _opened(self._path.parent) as directory:
-            # A lock file would belong to whoever came first: root's would shut the daemon out.
+            # The directory is locked: a lock file created by root would exclude the daemon.
             deadline = time.monotonic() + CHANGE_SECONDS
             while not _locked(directory):
                 if time.monotonic() > deadline:
@@ -200,7 +199,7 @@ class TokenFile:
                         f"another program has been holding {self._path.parent} for "
                         f"{CHANGE_SECONDS:g} s: try again, or see who it is by `lslocks`"
                     )
-                time.sleep(CHANGE_LOOK_SECONDS)
+                time.sleep(CHANGE_POLL_SECONDS)
             self._directory = directory
             try:
                 yield
@@ -214,14 +213,14 @@ class TokenFile:
 
 
 def digest(secret: str) -> str:
-    """What is kept of a secret. The secrets are random and long: no slow hash is needed."""
+    """The hash of a secret that is stored. Secrets are random and long: no slow hash is needed."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def write_owner_token(tokens: TokenFile, path: Path) -> None:
-    """See to it that `path` holds a valid token for the daemon's own user, readable only by it.
+    """Make sure that `path` has a valid token for the daemon's own user, readable only by it.
 
-    One that is there and still valid stays: clients that live through a restart hold it.
+    A valid one is kept: clients that were started before a restart use it.
     """
     with _opened(path.parent) as directory:
         with contextlib.suppress(FileNotFoundError):
@@ -241,7 +240,7 @@ def write_owner_token(tokens: TokenFile, path: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(directory: Path) -> Iterator[int]:
-    """A descriptor of a directory; a link to it must be root's or of the directory's owner."""
+    """A descriptor of a directory; a link to it must belong to root or to the directory's owner."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as problem:
@@ -265,7 +264,7 @@ def _locked(descriptor: int) -> bool:
 
 
 def _read(path: str | Path, directory: int | None, *, mode: int | None = None) -> bytes:
-    """All of a file that is no link, after it was given its mode; raises OSError."""
+    """The content of a file that is no link, after setting its mode; raises OSError."""
     with os.fdopen(open_regular(path, dir_fd=directory), "rb") as file:
         if mode is not None:
             os.fchmod(file.fileno(), mode)
@@ -276,9 +275,9 @@ def _read(path: str | Path, directory: int | None, *, mode: int | None = None) -
 
 
 def _write_private(path: Path, content: bytes, directory: int) -> None:
-    """Replace the file as a whole; nobody but its owner can read it at any moment.
+    """Replace the file as a whole; only its owner can read it, at any moment.
 
-    `directory` is where it lies. Raises TokenFileError, and leaves it as it was.
+    `directory` is a descriptor of its directory. Raises TokenFileError, and changes nothing then.
     """
     draft = f".{path.name}.{secrets.token_hex(8)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -289,10 +288,10 @@ def _write_private(path: Path, content: bytes, directory: int) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(descriptor)
-                # The kernel's own stamp moves in steps of milliseconds, and readers go by it.
+                # Readers notice changes by this time; the kernel's own has steps of milliseconds.
                 os.utime(descriptor, ns=(time.time_ns(), time.time_ns()))
                 if os.geteuid() == 0:
-                    # Root makes tokens for the daemon, which must be able to read them.
+                    # The daemon must be able to read tokens that root makes.
                     owner = os.fstat(directory)
                     os.fchown(descriptor, owner.st_uid, owner.st_gid)
             os.replace(draft, path.name, src_dir_fd=directory, dst_dir_fd=directory)
@@ -304,9 +303,9 @@ def _write_private(path: Path, content: bytes, directory: int) -> None:
 
 
 def _unusable(path: Path, problem: OSError) -> str:
-    """What is wrong with a file, told plainly."""
+    """What is wrong with a file, for people."""
     if problem.errno == errno.ELOOP:
         return f"{path} is a link, which is not followed: see who put it there, and remove it"
     if problem.errno == errno.EINVAL:
         return f"{path} is not a plain file of its own: see who put it there, and remove it"
-    return f"{path} cannot be used ({problem.strerror}): see to it that callsd can"
+    return f"{path} cannot be used ({problem.strerror}): give callsd's user access to it"

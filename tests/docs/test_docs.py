@@ -24,6 +24,7 @@ TIMEOUT_SECONDS = 60
 
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 ROW = re.compile(r"^\| `([A-Z_]+)` \| (\S+) \| (job)? ?\|", re.MULTILINE)
+SOURCE = re.compile(r"`([\w/]+\.py)`")
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
@@ -105,6 +106,16 @@ class TestPages:
 
         dead = [link for link in links if not (path.parent / link).exists()]
         assert dead == []
+
+    def test_architecture_names_files(self) -> None:
+        """Each Python file that the page on architecture names is there, under that path."""
+        files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "daemon").rglob("*.py")]
+        names = set(SOURCE.findall(page("architecture.md")))
+
+        lost = [
+            name for name in names if not any(f"/{file}".endswith(f"/{name}") for file in files)
+        ]
+        assert lost == []
 
     def test_index_is_complete(self) -> None:
         """The handbook's index names each of its pages."""

@@ -24,7 +24,7 @@ from callsd.v1.job_pb2 import (
     ListJobsRequest,
 )
 from callsd.v1.server_pb2 import GetCapacityRequest
-from callsd_daemon.startup import STATE_ROOMS
+from callsd_daemon.startup import STATE_DIRECTORIES
 from tests.helpers.api import Api
 from tests.helpers.daemon import Daemon
 from tests.helpers.history import Recorder
@@ -154,11 +154,11 @@ def is_for_a_person(job: Job, directory: Path) -> bool:
 def assert_private(daemon: Daemon) -> None:
     """I11: nobody else can read or change anything that is kept, or see that it is there."""
     paths = [daemon.state, *daemon.state.glob("callsd.db*"), daemon.state / "tokens.json"]
-    for room in STATE_ROOMS:
-        paths.append(daemon.state / room)
+    for name in STATE_DIRECTORIES:
+        paths.append(daemon.state / name)
         # What lies in a worker's directory is the worker's; who cannot get in cannot see it.
-        deep = "*" if room == "workers" else "**/*"
-        paths += (daemon.state / room).glob(deep)
+        deep = "*" if name == "workers" else "**/*"
+        paths += (daemon.state / name).glob(deep)
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
             assert path.lstat().st_mode & 0o077 == 0, path

@@ -55,9 +55,9 @@ def test_anything(reports: list[worker_pb2.CaptionRequest]) -> None:
         call.receive("ada", 1, 0, LENGTH, bytes(2 * LENGTH))
         listener = Listener(call)
         for report in reports:
-            captioning.report(report, SimpleNamespace(listener=listener))  # type: ignore[arg-type]
+            captioning.report(report, SimpleNamespace(observer=listener))  # type: ignore[arg-type]
         ada = call.speakers["ada"]
-        assert 0 <= ada.processed_sample <= ada.heard_sample <= ada.received_sample == LENGTH
+        assert 0 <= ada.processed_sample <= ada.recognised_sample <= ada.received_sample == LENGTH
         assert 0 <= ada.skipped_samples <= LENGTH
         caption_messages.acks(call.new_acks())
         caption_messages.heartbeat(call)

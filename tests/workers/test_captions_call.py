@@ -99,7 +99,7 @@ class TestMoreThanTheSound:
     def test_words(self, call: Call, tmp_path: Path) -> None:
         """More words than the sound can be are left out, and come again with more sound."""
         ada = call.speakers["ada"]
-        update = TrackUpdate(finals=(final(LENGTH),) * 50, processed_sample=0, heard_sample=0)
+        update = TrackUpdate(finals=(final(LENGTH),) * 50, processed_sample=0, recognised_sample=0)
         for _ in range(10):
             call.apply(ada, update)
         kept = call.feed.last_sequence

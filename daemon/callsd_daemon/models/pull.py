@@ -303,7 +303,7 @@ def _try_out(
             raise ModelError(
                 Reason.MODEL_INVALID,
                 f"with {request.file} {request.engine} got {result.words_right:.0%} of the sample "
-                f"right, {MIN_WORDS_RIGHT:.0%} are needed; it heard {result.text[:200]!r}",
+                f"right, {MIN_WORDS_RIGHT:.0%} are needed; it recognised {result.text[:200]!r}",
             )
         is_multilingual = result.is_multilingual
         trials.append(

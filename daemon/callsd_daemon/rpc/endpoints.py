@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where and how the public server listens."""
+"""The endpoints of the public server."""
 
 import grp
 import os
@@ -41,7 +41,7 @@ SERVER_OPTIONS = (
 
 
 def listen(server: grpc.aio.Server, endpoint: str, config: Config) -> None:
-    """Have the server listen at an endpoint of the configuration. Raises StartError."""
+    """Have the server listen on an endpoint of the configuration. Raises StartError."""
     kind, _, address = endpoint.partition(":")
     try:
         if kind == "unix":
@@ -60,7 +60,7 @@ def listen(server: grpc.aio.Server, endpoint: str, config: Config) -> None:
 
 
 def _make_way(path: Path) -> None:
-    """Remove a socket that a dead daemon has left; refuse to take one from a living one."""
+    """Remove a socket that a dead daemon has left; raises StartError if another one uses it."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def _credentials(config: Config) -> grpc.ServerCredentials:
 
 
 def share_socket(endpoint: str, group: str) -> None:
-    """Let the group use a unix socket: gRPC makes it by umask, which shuts the group out."""
+    """Let the group use a unix socket: gRPC creates it by umask, without access for the group."""
     kind, _, address = endpoint.partition(":")
     if kind != "unix":
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Prometheus asks, over HTTP: for anybody who can reach it, so bounded in every way."""
+"""The metrics over HTTP for Prometheus: open to all who can connect, so limited in every way."""
 
 import asyncio
 import contextlib
@@ -10,11 +10,10 @@ from callsd_daemon.startup import EXIT_CONFIG, StartError
 
 
 MAX_CONNECTIONS = 16
-"""When one more comes, the oldest is dropped: who scrapes is done in milliseconds, who idles is
-not."""
+"""With one more the oldest is closed: a scrape takes milliseconds, so the oldest is idle."""
 
 CONNECTION_SECONDS = 5.0
-"""From its opening until the answer is handed over to the kernel, however slowly a client talks."""
+"""Limit from opening a connection to the end of the answer, however slow the client is."""
 
 MAX_HEAD_BYTES = 8 * 1024
 
@@ -24,14 +23,14 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Scraping:
-    """The metrics' own small server. Belongs to one event loop."""
+    """A small HTTP server for the metrics. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._server: asyncio.Server | None = None
         self._open: list[asyncio.StreamWriter] = []
 
     async def open(self, endpoint: str) -> None:
-        """Answer at HOST:PORT; raises StartError."""
+        """Listen on HOST:PORT; raises StartError."""
         host, _, port = endpoint.rpartition(":")
         try:
             self._server = await asyncio.start_server(
@@ -45,7 +44,7 @@ class Scraping:
             ) from None
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop listening, and close all connections."""
         if self._server is not None:
             self._server.close()
         for writer in self._open:

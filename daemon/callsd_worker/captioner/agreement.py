@@ -69,13 +69,13 @@ def matching_prefix(prefix: Sequence[str], words: Sequence[str]) -> int:
     best = (costs[-1], True, len(wanted), 0)
     for count, word in enumerate(words, start=1):
         diagonal, costs[0] = costs[0], count
-        heard = bare(word)
+        plain = bare(word)
         for at, other in enumerate(wanted, start=1):
-            substituted = diagonal + (heard != other)
+            substituted = diagonal + (plain != other)
             diagonal = costs[at]
             costs[at] = min(substituted, costs[at] + 1, costs[at - 1] + 1)
         # Of equally good ends prefer the one with the same last word, then the one of like length.
-        best = min(best, (costs[-1], heard != wanted[-1], abs(count - len(wanted)), count))
+        best = min(best, (costs[-1], plain != wanted[-1], abs(count - len(wanted)), count))
     return best[-1]
 
 

@@ -109,17 +109,17 @@ def _accepted(
             return _without_loops(again) if window.is_final else None
 
 
-def _without_loops(heard: Recognised) -> Recognised:
+def _without_loops(result: Recognised) -> Recognised:
     """Without the repetitions of a loop."""
-    words = heard.text.split()
-    return replace(heard, text=" ".join(without_repeats(words, words)), words=())
+    words = result.text.split()
+    return replace(result, text=" ".join(without_repeats(words, words)), words=())
 
 
-def _flaw(window: DecodeWindow, heard: Recognised) -> Flaw | None:
-    if not window.is_final and heard.token_count <= DOUBTFUL_TOKENS:
+def _flaw(window: DecodeWindow, result: Recognised) -> Flaw | None:
+    if not window.is_final and result.token_count <= DOUBTFUL_TOKENS:
         return None
     return find_flaw(
-        heard,
+        result,
         seconds=window.seconds + CLIPPED_SECONDS,
         voiced_seconds=window.voiced_seconds,
     )

@@ -46,12 +46,12 @@ class Flaw(StrEnum):
     NO_SPEECH = "no speech"
 
 
-def find_flaw(heard: Recognised, *, seconds: float, voiced_seconds: float) -> Flaw | None:
+def find_flaw(result: Recognised, *, seconds: float, voiced_seconds: float) -> Flaw | None:
     """The first flaw in the result of a window of this length."""
-    if is_invented(heard):
+    if is_invented(result):
         return Flaw.NO_SPEECH
-    words = [_bare(word) for word in heard.text.split()]
-    if has_loop(words) or compression_ratio(heard.text) > MAX_COMPRESSION_RATIO:
+    words = [_bare(word) for word in result.text.split()]
+    if has_loop(words) or compression_ratio(result.text) > MAX_COMPRESSION_RATIO:
         return Flaw.LOOP
     if ends_in_echo(words):
         return Flaw.ECHO
@@ -59,26 +59,26 @@ def find_flaw(heard: Recognised, *, seconds: float, voiced_seconds: float) -> Fl
     lasting = max(seconds, 1.0)
     if (
         len(words) > MAX_WORDS_PER_SECOND * lasting + 1
-        or heard.token_count > MAX_TOKENS_PER_SECOND * lasting + 8
+        or result.token_count > MAX_TOKENS_PER_SECOND * lasting + 8
     ):
         return Flaw.TOO_FAST
     if (
         voiced_seconds >= MIN_VOICED_SECONDS_FOR_OMISSION
-        and heard.token_count < MIN_TOKENS_PER_VOICED_SECOND * voiced_seconds
+        and result.token_count < MIN_TOKENS_PER_VOICED_SECOND * voiced_seconds
     ):
         return Flaw.OMISSION
     return None
 
 
-def is_invented(heard: Recognised) -> bool:
+def is_invented(result: Recognised) -> bool:
     """Whether the model itself gives the words a low probability."""
-    if not heard.text:
+    if not result.text:
         return False
-    if heard.average_log_probability < GUESS_LOG_PROBABILITY:
+    if result.average_log_probability < GUESS_LOG_PROBABILITY:
         return True
     return (
-        heard.no_speech_probability > NO_SPEECH_PROBABILITY
-        and heard.average_log_probability < NO_SPEECH_LOG_PROBABILITY
+        result.no_speech_probability > NO_SPEECH_PROBABILITY
+        and result.average_log_probability < NO_SPEECH_LOG_PROBABILITY
     )
 
 

@@ -54,12 +54,12 @@ def main() -> None:
     os._exit(0)
 
 
-def share_of_words_right(heard: str, expected: str) -> float:
+def share_of_words_right(recognised: str, expected: str) -> float:
     """Share of the longer text's words that both have, in the same order, 0 to 1.
 
     Missing and invented words count alike: a model that loops is not usable either.
     """
-    got, wanted = _words(heard), _words(expected)
+    got, wanted = _words(recognised), _words(expected)
     matcher = difflib.SequenceMatcher(a=got, b=wanted, autojunk=False)
     return sum(block.size for block in matcher.get_matching_blocks()) / max(len(got), len(wanted))
 

@@ -155,14 +155,14 @@ class _Recogniser:
     def _recognise_batch(self, batch: list[OwnedWindow], encoded: list[Encoded]) -> None:
         for language in sorted({state.language for state, _ in batch}):
             chosen = [at for at, (state, _) in enumerate(batch) if state.language == language]
-            heard = recognise(
+            results = recognise(
                 self._engine,
                 [batch[at][1] for at in chosen],
                 [encoded[at] for at in chosen],
                 self._options(language),
                 self._meter.check,
             )
-            for at, parts in zip(chosen, heard, strict=True):
+            for at, parts in zip(chosen, results, strict=True):
                 state = batch[at][0]
                 state.segments += place(
                     parts,

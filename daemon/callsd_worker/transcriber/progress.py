@@ -89,6 +89,6 @@ class Meter:
             return 0.0
         share = DECODING_SHARE
         if self._phase == "recognising" and self._round_speech_seconds:
-            heard = self._recognised_seconds / self._round_speech_seconds
-            share += (1.0 - DECODING_SHARE) * heard
+            share_recognised = self._recognised_seconds / self._round_speech_seconds
+            share += (1.0 - DECODING_SHARE) * share_recognised
         return min((self._finished_seconds + share * self._decoded_seconds) / self._work_seconds, 1)

@@ -31,14 +31,14 @@ def recognise(
     Returns a list for each window: usually with one entry, after a retry with one for each of its
     utterances.
     """
-    heard: list[list[WindowResult]] = []
+    results: list[list[WindowResult]] = []
     for window, result in zip(windows, engine.recognise(encoded, options), strict=True):
         on_window()
         if _flaw(window, result) is None:
-            heard.append([(window, result)])
+            results.append([(window, result)])
         else:
-            heard.append(_retry(engine, window, result, options, on_window))
-    return heard
+            results.append(_retry(engine, window, result, options, on_window))
+    return results
 
 
 def _retry(
@@ -48,7 +48,7 @@ def _retry(
     options: DecodeOptions,
     on_window: Callable[[], None],
 ) -> list[WindowResult]:
-    heard: list[WindowResult] = []
+    results: list[WindowResult] = []
     for part in window.unpacked():
         attempts = [first] if len(window.pieces) == 1 else []
         for careful in (
@@ -60,8 +60,8 @@ def _retry(
             on_window()
             if _flaw(part, attempts[-1]) is None:
                 break
-        heard.append((part, _best(part, attempts)))
-    return heard
+        results.append((part, _best(part, attempts)))
+    return results
 
 
 def _best(window: Window, attempts: Sequence[Recognised]) -> Recognised:
@@ -81,5 +81,5 @@ def _best(window: Window, attempts: Sequence[Recognised]) -> Recognised:
     return replace(chosen, words=tuple(words), text="".join(word.text for word in words).strip())
 
 
-def _flaw(window: Window, heard: Recognised) -> Flaw | None:
-    return find_flaw(heard, seconds=window.seconds, voiced_seconds=window.voiced_seconds)
+def _flaw(window: Window, result: Recognised) -> Flaw | None:
+    return find_flaw(result, seconds=window.seconds, voiced_seconds=window.voiced_seconds)

@@ -26,7 +26,7 @@ _CLAUSE_ENDS = (",", ";", ":", "，", "、", "؛")
 
 
 def place(
-    heard: Iterable[tuple[Window, Recognised]],
+    results: Iterable[tuple[Window, Recognised]],
     *,
     speaker: str,
     language: str,
@@ -34,7 +34,7 @@ def place(
 ) -> list[Segment]:
     """Segments of one track, in order."""
     segments = []
-    for window, result in heard:
+    for window, result in results:
         for words in _sentences(_timed(window, result, start_offset_seconds)):
             segments.append(  # noqa: PERF401 - two loops read better
                 Segment(

@@ -135,12 +135,12 @@ class CaptionsAttempt:
     async def _drain(self, call: Call, captioner: Captioner) -> Failure | None:
         """Wait until all audio is processed."""
         patience = time.monotonic() + DRAIN_SECONDS
-        heard = -1
+        processed = -1
         while not call.is_drained and time.monotonic() < patience:
             if captioner.failed.is_set():
                 return captioner.failure
-            if call.processed_samples > heard:
-                heard, patience = call.processed_samples, time.monotonic() + DRAIN_SECONDS
+            if call.processed_samples > processed:
+                processed, patience = call.processed_samples, time.monotonic() + DRAIN_SECONDS
             call.pause_all()
             await until(call.acks, TICK_SECONDS)
             call.acks.clear()

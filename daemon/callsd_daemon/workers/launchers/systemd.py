@@ -34,7 +34,7 @@ SYSTEMCTL_SECONDS = 20.0
 """Starting a unit takes some 50 ms, on an overloaded machine some seconds."""
 
 SWEEP_SECONDS = 10.0
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 
 EXIT_FILE = "exit"
 """The file in a worker's directory into which ExecStopPost of its unit writes how it ended."""
@@ -135,7 +135,7 @@ class SystemdLauncher(Directories):
         path = directory / EXIT_FILE
         deadline = time.monotonic() + EXIT_FILE_SECONDS
         while (end := _read_exit_file(path)) is None and time.monotonic() < deadline:  # noqa: ASYNC110 - a file wakes nobody
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         return end or End()
 
     async def sweep(self, worker: WorkerId) -> bool:
@@ -147,7 +147,7 @@ class SystemdLauncher(Directories):
                 return False
             for unit in running:
                 await _kill(unit, signal.SIGKILL)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         await asyncio.to_thread(self._forget, worker)
         return True
 
