@@ -17,7 +17,14 @@ PAGE ?= typical
 SECONDS ?= 60
 TABLE ?=
 
+# What is tested as a system; everything else is a part of `make test`.
+SYSTEM := tests/boot tests/packaging tests/proxy
+# How many tests run at once, where they may: most of them wait most of the time.
+BESIDE ?= 4
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The tests start a thousand processes: compiled once, not by each of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -80,8 +87,19 @@ bench-recording: $(SETUP) demo-packages ## measure recordings beside their basel
 ## Testing
 
 .PHONY: test
-test: test-models test-packages ## run all tests on real speech and real engines
-	$(BIN)/pytest
+test: test-alone test-beside ## run all tests but those of the system, on real speech and real engines
+
+.PHONY: test-alone
+test-alone: test-models test-packages # what judges real time or the whole machine
+	$(BIN)/pytest -m 'alone and not slow' $(SYSTEM:%=--ignore=%)
+
+.PHONY: test-beside
+test-beside: test-models test-packages # the rest, some at once
+	$(BIN)/pytest -m 'not alone and not slow' $(SYSTEM:%=--ignore=%) -n $(BESIDE) --dist worksteal
+
+.PHONY: test-system
+test-system: test-models test-packages ## boot machines, install packages, go through a proxy
+	$(BIN)/pytest $(SYSTEM)
 
 .PHONY: faults
 faults: export CALLSD_FAULTS_TABLE := $(TABLE)
@@ -95,7 +113,8 @@ test-clients: test-models test-packages ## test all clients: each by itself, and
 	@echo '==> clients/node'
 	@cd clients/node && npm ci --silent && PATH="$(CURDIR)/$(BIN):$$PATH" npm run --silent gen:check && \
 	    npm run --silent lint && npm test --silent
-	$(BIN)/pytest tests/conformance/play.py tests/conformance/quickstarts.py
+	$(BIN)/pytest tests/conformance/play.py tests/conformance/quickstarts.py \
+	    -n $(BESIDE) --dist loadgroup
 
 .PHONY: test-models
 test-models: $(SETUP) .cache/tiny.en.model .cache/base.model ## fetch the weights the tests need

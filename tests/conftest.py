@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all tests share: real daemons, real weights, and promises that are held to."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.helpers import reasons
 from tests.helpers.daemon import Daemon
@@ -13,12 +15,21 @@ from tests.weights import MODELS_DIRECTORY
 
 StartDaemon = Callable[..., Daemon]
 
+# How long an example takes is a matter of what else the machine does.
+settings.register_profile("default", deadline=None)
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the project's markers known."""
+    """Make the project's markers known, and see to it that tests can be interrupted."""
     config.addinivalue_line(
         "markers", "reason(name, ...): the test produces these reasons of the closed list"
     )
+    config.addinivalue_line(
+        "markers", "alone: judges real time or the whole machine, so nothing else runs beside it"
+    )
+    # A shell starts what runs in its background with SIGINT ignored, and so would be what we start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

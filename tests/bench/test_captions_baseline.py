@@ -532,6 +532,7 @@ class TestSharedQueue:
         assert tasks.qsize() == 1
 
 
+@pytest.mark.alone
 class TestProgram:
     """The whole baseline in real time, with its real engines."""
 

@@ -51,6 +51,7 @@ class TestCommand:
             monkeypatch.setattr(tempfile, "tempdir", directory)
             yield Path(directory)
 
+    @pytest.mark.alone
     def test_json(self, scratch: Path) -> None:
         """A short run has every figure, loses nothing, and leaves nothing behind."""
         result = CliRunner().invoke(

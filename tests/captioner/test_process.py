@@ -202,6 +202,7 @@ class TestFiles:
         assert one.log().encode()[5:].startswith(b"".join(part.data for part in parts()))
 
 
+@pytest.mark.alone
 def test_overload(captioner: StartCaptioner, maya: Samples) -> None:
     """Far more speech than can be worked off is announced as such; all words still come."""
     one = captioner().loaded()

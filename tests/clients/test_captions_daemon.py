@@ -19,6 +19,8 @@ from tests.helpers.speech import errors, speech
 from tests.helpers.waiting import eventually
 
 
+pytestmark = pytest.mark.alone
+
 StartDaemon = Callable[..., Daemon]
 
 SPEC = CaptionsSpec(language="en")

@@ -3,7 +3,7 @@
 
 import subprocess
 import tomllib
-from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -16,8 +16,6 @@ SCENARIO = ROOT / "clients" / "conformance" / "scenario.toml"
 BUILD_SECONDS = 600
 
 pytest.register_assert_rewrite("tests.conformance.player")
-
-RESULTS = pytest.StashKey[dict[tuple[str, str], str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,7 +38,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         raise pytest.UsageError(f"no driver {', '.join(unknown)}: there are {', '.join(known)}")
     scenario = tomllib.loads(SCENARIO.read_text(encoding="utf-8"))
     cases = [{**case, "values": scenario["values"]} for case in scenario["case"]]
-    metafunc.parametrize("kind", [known[name] for name in names], ids=names, scope="session")
+    # One process builds a driver and plays all cases with it.
+    kinds_of_drivers = [
+        pytest.param(known[name], id=name, marks=pytest.mark.xdist_group(name)) for name in names
+    ]
+    metafunc.parametrize("kind", kinds_of_drivers, scope="session")
     metafunc.parametrize("case", cases, ids=[case["name"] for case in cases])
 
 
@@ -61,26 +63,40 @@ def built(kind: Kind, request: pytest.FixtureRequest) -> Kind:
     return kind
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Keep what came of each case."""
-    report = yield
-    parameters = getattr(getattr(item, "callspec", None), "params", {})
-    if "case" in parameters and (report.when == "call" or report.failed):
-        results = item.config.stash.setdefault(RESULTS, {})
-        key = (parameters["kind"].title, parameters["case"]["name"])
-        results[key] = "yes" if report.passed and results.get(key) != "**no**" else "**no**"
-    return report
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect what came of each case, if a table is asked for: where all reports come together."""
+    if config.getoption("--write-table", default=False) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Results(), "results")
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the table, if asked to."""
-    config = session.config
-    if config.getoption("--write-table", default=False) and RESULTS in config.stash:
-        scenario = tomllib.loads(SCENARIO.read_text(encoding="utf-8"))
-        cases = [(case["name"], case["promise"]) for case in scenario["case"]]
-        titles = [kind.title for kind in kinds().values()]
-        results = config.stash[RESULTS]
-        table.write(cases, titles, results)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each report says of which client and case it is, wherever the test has run."""
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if parameters.keys() >= {"kind", "case"}:
+            case = (parameters["kind"].title, parameters["case"]["name"])
+            item.user_properties.append(("case", case))
+
+
+class _Results:
+    """What came of each case, by title of the client and name of the case."""
+
+    def __init__(self) -> None:
+        self._results: dict[tuple[str, str], str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note how a case ended."""
+        if report.when != "call" and report.passed:
+            return
+        properties: list[tuple[str, Any]] = report.user_properties
+        for title, name in [value for key, value in properties if key == "case"]:
+            is_good = report.passed and self._results.get((title, name)) != "**no**"
+            self._results[title, name] = "yes" if is_good else "**no**"
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the table."""
+        if self._results:
+            scenario = tomllib.loads(SCENARIO.read_text(encoding="utf-8"))
+            cases = [(case["name"], case["promise"]) for case in scenario["case"]]
+            titles = [kind.title for kind in kinds().values()]
+            table.write(cases, titles, self._results)

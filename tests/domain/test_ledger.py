@@ -133,6 +133,7 @@ class Office:
             return
         self.placed.append(job.id)
         if isinstance(decision, Queue):
+            assert length < POLICY.max_queued_jobs
             assert decision.position == tx.queue_positions()[job.id] == length + 1
         elif job.kind == TRANSCRIPTION:
             assert length == 0, "a batch job has passed the queue"
@@ -171,16 +172,13 @@ class Office:
             assert after.state is ends[job.state is State.STOPPING]
 
     def stop(self, tx: Transaction, number: int) -> None:
-        """A client stops a job."""
+        """A client stops a job: one that waits is over, one that has a worker keeps its place."""
         queued = tx.first_queued()
-        candidates = [job for job in tx.active() if job.state is not State.STOPPING]
-        if job := pick([*candidates, *([queued] if queued else [])], number):
-            waits = job.state is State.QUEUED
-            tx.put(
-                job.cancelled(self.clock, retention=END_RULES.retention)
-                if waits
-                else job.stopping(self.clock)
-            )
+        if job := pick([*tx.active(), *([queued] if queued else [])], number):
+            held = tx.reserved()
+            after = self.supervisor.mark_stopped(tx, job.id, lambda job: None)
+            assert after.state is (State.CANCELLED if job is queued else State.STOPPING)
+            assert tx.reserved() == held
 
     def delete(self, tx: Transaction, number: int) -> None:
         """A client removes a job that has ended."""
@@ -199,7 +197,6 @@ class Office:
         reserved = tx.reserved()
         held = sum((job.reservation for job in tx.active()), Reservation())
         assert reserved == held
-        assert tx.queue_length() <= POLICY.max_queued_jobs + len(self.placed)
         for account in self.admission.accounts(tx).values():
             assert account.reserved <= account.budget, account
 

@@ -204,6 +204,7 @@ def test_captions(detached: StartDetached) -> None:
     assert "WEBVTT" in artifact(one, name, "captions.vtt").read_text()
 
 
+@pytest.mark.alone
 def test_recording(detached: StartDetached, tmp_path: Path) -> None:
     """A page is recorded, and the film comes whole, over a restart of the daemon too."""
     one = detached()

@@ -27,6 +27,8 @@ from tests.helpers.reasons import failure
 from tests.helpers.waiting import eventually
 
 
+pytestmark = pytest.mark.alone
+
 READY = "window.callsClient?.connected"
 OVER = "window.callsClient.closed"
 SECRET_FRAGMENT = "fragment-that-nobody-may-know"

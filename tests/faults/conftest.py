@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,6 @@ class _Table:
 
     def __init__(self) -> None:
         self._rows: dict[tuple[int, str], _Row] = {}
-        self._marks: dict[str, list[tuple[int, str]]] = {}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(
@@ -83,7 +83,10 @@ class _Table:
             for beginning, (number, criterion) in ELSEWHERE.items():
                 if item.nodeid.startswith(beginning):
                     item.add_marker(pytest.mark.scenario(number, criterion))
-            self._marks[item.nodeid] = [mark.args for mark in item.iter_markers("scenario")]
+            # With the report, since tests may run in other processes than the one that reads this.
+            item.user_properties += [
+                ("scenario", mark.args) for mark in item.iter_markers("scenario")
+            ]
         if not config.option.markexpr:
             slow = [item for item in items if item.get_closest_marker("slow")]
             config.hook.pytest_deselected(items=slow)
@@ -93,12 +96,12 @@ class _Table:
         """Note how a test ended: by its body, or by what came before or after and failed."""
         if report.when != "call" and report.passed:
             return
-        for number, criterion in self._marks.get(report.nodeid, []):
+        properties: list[tuple[str, Any]] = report.user_properties
+        for number, criterion in [mark for name, mark in properties if name == "scenario"]:
             row = self._rows.setdefault((number, criterion), _Row())
             # Pytest calls it skipped when a test fails of which that is known.
             known = hasattr(report, "wasxfail") and report.skipped
             row.outcomes.append("fails, as known" if known else report.outcome)
-            properties = report.user_properties
             row.figures += [str(text) for name, text in properties if name == "figure"]
             row.seeds += [str(text) for name, text in properties if name == "seed"]
 

@@ -30,6 +30,7 @@ MOST_SECONDS = 5.0
 """For the worst of a hundred, on a machine that is busy otherwise."""
 
 
+@pytest.mark.alone
 @pytest.mark.reason("CRASH_LOOP")
 @pytest.mark.scenario(6, "100 deaths before the first word, each seen in 200 ms; CRASH_LOOP")
 def test_a_hundred_deaths(daemon: StartDaemon, record_figure: RecordFigure) -> None:

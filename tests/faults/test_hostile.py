@@ -31,6 +31,8 @@ from tests.helpers.reasons import failure
 from tests.helpers.waiting import eventually
 
 
+pytestmark = pytest.mark.alone
+
 AT_ONCE = 7
 MIB = 1024 * 1024
 

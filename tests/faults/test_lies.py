@@ -64,6 +64,7 @@ class TestLies:
         assert len(kept) < limit + KIB
         assert_invariants(one)
 
+    @pytest.mark.alone
     @pytest.mark.reason("WORKER_KILLED")
     @pytest.mark.scenario(37, "10 GB a minute: bounded, and the exit status is seen at once")
     def test_log_torrent(self, daemon: StartDaemon, record_figure: RecordFigure) -> None:

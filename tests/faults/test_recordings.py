@@ -25,6 +25,8 @@ from tests.helpers.reasons import failure
 from tests.helpers.waiting import eventually
 
 
+pytestmark = pytest.mark.alone
+
 FPS = 15
 START_SECONDS = 30.0
 END_SECONDS = 60.0

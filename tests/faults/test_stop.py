@@ -68,6 +68,7 @@ class TestStop:
         assert again == ended
         assert_invariants(one)
 
+    @pytest.mark.alone
     @pytest.mark.scenario(5, "ask, TERM, stacks, KILL: total ≤ configured + 1 s")
     @pytest.mark.parametrize("script", ["ignore-term; sleep", "hang", "stopped"])
     def test_unwilling(self, daemon: StartDaemon, script: str, record_figure: RecordFigure) -> None:
@@ -85,6 +86,7 @@ class TestStop:
         assert took < LADDER_SECONDS + 1.0
         assert_invariants(one)
 
+    @pytest.mark.alone
     @pytest.mark.scenario(5, "meanwhile others are decided about as fast as ever: p99 < 250 ms")
     def test_others_do_not_wait(self, daemon: StartDaemon, record_figure: RecordFigure) -> None:
         """While workers that do not want to end are being ended, requests are answered at once."""

@@ -36,8 +36,6 @@ CLIENTS = 3
 PAST_JOBS = 10_000
 START_SECONDS = 2.0
 LEAST_JOBS = 2 * KILLS
-TRIES = 3
-"""One of so many starts must be in time: other programs have the same machine."""
 
 
 class Load:
@@ -135,25 +133,21 @@ def start_seconds(one: Daemon) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.alone
 @pytest.mark.scenario(10, "start ≤ 2 s with 10,000 jobs that have ended")
 def test_starts_with_a_long_past(daemon: StartDaemon, record_figure: RecordFigure) -> None:
     """Ten thousand jobs that have ended do not delay a start."""
     one = daemon()
     one.stop()
     remember(one, PAST_JOBS)
-    starts = []
-    for _ in range(TRIES):
-        starts.append(start_seconds(one))
-        api = one.api()
-        assert one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED
-        assert len(all_jobs(api)) == PAST_JOBS + len(starts)
-        if starts[-1] <= START_SECONDS:
-            break
-        one.kill()
+    took = start_seconds(one)
+    api = one.api()
 
+    assert one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED
+    assert len(all_jobs(api)) == PAST_JOBS + 1
     size = (one.state / "callsd.db").stat().st_size / 1e6
-    record_figure(f"start {starts[-1]:.2f} s; {size:.0f} MB of store")
-    assert starts[-1] <= START_SECONDS
+    record_figure(f"start {took:.2f} s; {size:.0f} MB of store")
+    assert took <= START_SECONDS
 
 
 def remember(one: Daemon, count: int) -> None:

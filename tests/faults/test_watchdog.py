@@ -17,6 +17,8 @@ from tests.helpers.daemon import ROOT
 from tests.helpers.invariants import assert_invariants
 
 
+pytestmark = pytest.mark.alone
+
 PROGRAM = Path(__file__).with_name("odd_serve.py")
 WATCHDOG_SECONDS = 1.5
 

@@ -11,10 +11,16 @@ T = TypeVar("T")
 POLL_SECONDS = 0.02
 
 
-def eventually(condition: Callable[[], T], what: str, *, seconds: float = 10.0) -> T:
+def eventually(
+    condition: Callable[[], T],
+    what: str,
+    *,
+    seconds: float = 10.0,
+    every_seconds: float = POLL_SECONDS,
+) -> T:
     """Return what `condition()` returns as soon as that is true; fail when it stays false."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(POLL_SECONDS)
+        time.sleep(every_seconds)
     return found

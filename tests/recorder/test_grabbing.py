@@ -18,6 +18,8 @@ from callsd_worker.recorder.sound import start_sound
 from tests.helpers.waiting import eventually
 
 
+pytestmark = pytest.mark.alone
+
 WIDTH, HEIGHT = 640, 360
 RED = bytes([0, 0, 255, 0])
 """A pixel as the display keeps it: blue, green, red, nothing."""

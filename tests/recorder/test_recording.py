@@ -20,6 +20,8 @@ from callsd_worker.recorder.web_source import Page
 from tests.helpers.waiting import eventually
 
 
+pytestmark = pytest.mark.alone
+
 MEDIUM = Quality(width=1280, height=720, fps=20, video_kbps=1500, audio_kbps=64)
 SMALL = Quality(width=640, height=360, fps=10, video_kbps=500, audio_kbps=64)
 CONNECTED = "window.callsClient && window.callsClient.connected"

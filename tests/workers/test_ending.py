@@ -20,10 +20,18 @@ from callsd_daemon.domain.recording import (
 )
 from callsd_daemon.metrics import MEDIA_SECONDS
 from callsd_daemon.workers import ending
-from callsd_daemon.workers.ending import RETRYABLE, EndRules, is_retried, settle
+from callsd_daemon.workers.ending import EndRules, is_retried, settle
 from callsd_daemon.workers.slot import ARTIFACTS
 from tests.helpers.jobs import NOW, WORKER, make_job
 
+
+NOT_OF_THE_JOB = {
+    "WORKER_KILLED",
+    "WORKER_START_TIMEOUT",
+    "WORKER_UNRESPONSIVE",
+    "HOST_REBOOT",
+}
+"""Ends after which another worker may well get the job done."""
 
 RULES = EndRules(max_attempts=3, retention=timedelta(days=1))
 KILLED = ending.killed("the worker was killed by SIGKILL", signal="SIGKILL")
@@ -49,7 +57,7 @@ class TestRetries:
         """Ends that say nothing about the job are tried again; no other end is."""
         failure = Failure(reason=reason, message="so it is")
 
-        assert is_retried(recording(), failure, RULES) is (reason in RETRYABLE)
+        assert is_retried(recording(), failure, RULES) is (reason in NOT_OF_THE_JOB)
 
     @pytest.mark.parametrize(("attempt", "expected"), [(1, True), (2, True), (3, False)])
     def test_attempts(self, attempt: int, *, expected: bool) -> None:

@@ -177,19 +177,18 @@ class Supervisor:
         """Ask a job to end; `check` may raise. Returns it as it is then."""
         return await self._to_the_end(self._stop(job_id, check))
 
-    async def _stop(self, job_id: str, check: Callable[[Job], None]) -> Job:
-        def mark(tx: Transaction) -> Job:
-            job = tx.find(job_id)
-            check(job)
-            if job.state is State.QUEUED:
-                return tx.put(
-                    job.cancelled(self._now(), retention=self._runner.end_rules.retention)
-                )
-            if job.state in (State.STARTING, State.RUNNING):
-                return tx.put(job.stopping(self._now()))
-            return job
+    def mark_stopped(self, tx: Transaction, job_id: str, check: Callable[[Job], None]) -> Job:
+        """What becomes of a job that shall end, in the caller's transaction."""
+        job = tx.find(job_id)
+        check(job)
+        if job.state is State.QUEUED:
+            return tx.put(job.cancelled(self._now(), retention=self._runner.end_rules.retention))
+        if job.state in (State.STARTING, State.RUNNING):
+            return tx.put(job.stopping(self._now()))
+        return job
 
-        job = await self._database.write(mark)
+    async def _stop(self, job_id: str, check: Callable[[Job], None]) -> Job:
+        job = await self._database.write(lambda tx: self.mark_stopped(tx, job_id, check))
         self._waiting.pop(job_id, None)
         if job.state is State.STOPPING:
             self._runner.stop(job_id)
