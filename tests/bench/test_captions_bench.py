@@ -283,7 +283,6 @@ OURS_ALONE = {
 }
 
 
-@pytest.mark.alone
 class TestCommand:
     """`callsd bench captions`, with the real daemon and captioner on the sample call."""
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from callsd import AsyncClient, Bookmark, JobChanged
+from callsd_bench import daemon
 from callsd_bench.cli import bench
 from callsd_bench.daemon.inside import fill_store
 from callsd_bench.daemon.watchers import Tally, Watchers
@@ -51,9 +52,11 @@ class TestCommand:
             monkeypatch.setattr(tempfile, "tempdir", directory)
             yield Path(directory)
 
-    @pytest.mark.alone
-    def test_json(self, scratch: Path) -> None:
+    def test_json(self, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A short run has every figure, loses nothing, and leaves nothing behind."""
+        monkeypatch.setattr(daemon, "STARTS", 1)
+        monkeypatch.setattr(daemon, "HISTORY_JOBS", 500)
+        monkeypatch.setattr(daemon, "SETTLE_SECONDS", 0.2)
         result = CliRunner().invoke(
             bench,
             [

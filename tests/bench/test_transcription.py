@@ -33,7 +33,6 @@ def run(*arguments: str, call: Path = SAMPLE_CALL, models: Path = MODELS_DIRECTO
     )
 
 
-@pytest.mark.alone
 class TestCommand:
     """`callsd bench transcription`, with real engines on the sample call."""
 

@@ -19,8 +19,6 @@ from tests.helpers.speech import errors, speech
 from tests.helpers.waiting import eventually
 
 
-pytestmark = pytest.mark.alone
-
 StartDaemon = Callable[..., Daemon]
 
 SPEC = CaptionsSpec(language="en")

@@ -92,17 +92,18 @@ def test_some_nan(server: Daemon, api: Api) -> None:
     assert_invariants(server)
 
 
-def test_a_day_of_silence(server: Daemon, api: Api) -> None:
-    """24 h without a word are an empty transcript, in seconds and in little memory."""
-    job = transcribe(server, api, silence(server.media / "silence24.wav", hours=24))
+def test_hours_of_silence(server: Daemon, api: Api) -> None:
+    """6 h without a word are an empty transcript, for little work and in little memory."""
+    job = transcribe(server, api, silence(server.media / "silence6.wav", hours=6))
 
     assert job.state == JOB_STATE_SUCCEEDED
     (track,) = job.transcription_result.tracks
-    assert track.duration.ToTimedelta().total_seconds() == pytest.approx(86400, abs=1)
+    assert track.duration.ToTimedelta().total_seconds() == pytest.approx(6 * 3600, abs=1)
     assert track.speech_duration.ToTimedelta().total_seconds() == 0
     assert job.transcription_result.segment_count == 0
     assert json.loads(transcript(server, job, "json"))["segments"] == []
-    assert job.usage.cpu_seconds < 60
+    assert job.usage.cpu_seconds < 15
+    # Its samples alone would take 1.3 GiB.
     assert job.usage.peak_memory_bytes < 700 * 2**20
     assert_invariants(server)
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ StartDetached = Callable[..., Daemon]
 @pytest.fixture
 def detached(daemon: StartDaemon) -> Iterator[StartDetached]:
     """Starts daemons whose workers are detached."""
-    tops = []
+    tops: list[str] = []
 
     def start(**environment: str) -> Daemon:
         top = tempfile.mkdtemp(prefix="callsd-detached-", dir="/var/tmp")
@@ -60,7 +60,7 @@ def detached(daemon: StartDaemon) -> Iterator[StartDetached]:
         return one.start()
 
     yield start
-    for pid in workers():
+    for pid in workers(tops=tops):
         os.kill(pid, signal.SIGKILL)
     for top in tops:
         shutil.rmtree(top, ignore_errors=True)
@@ -84,9 +84,10 @@ def files_of(one: Daemon, job: Job) -> dict[str, bytes]:
     return found
 
 
-def workers(name: str = "") -> list[int]:
-    """Processes of a job, or of all jobs, that are the other user's."""
+def workers(name: str = "", *, tops: Sequence[str] = ("",)) -> list[int]:
+    """Processes of a job, or of all jobs, that are the other user's and live below `tops`."""
     mark = f"{processes.JOB_MARK}={name.removeprefix('jobs/')}".encode()
+    homes = tuple(f"HOME={top}".encode() for top in tops)
     found = []
     for pid in processes.pids():
         path = processes.PROC / str(pid)
@@ -95,7 +96,8 @@ def workers(name: str = "") -> list[int]:
             environ = (path / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if is_theirs and any(entry.startswith(mark) for entry in environ):
+        is_below = any(entry.startswith(homes) for entry in environ)
+        if is_theirs and is_below and any(entry.startswith(mark) for entry in environ):
             found.append(pid)
     return found
 
@@ -144,7 +146,6 @@ class TestTranscription:
         "failpoint",
         [
             "worker.running",
-            "delivery.before_file",
             "delivery.before_file=3",
             "delivery.before_outcome",
             "delivery.after_outcome",

@@ -27,8 +27,6 @@ from tests.helpers.reasons import failure
 from tests.helpers.waiting import eventually
 
 
-pytestmark = pytest.mark.alone
-
 READY = "window.callsClient?.connected"
 OVER = "window.callsClient.closed"
 SECRET_FRAGMENT = "fragment-that-nobody-may-know"
@@ -83,6 +81,7 @@ def command_lines() -> str:
 class TestRecording:
     """One that ends as it should."""
 
+    @pytest.mark.alone
     def test_whole(
         self, running: Daemon, client: Client, pages: PageServer, tmp_path: Path
     ) -> None:
@@ -128,6 +127,7 @@ class TestRecording:
         workers = running.worker_directory(ended.name)
         eventually(lambda: not workers.exists(), "what it was made of is gone")
 
+    @pytest.mark.alone
     def test_longest_time(self, client: Client, pages: PageServer) -> None:
         """After max_duration it is done, with a file of that length."""
         spec = RecordingSpec(
@@ -164,6 +164,7 @@ class TestRecording:
         assert "audio" in probed
         assert "video" not in probed
 
+    @pytest.mark.alone
     def test_two_at_once(self, client: Client, pages: PageServer, tmp_path: Path) -> None:
         """Neither picture nor sound of one recording gets into another."""
         options = {"profile": RECORDING_PROFILE_LOW, "ready_expression": READY}

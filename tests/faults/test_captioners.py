@@ -32,8 +32,6 @@ from tests.helpers.speech import (
 from tests.helpers.waiting import eventually
 
 
-pytestmark = pytest.mark.alone
-
 DEATHS = 5
 TEXT = "Two numbers. The age of the oldest job in the queue"
 

@@ -42,8 +42,6 @@ from tests.helpers.speech import (
 from tests.helpers.waiting import eventually
 
 
-pytestmark = pytest.mark.alone
-
 log = logging.getLogger(__name__)
 
 CLIENT = Path(__file__).parent / "caption_client.py"

@@ -49,7 +49,7 @@ def assert_nothing_is_left(one: Daemon, name: str) -> None:
     eventually(lambda: not one.worker_pids(name), "no process is left")
     capacity = api(api.server.GetCapacity, GetCapacityRequest()).capacity
     assert (capacity.running_jobs, capacity.cores.reserved) == (0, 0.0)
-    assert len(one.events("job_ended")) == 1
+    assert len(eventually(lambda: one.events("job_ended"), "its end is told")) == 1
     assert "never retrieved" not in one.log
     assert "Traceback" not in one.log
     assert_invariants(one)

@@ -176,7 +176,6 @@ def test_worker_of_a_later_release(daemon: StartDaemon) -> None:
     assert_invariants(one)
 
 
-@pytest.mark.alone
 @pytest.mark.scenario(8, "the code of a recorder goes away meanwhile: the recording is whole")
 @pytest.mark.parametrize("how", ["renamed", "removed"])
 def test_upgrade_under_a_recorder(daemon: StartDaemon, tmp_path: Path, how: str) -> None:

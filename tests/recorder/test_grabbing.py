@@ -18,8 +18,6 @@ from callsd_worker.recorder.sound import start_sound
 from tests.helpers.waiting import eventually
 
 
-pytestmark = pytest.mark.alone
-
 WIDTH, HEIGHT = 640, 360
 RED = bytes([0, 0, 255, 0])
 """A pixel as the display keeps it: blue, green, red, nothing."""
@@ -97,6 +95,7 @@ def colour_at(framebuffer: Framebuffer, line: int) -> tuple[int, ...]:
 class TestListener:
     """What is heard of a sound server."""
 
+    @pytest.mark.alone
     def test_silence_is_heard_as_time_goes(
         self, host: ProgramHost, monkeypatch: pytest.MonkeyPatch
     ) -> None:

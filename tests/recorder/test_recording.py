@@ -20,8 +20,6 @@ from callsd_worker.recorder.web_source import Page
 from tests.helpers.waiting import eventually
 
 
-pytestmark = pytest.mark.alone
-
 MEDIUM = Quality(width=1280, height=720, fps=20, video_kbps=1500, audio_kbps=64)
 SMALL = Quality(width=640, height=360, fps=10, video_kbps=500, audio_kbps=64)
 CONNECTED = "window.callsClient && window.callsClient.connected"
@@ -70,16 +68,6 @@ class Recording:
             seconds=30,
         )
         assert self.error is None
-
-    def process(self, program: str, *, has: str) -> psutil.Process:
-        """A program of this recording; `has` is on its command line."""
-        found = [
-            one
-            for one in psutil.Process().children(recursive=True)
-            if one.name().startswith(program) and any(has in part for part in one.cmdline())
-        ]
-        assert found, f"no {program} of this recording"
-        return found[0]
 
     def end(self) -> Ending:
         """Stop it, and tell why it has ended."""
@@ -142,6 +130,7 @@ def measured(recording: Recording, joined: Joined) -> Measured:
     return measure(recording.directory / "recording.mp4", fps=MEDIUM.fps)
 
 
+@pytest.mark.alone
 class TestWhole:
     """A recording in which nothing dies."""
 
@@ -212,32 +201,3 @@ def test_a_disk_that_is_nearly_full_ends_it(pages: PageServer, tmp_path: Path) -
         assert ending.end is End.DISK_LOW
         assert ending.is_cut_short
         assert "MiB of disk are left" in ending.message
-
-
-def test_an_encoder_that_is_killed_is_replaced(pages: PageServer, tmp_path: Path) -> None:
-    """When the capture dies a second piece begins at once; what was recorded before is kept."""
-    for recording in record(tmp_path, pages.url("typical"), SMALL):
-        recording.await_seconds(3)
-        recording.process("python", has="recorder.capture").kill()
-        recording.await_seconds(5, segment=2)
-        assert recording.end() == Ending(end=End.STOPPED)
-        joined, target = recording.join()
-        assert joined.piece_count == 2
-        assert joined.gap_seconds < 3
-        assert joined.duration_seconds > 4
-        assert measure(target, fps=SMALL.fps).duration_seconds > 4
-
-
-def test_a_browser_that_is_killed_is_replaced(pages: PageServer, tmp_path: Path) -> None:
-    """When the browser dies the page is shown again; the recording goes on in a second piece."""
-    for recording in record(tmp_path, pages.url("typical"), SMALL):
-        recording.await_seconds(3)
-        recording.process("chromium", has="--remote-debugging-pipe").kill()
-        recording.await_seconds(5, segment=2)
-        assert recording.end() == Ending(end=End.STOPPED)
-        phases = [status.phase for status in recording.statuses]
-        assert phases.count("loading") == 2
-        joined, target = recording.join()
-        assert joined.piece_count == 2
-        assert joined.gap_seconds < 6
-        assert measure(target, fps=SMALL.fps).duration_seconds > 4

@@ -34,8 +34,6 @@ from tests.helpers.speech import (
 from tests.helpers.waiting import eventually
 
 
-pytestmark = pytest.mark.alone
-
 OUT_OF_RANGE = grpc.StatusCode.OUT_OF_RANGE
 
 FINALS = 14
@@ -189,6 +187,7 @@ class TestLive:
             assert not viewer.captions
             assert not viewer.events
 
+    @pytest.mark.alone
     def test_heartbeat_among_interims(self, daemon: StartDaemon, models_directory: object) -> None:
         """Who wants finals only hears that the call is alive while words come and change, too."""
         one = daemon(
@@ -205,6 +204,7 @@ class TestLive:
         assert max(b - a for a, b in itertools.pairwise(arrivals)) < 1.5
 
 
+@pytest.mark.alone
 class TestSlow:
     """A viewer that never reads."""
 

@@ -152,9 +152,9 @@ def test_changing(daemon: StartDaemon) -> None:
     for _ in range(60):
         change()
     before = footprint(one).resident_bytes
-    for _ in range(250):
+    for _ in range(100):
         change()
     grown = footprint(one).resident_bytes - before
 
-    # What is remembered of them would have 60 MB by now.
-    assert grown < 20 * 1024**2
+    # What is remembered of them would have 24 MB by now.
+    assert grown < 8 * 1024**2

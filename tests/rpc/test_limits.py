@@ -35,9 +35,9 @@ def test_deadline(daemon: StartDaemon) -> None:
     one = daemon()
     api = one.api()
     answered = 0
-    requests = [one.request("succeed", request_id=str(uuid.uuid4())) for _ in range(60)]
+    requests = [one.request("succeed", request_id=str(uuid.uuid4())) for _ in range(30)]
     for number, request in enumerate(requests):
-        seconds = 0.001 + number / 20_000
+        seconds = 0.001 + number / 10_000
         code = status(partial(api, api.jobs.CreateJob, request, seconds=seconds))
         assert code in IN_TIME_OR_NOT
         answered += code is grpc.StatusCode.OK

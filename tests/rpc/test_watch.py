@@ -255,6 +255,7 @@ class TestResume:
 class TestLimits:
     """Watchers that are slow, or many."""
 
+    @pytest.mark.alone
     @pytest.mark.reason("SLOW_CONSUMER")
     def test_slow_consumer(self, daemon: StartDaemon) -> None:
         """Who does not read is dropped and told so; others hear everything without delay."""

@@ -137,8 +137,13 @@ class _Player:
             reading = group.create_task(_read_to_end(stream))
             last_due = start + self._order.timed_messages * self._order.send_seconds
             async with asyncio.timeout(last_due + END_TIMEOUT_SECONDS - time.monotonic()):
-                await self._send(stream, start)
-                await stream.done_writing()
+                try:
+                    await self._send(stream, start)
+                    await stream.done_writing()
+                except asyncio.InvalidStateError:
+                    # The call is over: it says itself why.
+                    await reading
+                    raise
             async with asyncio.timeout(END_TIMEOUT_SECONDS):
                 await reading
 
