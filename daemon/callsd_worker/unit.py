@@ -10,14 +10,16 @@ import os
 import sys
 from pathlib import Path
 
+from callsd_ipc.names import WORKER_LOG
+
 
 BOOTSTRAPS = Path("/run/callsd/bootstrap")
-BOOTSTRAP_FILE, LOG_FILE = "bootstrap", "log.txt"
+BOOTSTRAP_FILE = "bootstrap"
 
 
 def redirect(bootstrap: Path, directory: Path) -> None:
     """Make the bootstrap standard input, and remove it; make the log the output."""
-    log_file = os.open(directory / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o660)
+    log_file = os.open(directory / WORKER_LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o660)
     told = os.open(bootstrap / BOOTSTRAP_FILE, os.O_RDONLY)
     (bootstrap / BOOTSTRAP_FILE).unlink()
     for source, *targets in ((told, 0), (log_file, 1, 2)):

@@ -15,6 +15,7 @@ from callsd.v1.recording_pb2 import RECORDING_PROFILE_LOW, RecordingSpec
 from callsd_bench.recording.measure import measure
 from callsd_bench.recording.pages import PageServer
 from callsd_daemon.host import processes
+from callsd_ipc.names import JOB_VARIABLE
 from tests.conftest import StartDaemon
 from tests.helpers.captions import Sender, artifact, begin_call, end_call
 from tests.helpers.daemon import SAMPLE_CALL, Daemon
@@ -86,7 +87,7 @@ def files_of(one: Daemon, job: Job) -> dict[str, bytes]:
 
 def workers(name: str = "", *, tops: Sequence[str] = ("",)) -> list[int]:
     """Processes of a job, or of all jobs, that are the other user's and live below `tops`."""
-    mark = f"{processes.JOB_MARK}={name.removeprefix('jobs/')}".encode()
+    mark = f"{JOB_VARIABLE}={name.removeprefix('jobs/')}".encode()
     homes = tuple(f"HOME={top}".encode() for top in tops)
     found = []
     for pid in processes.pids():

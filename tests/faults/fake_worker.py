@@ -24,12 +24,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from callsd_ipc import names
+from callsd_ipc.names import OUTCOME
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 from callsd_worker.session import bootstrap, client
 from callsd_worker.session.client import Session
 from callsd_worker.session.inputs import Inputs
 from callsd_worker.session.outcome import (
-    OUTCOME_FILE,
     has_outcome,
     write_artifact,
     write_outcome,
@@ -87,7 +88,7 @@ class Script:
         if self.outcome is not None:
             del self.outcome.artifacts[:]
             self.outcome.artifacts.extend(good)
-            write_whole(self.directory / OUTCOME_FILE, self.outcome.SerializeToString())
+            write_whole(self.directory / OUTCOME, self.outcome.SerializeToString())
         if not self.is_of_release_before:
             self.session.deliver()
 
@@ -295,7 +296,7 @@ class Script:
         Version 1 had a disk in common with the daemon: it wrote all that it made, and its log,
         into the job's own directory, said nothing of that, and did not wait.
         """
-        bootstrap.PROTOCOL_VERSION = int(number)
+        names.PROTOCOL_VERSION = int(number)
         if number == "1":
             self.is_of_release_before = True
             (self.directory / "log.txt").unlink()

@@ -23,6 +23,7 @@ from callsd.v1.job_pb2 import CreateJobRequest, CreateJobResponse, GetJobRequest
 from callsd.v1.transcription_pb2 import Track, TranscriptionSpec
 from callsd_daemon.domain.admission import Host
 from callsd_daemon.host import processes
+from callsd_ipc.names import JOB_VARIABLE
 from tests.helpers import models
 from tests.helpers.api import Api, health
 from tests.helpers.waiting import eventually
@@ -308,7 +309,7 @@ class Daemon:
 
     def worker_pids(self, name: str = "") -> list[int]:
         """All processes of one job, or of all jobs, wherever they have moved to."""
-        mark = f"{processes.JOB_MARK}={name.removeprefix('jobs/')}".encode()
+        mark = f"{JOB_VARIABLE}={name.removeprefix('jobs/')}".encode()
         ours = f"TMPDIR={self._temporary}".encode()
         found = []
         for pid in processes.pids():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from callsd_daemon.workers.launchers.launcher import WorkerId
 from callsd_daemon.workers.launchers.process import ProcessLauncher
-from callsd_daemon.workers.slot import WORKER_LOG
+from callsd_ipc.names import WORKER_LOG
 
 
 USER = 48_771

@@ -11,9 +11,10 @@ from pathlib import Path
 import av
 import pytest
 
+from callsd_ipc.names import PIECES
 from callsd_worker.recorder.errors import RecordingError, RecordingReason
 from callsd_worker.recorder.joining import THUMBNAIL_WIDTH, join, thumbnail
-from callsd_worker.recorder.pieces import PIECES, Piece, find_pieces
+from callsd_worker.recorder.pieces import Piece, find_pieces
 
 
 START = 1_764_120_000.0

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from callsd_ipc.names import PIECES
 from callsd_worker.recorder import pieces
-from callsd_worker.recorder.pieces import PIECES, find_pieces, keep, next_piece
+from callsd_worker.recorder.pieces import find_pieces, keep, next_piece
 
 
 def at(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:

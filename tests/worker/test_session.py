@@ -11,13 +11,11 @@ import pytest
 
 import callsd_ipc
 import callsd_worker
+from callsd_ipc.names import ARTIFACTS, MAX_OUTCOME_BYTES, OUTCOME
 from callsd_ipc.v1 import worker_pb2
 from callsd_worker.session.bootstrap import hello, is_captioner, is_recorder, read_bootstrap
 from callsd_worker.session.client import LOG_CHUNK_BYTES, MAX_LOG_BACKLOG_BYTES, LogTail
 from callsd_worker.session.outcome import (
-    ARTIFACTS,
-    MAX_OUTCOME_BYTES,
-    OUTCOME_FILE,
     artifact_of,
     has_outcome,
     read_outcome,
@@ -156,7 +154,7 @@ class TestOutcome:
         assert found is not None
         assert (found.failure_reason, found.failure_message) == ("INTERNAL", "a bug")
         assert dict(found.failure_metadata) == {"a": "b"}
-        assert [path.name for path in tmp_path.iterdir()] == [OUTCOME_FILE]
+        assert [path.name for path in tmp_path.iterdir()] == [OUTCOME]
 
     def test_of_another_generation(self, tmp_path: Path) -> None:
         """What another worker has left is none of ours, and is removed."""
@@ -174,7 +172,7 @@ class TestOutcome:
     @pytest.mark.parametrize("form", ["garbage", "link", "pipe", "too long"])
     def test_no_outcome(self, tmp_path: Path, form: str) -> None:
         """What is no outcome is not followed nor waited for, and is removed."""
-        place, other = tmp_path / OUTCOME_FILE, tmp_path / "other"
+        place, other = tmp_path / OUTCOME, tmp_path / "other"
         whole = worker_pb2.Outcome(generation=1).SerializeToString()
         if form == "garbage":
             place.write_bytes(b"\xff" * 100)

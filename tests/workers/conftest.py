@@ -16,8 +16,9 @@ from callsd_daemon.tokens import digest
 from callsd_daemon.workers.delivery import Delivery, Take
 from callsd_daemon.workers.launchers.local import Directories
 from callsd_daemon.workers.session.server import WorkerServer
-from callsd_daemon.workers.slot import ARTIFACTS, OUTCOME, WorkerSlot
+from callsd_daemon.workers.slot import WorkerSlot
 from callsd_daemon.workers.worker_log import WorkerLog
+from callsd_ipc.names import ARTIFACTS, OUTCOME
 from callsd_ipc.v1 import worker_pb2
 from tests.helpers.jobs import SPEC
 

@@ -12,7 +12,7 @@ from callsd_daemon.workers.captions import call as module
 from callsd_daemon.workers.captions.call import AudioSink, Call
 from callsd_daemon.workers.captions.call_log import MAX_BURST, CallLog
 from callsd_daemon.workers.captions.speaker import Chunk, Speaker
-from callsd_daemon.workers.slot import WORKER_LOG
+from callsd_ipc.names import WORKER_LOG
 
 
 LENGTH = 1600

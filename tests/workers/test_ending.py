@@ -21,7 +21,7 @@ from callsd_daemon.domain.recording import (
 from callsd_daemon.metrics import MEDIA_SECONDS
 from callsd_daemon.workers import ending
 from callsd_daemon.workers.ending import EndRules, is_retried, settle
-from callsd_daemon.workers.slot import ARTIFACTS
+from callsd_ipc.names import ARTIFACTS
 from tests.helpers.jobs import NOW, WORKER, make_job
 
 

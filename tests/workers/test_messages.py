@@ -24,7 +24,8 @@ from callsd_daemon.kinds import ModelFile, Role
 from callsd_daemon.kinds.recording import RecordingAssignment
 from callsd_daemon.kinds.transcription import TranscriptionAssignment
 from callsd_daemon.workers.session import messages
-from callsd_daemon.workers.slot import OUTCOME, Endpoint
+from callsd_daemon.workers.slot import Endpoint
+from callsd_ipc.names import MAX_OUTCOME_BYTES, OUTCOME
 from callsd_ipc.v1 import worker_pb2
 from tests.helpers.jobs import SPEC
 
@@ -393,7 +394,7 @@ class TestOutcomes:
     def test_no_outcome(self, directory: Path) -> None:
         """What is no outcome of ours is none, and nobody waits for it."""
         path = directory / OUTCOME
-        text = "m" * messages.MAX_OUTCOME_BYTES
+        text = "m" * MAX_OUTCOME_BYTES
         long = worker_pb2.Outcome(generation=1, failure_message=text).SerializeToString()
         (directory / "other").write_bytes(worker_pb2.Outcome(generation=1).SerializeToString())
         assert messages.read_outcome(directory, 1) is None

@@ -10,12 +10,13 @@ import pytest
 from callsd_daemon.files import FilePool
 from callsd_daemon.kinds.transcription import TranscriptionAssignment
 from callsd_daemon.workers.session.server import WorkerServer
-from callsd_daemon.workers.slot import OUTCOME, WorkerSlot
+from callsd_daemon.workers.slot import WorkerSlot
+from callsd_ipc.names import OUTCOME
 from callsd_ipc.v1 import worker_pb2
 from callsd_worker.session import client, inputs
 from callsd_worker.session.client import Session
 from callsd_worker.session.inputs import InputError, Inputs
-from callsd_worker.session.outcome import OUTCOME_FILE, write_artifact, write_outcome
+from callsd_worker.session.outcome import write_artifact, write_outcome
 from callsd_worker.speech.errors import SpeechError
 from tests.helpers.waiting import eventually
 
@@ -183,7 +184,7 @@ class TestSession:
         await self.deliver(session)
 
         assert (directory / "artifacts" / "words.txt").read_bytes() == TEXT
-        assert (directory / OUTCOME).read_bytes() == (own / OUTCOME_FILE).read_bytes()
+        assert (directory / OUTCOME).read_bytes() == (own / OUTCOME).read_bytes()
         assert (directory / "log.txt").read_bytes() == b"last words\n"
         assert slot.is_over.is_set()
 
@@ -236,7 +237,7 @@ class TestSession:
         self.make(own)
         await self.deliver(session)
 
-        assert (own / OUTCOME_FILE).exists()
+        assert (own / OUTCOME).exists()
 
     async def test_told_to_stop(
         self, server: WorkerServer, session: Session, slot: WorkerSlot
@@ -259,5 +260,5 @@ class TestSession:
         self.make(own)
         await self.deliver(session)
 
-        assert (own / OUTCOME_FILE).exists()
+        assert (own / OUTCOME).exists()
         assert (own / "artifacts" / "words.txt").read_bytes() == TEXT

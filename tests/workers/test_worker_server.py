@@ -16,7 +16,8 @@ from callsd_daemon.files import FilePool
 from callsd_daemon.kinds import Assignment
 from callsd_daemon.workers.session import server as module
 from callsd_daemon.workers.session.server import WorkerServer
-from callsd_daemon.workers.slot import OUTCOME, WorkerSlot
+from callsd_daemon.workers.slot import WorkerSlot
+from callsd_ipc.names import OUTCOME
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 
 from .conftest import GENERATION, JOB, SOUND, hello

@@ -22,9 +22,10 @@ from callsd_daemon.domain.jobs import Artifact, Outcome
 from callsd_daemon.files import FilePool
 from callsd_daemon.workers.delivery import Delivery
 from callsd_daemon.workers.launchers.local import Directories
+from callsd_ipc.names import PIECES
 from callsd_worker.recorder.joining import Joined, join
 from callsd_worker.recorder.piece_writer import PieceWriter
-from callsd_worker.recorder.pieces import PIECES, find_pieces
+from callsd_worker.recorder.pieces import find_pieces
 from callsd_worker.recorder.quality import Quality
 
 

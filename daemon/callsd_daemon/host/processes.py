@@ -9,14 +9,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
+from callsd_ipc.names import JOB_VARIABLE
+
 
 PROC = Path("/proc")
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-
-JOB_MARK = "CALLSD_JOB"
-"""Environment variable with the tag of a worker, inherited by every process of its job."""
 
 
 def boot_id() -> str:
@@ -93,7 +92,7 @@ def pids() -> list[int]:
 
 def of_job(tag: str) -> list[int]:
     """Processes with this tag in their environment, whatever their session."""
-    wanted = f"{JOB_MARK}={tag}".encode()
+    wanted = f"{JOB_VARIABLE}={tag}".encode()
     found = []
     for pid in pids():
         try:

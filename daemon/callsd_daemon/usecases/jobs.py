@@ -24,8 +24,8 @@ from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.usecases.changes import Changes
 from callsd_daemon.usecases.streams import Streams
 from callsd_daemon.workers.admission import AdmissionController, record_decision
-from callsd_daemon.workers.slot import ARTIFACTS, WORKER_LOG
 from callsd_daemon.workers.supervisor import Placed, Supervisor
+from callsd_ipc.names import ARTIFACTS, WORKER_LOG
 
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from callsd_daemon.kinds import JobKind
 from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
 from callsd_daemon.workers.delivery import FILE_NAME, remove_drafts
 from callsd_daemon.workers.launchers.launcher import End, Launcher
-from callsd_daemon.workers.slot import ARTIFACTS, PIECES
+from callsd_ipc.names import ARTIFACTS, PIECES
 
 
 log = structlog.get_logger(__name__)

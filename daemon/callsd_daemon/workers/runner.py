@@ -39,15 +39,10 @@ from callsd_daemon.workers.ending import EndRules
 from callsd_daemon.workers.launchers.launcher import Launcher, WorkerId, WorkerProcess, limits
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.server import WorkerServer
-from callsd_daemon.workers.slot import (
-    ARTIFACTS,
-    OUTCOME,
-    PIECES,
-    WORKER_LOG,
-    WorkerSlot,
-)
+from callsd_daemon.workers.slot import WorkerSlot
 from callsd_daemon.workers.waits import first_of
 from callsd_daemon.workers.worker_log import WorkerLog
+from callsd_ipc.names import ARTIFACTS, OUTCOME, PIECES, WORKER_LOG
 
 
 log = structlog.get_logger(__name__)

@@ -15,19 +15,6 @@ from callsd_daemon.workers.delivery import Delivery
 from callsd_daemon.workers.worker_log import WorkerLog
 
 
-WORKER_LOG = "log.txt"
-"""Where in its directory a worker's output lies."""
-
-ARTIFACTS = "artifacts"
-"""Where in its directory a worker's finished files lie; where in a job's, those that were taken."""
-
-OUTCOME = "outcome.binpb"
-"""Where a worker's outcome lies until it is accepted, and where in a job's directory after that."""
-
-PIECES = "pieces"
-"""Where in its directory a recorder's recording lies while it goes on."""
-
-
 def captioner_name(model: str) -> str:
     """The name of the worker that captions with a model, in the form that jobs' names have."""
     return hashlib.sha256(f"captioner.{model}".encode()).hexdigest()[:20]

@@ -12,8 +12,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from callsd_ipc.names import PIECES
 
-PIECES = "pieces"
+
 """Their directory, in that of the worker."""
 
 _NAME = re.compile(r"(\d{4})-(\d{13})\.mkv")

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from callsd_ipc.names import JOB_VARIABLE
 from callsd_worker.recorder.errors import RecordingError, RecordingReason
 
 
@@ -35,9 +36,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chro
 UNPRIVILEGED_USERS = ("callsd", "nobody")
 """The browser's user when the worker is root: the first of these that exists."""
 
-INHERITED = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "CALLSD_JOB")
+INHERITED = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", JOB_VARIABLE)
 """What programs get of the worker's environment. PYTHONPATH leads to the worker's copy of the code;
-by CALLSD_JOB the daemon finds processes of a recording whose worker was killed."""
+by the last one the daemon finds processes of a recording whose worker was killed."""
 
 STOP_SECONDS = 3.0
 

@@ -4,10 +4,9 @@
 import grpc
 from google.protobuf.message import DecodeError
 
+from callsd_ipc import names
 from callsd_ipc.v1 import worker_pb2
 
-
-PROTOCOL_VERSION = 2
 
 Bootstrap = worker_pb2.Bootstrap
 
@@ -37,7 +36,7 @@ def hello(bootstrap: worker_pb2.Bootstrap, *, is_assigned: bool = False) -> work
         job_id=bootstrap.job_id,
         generation=bootstrap.generation,
         token=bootstrap.token,
-        protocol_version=PROTOCOL_VERSION,
+        protocol_version=names.PROTOCOL_VERSION,
         is_assigned=is_assigned,
     )
 

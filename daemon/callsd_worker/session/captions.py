@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 
+from callsd_ipc.names import WORKER_LOG
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 from callsd_worker.captioner.outbox import Outbox, OutgoingUpdate
 from callsd_worker.captioner.rules import rules_for
@@ -22,7 +23,7 @@ from callsd_worker.captioner.service import CaptionService, Close, Command, End,
 from callsd_worker.captioner.words import SpeechChange, Words
 from callsd_worker.media.live import Piece
 from callsd_worker.session.bootstrap import channel, hello
-from callsd_worker.session.client import LOG_FILE, STATUS_SECONDS, LogTail
+from callsd_worker.session.client import STATUS_SECONDS, LogTail
 from callsd_worker.session.failures import failure_of
 from callsd_worker.session.inputs import InputError, Inputs
 from callsd_worker.session.outcome import KIB
@@ -66,7 +67,7 @@ class _Session:
         self._outbox = Outbox()
         self._service: CaptionService | None = None
         self._failure: worker_pb2.CaptionerFailure | None = None
-        self._log = LogTail(Path.cwd() / LOG_FILE)
+        self._log = LogTail(Path.cwd() / WORKER_LOG)
         self._is_begun = threading.Event()
         """Set when the model is loaded, or loading has failed."""
         self._has_crashed = False

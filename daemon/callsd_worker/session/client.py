@@ -16,9 +16,10 @@ from pathlib import Path
 
 import grpc
 
+from callsd_ipc.names import ARTIFACTS, WORKER_LOG
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 from callsd_worker.session.bootstrap import channel, hello
-from callsd_worker.session.outcome import ARTIFACTS, read_outcome
+from callsd_worker.session.outcome import read_outcome
 
 
 log = logging.getLogger(__name__)
@@ -30,9 +31,6 @@ MIN_STATUS_SECONDS = 0.1
 """Shortest time between two statuses."""
 
 REDIAL_SECONDS = 1.0
-
-LOG_FILE = "log.txt"
-"""The file in our directory that our output goes to."""
 
 LOG_CHUNK_BYTES = 64 * 1024
 MAX_LOG_BACKLOG_BYTES = 256 * 1024
@@ -169,7 +167,7 @@ class Session:
 
     def _converse(self, stub: worker_pb2_grpc.WorkerServiceStub) -> None:
         # A new tail for each session: what was sent in the last one may not have arrived.
-        tail = LogTail(self.directory / LOG_FILE)
+        tail = LogTail(self.directory / WORKER_LOG)
         for response in stub.Session(self._reports(tail)):
             self._is_connected = True
             match response.WhichOneof("order"):

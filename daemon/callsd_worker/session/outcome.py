@@ -14,14 +14,9 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from callsd_ipc.names import ARTIFACTS, MAX_OUTCOME_BYTES, OUTCOME
 from callsd_ipc.v1 import worker_pb2
 
-
-OUTCOME_FILE = "outcome.binpb"
-ARTIFACTS = "artifacts"
-"""The directory for artifacts in ours."""
-MAX_OUTCOME_BYTES = 1024 * 1024
-"""The daemon accepts no larger one."""
 
 KIB = 1024
 
@@ -84,7 +79,7 @@ def write_outcome(
         wall_seconds=wall_seconds,
         peak_memory_bytes=max(own.ru_maxrss, children.ru_maxrss) * KIB,
     )
-    write_whole(directory / OUTCOME_FILE, outcome.SerializeToString())
+    write_whole(directory / OUTCOME, outcome.SerializeToString())
 
 
 def read_outcome(directory: Path, generation: int) -> worker_pb2.Outcome | None:
@@ -94,7 +89,7 @@ def read_outcome(directory: Path, generation: int) -> worker_pb2.Outcome | None:
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        with os.fdopen(os.open(directory / OUTCOME_FILE, flags), "rb") as file:
+        with os.fdopen(os.open(directory / OUTCOME, flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return None
             outcome = worker_pb2.Outcome.FromString(file.read(MAX_OUTCOME_BYTES))
@@ -108,7 +103,7 @@ def has_outcome(directory: Path, generation: int) -> bool:
     if read_outcome(directory, generation) is not None:
         return True
     with contextlib.suppress(OSError):
-        (directory / OUTCOME_FILE).unlink()
+        (directory / OUTCOME).unlink()
     return False
 
 

@@ -6,15 +6,16 @@ import shutil
 import time
 from pathlib import Path
 
+from callsd_ipc.names import ARTIFACTS, PIECES
 from callsd_ipc.v1 import worker_pb2
-from callsd_worker.recorder.pieces import PIECES, find_pieces
+from callsd_worker.recorder.pieces import find_pieces
 from callsd_worker.recorder.program_host import remove_leftovers
 from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.recording import End, Recorder, Status
 from callsd_worker.recorder.web_source import Page
 from callsd_worker.session.client import Session
 from callsd_worker.session.failures import failure_of
-from callsd_worker.session.outcome import ARTIFACTS, artifact_of, write_outcome
+from callsd_worker.session.outcome import artifact_of, write_outcome
 
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from callsd_daemon.workers.captions.call_log import CallLog
 from callsd_daemon.workers.captions.feed import CallStatus, Caption, CaptionFeed, Event, EventType
 from callsd_daemon.workers.captions.journal import Final, Journal, Position
 from callsd_daemon.workers.captions.speaker import Chunk, Speaker
-from callsd_daemon.workers.slot import WORKER_LOG
+from callsd_ipc.names import WORKER_LOG
 
 
 log = structlog.get_logger(__name__)

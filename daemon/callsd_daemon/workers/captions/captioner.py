@@ -44,9 +44,10 @@ from callsd_daemon.workers.launchers.launcher import (
 )
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.server import WorkerServer
-from callsd_daemon.workers.slot import WORKER_LOG, captioner_name
+from callsd_daemon.workers.slot import captioner_name
 from callsd_daemon.workers.waits import first_of, until
 from callsd_daemon.workers.worker_log import WorkerLog
+from callsd_ipc.names import WORKER_LOG
 
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from callsd_daemon.domain.captions import SAMPLE_RATE_HZ
 from callsd_daemon.domain.jobs import Artifact
 from callsd_daemon.files import sync_directory, write_whole
 from callsd_daemon.workers.captions.journal import Final, read_finals
-from callsd_daemon.workers.slot import ARTIFACTS
+from callsd_ipc.names import ARTIFACTS
 from callsd_transcript import formats
 from callsd_transcript.transcript import Segment, TrackResult, Transcript
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from callsd_daemon.files import open_regular
 from callsd_daemon.workers.launchers.launcher import End
-from callsd_daemon.workers.slot import ARTIFACTS, PIECES, WORKER_LOG
+from callsd_ipc.names import ARTIFACTS, PIECES, WORKER_LOG
 
 
 class Directories:

@@ -18,7 +18,7 @@ from callsd_daemon.host.probe import Spent
 from callsd_daemon.kinds import Role
 from callsd_daemon.workers.launchers.launcher import End, Limits, WorkerId, WorkerProcess
 from callsd_daemon.workers.launchers.local import Directories, LocalProcess
-from callsd_daemon.workers.slot import WORKER_LOG
+from callsd_ipc.names import JOB_VARIABLE, WORKER_LOG
 
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CT2_FORCE_CPU_ISA")
@@ -186,4 +186,4 @@ def _end_of(code: int) -> End:
 
 def _environment(tag: str) -> dict[str, str]:
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return {**inherited, processes.JOB_MARK: tag}
+    return {**inherited, JOB_VARIABLE: tag}

@@ -22,12 +22,10 @@ from callsd_daemon.files import read_regular
 from callsd_daemon.kinds import Assignment, ModelFile, Role
 from callsd_daemon.kinds.recording import RecordingAssignment
 from callsd_daemon.kinds.transcription import TranscriptionAssignment
-from callsd_daemon.workers.slot import OUTCOME, Endpoint
+from callsd_daemon.workers.slot import Endpoint
+from callsd_ipc.names import MAX_OUTCOME_BYTES, OUTCOME
 from callsd_ipc.v1 import worker_pb2
 
-
-MAX_OUTCOME_BYTES = 1024 * 1024
-"""An outcome names at most 256 tracks and some files; anything larger was not written by us."""
 
 MAX_NAME = 200
 MAX_TEXT = 2_000

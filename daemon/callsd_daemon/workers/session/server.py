@@ -29,12 +29,12 @@ from callsd_daemon.workers.session.file_socket import FileSocket
 from callsd_daemon.workers.session.incoming import Incoming, Reads
 from callsd_daemon.workers.session.pace import Pace
 from callsd_daemon.workers.slot import Endpoint, WorkerSlot
+from callsd_ipc.names import PROTOCOL_VERSION
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 
 
 log = structlog.get_logger(__name__)
 
-PROTOCOL_VERSION = 2
 FIRST_PROTOCOL_VERSION = 1
 """Workers that were started by the release before are served, too."""
 

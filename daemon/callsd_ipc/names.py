@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What daemon and worker agree on besides their messages."""
+
+PROTOCOL_VERSION = 2
+"""Of the messages. A daemon serves workers of the version before, too."""
+
+WORKER_LOG = "log.txt"
+"""Where in its directory a worker's output lies."""
+
+ARTIFACTS = "artifacts"
+"""Where in its directory a worker's finished files lie; where in a job's, those that were taken."""
+
+OUTCOME = "outcome.binpb"
+"""Where a worker's outcome lies until it is accepted, and where in a job's directory after that."""
+
+MAX_OUTCOME_BYTES = 1024 * 1024
+"""An outcome names at most 256 tracks and some files."""
+
+PIECES = "pieces"
+"""Where in its directory a recorder's recording lies while it goes on."""
+
+JOB_VARIABLE = "CALLSD_JOB"
+"""Environment variable with the tag of a worker, inherited by every process of its job."""
