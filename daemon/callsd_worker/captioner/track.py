@@ -84,18 +84,18 @@ class Track:
         """
         self._is_draining = False
         self._segmenter.feed(start_sample, samples, now_seconds)
-        self._finish_what_is_complete()
+        self._finalise_complete()
 
     def end_speech(self, now_seconds: float) -> None:
         """The speaker has stopped talking: end the open segment here."""
         self._segmenter.end(now_seconds)
-        self._finish_what_is_complete()
+        self._finalise_complete()
         self._is_draining = True
 
     def notice_stall(self, now_seconds: float) -> None:
         """End speech whose audio has stopped coming."""
         self._segmenter.notice_stall(now_seconds)
-        self._finish_what_is_complete()
+        self._finalise_complete()
 
     # --- passes ---
 
@@ -189,7 +189,7 @@ class Track:
             self._updates.show(segment)
             if segment is self._segmenter.open:
                 self._cut_if_certain(segment, now_seconds)
-        self._finish_what_is_complete()
+        self._finalise_complete()
 
     def _cut_if_certain(self, segment: Segment, now_seconds: float) -> None:
         """Make the stable beginning of a long segment final, if it ends in a pause."""
@@ -201,30 +201,30 @@ class Track:
         if cuts:
             # The last cut: fewest words go into the next segment.
             self._segmenter.cut(segment, cuts[-1], now_seconds)
-            self._finish_head()
+            self._finalise_first()
 
     def _settle_failed(self, outstanding: _Outstanding, now_seconds: float) -> None:
         window, segment = outstanding.window, outstanding.segment
         if window.is_final and window.end_sample == segment.end_sample:
             # Better the words that are shown than none.
-            self._finish_head()
+            self._finalise_first()
             return
         # The next pass recognises this audio again, with what has come since.
         segment.was_rejected = True
         segment.taken_sample = outstanding.taken_sample
         self._retry_seconds = now_seconds + self._cadence.seconds
 
-    def _finish_what_is_complete(self) -> None:
+    def _finalise_complete(self) -> None:
         while (
             self._outstanding is None
             and self._segments
             and self._segments[0].end_sample is not None
             and (self._segments[0].is_complete or self._segments[0].is_click)
         ):
-            self._finish_head()
+            self._finalise_first()
 
-    def _finish_head(self) -> None:
-        self._updates.finish(self._segments.popleft())
+    def _finalise_first(self) -> None:
+        self._updates.finalise(self._segments.popleft())
         if self._segments and self._segments[0].agreement.words:
             # Words that a cut has moved into this segment stay on the screen.
             self._updates.show(self._segments[0])

@@ -38,7 +38,7 @@ class UpdateBuilder:
                 segment, (), recognised_sample=segment.recognised_sample, stability=0
             )
 
-    def finish(self, segment: Segment) -> None:
+    def finalise(self, segment: Segment) -> None:
         """Report the segment's words as final."""
         words = segment.agreement.words
         if not words:

@@ -91,7 +91,7 @@ class Inputs:
         if descriptors:
             return descriptors[0]
         if not answer:
-            raise ConnectionError("the daemon hung up")
+            raise ConnectionError("the daemon closed the connection")
         raise InputError(answer.decode(errors="replace"))
 
     def _read(self, name: str) -> Path:

@@ -230,7 +230,7 @@ class Call:
             speaker.advance(
                 processed_sample=words.heard_sample, recognised_sample=words.heard_sample
             )
-            self._settle(speaker, words)
+            self._finalise(speaker, words)
         speaker.advance(
             processed_sample=update.processed_sample, recognised_sample=update.recognised_sample
         )
@@ -253,7 +253,8 @@ class Call:
         self._update_room()
         self.feed.wake()
 
-    def _settle(self, speaker: Speaker, words: Words) -> None:
+    def _finalise(self, speaker: Speaker, words: Words) -> None:
+        """Number a final caption, write it into the journal, and publish it."""
         caption = Caption(
             sequence=self.feed.last_sequence + 1,
             speaker=speaker.name,
