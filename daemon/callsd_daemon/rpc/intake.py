@@ -44,6 +44,8 @@ from callsd_daemon.workers.slot import (
 OBSERVED_JOBS = 20
 """How many of the latest jobs like this one tell what it will cost."""
 
+EVERYBODY_READS = 0o444
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntakeRules:
@@ -252,6 +254,10 @@ def _open_model_file(path: Path) -> int:
             Reason.MODEL_INVALID,
             f"{path} cannot be read ({problem.strerror}): pull the model again",
         ) from problem
-    with contextlib.suppress(PermissionError):
-        os.fchmod(descriptor, os.fstat(descriptor).st_mode | 0o444)
+    mode = os.fstat(descriptor).st_mode
+    # Only if it has to be: each change of a mode, even to what it is, is a reason to hash the file
+    # anew, and the job that comes next would wait for that.
+    if mode & EVERYBODY_READS != EVERYBODY_READS:
+        with contextlib.suppress(PermissionError):
+            os.fchmod(descriptor, mode | EVERYBODY_READS)
     return descriptor
