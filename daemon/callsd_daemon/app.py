@@ -131,6 +131,7 @@ class _Daemon:
         # What was built to start the daemon stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        gc.enable()
         await self._asked_to_stop.wait()
         await self._drain(server)
         ticking.cancel()
