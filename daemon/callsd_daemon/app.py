@@ -107,6 +107,7 @@ class _Daemon:
         # What was built to start the daemon stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        gc.enable()
         # When one of these fails the daemon ends with it, and its service is started again.
         async with asyncio.TaskGroup() as group:
             parts = [

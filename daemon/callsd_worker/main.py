@@ -16,7 +16,6 @@ import sys
 
 from callsd_worker.session.bootstrap import Bootstrap, is_captioner, is_recorder, read_bootstrap
 from callsd_worker.session.client import Session
-from callsd_worker.session.code import hold_code
 from callsd_worker.session.failures import failure_of
 from callsd_worker.session.inputs import Inputs
 from callsd_worker.session.outcome import has_outcome, write_outcome
@@ -56,6 +55,8 @@ def main() -> int:
         return 0
     if is_recorder(bootstrap):
         # Parts of a recorder are loaded late, the joining at the end: keep this release's code.
+        from callsd_worker.session.code import hold_code
+
         hold_code(session.directory)
     if session.start(ASSIGNMENT_TIMEOUT_SECONDS):
         failure = _work(session, bootstrap)

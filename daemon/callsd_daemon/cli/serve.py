@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`callsd serve`."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -26,7 +27,9 @@ def serve(*, config_file: Path | None) -> int:
     """
     # A fork that fails would run gRPC's handlers of forks, which end the process. We never fork.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    loaded(config_file)  # what is wrong with it is told as any command tells it
+    # What is loaded stays: to look for garbage among it would be a tenth of the start.
+    gc.disable()
     from callsd_daemon.app import serve as run_daemon
 
-    loaded(config_file)  # what is wrong with it is told as any command tells it
     return run_daemon(lambda: load(config_file, os.environ))

@@ -12,6 +12,9 @@ from callsd_daemon.kinds.kind import ModelFile
 from callsd_daemon.models.store import ModelStatus, ModelStore
 
 
+EVERYBODY_READS = 0o444
+
+
 def require(models: ModelStore, name: str, languages: AbstractSet[str]) -> ModelStatus:
     """The model, which must know these languages, or whatever else is not English.
 
@@ -52,6 +55,10 @@ def _open(path: Path) -> int:
             Reason.MODEL_INVALID,
             f"{path} cannot be read ({problem.strerror}): pull the model again",
         ) from problem
-    with contextlib.suppress(PermissionError):
-        os.fchmod(descriptor, os.fstat(descriptor).st_mode | 0o444)
+    mode = os.fstat(descriptor).st_mode
+    # Only if it has to be: each change of a mode, even to what it is, is a reason to hash the file
+    # anew, and the job that comes next would wait for that.
+    if mode & EVERYBODY_READS != EVERYBODY_READS:
+        with contextlib.suppress(PermissionError):
+            os.fchmod(descriptor, mode | EVERYBODY_READS)
     return descriptor

@@ -231,17 +231,22 @@ class ModelStore:
             raise _invalid(name, f"{path} has another content than when it was installed")
 
     def _sha256(self, path: Path) -> str:
+        # Not opened when it is known: each job asks for each file of its model.
+        with self._hashes_lock:
+            known = self._hashes.get(_identity(path.stat()))
+        if known is not None:
+            return known
         with path.open("rb") as file:
-            stat = os.fstat(file.fileno())
-            key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-            with self._hashes_lock:
-                known = self._hashes.get(key)
-            if known is not None:
-                return known
+            identity = _identity(os.fstat(file.fileno()))
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         with self._hashes_lock:
-            self._hashes[key] = digest
+            self._hashes[identity] = digest
         return digest
+
+
+def _identity(stat: os.stat_result) -> tuple[int, ...]:
+    """What no write to a file leaves as it is."""
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def check_name(name: str) -> str:

@@ -93,7 +93,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             async def answer(token: Token | None) -> Any:
                 if takes_stream:
                     return await self._held(token, partial(behave, requests, context))
-                request = await _message(requests)
+                request = await _message(context)
                 if token is None:
                     return await behave(request, context)
                 async with self._shares.turn(token.name):
@@ -115,7 +115,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
         async def handle(requests: Any, context: Context) -> None:
             async def answer(token: Token | None) -> None:
-                request = requests if takes_stream else await _message(requests)
+                request = requests if takes_stream else await _message(context)
                 await self._held(token, partial(send, request, context))
 
             await self._pass(method, context, answer)
@@ -149,7 +149,17 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         try:
             token = self._admit(method, context)
             caller.set(token.name if token else "")
-            return await _map_fd_exhaustion(answer(token))
+            try:
+                return await answer(token)
+            except OSError as problem:
+                if problem.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                # No bug, and no fault of the file that could not be opened.
+                raise CallsdError(
+                    Reason.SLOTS_EXHAUSTED,
+                    "the daemon has no file descriptors left: try again, or raise LimitNOFILE",
+                    retry_after_seconds=1.0,
+                ) from problem
         except CallsdError as error:
             status = to_status(error)
             code, reason = grpc.StatusCode(_pair(status.code)).name, error.reason.value
@@ -204,15 +214,17 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         return token
 
 
-async def _message(requests: AsyncIterator[Any]) -> Any:
+async def _message(context: Context) -> Any:
     """The only message of a unary request."""
+    # Not by the iterator that gRPC gives a stream: it is a generator, and the event loop makes one
+    # more task to close each one that was left.
     try:
         async with asyncio.timeout(MESSAGE_SECONDS):
-            request = await anext(requests, None)
+            request = await context.read()
     except TimeoutError:
         problem = f"no message has come within {MESSAGE_SECONDS:g} s"
         raise CallsdError(Reason.FIELD_INVALID, problem) from None
-    if request is None:
+    if request is None or request is grpc.aio.EOF:
         raise CallsdError(Reason.FIELD_INVALID, "the request is not a valid message")
     return request
 
@@ -259,17 +271,3 @@ def _once(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | 
 
 def _pair(code: int) -> tuple[int, str]:
     return next(status.value for status in grpc.StatusCode if status.value[0] == code)
-
-
-async def _map_fd_exhaustion(answer: Awaitable[Any]) -> Any:
-    """A file that cannot be opened for want of descriptors is no bug, and no fault of the file."""
-    try:
-        return await answer
-    except OSError as problem:
-        if problem.errno not in (errno.EMFILE, errno.ENFILE):
-            raise
-        raise CallsdError(
-            Reason.SLOTS_EXHAUSTED,
-            "the daemon has no file descriptors left: try again, or raise LimitNOFILE",
-            retry_after_seconds=1.0,
-        ) from problem

