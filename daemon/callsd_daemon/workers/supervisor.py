@@ -199,7 +199,7 @@ class Supervisor:
     # Life of the daemon
 
     async def recover(self) -> None:
-        """Take up every job that an earlier daemon had begun. Comes before the door is opened."""
+        """Take up every job that an earlier daemon had begun. Comes before workers are let in."""
         for job in await self._database.read(lambda tx: tx.active()):
             self._runner.expect(job)
             self._watch_over(job, "")
