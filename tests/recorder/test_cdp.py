@@ -89,20 +89,23 @@ def silent(message: Message) -> None:
     """Say nothing."""
 
 
-def call_in_threads(peer: Peer, count: int) -> tuple[list[threading.Thread], list[object]]:
+def call_in_threads(
+    peer: Peer, count: int, *, session: str = ""
+) -> tuple[list[threading.Thread], list[object]]:
     """Have so many threads call at once; what each gets or raises is in the list."""
     got: list[object] = []
 
     def call(number: int) -> None:
         try:
-            got.append(peer.cdp.call("Call", timeout_seconds=60, number=number))
+            got.append(peer.cdp.call("Call", session=session, timeout_seconds=60, number=number))
         except CdpError as error:
             got.append(str(error))
 
+    asked = len(peer.asked)
     threads = [threading.Thread(target=call, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(peer.asked) == count, "all have asked")
+    eventually(lambda: len(peer.asked) == asked + count, "all have asked")
     return threads, got
 
 
@@ -178,6 +181,30 @@ class TestCalls:
             {"id": message["id"], "result": {"x": "y" * 500_000}}
         )
         assert len(peer.cdp.call("Large")["x"]) == 500_000
+
+
+class TestSessions:
+    """What is asked of one page among others."""
+
+    def test_an_end_wakes_all_callers(self, peer: Peer) -> None:
+        """Nobody waits for a page that is gone; who asks another page, or asks later, is heard."""
+        answering, peer.script = peer.script, silent
+        threads, got = call_in_threads(peer, 3, session="dead")
+        others, answered = call_in_threads(peer, 1, session="alive")
+        began = time.monotonic()
+        peer.cdp.end_session("dead", "the page has crashed")
+        for thread in threads:
+            thread.join()
+        assert got == ["Call: the page has crashed"] * 3
+        assert time.monotonic() - began < 5
+        with pytest.raises(CdpError, match=r"^Late: the page has crashed$"):
+            peer.cdp.call("Late", session="dead")
+        peer.script = answering
+        peer.say({"id": peer.asked[-1]["id"], "result": {"number": 0}})
+        others[0].join()
+        assert answered == [{"number": 0}]
+        assert peer.cdp.call("One") == {"method": "One"}
+        assert peer.cdp._waiting == {}
 
 
 class TestLongMessages:

@@ -4,6 +4,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,14 @@ def value(source: WebSource, expression: str) -> object:
     """What an expression is in the page."""
     answer = source._browser._page("Runtime.evaluate", expression=expression, returnByValue=True)
     return answer["result"].get("value")
+
+
+def is_renderer(process: psutil.Process) -> bool:
+    """Whether it shows a page."""
+    # Some of the browser's helpers end by themselves meanwhile.
+    with suppress(psutil.NoSuchProcess):
+        return "--type=renderer" in process.cmdline()
+    return False
 
 
 def browser_processes(source: WebSource) -> list[psutil.Process]:
@@ -252,12 +261,24 @@ class TestDeath:
         """When the page's process dies it is said that the page has crashed."""
         with WebSource(Page(url=pages.url("typical"), ready_expression=READY), SMALL) as source:
             source.open(should_stop=never)
-            for process in browser_processes(source):
-                # Some of the browser's helpers end by themselves meanwhile.
-                with suppress(psutil.NoSuchProcess):
-                    if "--type=renderer" in process.cmdline():
-                        process.kill()
+            for process in filter(is_renderer, browser_processes(source)):
+                process.kill()
             assert eventually(source.problem, "a problem") == "the page has crashed"
+
+    def test_a_page_that_is_killed_over_a_question(self, pages: PageServer) -> None:
+        """Who has asked a page that dies over it is told at once, and does not wait for it."""
+        with WebSource(Page(url=pages.url("typical"), ready_expression=READY), SMALL) as source:
+            source.open(should_stop=never)
+            (page,) = (one for one in browser_processes(source) if is_renderer(one))
+            page.suspend()
+            with ThreadPoolExecutor() as pool:
+                asked = pool.submit(source.is_over)
+                eventually(lambda: source._browser._cdp._waiting, "it is asked")
+                page.kill()
+                killed_at = time.monotonic()
+                assert asked.result() is False
+            assert time.monotonic() - killed_at < browser_module.EVALUATE_SECONDS / 2
+            assert source.problem() == "the page has crashed"
 
     def test_a_browser_that_is_killed_is_noticed(self, pages: PageServer) -> None:
         """When the browser dies it is said so, and closing is quick and leaves nothing."""

@@ -238,6 +238,7 @@ class Browser:
         match method:
             case "Inspector.targetCrashed" | "Inspector.detached":
                 self.has_crashed.set()
+                self._cdp.end_session(self._session, "the page has crashed")
             case "Page.loadEventFired":
                 self._loaded.set()
             case "Page.javascriptDialogOpening":

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -41,6 +41,8 @@ class Cdp:
         self._lock = threading.Lock()
         self._next = 0
         self._waiting: dict[int, _Answer] = {}
+        self._ended: dict[str, str] = {}
+        """Sessions in which nobody answers any more, and why."""
         self._is_closed = False
         self._thread = threading.Thread(target=self._read, name="devtools", daemon=True)
         self._thread.start()
@@ -54,7 +56,7 @@ class Cdp:
         **params: Any,
     ) -> dict[str, Any]:
         """Call a method and wait for its result; raises CdpError."""
-        answer = _Answer()
+        answer = _Answer(session)
         number = self._send(method, session, params, answer)
         if not answer.is_there.wait(timeout_seconds):
             with self._lock:
@@ -74,6 +76,8 @@ class Cdp:
         with self._lock:
             if self._is_closed:
                 raise CdpError(f"{method}: the browser is gone")
+            if session in self._ended:
+                raise CdpError(f"{method}: {self._ended[session]}")
             self._next += 1
             number = self._next
             if answer is not None:
@@ -87,6 +91,19 @@ class Cdp:
                 self._waiting.pop(number, None)
                 raise CdpError(f"{method}: the browser is gone") from None
         return number
+
+    def end_session(self, session: str, why: str) -> None:
+        """Tell who waits for an answer in a session, now or later, that none will come.
+
+        The browser does not: what a page was asked when it died is never answered.
+        """
+        with self._lock:
+            self._ended[session] = why
+            numbers = [
+                number for number, answer in self._waiting.items() if answer.session == session
+            ]
+            waiting = [self._waiting.pop(number) for number in numbers]
+        _disappoint(waiting, why)
 
     def close(self) -> None:
         """Close the connection, on which the browser exits."""
@@ -118,9 +135,7 @@ class Cdp:
         with self._lock:
             self._is_closed = True
             waiting, self._waiting = self._waiting, {}
-        for answer in waiting.values():
-            answer.error = "the browser is gone"
-            answer.is_there.set()
+        _disappoint(waiting.values(), "the browser is gone")
 
     def _skip(self, beginning: bytearray) -> None:
         """End the wait for a message that is too long, of which only the beginning was kept."""
@@ -143,10 +158,17 @@ class Cdp:
 
 
 class _Answer:
-    def __init__(self) -> None:
+    def __init__(self, session: str) -> None:
+        self.session = session
         self.is_there = threading.Event()
         self.result: dict[str, Any] = {}
         self.error = ""
+
+
+def _disappoint(waiting: Iterable[_Answer], why: str) -> None:
+    for answer in waiting:
+        answer.error = why
+        answer.is_there.set()
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -169,7 +169,9 @@ class WebSource:
                 self._browser.run(self._page.leave_expression)
 
     def close(self) -> None:
-        """End everything."""
+        """End everything. A browser that is not well is not asked: the next one waits for it."""
+        if self.problem():
+            self._browser.process.kill()
         self._browser.close()
         self._cleanup.close()
 
