@@ -114,7 +114,7 @@ test-clients: test-models test-packages ## test all clients: each by itself, and
 	@cd clients/node && npm ci --silent && PATH="$(CURDIR)/$(BIN):$$PATH" npm run --silent gen:check && \
 	    npm run --silent lint && npm test --silent
 	$(BIN)/pytest tests/conformance/play.py tests/conformance/quickstarts.py \
-	    -n $(BESIDE) --dist loadgroup
+	    -n $(BESIDE) --dist worksteal
 
 .PHONY: test-models
 test-models: $(SETUP) .cache/tiny.en.model .cache/base.model ## fetch the weights the tests need

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of the runner: which drivers, and whether to write the table of results."""
 
+import fcntl
+import os
 import subprocess
 import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +18,8 @@ from tests.helpers.daemon import ROOT
 
 SCENARIO = ROOT / "clients" / "conformance" / "scenario.toml"
 BUILD_SECONDS = 600
+
+Build = Callable[[Kind], Kind]
 
 pytest.register_assert_rewrite("tests.conformance.player")
 
@@ -38,29 +44,46 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         raise pytest.UsageError(f"no driver {', '.join(unknown)}: there are {', '.join(known)}")
     scenario = tomllib.loads(SCENARIO.read_text(encoding="utf-8"))
     cases = [{**case, "values": scenario["values"]} for case in scenario["case"]]
-    # One process builds a driver and plays all cases with it.
-    kinds_of_drivers = [
-        pytest.param(known[name], id=name, marks=pytest.mark.xdist_group(name)) for name in names
-    ]
-    metafunc.parametrize("kind", kinds_of_drivers, scope="session")
+    metafunc.parametrize("kind", [known[name] for name in names], ids=names, scope="session")
     metafunc.parametrize("case", cases, ids=[case["name"] for case in cases])
 
 
 @pytest.fixture(scope="session")
-def built(kind: Kind, request: pytest.FixtureRequest) -> Kind:
-    """A driver that is ready to be run."""
+def build(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Makes drivers ready to be run: once in a run, in whichever of its processes comes first."""
     (ROOT / ".cache" / "conformance").mkdir(parents=True, exist_ok=True)
-    for step in () if request.config.getoption("--no-build") else kind.build:
-        done = subprocess.run(
-            step,
-            cwd=kind.directory,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=BUILD_SECONDS,
-        )
-        assert done.returncode == 0, f"{' '.join(step)}:\n{done.stdout}{done.stderr}"
-    return kind
+    shared = tmp_path_factory.getbasetemp()
+    if hasattr(pytestconfig, "workerinput"):
+        shared = shared.parent
+
+    def build(kind: Kind) -> Kind:
+        with (shared / f"{kind.name}.built").open("a+b") as mark:
+            fcntl.flock(mark, fcntl.LOCK_EX)
+            if mark.seek(0, os.SEEK_END) == 0 and not pytestconfig.getoption("--no-build"):
+                for step in kind.build:
+                    _run(step, kind.directory)
+                mark.write(b"yes")
+        return kind
+
+    return build
+
+
+def _run(step: Sequence[str], directory: Path) -> None:
+    done = subprocess.run(
+        step,
+        cwd=directory,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_SECONDS,
+    )
+    assert done.returncode == 0, f"{' '.join(step)}:\n{done.stdout}{done.stderr}"
+
+
+@pytest.fixture(scope="session")
+def built(kind: Kind, build: Build) -> Kind:
+    """A driver that is ready to be run."""
+    return build(kind)
 
 
 def pytest_configure(config: pytest.Config) -> None:

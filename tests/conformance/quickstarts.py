@@ -8,10 +8,12 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.conformance.driver import Kind, kinds
 from tests.conftest import StartDaemon
 from tests.helpers.daemon import ROOT, SAMPLE_CALL, Daemon
 from tests.helpers.waiting import eventually
@@ -74,10 +76,9 @@ def test_go(running: Daemon, tmp_path: Path) -> None:
     assert (tmp_path / "maya.vtt").read_text(encoding="utf-8").startswith("WEBVTT")
 
 
-def test_java(running: Daemon, tmp_path: Path) -> None:
+def test_java(running: Daemon, tmp_path: Path, build: Callable[[Kind], Kind]) -> None:
     """A track goes up, and a job is made of it that succeeds."""
-    if not JAR.exists():
-        run("mvn", "--quiet", "--batch-mode", "package", directory=JAVA)
+    build(kinds()["java"])
     (example,) = re.findall(
         r"^## Java\n\n```java\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL
     )
