@@ -26,8 +26,6 @@ from tests.helpers.reasons import failure
 from tests.helpers.waiting import eventually
 
 
-pytestmark = pytest.mark.alone
-
 FPS = 15
 START_SECONDS = 30.0
 END_SECONDS = 60.0
@@ -171,6 +169,7 @@ CASES = (
 )
 
 
+@pytest.mark.alone
 class TestKilled:
     """kill -9 in the middle of a recording."""
 
