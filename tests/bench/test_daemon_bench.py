@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from callsd import AsyncClient, Bookmark, JobChanged
-from callsd_bench import daemon
 from callsd_bench.cli import bench
+from callsd_bench.daemon import bench as module
 from callsd_bench.daemon.inside import fill_store
 from callsd_bench.daemon.watchers import Tally, Watchers
 from callsd_bench.shared.errors import BenchError
@@ -54,9 +54,9 @@ class TestCommand:
 
     def test_json(self, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A short run has every figure, loses nothing, and leaves nothing behind."""
-        monkeypatch.setattr(daemon, "STARTS", 1)
-        monkeypatch.setattr(daemon, "HISTORY_JOBS", 500)
-        monkeypatch.setattr(daemon, "SETTLE_SECONDS", 0.2)
+        monkeypatch.setattr(module, "STARTS", 1)
+        monkeypatch.setattr(module, "HISTORY_JOBS", 500)
+        monkeypatch.setattr(module, "SETTLE_SECONDS", 0.2)
         result = CliRunner().invoke(
             bench,
             [

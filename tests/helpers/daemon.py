@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real `callsd serve` in a directory of its own."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -205,10 +206,16 @@ class Daemon:
         self._resources.close()
         if self.process is not None:
             self.kill()
-        for pid in self.worker_pids():
-            os.kill(pid, signal.SIGKILL)
-        eventually(lambda: not self.worker_pids(), "no process of any job is left")
+        eventually(self._end_workers, "no process of any job is left")
         shutil.rmtree(self.root)
+
+    def _end_workers(self) -> bool:
+        """Whether no process of any job is left: a daemon may have started one as it was killed."""
+        pids = self.worker_pids()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not pids
 
     # What it says
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker's log, as the daemon keeps it."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,17 @@ async def test_next_daemon(log: WorkerLog, path: Path, pool: FilePool) -> None:
     await later.open()
     assert later.kept == 4
     await later.take(4, b"two\n")
+
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+async def test_rest(log: WorkerLog, path: Path) -> None:
+    """What a dead worker has left is kept once, whenever the parts come that were on their way."""
+    await log.take(0, b"one\n")
+    await asyncio.gather(
+        log.take_rest(lambda offset, size: b"one\ntwo\n"[offset:]), log.take(4, b"two\n")
+    )
+    await log.take(0, b"one\ntwo\n")
 
     assert path.read_bytes() == b"one\ntwo\n"
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker's log as the daemon keeps it: what has arrived of it, never longer than allowed."""
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Callable
@@ -29,6 +30,8 @@ class WorkerLog:
         self._path = path
         self._pool = pool
         self._max_bytes = max_bytes
+        self._turn = asyncio.Lock()
+        self._has_rest = False
         self._kept_file = path.with_name(f"{path.name}.kept")
         self.kept = 0
         """So much of the worker's own log has been taken. Unit: bytes."""
@@ -43,17 +46,23 @@ class WorkerLog:
 
         A part that does not follow the last one tells that the worker's log was cut.
         """
-        with contextlib.suppress(OSError):
-            await self._pool.run(self._take, offset, data)
+        async with self._turn:
+            # What was on its way when the worker died was in the rest.
+            if not self._has_rest:
+                with contextlib.suppress(OSError):
+                    await self._pool.run(self._take, offset, data)
 
     async def take_rest(self, read: Callable[[int, int], bytes]) -> None:
         """Keep what a worker that is gone wrote last and did not tell any more: why it died.
 
         `read` is given where that begins and how much is wanted. Blocks.
         """
-        data = await self._pool.run(read, self.kept, REST_BYTES)
-        if data:
-            await self.take(self.kept, data)
+        async with self._turn:
+            data = await self._pool.run(read, self.kept, REST_BYTES)
+            if data:
+                self._has_rest = True
+                with contextlib.suppress(OSError):
+                    await self._pool.run(self._take, self.kept, data)
 
     def _take(self, offset: int, data: bytes) -> None:
         is_cut = offset != self.kept

@@ -36,6 +36,7 @@ ROOM_PER_CPU_BYTES = 64 * 1024**2
 """RLIMIT_DATA also counts memory that is reserved but not used: stacks, buffers of each thread.
 Measured: 0.7 GB more than what is used, with 6 threads on 2 processors."""
 
+TAG_TIMEOUT_SECONDS = 1.0
 SWEEP_TIMEOUT_SECONDS = 10.0
 SWEEP_INTERVAL_SECONDS = 0.05
 
@@ -79,6 +80,7 @@ class ProcessLauncher(Directories):
             # Far smaller than a pipe's buffer: this never blocks.
             with contextlib.suppress(BrokenPipeError), child.stdin:
                 child.stdin.write(bootstrap)
+            await _until_tagged(child)
             _bound_memory(child.pid, worker.role, limits)
 
             async def read_end() -> End:
@@ -173,6 +175,20 @@ def _bound_memory(pid: int, role: Role, limits: Limits) -> None:
         # A worker starts with the daemon's own limit, usually none.
         is_new = soft in (resource.RLIM_INFINITY, hard)
         resource.prlimit(pid, resource.RLIMIT_DATA, (wanted if is_new else max(wanted, soft), hard))
+
+
+async def _until_tagged(child: "subprocess.Popen[bytes]") -> None:
+    """Wait until a process can be found by its tag.
+
+    Popen returns when the new program has closed what it does not inherit, a moment before the
+    kernel shows its environment: who looked for it in between would take it for gone.
+    """
+    deadline = time.monotonic() + TAG_TIMEOUT_SECONDS
+    while time.monotonic() < deadline and child.poll() is None:
+        with contextlib.suppress(OSError):
+            if (processes.PROC / str(child.pid) / "environ").read_bytes():
+                return
+        await asyncio.sleep(0)
 
 
 async def _send(pidfd: int, number: signal.Signals) -> None:
