@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -22,6 +23,7 @@ from callsd_daemon.domain.jobs import (
 )
 from callsd_daemon.domain.recording import RECORDING, Picture, RecordingHealth, RecordingResult
 from callsd_daemon.domain.transcription import TRANSCRIPTION, TranscriptionResult
+from callsd_daemon.domain.work import Result
 from tests.helpers.jobs import NOW, WORKER, make_job
 
 
@@ -289,3 +291,24 @@ def test_reservations_add_up() -> None:
     one = Reservation(cores=1.5, memory_bytes=10, disk_bytes=7)
 
     assert one + one == Reservation(cores=3.0, memory_bytes=20, disk_bytes=14)
+
+
+def test_names() -> None:
+    """A job has one name for clients, and another tag after each change."""
+    job = make_job(id="a1b2", revision=7)
+
+    assert (job.name, job.etag) == ("jobs/a1b2", "r7")
+    assert replace(job, revision=8).etag != job.etag
+
+
+@pytest.mark.parametrize(
+    ("result", "seconds"),
+    [
+        (Result(), 0.0),
+        (TranscriptionResult(audio_seconds=9.0), 9.0),
+        (RecordingResult(duration_seconds=3.5), 3.5),
+    ],
+)
+def test_length_of_media(result: Result, seconds: float) -> None:
+    """A result says how much sound or film it is about, for the metrics."""
+    assert result.media_seconds == seconds
