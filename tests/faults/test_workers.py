@@ -204,6 +204,7 @@ class TestSilence:
         assert failure(run(one, script)) == "WORKER_UNRESPONSIVE"
         assert_invariants(one)
 
+    @pytest.mark.alone
     @pytest.mark.reason("MAX_DURATION_EXCEEDED")
     def test_max_duration(self, daemon: StartDaemon) -> None:
         """A job that runs too long fails, even though its worker ends in good order."""
@@ -216,6 +217,7 @@ class TestSilence:
         assert time.monotonic() - began < 8
         assert_invariants(one)
 
+    @pytest.mark.alone
     def test_max_duration_counts_across_restarts(self, daemon: StartDaemon) -> None:
         """A restart of the daemon does not give a job its time anew."""
         one = daemon()
