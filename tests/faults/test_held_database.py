@@ -88,7 +88,7 @@ def test_dead_recorder(daemon: StartDaemon) -> None:
         await_blocked(one)
 
         assert one.job(api, name).state == JOB_STATE_RUNNING
-        assert len(one.events("salvage")) == 1
+        assert len(eventually(lambda: one.events("salvage"), "it is saved", seconds=30)) == 1
 
     assert one.wait(api, name).state == JOB_STATE_SUCCEEDED
     assert_nothing_is_left(one, name)

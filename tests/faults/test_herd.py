@@ -101,6 +101,7 @@ def test_external_load(daemon: StartDaemon) -> None:
         assert_invariants(one, recorder)
 
 
+@pytest.mark.alone
 @pytest.mark.scenario(14, "no load holds a job back for longer than its patience")
 def test_patience(daemon: StartDaemon) -> None:
     """A job that others have held back for long enough starts all the same: it gives way."""
