@@ -182,6 +182,12 @@ class TestHello:
 
         assert await refused(Session(stub).order()) is grpc.StatusCode.INVALID_ARGUMENT
 
+    async def test_too_long(self, dial: Dial, slot: WorkerSlot) -> None:
+        """A hello that is longer than any of ours is not looked at."""
+        long = "x" * module.MAX_HELLO_BYTES
+        assert await refused(dial(token=long).order()) is grpc.StatusCode.INVALID_ARGUMENT
+        assert not slot.arrived.is_set()
+
     async def test_no_such_work(self, server: WorkerServer, dial: Dial, slot: WorkerSlot) -> None:
         """A worker whose work cannot be done is sent away, and who sent it learns why."""
         refusal = CallsdError(Reason.MEDIA_NOT_FOUND, "it is gone")
@@ -352,7 +358,9 @@ class TestFiles:
         """A file of the assignment arrives whole."""
         assert await self.read(stub, "media/0") == SOUND
 
-    @pytest.mark.parametrize("name", ["media/1", "media/../0", "/etc/passwd", "", "model/x"])
+    @pytest.mark.parametrize(
+        "name", ["media/1", "media/../0", "/etc/passwd", "", "model/x", "x" * 10_000]
+    )
     async def test_not_its_own(self, stub: "Stub", name: str) -> None:
         """What the assignment does not name is not there."""
         assert await refused(self.read(stub, name)) is grpc.StatusCode.PERMISSION_DENIED

@@ -43,8 +43,16 @@ IDLE_TIMEOUT_SECONDS = 30.0
 """How long a worker may pause while it sends a file."""
 
 MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_HELLO_BYTES = 4096
+"""Of what says who calls, and which file is meant: some hundred bytes. gRPC keeps a call that was
+refused, and this with it, until the collector of garbage finds them."""
+
 MAX_LOG_BYTES = 64 * 1024
 CHUNK_BYTES = 256 * 1024
+LOOKAHEAD_BYTES = MAX_MESSAGE_BYTES
+"""So much of one request may lie here before anybody reads it. Left to itself gRPC lets those who
+send fast have several times as much."""
+
 MAX_REQUESTS = 32
 """Requests that one connection may have open."""
 
@@ -96,6 +104,8 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_concurrent_streams", MAX_REQUESTS),
                 ("grpc.so_reuseport", 0),
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
             ]
         )
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
@@ -223,6 +233,8 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.ReadFileRequest, context: Context
     ) -> AsyncIterator[worker_pb2.ReadFileResponse]:
         """A file that the worker's assignment names."""
+        if request.ByteSize() > MAX_HELLO_BYTES:
+            request.Clear()  # which is no worker's
         try:
             opener = await self._file(request)
         except ConnectionResetError as problem:
@@ -323,9 +335,13 @@ def _is_proved(place: WorkerSlot | Link | None, hello: worker_pb2.Hello) -> bool
 async def _first(requests: AsyncIterator[Any], context: Context) -> Any:
     try:
         async with asyncio.timeout(HELLO_TIMEOUT_SECONDS):
-            return await anext(requests)
-    except (TimeoutError, StopAsyncIteration):
+            first = await anext(requests, None)
+    except TimeoutError:
+        first = None
+    if first is None or first.ByteSize() > MAX_HELLO_BYTES:
+        first = None
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "say hello first")
+    return first
 
 
 async def _hello(requests: AsyncIterator[Any], context: Context) -> worker_pb2.Hello:
