@@ -36,7 +36,10 @@ WORK_SECONDS = 120.0
 CAPTIONER = f"callsd-captioner@{captioner_name(MODEL)}.service"
 
 PAGE_SERVER = """\
-from callsd_bench.recording.pages import PageServer
+try:
+    from callsd_bench.recording.pages import PageServer
+except ImportError:  # as the release had it that is upgraded from
+    from callsd_bench.recording_pages import PageServer
 import signal
 with PageServer() as server:
     print(server.url("typical"), flush=True)
