@@ -43,7 +43,7 @@ second name of that token, and a file that is longer than the disk."""
 LENGTHS = pytest.mark.parametrize(
     "seconds", [10, pytest.param(60, marks=pytest.mark.slow)], ids=["short", "long"]
 )
-MOST_GROWTH_BYTES = 64 * MIB
+MOST_GROWTH_BYTES = 48 * MIB
 SPEAKER = "ada"
 END_SECONDS = 5.0
 
