@@ -232,7 +232,7 @@ class TestLoad:
             eventually(
                 lambda: (
                     blind.sample({}).cores_external
-                    > mine.sample(spent(worker.pid)).cores_external + 0.25
+                    > mine.sample(spent(worker.pid)).cores_external + 0.1
                 ),
                 "the one that knows the worker finds less external load",
             )
