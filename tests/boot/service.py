@@ -36,6 +36,12 @@ WORK_SECONDS = 120.0
 CAPTIONER = f"callsd-captioner@{captioner_name(MODEL)}.service"
 
 PAGE_SERVER = """\
+import pathlib, shutil, sys, tempfile
+from importlib.util import find_spec
+# Of a copy: what is installed may be upgraded meanwhile.
+place = pathlib.Path(tempfile.mkdtemp())
+shutil.copytree(pathlib.Path(find_spec("callsd_bench").origin).parent, place / "callsd_bench")
+sys.path.insert(0, str(place))
 try:
     from callsd_bench.recording.pages import PageServer
 except ImportError:  # as the release had it that is upgraded from

@@ -10,7 +10,7 @@ import pytest
 from callsd_worker.recorder import encoder as encoder_module
 from callsd_worker.recorder.capture_request import CaptureRequest
 from callsd_worker.recorder.encoder import Encoder
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.health import Health, Picture
 from callsd_worker.recorder.program_host import ProgramHost
 from callsd_worker.recorder.quality import Quality
@@ -56,7 +56,7 @@ def test_one_that_cannot_be_started_leaves_nothing_open(
     before = psutil.Process().num_fds()
     with pytest.raises(RecordingError, match="cannot be started") as caught:
         encoder_in(host, tmp_path / "piece.mkv", [])
-    assert caught.value.reason is RecordingReason.CAPTURE_UNAVAILABLE
+    assert caught.value.reason is Reason.CAPTURE_UNAVAILABLE
     assert psutil.Process().num_fds() == before
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from callsd_worker.recorder.audio_capture import BLOCK_BYTES, AudioCapture
 from callsd_worker.recorder.display import Display, start_display
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.framebuffer import Framebuffer
 from callsd_worker.recorder.native import PACKAGES, load
 from callsd_worker.recorder.program_host import MEMORY, ProgramHost
@@ -67,7 +67,7 @@ class TestFramebuffer:
         host.end(display.process)
         with pytest.raises(RecordingError, match="display has gone") as caught:
             framebuffer.read_into(frame)
-        assert caught.value.reason is RecordingReason.CAPTURE_UNAVAILABLE
+        assert caught.value.reason is Reason.CAPTURE_UNAVAILABLE
 
     def test_nothing_is_left_in_memory(self, host: ProgramHost, display: Display) -> None:
         """The screen's file has no name while it is used, so that nothing remains of it."""
@@ -143,4 +143,4 @@ def test_a_library_that_is_missing_is_named_with_its_package(
     monkeypatch.setitem(PACKAGES, "libnothing.so.7", "libnothing7")
     with pytest.raises(RecordingError, match="apt install libnothing7") as caught:
         load("libnothing.so.7")
-    assert caught.value.reason is RecordingReason.CAPTURE_UNAVAILABLE
+    assert caught.value.reason is Reason.CAPTURE_UNAVAILABLE

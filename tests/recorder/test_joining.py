@@ -12,7 +12,7 @@ import av
 import pytest
 
 from callsd_ipc.names import PIECES
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.joining import THUMBNAIL_WIDTH, join, thumbnail
 from callsd_worker.recorder.pieces import Piece, find_pieces
 
@@ -315,7 +315,7 @@ class TestNothing:
             job.add(torn, at=0)
         with pytest.raises(RecordingError) as caught:
             join(job.pieces, job.target)
-        assert caught.value.reason is RecordingReason.RECORDING_LOST
+        assert caught.value.reason is Reason.RECORDING_LOST
         assert job.names() == []
 
     def test_a_failure_in_the_middle_leaves_nothing(self, job: Job, film: Path) -> None:

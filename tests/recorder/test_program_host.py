@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from callsd_worker.recorder import program_host as module
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.program_host import PACKAGES, ProgramHost, program, remove_leftovers
 from tests.helpers.waiting import eventually
 
@@ -65,7 +65,7 @@ class TestPrograms:
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(RecordingError) as caught:
             program(name)
-        assert caught.value.reason is RecordingReason.CAPTURE_UNAVAILABLE
+        assert caught.value.reason is Reason.CAPTURE_UNAVAILABLE
         assert caught.value.message == f"{name} is not installed: apt install {package}"
 
     def test_any_of_several_names_will_do(
@@ -83,7 +83,7 @@ class TestPrograms:
         path.touch(mode=0o644)
         with pytest.raises(RecordingError, match=f"{path} cannot be started: Permission") as caught:
             host.start([str(path)])
-        assert caught.value.reason is RecordingReason.CAPTURE_UNAVAILABLE
+        assert caught.value.reason is Reason.CAPTURE_UNAVAILABLE
 
 
 class TestEnd:
@@ -265,4 +265,4 @@ class TestSecrecy:
         monkeypatch.setattr(module, "UNPRIVILEGED_USERS", ("nobody-of-that-name",))
         with pytest.raises(RecordingError, match="create the user callsd") as caught:
             module._unprivileged_user()
-        assert caught.value.reason is RecordingReason.CAPTURE_UNAVAILABLE
+        assert caught.value.reason is Reason.CAPTURE_UNAVAILABLE

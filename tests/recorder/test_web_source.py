@@ -15,7 +15,7 @@ import pytest
 from callsd_bench.recording.pages import PageServer
 from callsd_bench.shared.errors import BenchError
 from callsd_worker.recorder import browser as browser_module
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.web_source import Page, WebSource
 from tests.helpers.ports import free_port
@@ -204,14 +204,14 @@ class TestUnavailable:
     def test_http_status(self, pages: PageServer) -> None:
         """A page that answers with an error is refused with its status."""
         error = self.refusal(Page(url=pages.url("nothing"), ready_timeout_seconds=0.5))
-        assert error.reason is RecordingReason.PAGE_UNAVAILABLE
+        assert error.reason is Reason.PAGE_UNAVAILABLE
         assert "HTTP status 404" in error.message
 
     def test_nobody_there(self) -> None:
         """An address at which nobody answers is tried until its time is up, and then refused."""
         began = time.monotonic()
         error = self.refusal(Page(url=f"http://127.0.0.1:{free_port()}/", ready_timeout_seconds=2))
-        assert error.reason is RecordingReason.PAGE_UNAVAILABLE
+        assert error.reason is Reason.PAGE_UNAVAILABLE
         assert "ERR_CONNECTION_REFUSED" in error.message
         assert time.monotonic() - began > 1
 
@@ -221,7 +221,7 @@ class TestUnavailable:
             url=pages.url("typical"), ready_expression="window.nothing", ready_timeout_seconds=1
         )
         error = self.refusal(page)
-        assert error.reason is RecordingReason.PAGE_UNAVAILABLE
+        assert error.reason is Reason.PAGE_UNAVAILABLE
         assert "was not ready within 1 s" in error.message
         assert "ready_expression" in error.message
 
@@ -239,7 +239,7 @@ class TestUnavailable:
             with pytest.raises(RecordingError) as caught:
                 source.open(should_stop=lambda: next(looks) > 2)
             assert time.monotonic() - began < 5
-        assert caught.value.reason is RecordingReason.CANCELLED
+        assert caught.value.reason is Reason.CANCELLED
 
     def test_a_page_that_comes_back_is_shown(self) -> None:
         """A page that fails at first is tried again while there is time."""

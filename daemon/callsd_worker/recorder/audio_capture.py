@@ -5,7 +5,7 @@ import ctypes
 import time
 from dataclasses import dataclass
 
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.native import load
 from callsd_worker.recorder.sound import CHANNELS, FRAME_BYTES, MONITOR, RATE_HZ
 
@@ -87,5 +87,5 @@ class AudioCapture:
 
     def _failed(self, what: str) -> RecordingError:
         return RecordingError(
-            RecordingReason.CAPTURE_UNAVAILABLE, f"{what} (PulseAudio error {self._error.value})"
+            Reason.CAPTURE_UNAVAILABLE, f"{what} (PulseAudio error {self._error.value})"
         )

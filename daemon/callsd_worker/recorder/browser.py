@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from callsd_worker.recorder.cdp import Cdp, CdpError
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.program_host import BROWSERS, ProgramHost, program
 
 
@@ -160,7 +160,7 @@ class Browser:
         except CdpError as problem:
             self.close()
             raise RecordingError(
-                RecordingReason.CAPTURE_UNAVAILABLE,
+                Reason.CAPTURE_UNAVAILABLE,
                 f"the browser did not start ({problem}): `callsd doctor` shows what is missing",
             ) from None
 
@@ -188,11 +188,11 @@ class Browser:
             answer = self._page("Page.navigate", url=url, timeout_seconds=START_SECONDS)
         except CdpError as problem:
             raise RecordingError(
-                RecordingReason.PAGE_UNAVAILABLE, f"the page did not load: {problem}"
+                Reason.PAGE_UNAVAILABLE, f"the page did not load: {problem}"
             ) from None
         if error := answer.get("errorText"):
             raise RecordingError(
-                RecordingReason.PAGE_UNAVAILABLE,
+                Reason.PAGE_UNAVAILABLE,
                 f"the page cannot be reached ({error}): check the address and the network",
             )
 

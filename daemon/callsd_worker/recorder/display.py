@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.program_host import MEMORY, ProgramHost, program
 
 
@@ -73,7 +73,7 @@ def start_display(host: ProgramHost, *, width: int, height: int, fps: int) -> Di
         number = _line(reading)
         if not number:
             raise RecordingError(
-                RecordingReason.CAPTURE_UNAVAILABLE,
+                Reason.CAPTURE_UNAVAILABLE,
                 "Xvfb did not start: try `Xvfb :99` by hand and read its output",
             )
         framebuffer = os.open(screens / SCREEN, os.O_RDWR)
@@ -135,6 +135,6 @@ def _set_refresh(display: Display, *, width: int, height: int, hz: float) -> Non
         )
         if done.returncode != 0:
             raise RecordingError(
-                RecordingReason.CAPTURE_UNAVAILABLE,
+                Reason.CAPTURE_UNAVAILABLE,
                 f"the display's refresh rate cannot be set: {done.stderr.decode()[:200].strip()}",
             )

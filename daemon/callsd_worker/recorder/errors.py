@@ -4,7 +4,7 @@
 from enum import StrEnum
 
 
-class RecordingReason(StrEnum):
+class Reason(StrEnum):
     """Why a page cannot be recorded."""
 
     CAPTURE_UNAVAILABLE = "CAPTURE_UNAVAILABLE"
@@ -20,7 +20,7 @@ class RecordingReason(StrEnum):
 class RecordingError(Exception):
     """A recording that cannot be made; `message` says what to do about it."""
 
-    def __init__(self, reason: RecordingReason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message

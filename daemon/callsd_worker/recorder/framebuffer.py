@@ -11,7 +11,7 @@ import struct
 
 from av import VideoFrame
 
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.native import load
 
 
@@ -42,7 +42,7 @@ class Framebuffer:
         header = HEADER.unpack_from(memory)
         if header[_BITS_PER_PIXEL] != BITS_PER_PIXEL:
             raise RecordingError(
-                RecordingReason.CAPTURE_UNAVAILABLE,
+                Reason.CAPTURE_UNAVAILABLE,
                 f"the display has {header[_BITS_PER_PIXEL]} bits for each pixel, not 32",
             )
         self.width, self.height = header[_WIDTH], header[_HEIGHT]
@@ -92,7 +92,7 @@ class _Server:
         self._free.argtypes = [ctypes.c_void_p]
         self._connection = xcb.xcb_connect(None, None)
         if xcb.xcb_connection_has_error(self._connection):
-            raise RecordingError(RecordingReason.CAPTURE_UNAVAILABLE, "the display does not answer")
+            raise RecordingError(Reason.CAPTURE_UNAVAILABLE, "the display does not answer")
 
     def grab(self) -> None:
         self._xcb.xcb_grab_server(self._connection)
@@ -100,7 +100,7 @@ class _Server:
         asked = self._xcb.xcb_get_input_focus(self._connection)
         answer = self._xcb.xcb_get_input_focus_reply(self._connection, asked, None)
         if answer is None:
-            raise RecordingError(RecordingReason.CAPTURE_UNAVAILABLE, "the display has gone")
+            raise RecordingError(Reason.CAPTURE_UNAVAILABLE, "the display has gone")
         self._free(answer)
 
     def ungrab(self) -> None:

@@ -13,7 +13,7 @@ import av
 from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.pieces import Piece
 
 
@@ -166,7 +166,7 @@ class _Joiner:
     def close(self) -> None:
         if self._output is None:
             raise RecordingError(
-                RecordingReason.RECORDING_LOST, "nothing was recorded: look at the job's log"
+                Reason.RECORDING_LOST, "nothing was recorded: look at the job's log"
             )
         self._output.close()
 

@@ -3,7 +3,7 @@
 
 import ctypes
 
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 
 
 PACKAGES = {
@@ -20,6 +20,6 @@ def load(name: str) -> ctypes.CDLL:
         return ctypes.CDLL(name)
     except OSError:
         raise RecordingError(
-            RecordingReason.CAPTURE_UNAVAILABLE,
+            Reason.CAPTURE_UNAVAILABLE,
             f"{name} is not installed: apt install {PACKAGES[name]}",
         ) from None

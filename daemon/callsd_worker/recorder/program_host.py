@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from callsd_ipc.names import JOB_VARIABLE
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 
 
 PACKAGES = {
@@ -71,7 +71,7 @@ def program(*names: str) -> str:
             return found
     package = PACKAGES.get(names[0], names[0])
     raise RecordingError(
-        RecordingReason.CAPTURE_UNAVAILABLE, f"{names[0]} is not installed: apt install {package}"
+        Reason.CAPTURE_UNAVAILABLE, f"{names[0]} is not installed: apt install {package}"
     )
 
 
@@ -154,7 +154,7 @@ class ProgramHost:
             )
         except OSError as problem:
             raise RecordingError(
-                RecordingReason.CAPTURE_UNAVAILABLE,
+                Reason.CAPTURE_UNAVAILABLE,
                 f"{command[0]} cannot be started: {problem.strerror}",
             ) from None
         self._running.append(process)
@@ -201,7 +201,7 @@ def _unprivileged_user() -> pwd.struct_passwd:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
     raise RecordingError(
-        RecordingReason.CAPTURE_UNAVAILABLE,
+        Reason.CAPTURE_UNAVAILABLE,
         "the worker runs as root and there is no user to run the browser as: create the user "
         "callsd, or run callsd as an ordinary user",
     )

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from callsd_worker.recorder.encoder import Encoder
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.health import Health, Tally
 from callsd_worker.recorder.pieces import find_pieces, keep, next_piece
 from callsd_worker.recorder.quality import Quality
@@ -107,7 +107,7 @@ class Recorder:
             except RecordingError as problem:
                 if not find_pieces(self._directory):
                     raise
-                if problem.reason is RecordingReason.CANCELLED:
+                if problem.reason is Reason.CANCELLED:
                     return Ending(end=End.STOPPED)
                 return Ending(end=End.PAGE_LOST, message=problem.message)
             if ending is not None:
@@ -165,7 +165,7 @@ class Recorder:
         if encoder.problem:
             log.warning("piece %d has ended: %s", piece.number, encoder.problem)
             if not piece.path.exists() and not source.problem():
-                raise RecordingError(RecordingReason.CAPTURE_UNAVAILABLE, encoder.problem)
+                raise RecordingError(Reason.CAPTURE_UNAVAILABLE, encoder.problem)
         return ending
 
     def _watch(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.program_host import ProgramHost, program
 
 
@@ -64,7 +64,7 @@ def start_sound(host: ProgramHost) -> Sound:
     while not socket.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             raise RecordingError(
-                RecordingReason.CAPTURE_UNAVAILABLE,
+                Reason.CAPTURE_UNAVAILABLE,
                 "PulseAudio did not start: try `pulseaudio -n --daemonize=no` by hand and read "
                 "its output",
             )

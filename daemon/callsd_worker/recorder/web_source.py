@@ -10,7 +10,7 @@ from typing import Self
 from callsd_worker.recorder.browser import Browser
 from callsd_worker.recorder.cdp import CdpError
 from callsd_worker.recorder.display import start_display
-from callsd_worker.recorder.errors import RecordingError, RecordingReason
+from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.program_host import ProgramHost
 from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.sound import start_sound
@@ -101,7 +101,7 @@ class WebSource:
                 self._browser.open(page.url, page.headers)
                 self._await_ready(deadline, should_stop)
             except RecordingError as problem:
-                if problem.reason is not RecordingReason.PAGE_UNAVAILABLE or self.problem():
+                if problem.reason is not Reason.PAGE_UNAVAILABLE or self.problem():
                     raise
                 if time.monotonic() + REOPEN_SECONDS > deadline:
                     raise
@@ -115,7 +115,7 @@ class WebSource:
             status = self._browser.status
             if status >= FIRST_BAD_STATUS:
                 raise RecordingError(
-                    RecordingReason.PAGE_UNAVAILABLE,
+                    Reason.PAGE_UNAVAILABLE,
                     f"the page answers with HTTP status {status}: check its address, its token "
                     "and its headers",
                 )
@@ -124,10 +124,10 @@ class WebSource:
                 if status and self._browser.is_true(ready):
                     return
             if problem := self.problem():
-                raise RecordingError(RecordingReason.PAGE_UNAVAILABLE, problem)
+                raise RecordingError(Reason.PAGE_UNAVAILABLE, problem)
             if time.monotonic() > deadline:
                 raise RecordingError(
-                    RecordingReason.PAGE_UNAVAILABLE,
+                    Reason.PAGE_UNAVAILABLE,
                     f"the page was not ready within {self._page.ready_timeout_seconds:g} s: "
                     "check ready_expression, or raise ready_timeout",
                 )
@@ -178,5 +178,5 @@ class WebSource:
 
 def _pause(seconds: float, should_stop: Callable[[], bool]) -> None:
     if should_stop():
-        raise RecordingError(RecordingReason.CANCELLED, "stopped before the recording began")
+        raise RecordingError(Reason.CANCELLED, "stopped before the recording began")
     time.sleep(seconds)
