@@ -125,7 +125,8 @@ def test_watch(crowded: Daemon, ordinary: Api) -> None:
     revisions = [event.revision for message in history for event in message.events]
 
     assert told == crowded.acknowledged
-    assert revisions == list(range(1, newest + 1))
+    # A job may have gone on meanwhile.
+    assert revisions[:newest] == list(range(1, newest + 1))
 
 
 def test_command_line(crowded: Daemon) -> None:
