@@ -189,6 +189,9 @@ class TestEveryState:
         api = one.api()
         job = one.create(api, "print begun; until go; print done; note done").job
         one.wait(api, job.name, JOB_STATE_RUNNING)
+        own_log = one.worker_directory(job.name) / "log.txt"
+        # It is RUNNING as soon as it has reported: its work may be on its way to it.
+        eventually(lambda: b"begun" in own_log.read_bytes(), "it has begun")
         worker = one.worker(job.name)
 
         one.kill()

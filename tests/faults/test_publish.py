@@ -109,6 +109,9 @@ def test_worker_killed_with_its_work_done(daemon: StartDaemon, daemon_is: str) -
     api = one.api()
     name = one.create(api, "print begun; until go; print done; note done").job.name
     one.wait(api, name, JOB_STATE_RUNNING)
+    own_log = one.worker_directory(name) / "log.txt"
+    # It is RUNNING as soon as it has reported: its work may be on its way to it.
+    eventually(lambda: b"begun" in own_log.read_bytes(), "it has begun")
     worker = one.worker(name)
     if daemon_is == "stopped":
         one.signal(signal.SIGSTOP)
