@@ -20,7 +20,7 @@ TABLE ?=
 # What is tested as a system; everything else is a part of `make test`.
 SYSTEM := tests/boot tests/packaging tests/proxy
 # How many tests run at once, where they may: most of them wait most of the time.
-BESIDE ?= 3
+BESIDE ?= 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start a thousand processes: compiled once, not by each of them.

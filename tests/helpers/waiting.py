@@ -15,7 +15,7 @@ def eventually(
     condition: Callable[[], T],
     what: str,
     *,
-    seconds: float = 10.0,
+    seconds: float = 30.0,
     every_seconds: float = POLL_SECONDS,
 ) -> T:
     """Return what `condition()` returns as soon as that is true; fail when it stays false."""
