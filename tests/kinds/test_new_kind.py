@@ -163,7 +163,9 @@ async def core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 async def ended(core: Core, job: Job) -> Job:
     """The job at its end, as somebody sees it who watches."""
-    batches = core.changes.watch(JobFilter(ids={job.id}), database_id="", resume_revision=None)
+    batches = core.changes.watch(
+        JobFilter(ids={job.id}), lambda batch: batch, database_id="", resume_revision=None
+    )
     async with asyncio.timeout(SECONDS), contextlib.aclosing(batches):
         async for batch in batches:
             for change in batch.messages:

@@ -17,7 +17,7 @@ from callsd_daemon.kinds import Kinds
 from callsd_daemon.rpc import job_messages, validate
 from callsd_daemon.rpc.auth import caller
 from callsd_daemon.store.read_transaction import Change
-from callsd_daemon.usecases.changes import Changes
+from callsd_daemon.usecases.changes import Batch, Changes
 from callsd_daemon.usecases.jobs import Created, Jobs
 
 
@@ -82,25 +82,26 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         await self._jobs.delete(validate.job_id(request.name), etag=request.etag)
         return job_pb2.DeleteJobResponse()
 
-    async def WatchJobs(
+    def WatchJobs(
         self, request: job_pb2.WatchJobsRequest, context: Context
     ) -> AsyncIterator[job_pb2.WatchJobsResponse]:
         """Follow changes."""
-        batches = self._changes.watch(
+        return self._changes.watch(
             validate.job_filter(request.filter, states_allowed=False),
+            self._watched,
             database_id=request.database_id,
             resume_revision=(
                 request.resume_revision if request.HasField("resume_revision") else None
             ),
         )
-        async with contextlib.aclosing(batches):
-            async for batch in batches:
-                yield job_pb2.WatchJobsResponse(
-                    events=batch.messages,
-                    revision=batch.revision,
-                    initial_state_sent=batch.is_initial_state_sent,
-                    database_id=self._database_id,
-                )
+
+    def _watched(self, batch: Batch) -> job_pb2.WatchJobsResponse:
+        return job_pb2.WatchJobsResponse(
+            events=batch.messages,
+            revision=batch.revision,
+            initial_state_sent=batch.is_initial_state_sent,
+            database_id=self._database_id,
+        )
 
     async def ReadLog(
         self, request: job_pb2.ReadLogRequest, context: Context

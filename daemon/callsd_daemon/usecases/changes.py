@@ -10,7 +10,7 @@ import functools
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job
@@ -18,6 +18,8 @@ from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import Change, JobFilter, ReadTransaction
 from callsd_daemon.usecases.streams import Streams
 
+
+T = TypeVar("T")
 
 RECENT_CHANGES = 4096
 """Changes kept in memory; a watcher that is further behind reads them from the store."""
@@ -116,12 +118,19 @@ class Changes:
         return True
 
     async def watch(
-        self, wanted: JobFilter, *, database_id: str, resume_revision: int | None
-    ) -> AsyncGenerator[Batch, None]:
+        self,
+        wanted: JobFilter,
+        respond: Callable[[Batch], T],
+        *,
+        database_id: str,
+        resume_revision: int | None,
+    ) -> AsyncGenerator[T, None]:
         """Send the initial state, or what came after `resume_revision`, and then every change.
 
-        Raises REVISION_UNKNOWN, REVISION_COMPACTED, STREAMS_EXHAUSTED, SLOW_CONSUMER, DRAINING.
+        `respond` makes what is sent of a batch. Raises REVISION_UNKNOWN, REVISION_COMPACTED,
+        STREAMS_EXHAUSTED, SLOW_CONSUMER, DRAINING.
         """
+        # All in one generator: there are thousands of watchers, and each has one of each.
         if database_id not in ("", self._database.database_id):
             raise CallsdError(
                 Reason.REVISION_UNKNOWN,
@@ -130,49 +139,44 @@ class Changes:
             )
         sent: dict[str, int] = {}
         with self._streams.open() as number:
+            cursor = -1
+            before: int | None = None
             if resume_revision is not None:
                 cursor = resume_revision
                 await self._check_resumable(cursor)
-                yield Batch(revision=cursor)
-            else:
-                cursor = -1
-                before: int | None = None
-                while cursor < 0 or before is not None:
-                    revision, jobs, before, messages = await self._page(wanted, before)
-                    cursor = revision if cursor < 0 else cursor
-                    # Later pages may be newer than the first: their changes are not sent again.
-                    sent |= {job.id: job.revision for job in jobs if job.revision > cursor}
-                    is_last = before is None
-                    yield Batch(
+                yield respond(Batch(revision=cursor))
+            while cursor < 0 or before is not None:
+                revision, jobs, before, messages = await self._page(wanted, before)
+                cursor = revision if cursor < 0 else cursor
+                # Later pages may be newer than the first: their changes are not sent again.
+                sent |= {job.id: job.revision for job in jobs if job.revision > cursor}
+                is_last = before is None
+                yield respond(
+                    Batch(
                         messages=messages,
                         revision=cursor if is_last else 0,
                         is_initial_state_sent=is_last,
                     )
-            async for batch in self._follow(wanted, cursor, sent, number):
-                yield batch
-
-    async def _follow(
-        self, wanted: JobFilter, cursor: int, sent: dict[str, int], number: int
-    ) -> AsyncGenerator[Batch, None]:
-        while True:
-            events, cursor = await self._next(cursor)
-            messages = [
-                event.message
-                for event in events
-                if _matches(wanted, event) and event.revision > sent.get(event.job_id, 0)
-            ]
-            if messages:
-                yield Batch(messages=messages, revision=cursor)
-                await asyncio.sleep(SHARE_SECONDS * self._streams.count)
-            if cursor < self.revision:
-                # Others' turn: there may be many changes, and none that is wanted.
-                await asyncio.sleep(0)
-            elif await self.wait(BOOKMARK_SECONDS):
-                # A change wakes all watchers at once: they take turns, so that other requests are
-                # answered in between.
-                await asyncio.sleep(SHARE_SECONDS * (number % self._streams.count))
-            else:
-                yield Batch(revision=cursor)
+                )
+            while True:
+                events, cursor = await self._next(cursor)
+                messages = [
+                    event.message
+                    for event in events
+                    if _matches(wanted, event) and event.revision > sent.get(event.job_id, 0)
+                ]
+                if messages:
+                    yield respond(Batch(messages=messages, revision=cursor))
+                    await asyncio.sleep(SHARE_SECONDS * self._streams.count)
+                if cursor < self.revision:
+                    # Others' turn: there may be many changes, and none that is wanted.
+                    await asyncio.sleep(0)
+                elif await self.wait(BOOKMARK_SECONDS):
+                    # A change wakes all watchers at once: they take turns, so that other requests
+                    # are answered in between.
+                    await asyncio.sleep(SHARE_SECONDS * (number % self._streams.count))
+                else:
+                    yield respond(Batch(revision=cursor))
 
     async def _check_resumable(self, revision: int) -> None:
         oldest, newest = await self._database.read(lambda tx: (tx.oldest_resumable(), tx.revision))
