@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from callsd_daemon.domain.admission import Decision, Queue, Refuse
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.domain.jobs import Artifact, Job, Reservation, State, Usage, job_name
+from callsd_daemon.domain.jobs import Artifact, Job, State, job_name
 from callsd_daemon.domain.work import Secrets, Spec
 from callsd_daemon.files import open_regular
 from callsd_daemon.kinds import Kinds
@@ -139,12 +139,7 @@ class Jobs:
         notices = await asyncio.to_thread(kind.check, spec, creator)
         max_duration = request.max_duration_seconds or kind.max_duration_seconds
         cost_key = kind.cost_key(spec)
-
-        def read(tx: ReadTransaction) -> tuple[Usage, ...]:
-            return tx.recent_usage(cost_key, OBSERVED_JOBS)
-
-        observed = await self._database.read(read)
-        reservation: Reservation = kind.cost(spec, max_duration, observed)
+        observed = await self._database.read(lambda tx: tx.recent_usage(cost_key, OBSERVED_JOBS))
         return Job(
             id=job_id,
             kind=request.kind,
@@ -153,7 +148,7 @@ class Jobs:
             create_time=now,
             update_time=now,
             max_duration_seconds=max_duration,
-            reservation=reservation,
+            reservation=kind.cost(spec, max_duration, observed),
             cost_key=cost_key,
             spec=spec,
             labels=request.labels,

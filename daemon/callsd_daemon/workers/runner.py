@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The course of one job, from the start of a worker to what its end means."""
+"""Runs one job: from the start of a worker to what the worker's end means for the job."""
 
 import asyncio
 import errno
@@ -121,7 +121,7 @@ class JobRunner:
             self._attempts[job_id].stop()
 
     async def run(self, job: Job, token: str) -> Grant | None:
-        """See one worker through, from its start or, without a token, its adoption.
+        """Run one worker to its end, from its start or, without a token, its adoption.
 
         Returns what the next worker is given, if one goes on with the job at once. When this is
         cancelled the worker goes on by itself.
