@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -39,6 +39,9 @@ from callsd_daemon.startup import (
     own_state,
 )
 
+
+if TYPE_CHECKING:
+    from callsd_daemon.gateway.server import Gateway
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +99,7 @@ class _Daemon:
         core = self._core = Core(self._config, render_change, now=_now)
         await core.open()
         server = await self._serve(core)
+        gateway = await self._open_gateway(core)
         liveness = Liveness(_parts(core), lambda is_well: server.say_well(is_well=is_well))
         log.info(
             "ready",
@@ -115,7 +119,7 @@ class _Daemon:
                 group.create_task(liveness.run(), name="liveness"),
             ]
             await self._asked_to_stop.wait()
-            await self._drain(core, server)
+            await self._drain(core, server, gateway)
             for part in parts:
                 part.cancel()
         await core.close()
@@ -178,6 +182,19 @@ class _Daemon:
         await server.open(self._config)
         return server
 
+    async def _open_gateway(self, core: Core) -> "Gateway | None":
+        """Open the HTTP gateway, if there shall be one."""
+        if not self._config.gateway.listen:
+            return None
+        # Loaded when it is needed: it takes 10 MB, and few daemons have to do with Mattermost.
+        from callsd_daemon.gateway.server import Gateway
+
+        gateway = Gateway(
+            jobs=core.jobs, database=core.database, kinds=core.kinds, config=self._config
+        )
+        await gateway.open()
+        return gateway
+
     def _facts(self) -> Facts:
         config = self._config
         return Facts(
@@ -202,7 +219,7 @@ class _Daemon:
             notify.notify(f"STATUS=draining: {live} live jobs", EXTEND_STOP)
             await asyncio.wait({forced}, timeout=LIVE_LOOK_SECONDS)
 
-    async def _drain(self, core: Core, server: PublicServer) -> None:
+    async def _drain(self, core: Core, server: PublicServer, gateway: "Gateway | None") -> None:
         """NOT_SERVING first, then no new work, then no more streams, then no more requests."""
         log.info("draining")
         notify.notify(notify.STOPPING, "STATUS=draining")
@@ -218,6 +235,8 @@ class _Daemon:
             if forced.done():
                 break
             waited = time.monotonic() - began
+        if gateway is not None:
+            await gateway.close()
         stopping = asyncio.create_task(server.close(LAST_REQUESTS_SECONDS))
         await asyncio.wait({stopping, forced}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():

@@ -16,6 +16,7 @@ from callsd_daemon.host.probe import Probe
 from callsd_daemon.kinds import Kinds
 from callsd_daemon.kinds.captions import Captions as CaptionsKind
 from callsd_daemon.kinds.stored import codec
+from callsd_daemon.mattermost.outbox import Outbox
 from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.models.store import ModelStore
 from callsd_daemon.startup import (
@@ -26,6 +27,7 @@ from callsd_daemon.startup import (
 )
 from callsd_daemon.store.database import Database, DatabaseDamagedError
 from callsd_daemon.store.migrations import SchemaTooNewError
+from callsd_daemon.store.read_transaction import Change
 from callsd_daemon.tokens import TokenError, TokenFile, write_owner_token
 from callsd_daemon.usecases.captions import Captions
 from callsd_daemon.usecases.changes import Changes, Render
@@ -82,9 +84,18 @@ class Core:
         self.streams = Streams(limit=config.server.max_watches)
         self.changes = Changes(self.database, self.streams, render)
         loop = asyncio.get_running_loop()
-        self.database.on_commit(
-            lambda changes: loop.call_soon_threadsafe(self.changes.publish, changes)
-        )
+        self.database.on_commit(lambda changes: loop.call_soon_threadsafe(self._tell, changes))
+        self._delivery_budget = rules.delivery_budget(config)
+        try:
+            self._outbox = Outbox(
+                database=self.database,
+                directory=state / "jobs",
+                ca_file=config.gateway.ca_file,
+                now=now,
+                budget=lambda: self._delivery_budget,
+            )
+        except OSError as problem:
+            raise StartError(f"gateway.ca_file: {problem}", EXIT_CONFIG) from None
         self.pool = FilePool()
         # In a directory of its own: all of it that a worker under systemd gets to see.
         self._server = WorkerServer(runtime / "workers", self.pool, _remote_listener(config))
@@ -154,6 +165,7 @@ class Core:
         """Go by a new configuration, as far as that needs no restart."""
         self.admission.policy = rules.policy(config)
         self._runner.end_rules = rules.end(config)
+        self._delivery_budget = rules.delivery_budget(config)
         self.kinds.update(self._make_kinds(config, self.models, self.uploads))
 
     async def open(self) -> None:
@@ -166,7 +178,9 @@ class Core:
 
     async def run(self) -> None:
         """Do what is done again and again, until this is cancelled."""
-        await self._housekeeper.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._housekeeper.run(), name="housekeeper")
+            group.create_task(self._outbox.run(), name="outbox")
 
     async def live_jobs(self) -> int:
         """How many recordings and calls are going on."""
@@ -190,6 +204,10 @@ class Core:
         await self._server.close()
         await asyncio.to_thread(self.database.close)
         self.pool.close()
+
+    def _tell(self, changes: list[Change]) -> None:
+        self.changes.publish(changes)
+        self._outbox.notice(changes)
 
     def _captions_kind(self) -> CaptionsKind:
         kind = self.kinds[CAPTIONS]

@@ -43,3 +43,11 @@ RECORDING_DISK_FREE = Gauge(
     "callsd_recording_disk_free_bytes", "Space left when the running recordings are put together."
 )
 CAPTION_VIEWERS = Gauge("callsd_caption_viewers", "Streams of captions that are open.")
+DELIVERIES_PENDING = Gauge(
+    "callsd_deliveries_pending", "Finished jobs whose files are not yet where they belong."
+)
+DELIVERIES_OLDEST = Gauge(
+    "callsd_deliveries_oldest_seconds", "Time since the first of these jobs has ended."
+)
+DELIVERIES = Counter("callsd_deliveries", "Deliveries that have ended.", ("state",))
+DELIVERED_BYTES = Counter("callsd_delivered_bytes", "Bytes sent to sites, repetitions included.")

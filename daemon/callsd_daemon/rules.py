@@ -30,6 +30,7 @@ from callsd_daemon.workers.launchers.systemd import SystemdLauncher
 RELOADED = (
     "admission.",
     "captions.",
+    "gateway.delivery_seconds",
     "jobs.",
     "media.roots",
     "recording.",
@@ -112,6 +113,11 @@ def end(config: Config) -> EndRules:
     return EndRules(max_attempts=jobs.max_attempts, retention=retention)
 
 
+def delivery_budget(config: Config) -> timedelta:
+    """For how long it is tried to deliver something."""
+    return timedelta(seconds=config.gateway.delivery_seconds)
+
+
 def kinds(config: Config, models: ModelStore, uploads: Uploads) -> Kinds:
     """The kinds of jobs that are served, with the administrator's settings for each."""
     jobs = config.jobs
@@ -125,6 +131,7 @@ def kinds(config: Config, models: ModelStore, uploads: Uploads) -> Kinds:
         models=models,
         upload_store=uploads,
         roots=MediaRoots(config.media.roots),
+        jobs_directory=Path(config.state.directory) / "jobs",
         bounds=bounds,
         max_duration_seconds=jobs.max_duration_seconds,
         default_model=config.transcription.model,

@@ -16,6 +16,11 @@ OUTCOME = "outcome.binpb"
 MAX_OUTCOME_BYTES = 1024 * 1024
 """An outcome names at most 256 tracks and some files."""
 
+VIDEO_FILE = "recording.mp4"
+AUDIO_FILE = "recording.m4a"
+RECORDING_FILES = (VIDEO_FILE, AUDIO_FILE)
+"""What a recording's artifact is called, with a picture and without."""
+
 PIECES = "pieces"
 """Where in its directory a recorder's recording lies while it goes on."""
 

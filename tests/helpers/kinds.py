@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kinds of jobs, for what decides about jobs without doing them."""
 
+from pathlib import Path
 from typing import cast
 
 from callsd_daemon.domain.recording import Profile
@@ -24,6 +25,7 @@ _NO_MODELS = cast(ModelStore, None)
 
 _ALL = (
     Transcription(
+        jobs_directory=Path("/nonexistent"),
         models=_NO_MODELS,
         upload_store=cast(Uploads, None),
         roots=MediaRoots(()),

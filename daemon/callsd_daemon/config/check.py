@@ -53,6 +53,8 @@ _BOUNDS = (
     _Bound(key="captions.abandoned_seconds", low=1, high=7 * 86400),
     _Bound(key="recording.max_duration_seconds", low=1, high=7 * 86400),
     _Bound(key="recording.stop_grace_seconds", low=1, high=3600),
+    _Bound(key="gateway.busy_status", low=500, high=503),
+    _Bound(key="gateway.delivery_seconds", low=60, high=365 * 86400),
 )
 
 _CHOICES = {
@@ -110,8 +112,24 @@ def _check_endpoints(config: Config, where: str) -> None:
             )
         if not config.server.tls_certificate:
             raise ConfigError(f"{where}: workers.listen needs server.tls_certificate")
+    if config.gateway.listen:
+        _check_gateway(config, where)
     if config.metrics.listen and _host_and_port(config.metrics.listen) is None:
         raise ConfigError(f'{where}: metrics.listen: {config.metrics.listen} must be "HOST:PORT"')
+
+
+def _check_gateway(config: Config, where: str) -> None:
+    endpoint = config.gateway.listen
+    place = _host_and_port(endpoint)
+    if place is None:
+        raise ConfigError(f'{where}: gateway.listen: {endpoint} must be "HOST:PORT"')
+    if _is_loopback(place[0]) or config.server.tls_certificate or config.gateway.allow_plaintext:
+        return
+    raise ConfigError(
+        f"{where}: gateway.listen: {endpoint} is reachable from other machines, to which keys and "
+        "tokens would go unencrypted: set server.tls_certificate and server.tls_key, or "
+        "gateway.allow_plaintext = true in a network that is yours alone"
+    )
 
 
 def _check_endpoint(endpoint: str, config: Config, where: str) -> None:

@@ -101,6 +101,18 @@ class Recording(Section, frozen=True):
     stop_grace_seconds: float = 300.0
 
 
+class Gateway(Section, frozen=True):
+    """The HTTP gateway for Mattermost's Calls plugin."""
+
+    listen: str = ""
+    allow_plaintext: bool = False
+    self_registration: bool = False
+    admin_key: str = ""
+    busy_status: int = 503
+    ca_file: str = ""
+    delivery_seconds: float = 7 * 86400.0
+
+
 class Workers(Section, frozen=True):
     """How workers are started."""
 
@@ -133,6 +145,7 @@ class Config(Section, frozen=True):
     transcription: Transcription = Transcription()
     captions: Captions = Captions()
     recording: Recording = Recording()
+    gateway: Gateway = Gateway()
     workers: Workers = Workers()
     metrics: Metrics = Metrics()
     log: Log = Log()
@@ -199,6 +212,19 @@ SETTINGS: dict[str, str] = {
     "set aside for all of it.",
     "recording.stop_grace_seconds": "How long a recording that is asked to end may take to put its "
     "file together.",
+    "gateway.listen": 'HTTP endpoint for Mattermost\'s Calls plugin, such as "0.0.0.0:4545"; with '
+    "server.tls_certificate it is HTTPS. Empty = off.",
+    "gateway.allow_plaintext": "Other machines may use the gateway without TLS: whoever is in "
+    "between can then read their keys and the bot's token.",
+    "gateway.self_registration": "Whoever comes with a name that is not known yet, and a key of 32 "
+    "characters or more, is let in, and the key is theirs from then on.",
+    "gateway.admin_key": 'File with the key that may do all at the gateway, or "credential:NAME". '
+    "Empty = none.",
+    "gateway.busy_status": "HTTP status of a refusal for lack of capacity: 503, by which a proxy "
+    "tries another machine, or 500.",
+    "gateway.ca_file": "PEM file with certificates of sites to trust, besides the system's.",
+    "gateway.delivery_seconds": "How long it is tried to bring a file to its call's thread; the "
+    "file stays here after that.",
     "workers.launcher": '"process" = children of the daemon; "systemd" = units of their own, which '
     "outlive it and are held to limits, as `callsd install` sets them up.",
     "workers.listen": 'Where workers dial that share no disk with the daemon, "HOST:PORT"; needs '

@@ -80,7 +80,8 @@ class Queue:
     """The job is accepted and waits."""
 
     position: int
-    reason: Reason
+    reason: Reason | None
+    """What it waits for; None: for another job to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.recording import RecordingHealth
 from callsd_daemon.domain.work import Result, Spec
@@ -169,6 +170,10 @@ class Job:
     start_time: datetime | None = None
     end_time: datetime | None = None
     expire_time: datetime | None = None
+    after_job: str = ""
+    """It begins when this job has ended; empty: as soon as there is room."""
+    delivery: Delivery | None = None
+    """Where its results go, besides being kept here."""
 
     @property
     def name(self) -> str:
@@ -184,6 +189,11 @@ class Job:
     def is_active(self) -> bool:
         """Whether the job holds its reservation."""
         return self.state in ACTIVE_STATES
+
+    @property
+    def is_undelivered(self) -> bool:
+        """Whether something of it has to be delivered still."""
+        return self.delivery is not None and self.delivery.is_pending
 
     @property
     def is_final(self) -> bool:

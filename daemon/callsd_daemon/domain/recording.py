@@ -4,7 +4,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from callsd_daemon.domain.work import Result, Secrets, Spec
+from callsd_daemon.domain.mattermost import MattermostCall, SiteSecrets
+from callsd_daemon.domain.work import Result, Spec
 
 
 RECORDING = "recording"
@@ -47,8 +48,8 @@ PROFILES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PageSecrets(Secrets):
-    """What a page is told that nobody else may know."""
+class PageSecrets(SiteSecrets):
+    """What a page is told that nobody else may know. A call's page takes the site's token."""
 
     url_fragment: str = field(default="", repr=False)
     headers: dict[str, str] = field(default_factory=dict, repr=False)
@@ -59,6 +60,7 @@ class RecordingSpec(Spec):
     """What to record, and how. Expressions are JavaScript; empty means none."""
 
     url: str
+    """Empty for a call of Mattermost."""
     profile: Profile
     quality: Quality
     """The profile's, with what was asked for instead."""
@@ -68,6 +70,7 @@ class RecordingSpec(Spec):
     over_expression: str = ""
     leave_expression: str = ""
     ready_timeout_seconds: float = 20.0
+    call: MattermostCall | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

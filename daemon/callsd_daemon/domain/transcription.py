@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from callsd_daemon.domain.errors import Reason
+from callsd_daemon.domain.mattermost import MattermostCall
 from callsd_daemon.domain.work import Result, Spec
 
 
@@ -38,11 +39,13 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Track:
-    """One speaker's sound: either `path` or `upload_id` is set."""
+    """One speaker's sound: `path`, `upload_id` or `recording` says where it is."""
 
     speaker: str
     path: str = ""
     upload_id: str = ""
+    recording: str = ""
+    """A recording job's id: the sound of what it has recorded."""
     start_offset_seconds: float = 0.0
     language: str = ""
 
@@ -61,6 +64,8 @@ class TranscriptionSpec(Spec):
     vocabulary: tuple[str, ...] = ()
     formats: tuple[Format, ...] = tuple(Format)
     webvtt_omit_speaker: bool = False
+    call: MattermostCall | None = None
+    """Into whose thread the transcript goes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

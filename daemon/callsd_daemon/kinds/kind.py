@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.jobs import Job, Notice, Reservation, Usage
 from callsd_daemon.domain.work import Result, Secrets, Spec
 
@@ -114,6 +115,10 @@ class JobKind(ABC, Generic[S]):
     def uploads(self, spec: S) -> frozenset[str]:
         """Ids of the uploads that the job needs until it has ended."""
         return frozenset()
+
+    def delivery(self, spec: S) -> Delivery | None:
+        """Where the job's results go, besides being kept here."""
+        return None
 
     def longest_seconds(self, job: Job, spec: S) -> float:
         """How long a worker may take in all."""

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recording of a web page."""
+"""Recording of a web page, such as that of a call."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from callsd_daemon.domain import mattermost
 from callsd_daemon.domain.costs import recording_cost, recording_cost_key
+from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.jobs import Job, Notice, Reservation, Usage
 from callsd_daemon.domain.recording import (
     RECORDING,
@@ -72,12 +74,18 @@ class Recording(JobKind[RecordingSpec]):
     def assignment(self, job: Job, spec: RecordingSpec, secrets: Secrets) -> RecordingAssignment:
         """The page with its secrets."""
         assert isinstance(secrets, PageSecrets)
+        if spec.call is not None:
+            spec, secrets = _page_of_call(spec, spec.call, secrets)
         return RecordingAssignment(
             spec=spec,
             secrets=secrets,
             max_seconds=job.max_duration_seconds,
             min_free_bytes=self.min_free_bytes,
         )
+
+    def delivery(self, spec: RecordingSpec) -> Delivery | None:
+        """Into the call's thread."""
+        return None if spec.call is None else Delivery(call=spec.call)
 
     def longest_seconds(self, job: Job, spec: RecordingSpec) -> float:
         """A recording ends by itself, counted from when it has begun."""
@@ -91,3 +99,18 @@ class Recording(JobKind[RecordingSpec]):
     def salvage_seconds(self) -> float:
         """Joining the pieces takes as long as at the end of a recording."""
         return self.bounds.stop_grace_seconds
+
+
+def _page_of_call(
+    spec: RecordingSpec, call: mattermost.MattermostCall, secrets: PageSecrets
+) -> tuple[RecordingSpec, PageSecrets]:
+    page = replace(
+        spec,
+        url=mattermost.page_url(call),
+        ready_expression=mattermost.PAGE_READY,
+        over_expression=mattermost.PAGE_OVER,
+        leave_expression=mattermost.PAGE_LEAVE,
+        ready_timeout_seconds=mattermost.JOIN_SECONDS,
+    )
+    fragment = mattermost.page_fragment(secrets.token)
+    return page, replace(secrets, url_fragment=fragment, headers=mattermost.PAGE_HEADERS)

@@ -4,10 +4,13 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from callsd_daemon.domain.costs import transcription_cost, transcription_cost_key
+from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job, Notice, Reservation, Usage
+from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.transcription import (
     TRANSCRIPTION,
     Engine,
@@ -17,11 +20,13 @@ from callsd_daemon.domain.transcription import (
     TranscriptionSpec,
 )
 from callsd_daemon.domain.work import Secrets
+from callsd_daemon.files import open_regular
 from callsd_daemon.kinds.kind import Bounds, JobKind, ModelFile, Opener, Role
 from callsd_daemon.kinds.models import model_files, require
 from callsd_daemon.media.roots import MediaRoots
 from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.models.store import ModelStatus, ModelStore
+from callsd_ipc.names import ARTIFACTS, RECORDING_FILES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +55,14 @@ class Transcription(JobKind[TranscriptionSpec]):
     is_batch = True
     spec_type = TranscriptionSpec
     result_type = TranscriptionResult
+    secrets_type = SiteSecrets
     role = Role.TRANSCRIBER
 
     models: ModelStore
     upload_store: Uploads
     roots: MediaRoots
+    jobs_directory: Path
+    """Where recordings lie that were made here."""
     bounds: Bounds
     max_duration_seconds: float
     default_model: str
@@ -103,6 +111,10 @@ class Transcription(JobKind[TranscriptionSpec]):
         """Tracks that were uploaded."""
         return frozenset(track.upload_id for track in spec.tracks if track.upload_id)
 
+    def delivery(self, spec: TranscriptionSpec) -> Delivery | None:
+        """Into the call's thread."""
+        return None if spec.call is None else Delivery(call=spec.call)
+
     def _threads(self, spec: TranscriptionSpec) -> int:
         return min(max(spec.threads or self.default_threads, 1), self.max_threads)
 
@@ -110,7 +122,7 @@ class Transcription(JobKind[TranscriptionSpec]):
         for track in spec.tracks:
             if track.upload_id:
                 self.upload_store.check(track.upload_id, creator)
-            else:
+            elif not track.recording:
                 self.roots.check(track.path)
         languages = {spec.language, *(track.language for track in spec.tracks)}
         if spec.task is Task.TRANSLATE:
@@ -129,4 +141,18 @@ class Transcription(JobKind[TranscriptionSpec]):
         """Looks the file up anew each time: what is opened is what is checked."""
         if track.upload_id:
             return functools.partial(self.upload_store.open, track.upload_id)
+        if track.recording:
+            return functools.partial(self._open_recording, track.recording)
         return functools.partial(self.roots.open, track.path)
+
+    def _open_recording(self, job_id: str) -> int:
+        for name in RECORDING_FILES:
+            try:
+                return open_regular(self.jobs_directory / job_id / ARTIFACTS / name)
+            except FileNotFoundError:
+                continue
+        raise CallsdError(
+            Reason.MEDIA_NOT_FOUND,
+            f"the job {job_id} has recorded nothing: there is no sound to transcribe",
+            metadata={"job": job_id},
+        )

@@ -181,5 +181,6 @@ def admission_message(job: Job, decision: Decision) -> capacity_pb2.Admission:
     if isinstance(decision, Queue):
         message.decision = capacity_pb2.ADMISSION_DECISION_QUEUE
         message.queue_position = decision.position
-        message.waiting_for = REASONS[decision.reason]
+        if decision.reason is not None:
+            message.waiting_for = REASONS[decision.reason]
     return message

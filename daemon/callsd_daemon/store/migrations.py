@@ -90,6 +90,18 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             for table in ("jobs", "changes")
         ),
     ),
+    (
+        "ALTER TABLE jobs ADD COLUMN after_job TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE jobs ADD COLUMN is_undelivered INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX jobs_undelivered ON jobs (accepted_revision) WHERE is_undelivered",
+        # Who may hand work in at the HTTP gateway. Of keys only a slow hash is kept.
+        """CREATE TABLE gateway_clients (
+            client_id TEXT PRIMARY KEY,
+            salt BLOB NOT NULL,
+            key_hash BLOB NOT NULL,
+            transcribes INTEGER NOT NULL DEFAULT 0
+        ) STRICT""",
+    ),
 )
 
 

@@ -55,6 +55,23 @@ class Page:
     revision: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayClient:
+    """Somebody who may hand work in at the HTTP gateway."""
+
+    client_id: str
+    salt: bytes
+    key_hash: bytes = field(repr=False)
+    transcribes: bool = False
+    """Whether it will ask for a transcription with each recording."""
+
+
+_READY = f"""state = '{State.QUEUED}' AND NOT EXISTS (SELECT 1 FROM jobs AS first
+    WHERE first.id = jobs.after_job AND first.state NOT IN
+    ({", ".join(f"'{state}'" for state in sorted(FINAL_STATES))}))"""  # noqa: S608 - names of ours
+"""Jobs that wait for nothing but room; others begin after a job that has not ended."""
+
+
 class ReadTransaction:
     """Jobs and changes as they are at one moment, which the first question chooses."""
 
@@ -102,22 +119,21 @@ class ReadTransaction:
     def first_queued(self) -> Job | None:
         """The job that has waited longest."""
         row = self._connection.execute(
-            "SELECT body FROM jobs WHERE state = ? ORDER BY accepted_revision LIMIT 1",
-            (State.QUEUED,),
+            f"SELECT body FROM jobs WHERE {_READY} ORDER BY accepted_revision LIMIT 1"  # noqa: S608
         ).fetchone()
         return None if row is None else self._codec.decode(row[0])
 
     def queue_length(self) -> int:
-        """How many jobs wait."""
+        """How many jobs wait for room."""
         row = self._connection.execute(
-            "SELECT count(*) FROM jobs WHERE state = ?", (State.QUEUED,)
+            f"SELECT count(*) FROM jobs WHERE {_READY}"  # noqa: S608
         ).fetchone()
         return int(row[0])
 
     def queue_positions(self) -> dict[str, int]:
         """Place in the queue of every waiting job, 1 = next."""
         rows = self._connection.execute(
-            "SELECT id FROM jobs WHERE state = ? ORDER BY accepted_revision", (State.QUEUED,)
+            f"SELECT id FROM jobs WHERE {_READY} ORDER BY accepted_revision"  # noqa: S608
         )
         return {job_id: place for place, (job_id,) in enumerate(rows, start=1)}
 
@@ -160,9 +176,10 @@ class ReadTransaction:
         )
 
     def expired(self, now: datetime, limit: int) -> tuple[Job, ...]:
-        """Jobs whose time is up."""
+        """Jobs whose time is up, and of which all is delivered."""
         rows = self._connection.execute(
-            "SELECT body FROM jobs WHERE expire_time <= ? ORDER BY expire_time LIMIT ?",
+            "SELECT body FROM jobs WHERE expire_time <= ? AND NOT is_undelivered "
+            "ORDER BY expire_time LIMIT ?",
             (now.timestamp(), limit),
         )
         return tuple(map(self._codec.decode, _bodies(rows)))
@@ -173,6 +190,30 @@ class ReadTransaction:
             "SELECT body FROM jobs WHERE state NOT IN (?, ?, ?)", tuple(FINAL_STATES)
         )
         return map(self._codec.decode, _bodies(rows))
+
+    def undelivered(self) -> tuple[Job, ...]:
+        """Jobs of which something is to be delivered, oldest first."""
+        rows = self._connection.execute(
+            "SELECT body FROM jobs WHERE is_undelivered ORDER BY accepted_revision"
+        )
+        return tuple(map(self._codec.decode, _bodies(rows)))
+
+    def gateway_client(self, client_id: str) -> GatewayClient | None:
+        """A client of the HTTP gateway."""
+        row = self._connection.execute(
+            "SELECT * FROM gateway_clients WHERE client_id = ?", (client_id,)
+        ).fetchone()
+        if row is None:
+            return None
+        name, salt, key_hash, transcribes = row
+        return GatewayClient(
+            client_id=name, salt=salt, key_hash=key_hash, transcribes=bool(transcribes)
+        )
+
+    def gateway_client_count(self) -> int:
+        """How many clients of the HTTP gateway are known."""
+        (count,) = self._connection.execute("SELECT count(*) FROM gateway_clients").fetchone()
+        return int(count)
 
     def ids(self) -> set[str]:
         """Every job's id."""

@@ -9,7 +9,7 @@ from datetime import datetime
 from callsd_daemon.domain.jobs import Job
 from callsd_daemon.domain.work import Secrets
 from callsd_daemon.store.codec import JobCodec
-from callsd_daemon.store.read_transaction import Change, ReadTransaction
+from callsd_daemon.store.read_transaction import Change, GatewayClient, ReadTransaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +42,13 @@ class Transaction(ReadTransaction):
         job = replace(job, revision=self.revision + 1)
         body = self._codec.encode(job)
         ((accepted_revision,),) = self._connection.execute(
-            """INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            """INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (id) DO UPDATE SET
                 state = excluded.state, end_time = excluded.end_time,
                 expire_time = excluded.expire_time, reserved_cores = excluded.reserved_cores,
                 reserved_memory_bytes = excluded.reserved_memory_bytes,
-                reserved_disk_bytes = excluded.reserved_disk_bytes, body = excluded.body
+                reserved_disk_bytes = excluded.reserved_disk_bytes, body = excluded.body,
+                is_undelivered = excluded.is_undelivered
             RETURNING accepted_revision""",
             (
                 job.id,
@@ -61,16 +62,18 @@ class Transaction(ReadTransaction):
                 job.reservation.memory_bytes,
                 job.reservation.disk_bytes,
                 body,
+                job.after_job,
+                job.is_undelivered,
             ),
         )
         self._label(accepted_revision, job.labels)
-        if job.is_final:
+        if job.is_final and not job.is_undelivered:
             self._connection.execute("DELETE FROM secrets WHERE job_id = ?", (job.id,))
         self._record(Change(revision=job.revision, job_id=job.id, job=job), body)
         return job
 
     def put_secrets(self, job_id: str, secrets: Secrets) -> None:
-        """Keep what a job's work needs and nobody may read, until the job ends."""
+        """Keep what a job needs and nobody may read, until it has ended and is delivered."""
         self._connection.execute(
             "INSERT OR REPLACE INTO secrets VALUES (?, ?)",
             (job_id, self._codec.encode_secrets(secrets)),
@@ -83,6 +86,17 @@ class Transaction(ReadTransaction):
         ).fetchall():
             self._label(accepted_revision, {})
         self._record(Change(revision=self.revision + 1, job_id=job_id, job=None), None)
+
+    def put_gateway_client(self, client: GatewayClient) -> None:
+        """Write a new or changed client."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO gateway_clients VALUES (?, ?, ?, ?)",
+            (client.client_id, client.salt, client.key_hash, client.transcribes),
+        )
+
+    def delete_gateway_client(self, client_id: str) -> None:
+        """Forget a client."""
+        self._connection.execute("DELETE FROM gateway_clients WHERE client_id = ?", (client_id,))
 
     def _label(self, accepted_revision: int, labels: dict[str, str]) -> None:
         """Have a job found by these labels; most changes of a job leave them as they are."""

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from callsd_daemon.domain.admission import Decision, Queue, Refuse
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.domain.jobs import Artifact, Job, State, job_name
+from callsd_daemon.domain.jobs import Artifact, Job, Notice, State, job_name
 from callsd_daemon.domain.work import Secrets, Spec
 from callsd_daemon.files import open_regular
 from callsd_daemon.kinds import Kinds
@@ -50,10 +50,14 @@ class JobRequest:
     max_duration_seconds: float | None = None
     """None: the kind's default."""
     may_queue: bool = True
+    after_job: str = ""
+    """It begins when this job has ended."""
     request_id: str = ""
     """Of the same client with the same id there is one job, however often it asks."""
     fingerprint: str = ""
     """Tells whether two requests ask for the same."""
+    notices: tuple[Notice, ...] = ()
+    """What was understood otherwise than it was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +158,9 @@ class Jobs:
             labels=request.labels,
             request_id=request.request_id,
             payload_sha256=request.fingerprint,
-            notices=notices,
+            notices=(*request.notices, *notices),
+            after_job=request.after_job,
+            delivery=kind.delivery(spec),
         )
 
     async def get(self, job_id: str) -> tuple[Job, int]:
@@ -180,6 +186,13 @@ class Jobs:
                 raise CallsdError(
                     Reason.JOB_STATE_CONFLICT,
                     f"job {job_id} is {job.state}: stop it first",
+                    metadata={"state": job.state},
+                )
+            if job.is_undelivered:
+                raise CallsdError(
+                    Reason.JOB_STATE_CONFLICT,
+                    f"what job {job_id} made is not delivered yet: `callsd jobs deliveries` says "
+                    "why",
                     metadata={"state": job.state},
                 )
             tx.delete(job_id)

@@ -14,6 +14,7 @@ from callsd_daemon.domain.admission import (
     Decision,
     Host,
     Policy,
+    Queue,
     Request,
     Snapshot,
     accounts,
@@ -71,6 +72,9 @@ class AdmissionController:
 
     def decide(self, tx: ReadTransaction, job: Job, *, may_queue: bool) -> Verdict:
         """Decide about a new job."""
+        if _begins_later(tx, job):
+            # Decided when it is its turn.
+            return Verdict(decision=Queue(position=0, reason=None), snapshot=self._snapshot(tx))
         first = tx.first_queued()
         snapshot = replace(
             self._snapshot(tx),
@@ -134,11 +138,17 @@ class AdmissionController:
         return found
 
 
+def _begins_later(tx: ReadTransaction, job: Job) -> bool:
+    """Whether another job has to end before this one."""
+    first = tx.get(job.after_job) if job.after_job else None
+    return first is not None and not first.is_final
+
+
 def record_decision(job: Job, verdict: Verdict) -> None:
     """Write a decision to log and metrics, once it holds."""
     decision, snapshot = verdict.decision, verdict.snapshot
     name = type(decision).__name__.lower()
-    reason = "" if isinstance(decision, Admit) else decision.reason.value
+    reason = "" if isinstance(decision, Admit) or decision.reason is None else decision.reason
     DECISIONS.labels(decision=name, reason=reason).inc()
     log.info(
         "admission",

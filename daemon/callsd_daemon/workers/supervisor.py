@@ -241,5 +241,5 @@ class Supervisor:
             await self.dispatch()
 
 
-def _waiting(job: Job, reason: Reason) -> Job:
+def _waiting(job: Job, reason: Reason | None) -> Job:
     return replace(job, waiting_for=reason)

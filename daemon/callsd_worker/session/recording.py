@@ -6,7 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
-from callsd_ipc.names import ARTIFACTS, PIECES
+from callsd_ipc.names import ARTIFACTS, AUDIO_FILE, PIECES, VIDEO_FILE
 from callsd_ipc.v1 import worker_pb2
 from callsd_worker.recorder.pieces import find_pieces
 from callsd_worker.recorder.program_host import remove_leftovers
@@ -20,8 +20,7 @@ from callsd_worker.session.outcome import artifact_of, write_outcome
 
 log = logging.getLogger(__name__)
 
-VIDEO_FILE, VIDEO_TYPE = "recording.mp4", "video/mp4"
-AUDIO_FILE, AUDIO_TYPE = "recording.m4a", "audio/mp4"
+VIDEO_TYPE, AUDIO_TYPE = "video/mp4", "audio/mp4"
 THUMBNAIL_FILE, THUMBNAIL_TYPE = "thumbnail.jpg", "image/jpeg"
 
 

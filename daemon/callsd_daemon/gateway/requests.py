@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs as the plugin writes them, in our own terms, and ours as the plugin reads them."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from callsd_daemon.domain.jobs import Job, Notice
+from callsd_daemon.domain.mattermost import MattermostCall, SiteSecrets
+from callsd_daemon.domain.recording import (
+    PROFILES,
+    RECORDING,
+    PageSecrets,
+    Profile,
+    Quality,
+    RecordingSpec,
+)
+from callsd_daemon.domain.transcription import (
+    TRANSCRIPTION,
+    Format,
+    Track,
+    TranscriptionSpec,
+)
+from callsd_daemon.gateway.errors import HttpError
+from callsd_daemon.usecases.jobs import JobRequest
+
+
+MAX_DURATION_SECONDS = 7 * 86400.0
+MAX_RUNNER_CHARACTERS = 256
+MAX_TOKEN_CHARACTERS = 1024
+MAX_SITE_CHARACTERS = 1024
+
+SITE_LABEL, CALL_LABEL, POST_LABEL, RUNNER_LABEL = (
+    "mattermost.site",
+    "mattermost.call",
+    "mattermost.post",
+    "mattermost.runner",
+)
+
+QUALITY_KEYS = {
+    "width": ("width", 1280, 3840),
+    "height": ("height", 720, 2160),
+    "frame_rate": ("frame_rate", 10, 60),
+    "video_rate": ("video_kbps", 500, 10_000),
+    "audio_rate": ("audio_kbps", 32, 320),
+}
+"""The plugin's names, ours, and the ranges of both."""
+
+CALL_KEYS = frozenset({"site_url", "call_id", "post_id", "auth_token"})
+RECORDING_KEYS = CALL_KEYS | QUALITY_KEYS.keys() | {"recording_id", "video_preset", "output_format"}
+TRANSCRIBING_KEYS = CALL_KEYS | {
+    "transcription_id",
+    "transcribe_api",
+    "transcribe_api_options",
+    "model_size",
+    "output_format",
+    "num_threads",
+    "language",
+    "live_captions_on",
+    "live_captions_model_size",
+    "live_captions_num_transcribers",
+    "live_captions_num_threads_per_transcriber",
+    "live_captions_language",
+    "webvtt_omit_speaker",
+    "text_compact_silence_threshold_ms",
+    "text_compact_max_segment_duration_ms",
+}
+
+_ID = re.compile(r"[a-z0-9]{26}")
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+_LANGUAGE = re.compile(r"[a-z]{2}")
+
+SPEAKER = "Call"
+"""Whose a transcript's words are that is made of a recording: who spoke is not known there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A job that the plugin wants. `data` is its `input_data`."""
+
+    kind: str
+    runner: str
+    max_duration_seconds: float
+    call: MattermostCall
+    token: str = field(repr=False)
+    data: Mapping[str, Any] = field(repr=False)
+    fingerprint: str
+    notices: tuple[Notice, ...]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """By which the job is found, and seen where it comes from."""
+        return {
+            SITE_LABEL: urlsplit(self.call.site_url).netloc,
+            CALL_LABEL: self.call.call_id,
+            POST_LABEL: self.call.post_id,
+            RUNNER_LABEL: self.runner,
+        }
+
+    @property
+    def pair_labels(self) -> dict[str, str]:
+        """Which both jobs of a call's recording have; their sites may be written differently."""
+        return {CALL_LABEL: self.call.call_id, POST_LABEL: self.call.post_id}
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """A JSON object, whatever its content type; raises HttpError."""
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError) as problem:
+        raise HttpError(400, f"failed to decode request body: {problem}") from None
+    if not isinstance(message, dict):
+        raise HttpError(400, "failed to decode request body: it is no JSON object")
+    return message
+
+
+def wanted(message: Mapping[str, Any]) -> Wanted:
+    """What a POST /jobs asks for; raises HttpError."""
+    type_, runner = message.get("type") or "", message.get("runner") or ""
+    if not type_:
+        raise HttpError(400, "invalid Type value: should not be empty")
+    if not isinstance(runner, str) or not runner or len(runner) > MAX_RUNNER_CHARACTERS:
+        raise HttpError(400, "invalid Runner value: should not be empty, or longer than 256")
+    seconds = message.get("max_duration_sec")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise HttpError(400, "invalid MaxDurationSec value: should be positive")
+    kinds = {"recording": RECORDING, "transcribing": TRANSCRIPTION}
+    kind = kinds.get(type_) if isinstance(type_, str) else None
+    if kind is None:
+        raise HttpError(400, f"invalid Type value: {json.dumps(type_)[:100]}")
+    data = message.get("input_data")
+    if not isinstance(data, dict):
+        raise HttpError(400, "invalid InputData value: should be an object")
+    own_key, known = (
+        ("recording_id", RECORDING_KEYS)
+        if kind == RECORDING
+        else ("transcription_id", TRANSCRIBING_KEYS)
+    )
+    token = data.get("auth_token")
+    if (
+        not isinstance(token, str)
+        or len(token) > MAX_TOKEN_CHARACTERS
+        or not _TOKEN.fullmatch(token)
+    ):
+        raise HttpError(400, "invalid InputData value: auth_token: should be the bot's token")
+    return Wanted(
+        kind=kind,
+        runner=runner,
+        max_duration_seconds=min(float(seconds), MAX_DURATION_SECONDS),
+        call=MattermostCall(
+            site_url=_site(data.get("site_url")),
+            call_id=_identifier(data, "call_id"),
+            post_id=_identifier(data, "post_id"),
+            job_id=_identifier(data, own_key),
+        ),
+        token=token,
+        data=data,
+        fingerprint=hashlib.sha256(json.dumps(message, sort_keys=True).encode()).hexdigest(),
+        notices=tuple(_ignored(data.keys() - known)),
+    )
+
+
+def _site(url: object) -> str:
+    """A site's address without a path; what the plugin's own check allows, and nothing else."""
+    text = url.rstrip("/") if isinstance(url, str) else ""
+    try:
+        parts = urlsplit(text)
+        is_site = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_bare = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
+        _ = parts.port
+    except ValueError:
+        is_site = is_bare = False
+    if not (is_site and is_bare) or len(text) > MAX_SITE_CHARACTERS or not _TOKEN.fullmatch(text):
+        raise HttpError(
+            400, "invalid InputData value: site_url: should be http(s)://HOST without a path"
+        )
+    return text
+
+
+def _identifier(data: Mapping[str, Any], key: str) -> str:
+    value = data.get(key)
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise HttpError(400, f"invalid InputData value: {key}: should be 26 of a-z and 0-9")
+    return value
+
+
+def _ignored(keys: Iterable[str]) -> Iterable[Notice]:
+    if names := sorted(map(str, keys)):
+        shown = ", ".join(name[:40] for name in names[:20])
+        yield Notice(code="INPUT_IGNORED", message=f"callsd has no use for: {shown}")
+
+
+# Our terms
+
+
+def recording(asked: Wanted) -> JobRequest:
+    """The recording that is wanted."""
+    quality, notices = PROFILES[Profile.MEDIUM], list(asked.notices)
+    changes = dict[str, int]()
+    for key, (name, low, high) in QUALITY_KEYS.items():
+        number = _number(asked.data.get(key))
+        if number is None:
+            continue
+        used = min(max(number, low), high)
+        used -= used % 2 if name in ("width", "height") else 0
+        if used != number:
+            notices.append(_changed(key, number, used))
+        changes[name] = used
+    quality = replace(quality, **changes)
+    return JobRequest(
+        kind=RECORDING,
+        spec=RecordingSpec(url="", profile=_profile(quality), quality=quality, call=asked.call),
+        secrets=PageSecrets(token=asked.token),
+        labels=asked.labels,
+        max_duration_seconds=asked.max_duration_seconds,
+        may_queue=False,
+        request_id=f"{RECORDING}/{asked.call.job_id}",
+        fingerprint=asked.fingerprint,
+        notices=tuple(notices),
+    )
+
+
+def transcription(asked: Wanted, recording_id: str, default_model: str) -> JobRequest:
+    """The transcription that is wanted, of what the recording will have recorded."""
+    data = asked.data
+    language = data.get("language")
+    threads = _number(data.get("num_threads")) or 0
+    return JobRequest(
+        kind=TRANSCRIPTION,
+        spec=TranscriptionSpec(
+            tracks=(Track(speaker=SPEAKER, recording=recording_id),),
+            model=str(data.get("model_size") or default_model)[:64],
+            threads=max(threads, 0),
+            language=language
+            if isinstance(language, str) and _LANGUAGE.fullmatch(language)
+            else "",
+            formats=(Format.VTT, Format.TEXT),
+            webvtt_omit_speaker=True,
+            call=asked.call,
+        ),
+        secrets=SiteSecrets(token=asked.token),
+        labels=asked.labels,
+        max_duration_seconds=asked.max_duration_seconds,
+        after_job=recording_id,
+        request_id=f"{TRANSCRIPTION}/{asked.call.job_id}",
+        fingerprint=asked.fingerprint,
+        notices=asked.notices,
+    )
+
+
+def with_model(wish: JobRequest, model: str) -> JobRequest:
+    """The same transcription by another model."""
+    assert isinstance(wish.spec, TranscriptionSpec)
+    notice = Notice(
+        code="INPUT_CHANGED",
+        message=f"the model {wish.spec.model} is not installed here, {model} is used",
+    )
+    spec = replace(wish.spec, model=model)
+    return replace(wish, spec=spec, notices=(*wish.notices, notice))
+
+
+def _number(value: object) -> int | None:
+    """An integer, be it written as one or as text; 0 and what is none count as not given."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return int(float(value)) or None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _changed(key: str, asked: int, used: int) -> Notice:
+    return Notice(code="INPUT_CHANGED", message=f"{key}: {asked} was asked for, {used} is used")
+
+
+def _profile(quality: Quality) -> Profile:
+    """The profile that comes nearest, for those who read the job."""
+    exact = [profile for profile, one in PROFILES.items() if one == quality]
+    return exact[0] if exact else Profile.MEDIUM
+
+
+# The plugin's terms
+
+
+def job(job: Job) -> dict[str, Any]:
+    """A job as the plugin's client knows it. Of its secrets nothing is shown."""
+    spec = job.spec
+    assert isinstance(spec, RecordingSpec | TranscriptionSpec)
+    is_recording = isinstance(spec, RecordingSpec)
+    data: dict[str, Any] = {"auth_token": "***"}
+    if spec.call is not None:
+        data |= {
+            "site_url": spec.call.site_url,
+            "call_id": spec.call.call_id,
+            "post_id": spec.call.post_id,
+            "recording_id" if is_recording else "transcription_id": spec.call.job_id,
+        }
+    if isinstance(spec, RecordingSpec):
+        data |= {key: getattr(spec.quality, name) for key, (name, *_) in QUALITY_KEYS.items()}
+    answer: dict[str, Any] = {
+        "id": job.id,
+        "type": "recording" if is_recording else "transcribing",
+        "max_duration_sec": round(job.max_duration_seconds),
+        "runner": job.labels.get(RUNNER_LABEL, ""),
+        "input_data": data,
+        "start_at": round((job.start_time or job.create_time).timestamp() * 1000),
+    }
+    if job.end_time is not None:
+        answer["stop_at"] = round(job.end_time.timestamp() * 1000)
+    return answer

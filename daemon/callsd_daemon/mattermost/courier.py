@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes what one job has made to the thread of its call, step by step.
+
+Each step that is done is written down with the job before the next one begins.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import aiohttp
+import structlog
+
+from callsd_daemon.domain.delivery import Delivery, DeliveryState, Upload
+from callsd_daemon.domain.jobs import Artifact, Job, State
+from callsd_daemon.domain.mattermost import SiteSecrets
+from callsd_daemon.domain.recording import RECORDING
+from callsd_daemon.domain.transcription import TRANSCRIPTION, TranscriptionResult
+from callsd_daemon.mattermost.site import Site, SiteError, TooLargeError
+from callsd_daemon.metrics import DELIVERED_BYTES, DELIVERIES
+from callsd_daemon.store.database import Database
+from callsd_daemon.store.read_transaction import ReadTransaction
+from callsd_daemon.store.transaction import Transaction
+from callsd_ipc.names import ARTIFACTS, RECORDING_FILES
+
+
+log = structlog.get_logger(__name__)
+
+MIN_FIRST_SLICE_BYTES = 5 * 1024**2
+"""Of a file that does not go at once, Mattermost takes no less first."""
+
+MIN_SLICE_BYTES = 1024**2
+MAX_SLICE_BYTES = 32 * 1024**2
+"""So much is sent again at most when a connection breaks."""
+
+JOB_TYPES = {RECORDING: "recording", TRANSCRIPTION: "transcribing"}
+
+TELL_FAILURE_TRIES = 5
+"""The plugin notices by itself within a minute."""
+
+SECOND_LOOK_SECONDS = 5.0
+"""A post whose answer was lost may be in the making while we look for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What a courier decides by."""
+
+    job: Job
+    delivery: Delivery
+    token: str
+    newer_token: str
+    """Of a later job of the same site, when the own one is refused."""
+    first: Job | None
+    """The job that this one begins after."""
+
+
+class Courier:
+    """Of one job. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        job_id: str,
+        *,
+        database: Database,
+        session: aiohttp.ClientSession,
+        directory: Path,
+        now: Callable[[], datetime],
+        budget: Callable[[], timedelta],
+        turn: asyncio.Semaphore,
+    ) -> None:
+        """`directory` holds the jobs' directories; uploads take a `turn`."""
+        self._job_id = job_id
+        self._database = database
+        self._session = session
+        self._directory = directory / job_id / ARTIFACTS
+        self._now = now
+        self._budget = budget
+        self._turn = turn
+        self._slice_bytes = 0
+        self._woken = asyncio.Event()
+        self.after_job = ""
+        """Id of the job whose changes concern this one, too."""
+
+    def wake(self) -> None:
+        """Something has changed."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Until everything is delivered, or given up."""
+        while True:
+            self._woken.clear()
+            work = await self._database.read(self._look)
+            if work is None:
+                return
+            self.after_job = work.job.after_job
+            if work.newer_token:
+                await self._take_token(work.newer_token)
+                continue
+            try_time = work.delivery.try_time
+            pause = (try_time - self._now()).total_seconds() if try_time else 0.0
+            if pause > 0:
+                await self._wait(pause)
+                continue
+            try:
+                is_idle = not await self._step(work, self._site(work))
+            except SiteError as problem:
+                await self._failed(problem)
+                continue
+            if is_idle:
+                await self._wait(None)
+
+    def _site(self, work: _Work) -> Site:
+        return Site(self._session, work.delivery.call.site_url, work.token)
+
+    async def _wait(self, seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+    def _look(self, tx: ReadTransaction) -> _Work | None:
+        job = tx.get(self._job_id)
+        if job is None or job.delivery is None or not job.is_undelivered:
+            return None
+        newer_token, token = "", _token(tx, job)
+        if job.delivery.is_token_refused:
+            site = job.delivery.call.site_url
+            tokens = [
+                _token(tx, other)
+                for other in tx.undelivered()
+                if other.delivery is not None
+                and other.delivery.call.site_url == site
+                and not other.delivery.is_token_refused
+                and other.create_time >= job.create_time
+            ]
+            newer_token = next((one for one in reversed(tokens) if one not in ("", token)), "")
+        return _Work(
+            job=job,
+            delivery=job.delivery,
+            token=token,
+            newer_token=newer_token,
+            first=tx.get(job.after_job) if job.after_job else None,
+        )
+
+    # Steps
+
+    async def _step(self, work: _Work, site: Site) -> bool:
+        """Do what is to be done next; False when there is nothing now."""
+        job, delivery = work.job, work.delivery
+        if not job.is_final:
+            if delivery.is_start_told or not _has_begun(work):
+                return False
+            await self._tell_start(work, site)
+            return True
+        files = _files(job)
+        if files:
+            return await self._deliver(work, site, files)
+        await self._tell_end(work, site)
+        return True
+
+    async def _deliver(self, work: _Work, site: Site, files: list[Artifact]) -> bool:
+        """Do the next step of bringing these files; False when there is nothing to do now."""
+        delivery = work.delivery
+        if work.first is not None and work.first.is_undelivered:
+            return False  # the plugin joins a transcript to the recording that is there already
+        if not delivery.title:
+            await self._name(work, site)
+            return True
+        for artifact in files:
+            upload = delivery.uploads.get(artifact.file_name, Upload())
+            if not upload.file_id:
+                async with self._turn:
+                    await self._upload(work, site, artifact, upload)
+                return True
+        await self._publish(work, site, [delivery.uploads[one.file_name].file_id for one in files])
+        return True
+
+    async def _tell_start(self, work: _Work, site: Site) -> None:
+        try:
+            await site.report(work.delivery.call, JOB_TYPES[work.job.kind], "started")
+        except SiteError as problem:
+            if not problem.is_final:
+                raise
+            # The call is over, or was told already; the recording goes on to its own end.
+            log.warning("start_not_wanted", job_id=self._job_id, problem=str(problem))
+        else:
+            log.info("start_told", job_id=self._job_id)
+        await self._change(lambda delivery: replace(delivery.went_on(), is_start_told=True))
+
+    async def _tell_end(self, work: _Work, site: Site) -> None:
+        """Of a job that has made nothing."""
+        job, delivery = work.job, work.delivery
+        problem = job.failure.message if job.failure else ""
+        if not delivery.is_start_told and job.state is State.CANCELLED:
+            problem = "it was stopped before it had begun"
+        if problem and delivery.failures < TELL_FAILURE_TRIES:
+            try:
+                await site.report(delivery.call, JOB_TYPES[job.kind], "failed", problem)
+            except SiteError as refusal:
+                if not refusal.is_final and not refusal.is_token_refused:
+                    raise
+                log.warning("failure_not_told", job_id=self._job_id, problem=str(refusal))
+        await self._done(DeliveryState.NOTHING)
+
+    async def _name(self, work: _Work, site: Site) -> None:
+        try:
+            title = await site.file_name(work.delivery.call)
+        except SiteError as problem:
+            if problem.is_token_refused or not problem.status:
+                raise
+            title = f"Call_{work.job.create_time:%Y-%m-%d_%H-%M-%S}"
+        await self._change(lambda delivery: replace(delivery.went_on(), title=title))
+
+    async def _upload(self, work: _Work, site: Site, artifact: Artifact, upload: Upload) -> None:
+        name, size = artifact.file_name, artifact.size_bytes
+        offset = 0
+        if upload.session_id:
+            arrived = await site.upload_offset(upload.session_id)
+            if arrived is None:
+                # It has ended or was swept away, and its file can no longer be found: a new one.
+                await self._change(lambda delivery: delivery.with_upload(name, Upload()))
+                return
+            offset = arrived
+        else:
+            title = f"{work.delivery.title}{Path(name).suffix}"
+            session_id = await site.create_upload(work.delivery.call, title, size)
+            upload = Upload(session_id=session_id)
+            await self._change(lambda delivery: delivery.with_upload(name, upload))
+        if not self._slice_bytes:
+            self._slice_bytes = min(
+                await site.max_slice_bytes() or MAX_SLICE_BYTES, MAX_SLICE_BYTES
+            )
+        file_id = await self._send(site, upload.session_id, self._directory / name, offset, size)
+        done = replace(upload, file_id=file_id)
+        await self._change(lambda delivery: delivery.with_upload(name, done))
+
+    async def _send(self, site: Site, session_id: str, path: Path, offset: int, size: int) -> str:
+        """Send what is missing; returns the file's id."""
+        while True:
+            least = MIN_SLICE_BYTES if offset else MIN_FIRST_SLICE_BYTES
+            length = min(max(self._slice_bytes, least), size - offset)
+            try:
+                file_id = await site.send(session_id, path, offset, length)
+            except SiteError as problem:
+                if length <= least:
+                    raise
+                # Smaller ones get through where larger ones do not, by size or by time.
+                self._slice_bytes = max(length // 2, least)
+                if isinstance(problem, TooLargeError):
+                    continue
+                raise
+            DELIVERED_BYTES.inc(length)
+            if file_id:
+                return file_id
+            arrived = await site.upload_offset(session_id)
+            if arrived is None or arrived <= offset:
+                raise SiteError(f"the upload does not go on: {offset} of {size} bytes are there")
+            offset = arrived
+            await self._change(Delivery.went_on)
+
+    async def _publish(self, work: _Work, site: Site, file_ids: list[str]) -> None:
+        job, call = work.job, work.delivery.call
+        # The file of which a post is made; the other one of a transcript only goes with it.
+        posted = file_ids[-1]
+        if work.delivery.is_posting:
+            is_posted = await site.is_posted(posted)
+            if not is_posted:
+                await asyncio.sleep(SECOND_LOOK_SECONDS)
+                is_posted = await site.is_posted(posted)
+            if is_posted:
+                await self._done(DeliveryState.DELIVERED)
+                return
+        await self._change(lambda delivery: replace(delivery, is_posting=True))
+        if job.kind == RECORDING:
+            await site.publish_recording(call, posted)
+        else:
+            await site.publish_transcription(call, file_ids, _language(job))
+        await self._done(DeliveryState.DELIVERED)
+
+    # What is written down
+
+    async def _change(self, change: Callable[[Delivery], Delivery]) -> Job:
+        def write(tx: Transaction) -> Job:
+            job = tx.find(self._job_id)
+            assert job.delivery is not None
+            return tx.put(replace(job, delivery=change(job.delivery)))
+
+        return await self._database.write(write)
+
+    async def _done(self, state: DeliveryState) -> None:
+        await self._change(lambda delivery: delivery.done(state))
+        DELIVERIES.labels(state=state).inc()
+        log.info("delivery_ended", job_id=self._job_id, state=state)
+
+    async def _failed(self, problem: SiteError) -> None:
+        jitter, now = random.random(), self._now()  # noqa: S311 - spreads load, guards nothing
+        job = await self._change(
+            lambda delivery: delivery.failed(
+                str(problem),
+                now,
+                jitter=jitter,
+                budget=self._budget(),
+                is_token_refused=problem.is_token_refused,
+            )
+        )
+        assert job.delivery is not None
+        log.warning(
+            "delivery_delayed",
+            job_id=self._job_id,
+            failures=job.delivery.failures,
+            problem=str(problem),
+        )
+        if not job.delivery.is_pending:
+            DELIVERIES.labels(state=job.delivery.state).inc()
+            log.error("delivery_given_up", job_id=self._job_id, problem=str(problem))
+
+    async def _take_token(self, token: str) -> None:
+        def write(tx: Transaction) -> None:
+            job = tx.find(self._job_id)
+            assert job.delivery is not None
+            known = tx.secrets(job)
+            assert isinstance(known, SiteSecrets)
+            tx.put_secrets(job.id, replace(known, token=token))
+            tx.put(replace(job, delivery=job.delivery.went_on()))
+
+        await self._database.write(write)
+        log.info("newer_token_taken", job_id=self._job_id)
+
+
+def _token(tx: ReadTransaction, job: Job) -> str:
+    secrets = tx.secrets(job)
+    return secrets.token if isinstance(secrets, SiteSecrets) else ""
+
+
+def _has_begun(work: _Work) -> bool:
+    """Whether a recording has its first picture. A transcript begins with its recording."""
+    if work.job.kind == RECORDING:
+        health = work.job.progress.recording
+        return health is not None and health.frame_count > 0
+    first = work.first
+    return first is None or first.delivery is None or first.delivery.is_start_told
+
+
+def _files(job: Job) -> list[Artifact]:
+    """What is published of a job, in the order in which it is named."""
+    if job.kind == RECORDING:
+        return [one for one in job.artifacts if one.file_name in RECORDING_FILES]
+    result = job.results.get(job.kind)
+    if isinstance(result, TranscriptionResult) and not result.segment_count:
+        return []  # nobody has said anything
+    by_suffix = {Path(one.file_name).suffix: one for one in job.artifacts}
+    return [by_suffix[suffix] for suffix in (".vtt", ".txt") if suffix in by_suffix]
+
+
+def _language(job: Job) -> str:
+    result = job.results.get(job.kind)
+    return (result.language if isinstance(result, TranscriptionResult) else "") or "en"

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Mattermost site, as the bot of its Calls plugin uses it by HTTP."""
+
+import asyncio
+import json
+import os
+import re
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from callsd_daemon.domain.mattermost import PLUGIN_PATH, MattermostCall
+from callsd_daemon.files import open_regular
+
+
+CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 30.0
+"""How long a site may take to answer, from the last byte that was sent."""
+
+SLICE_SECONDS = 600.0
+"""For a part of an upload, from its first byte to the answer."""
+
+MAX_ANSWER_BYTES = 1024**2
+READ_BYTES = 256 * 1024
+
+ID = re.compile(r"[a-z0-9]{26}")
+
+_UNSAFE_IN_NAME = re.compile(r'[\\:*?"<>|\s/\x00-\x1f\x7f]')
+MAX_NAME_CHARACTERS = 200
+
+
+class SiteError(Exception):
+    """A site does not do what was asked; the message is for a person, and holds no token."""
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP status; 0: there was no answer."""
+
+    @property
+    def is_token_refused(self) -> bool:
+        """Whether the site does not know the token, or no longer."""
+        return self.status == 401  # noqa: PLR2004 - Unauthorized
+
+    @property
+    def is_final(self) -> bool:
+        """Whether asking again would not help, as the plugin itself has answered."""
+        return self.status == 400  # noqa: PLR2004 - Bad Request
+
+
+class TooLargeError(SiteError):
+    """Something between us and the site takes no body of this size."""
+
+
+def open_session(context: ssl.SSLContext) -> aiohttp.ClientSession:
+    """Connections, which all clients of sites share."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit_per_host=8, ssl=context),
+        timeout=aiohttp.ClientTimeout(
+            total=SLICE_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS
+        ),
+        trust_env=True,  # proxies, as everything else on this machine uses them
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+class Site:
+    """A site as the bot with one token uses it. All methods raise SiteError."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
+        self._session = session
+        self._url = url
+        self._token = token
+
+    # The plugin's jobs
+
+    async def report(
+        self, call: MattermostCall, job_type: str, status: str, problem: str = ""
+    ) -> None:
+        """Tell that a job has started, or has failed and why."""
+        await self._plugin(
+            "POST",
+            f"/bot/calls/{call.call_id}/jobs/{call.job_id}/status",
+            # The text's key is a slip of the plugin's, and the only one that it reads.
+            {"JobType": job_type, "Status": status, "omitempty": problem},
+        )
+
+    async def file_name(self, call: MattermostCall) -> str:
+        """What the call's files shall be called, without a suffix, fit for any file system."""
+        answer = await self._plugin("GET", f"/bot/calls/{call.call_id}/filename")
+        name = _UNSAFE_IN_NAME.sub("_", str(answer.get("filename", "")))[:MAX_NAME_CHARACTERS]
+        if not name.strip("._"):
+            raise SiteError("the plugin gives no name for the file")
+        return name
+
+    async def publish_recording(self, call: MattermostCall, file_id: str) -> None:
+        """Post a recording into the call's thread. Done twice, there are two posts."""
+        body = {"JobID": call.job_id, "PostID": call.post_id, "FileIDs": [file_id]}
+        await self._plugin("POST", f"/bot/calls/{call.call_id}/recordings", body)
+
+    async def publish_transcription(
+        self, call: MattermostCall, file_ids: Sequence[str], language: str
+    ) -> None:
+        """Post a transcript, its WebVTT file first. Done twice, there are two posts."""
+        track = {"Title": "", "Language": language, "FileIDs": list(file_ids)}
+        body = {"JobID": call.job_id, "PostID": call.post_id, "Transcriptions": [track]}
+        await self._plugin("POST", f"/bot/calls/{call.call_id}/transcriptions", body)
+
+    # Files
+
+    async def max_slice_bytes(self) -> int:
+        """The largest body that the site takes, as far as it says so; 0 = it does not."""
+        answer = await self._ask("GET", "/api/v4/config/client?format=old")
+        text = str(answer.get("MaxFileSize", ""))
+        return int(text) if text.isdecimal() else 0
+
+    async def create_upload(self, call: MattermostCall, name: str, size_bytes: int) -> str:
+        """Begin an upload; returns its id."""
+        body = {"channel_id": call.call_id, "filename": name, "file_size": size_bytes}
+        return _identifier(await self._plugin("POST", "/bot/uploads", body), "upload")
+
+    async def upload_offset(self, upload_id: str) -> int | None:
+        """How much of an upload has arrived; None when the site does not know it."""
+        try:
+            answer = await self._plugin("GET", f"/bot/uploads/{upload_id}")
+        except SiteError as problem:
+            # Without the plugin, its routes answer so, too; but not with an error of the server's.
+            if problem.status == 404 and "page not found" not in str(problem):  # noqa: PLR2004
+                return None
+            raise
+        offset = answer.get("file_offset")
+        if not isinstance(offset, int) or offset < 0:
+            raise SiteError("the site does not tell how much of the upload has arrived")
+        return offset
+
+    async def send(self, upload_id: str, path: Path, offset: int, size_bytes: int) -> str:
+        """Send a part of a file; returns the file's id when all of it is there, else "".
+
+        Raises TooLargeError, too.
+        """
+        answer = await self._plugin(
+            "POST",
+            f"/bot/uploads/{upload_id}",
+            _read(path, offset, size_bytes),
+            headers={"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"},
+        )
+        return _identifier(answer, "file") if answer else ""
+
+    async def is_posted(self, file_id: str) -> bool:
+        """Whether a file of the bot's belongs to a post."""
+        answer = await self._ask("GET", f"/api/v4/files/{file_id}/info")
+        if answer.get("id") != file_id:
+            raise SiteError("the site does not tell what has become of the file")
+        return bool(answer.get("post_id"))
+
+    # Requests
+
+    async def _plugin(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | AsyncIterator[bytes] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        return await self._ask(method, PLUGIN_PATH + path, body, headers=headers)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | AsyncIterator[bytes] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        data = json.dumps(body) if isinstance(body, Mapping) else body
+        try:
+            async with self._session.request(
+                method,
+                self._url + path,
+                data=data,
+                headers={"Authorization": f"Bearer {self._token}", **(headers or {})},
+                allow_redirects=False,  # the token is for this site alone
+            ) as response:
+                content = await response.content.read(MAX_ANSWER_BYTES)
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as problem:
+            text = str(problem) or type(problem).__name__
+            raise SiteError(self._redacted(f"{self._url} cannot be reached: {text}")) from None
+        answer = _decoded(content)
+        if status in (200, 204):
+            return answer
+        text = str(answer.get("message") or content[:200].decode(errors="replace")).strip()
+        error = TooLargeError if status == 413 else SiteError  # noqa: PLR2004 - too large
+        raise error(
+            self._redacted(f"{self._url} answers {status} to {method} {path}: {text}"),
+            status=status,
+        )
+
+    def _redacted(self, text: str) -> str:
+        return text.replace(self._token, "***") if self._token else text
+
+
+def _decoded(content: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _identifier(answer: Mapping[str, Any], what: str) -> str:
+    found = answer.get("id")
+    if not isinstance(found, str) or not ID.fullmatch(found):
+        raise SiteError(f"the site's answer names no {what}")
+    return found
+
+
+async def _read(path: Path, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
+    """A part of a file, read beside the event loop."""
+    descriptor = await asyncio.to_thread(open_regular, path)
+    try:
+        end = offset + size_bytes
+        while offset < end:
+            data = await asyncio.to_thread(
+                os.pread, descriptor, min(READ_BYTES, end - offset), offset
+            )
+            if not data:
+                raise OSError(f"{path} is shorter than it was")
+            offset += len(data)
+            yield data
+    finally:
+        os.close(descriptor)
