@@ -2,7 +2,8 @@
 """A worker that does what the job's prompt says, to see what the daemon makes of it.
 
 The daemon runs this file instead of the real worker when CALLSD_WORKER_PROGRAM names it. The
-session with the daemon is the real one. The prompt, or what a recording waits for, is a script:
+session with the daemon is the real one. The prompt, or what a recording waits for, is a script; for
+a recording of a Mattermost call it is in the file `recorder` in TMPDIR:
 commands separated by ";", of which "2: exit 1" only counts for the second worker of a job. A worker
 that comes to the end of its script has done its work, and so has one that shall save what is left
 of a recording. What shall happen before hello is in the file `before-hello` in TMPDIR, and what a
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from callsd_ipc import names
-from callsd_ipc.names import OUTCOME
+from callsd_ipc.names import OUTCOME, VIDEO_FILE
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 from callsd_worker.session import bootstrap, client
 from callsd_worker.session.client import Session
@@ -144,6 +145,15 @@ class Script:
         """Have recorded something."""
         (self.directory / "pieces").mkdir()
         (self.directory / "pieces" / "1").write_bytes(b"pictures")
+
+    def film(self, megabytes: str) -> None:
+        """Record until it is stopped, or there is a file `over` in TMPDIR."""
+        picture = worker_pb2.RecordingStatus(frame_count=1)
+        self.session.report(worker_pb2.Status(phase="recording", recording=picture))
+        while not self.session.should_stop() and not (TEMPORARY / "over").exists():
+            time.sleep(POLL_SECONDS)
+        content = os.urandom(round(float(megabytes) * 1024**2))
+        self.lies = [write_artifact(self.directory, VIDEO_FILE, "video/mp4", content)]
 
     def note(self, name: str) -> None:
         """Add this job to a list in TMPDIR: one write, which kills cannot tear."""
@@ -356,7 +366,10 @@ def main() -> None:
     if script.session.start(FOREVER_SECONDS):
         assert script.session.assignment is not None
         work = script.session.assignment
-        script.run(work.transcription.initial_prompt or work.recording.ready_expression)
+        if "recording.html" in work.recording.url:
+            script.run((TEMPORARY / "recorder").read_text())
+        else:
+            script.run(work.transcription.initial_prompt or work.recording.ready_expression)
     else:
         script.failure = ("CANCELLED", "stopped before it began")
     script.finish()

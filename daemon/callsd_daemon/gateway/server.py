@@ -53,6 +53,9 @@ CAPACITY = frozenset(
 )
 """Another machine might well do it."""
 
+NOT_YET = "-"
+"""In place of the id of a recording that is not accepted yet."""
+
 MODEL_REASONS = frozenset({Reason.MODEL_UNKNOWN, Reason.MODEL_MISSING, Reason.LANGUAGE_UNSUPPORTED})
 
 JOB_ID = "{id:[a-z0-9]{12,26}}"
@@ -203,7 +206,7 @@ class Gateway:
             if await self._clients.transcribes(caller.client_id):
                 # The plugin asks for the transcription in a moment, and cannot take the recording
                 # back when that is refused: what would be refused then is refused now.
-                await self._fitting(creator, requests.transcription(asked, "", self._model))
+                await self._fitting(creator, requests.transcription(asked, NOT_YET, self._model))
             return (await self._jobs.create(creator, requests.recording(asked))).job
         recording = await self._database.read(lambda tx: _recording(tx, creator, asked))
         if recording is None:

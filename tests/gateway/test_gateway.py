@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP gateway, as Mattermost's plugin and other clients of a job service use it.
+
+The names in brackets are the lines of the conformance checklist that a test proves.
+"""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from callsd.v1.job_pb2 import JobState
+from tests.conftest import StartDaemon
+from tests.helpers.daemon import Daemon
+from tests.helpers.job_service import TOKEN, Http, identifier, recording, transcribing
+from tests.helpers.ports import free_port
+from tests.helpers.waiting import eventually
+
+
+ADMIN_KEY = "the administrator's own key, which is long"
+RUNNERS = ["mattermost/calls-recorder:v0.8.13", "mattermost/calls-transcriber:v0.7.2"]
+
+
+def begin(daemon: StartDaemon, **settings: object) -> tuple[Daemon, Http]:
+    """A daemon with a gateway, and a client of it."""
+    port = free_port()
+    server = daemon(
+        is_started=False,
+        config={"gateway": {"listen": f"127.0.0.1:{port}", "self_registration": True} | settings},
+    )
+    (server.root / "tmp" / "recorder").write_text("film 0.1")
+    return server.start(), Http(port=port)
+
+
+@pytest.fixture(scope="module")
+def gateway(shared_daemon: StartDaemon) -> Iterator[tuple[Daemon, Http]]:
+    """A daemon that lets everybody in who comes with a key."""
+    return begin(shared_daemon)
+
+
+class TestVersion:
+    """What the plugin asks first."""
+
+    def test_is_new_enough(self, gateway: tuple[Daemon, Http]) -> None:
+        """[J1] Without a key it tells a version that the plugin takes: at least 0.9.0."""
+        _, http = gateway
+        answer = http("GET", "/version", is_known=False)
+        assert answer.status == 200
+        version = answer.json["buildVersion"]
+        assert tuple(map(int, version.removeprefix("v").split("."))) >= (0, 9, 0)
+        assert all(
+            isinstance(answer.json[key], str) for key in ("buildDate", "buildHash", "goVersion")
+        )
+
+    def test_other_methods(self, gateway: tuple[Daemon, Http]) -> None:
+        """Another method is not found; on a job's own routes it is not allowed."""
+        _, http = gateway
+        assert http("POST", "/version").status == 404
+        assert http("GET", "/login").status == 404
+        assert http("PUT", "/jobs").status == 405
+        assert http("GET", "/debug/pprof/heap").status == 404
+
+
+class TestInit:
+    """POST /jobs/init."""
+
+    def test_runners(self, gateway: tuple[Daemon, Http]) -> None:
+        """[J3] Any runners are taken, under either spelling; the body is empty."""
+        _, http = gateway
+        for key in ("Runners", "runners"):
+            answer = http("POST", "/jobs/init", {key: ["my.reg:5000/x/calls-recorder:v9.9.9-dev2"]})
+            assert (answer.status, answer.body) == (200, b"")
+
+    @pytest.mark.parametrize("body", [{"Runners": []}, {}])
+    def test_without_runners(self, gateway: tuple[Daemon, Http], body: object) -> None:
+        """None at all is the error that clients know."""
+        _, http = gateway
+        answer = http("POST", "/jobs/init", body)
+        assert answer.status == 400
+        assert answer.json == {
+            "error": "invalid job service config: invalid empty Runners",
+            "code": "400",
+        }
+
+
+class TestRecording:
+    """POST /jobs with a recording."""
+
+    def test_becomes_a_job(self, gateway: tuple[Daemon, Http]) -> None:
+        """[J4] It is answered by 200 with an id, and is the same job by gRPC."""
+        server, http = gateway
+        answer = http("POST", "/jobs", recording())
+        assert answer.status == 200
+        assert answer.json["type"] == "recording"
+        assert answer.json["runner"] == "mattermost/calls-recorder:v0.8.13"
+        job = server.job(server.api(), f"jobs/{answer.json['id']}")
+        assert job.labels["mattermost.call"] == identifier("c")
+        assert job.recording.frame_rate == 20
+        assert job.max_duration.seconds == 3600
+
+    def test_token_is_shown_nowhere(self, gateway: tuple[Daemon, Http]) -> None:
+        """The bot's token is in no answer, in no log, and in no job as others see it."""
+        server, http = gateway
+        made = http("POST", "/jobs", recording(recording_id=identifier("s")))
+        seen = http("GET", f"/jobs/{made.json['id']}")
+        assert seen.json["input_data"]["auth_token"] == "***"
+        assert TOKEN.encode() not in made.body + seen.body
+        assert TOKEN not in str(server.job(server.api(), f"jobs/{made.json['id']}"))
+        wrong = http("POST", "/jobs", recording(site_url=f"ftp://{TOKEN}"))
+        assert TOKEN not in wrong.body.decode()
+        assert TOKEN not in server.log
+
+    def test_same_one_again(self, gateway: tuple[Daemon, Http]) -> None:
+        """Who asks again for the same recording, as its answer was lost, gets the same job."""
+        _, http = gateway
+        asked = recording(recording_id=identifier("a"))
+        first, second = http("POST", "/jobs", asked), http("POST", "/jobs", asked)
+        assert first.status == second.status == 200
+        assert first.json["id"] == second.json["id"]
+
+    def test_texts_for_numbers(self, gateway: tuple[Daemon, Http]) -> None:
+        """[J4] Numbers may be texts, keys may be unknown, figures may be out of range."""
+        server, http = gateway
+        asked = recording(
+            recording_id=identifier("b"), width="1920", height="99999", extra_chromium_args="--x"
+        )
+        made = http("POST", "/jobs", asked)
+        assert made.status == 200
+        job = server.job(server.api(), f"jobs/{made.json['id']}")
+        assert (job.recording.width, job.recording.height) == (1920, 2160)
+        notices = {notice.code: notice.message for notice in job.notices}
+        assert "extra_chromium_args" in notices["INPUT_IGNORED"]
+        assert notices["INPUT_CHANGED"] == "height: 99999 was asked for, 2160 is used"
+
+    @pytest.mark.parametrize(
+        ("change", "text"),
+        [
+            ({"type": ""}, "invalid Type value: should not be empty"),
+            ({"runner": ""}, "invalid Runner value"),
+            ({"max_duration_sec": 0}, "invalid MaxDurationSec value: should be positive"),
+            ({"max_duration_sec": "60"}, "invalid MaxDurationSec value: should be positive"),
+            ({"type": "dancing"}, 'invalid Type value: "dancing"'),
+            ({"input_data": []}, "invalid InputData value"),
+        ],
+    )
+    def test_what_is_wrong(
+        self, gateway: tuple[Daemon, Http], change: dict[str, object], text: str
+    ) -> None:
+        """[J5] What is wrong is told by 400, in the words that clients know."""
+        _, http = gateway
+        answer = http("POST", "/jobs", recording() | change)
+        assert answer.status == 400
+        assert answer.json["code"] == "400"
+        assert answer.json["error"].startswith(text)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"site_url": "https://mm.example.com/chat"},
+            {"site_url": "file:///etc/passwd"},
+            {"site_url": "http://user:pass@mm.example.com"},
+            {"site_url": None},
+            {"call_id": "../../etc/passwd"},
+            {"post_id": ""},
+            {"recording_id": "A" * 26},
+            {"auth_token": ""},
+            {"auth_token": "a\r\nHost: elsewhere"},
+            {"auth_token": {"a": 1}},
+        ],
+    )
+    def test_odd_input(self, gateway: tuple[Daemon, Http], changes: dict[str, object]) -> None:
+        """Nothing odd becomes part of an address, a header or a path."""
+        _, http = gateway
+        answer = http("POST", "/jobs", recording(**changes))
+        assert answer.status == 400
+        assert answer.json["error"].startswith("invalid InputData value: ")
+
+    def test_body_that_is_no_job(self, gateway: tuple[Daemon, Http]) -> None:
+        """[J2] What is no JSON, or longer than 1 MiB, is told."""
+        _, http = gateway
+        for body in (b"{", b"[]", b"[" * 100_000, b'"' + b"x" * 2**20 + b'"'):
+            answer = http("POST", "/jobs", body)
+            assert answer.status == 400
+            assert answer.json["error"].startswith("failed to decode request body: ")
+
+
+class TestPair:
+    """A recording and its transcription."""
+
+    def test_waits_for_its_recording(self, gateway: tuple[Daemon, Http]) -> None:
+        """The transcription is taken whatever the machine carries, and begins after the recording.
+
+        Its site may be written otherwise: the call and its post make the pair.
+        """
+        server, http = gateway
+        call = {"call_id": identifier("d"), "post_id": identifier("q")}
+        first = http("POST", "/jobs", recording(recording_id=identifier("e"), **call))
+        asked = transcribing(site_url="http://127.0.0.1:8", **call)
+        second = http("POST", "/jobs", asked)
+        assert (first.status, second.status) == (200, 200)
+        assert second.json["type"] == "transcribing"
+        job = server.job(server.api(), f"jobs/{second.json['id']}")
+        assert job.state == JobState.JOB_STATE_QUEUED
+        (server.root / "tmp" / "over").touch()
+        eventually(
+            lambda: server.job(server.api(), f"jobs/{second.json['id']}").end_time.seconds,
+            "the transcription has been done",
+        )
+
+    def test_without_its_recording(self, gateway: tuple[Daemon, Http]) -> None:
+        """A transcription of a call that is not recorded here is refused, and told why."""
+        _, http = gateway
+        answer = http("POST", "/jobs", transcribing(call_id=identifier("z")))
+        assert answer.status == 500
+        assert "no recording of this call" in answer.json["error"]
+
+
+class TestClients:
+    """Who is let in."""
+
+    def test_first_key_counts(self, gateway: tuple[Daemon, Http]) -> None:
+        """[J2] Whoever comes first with a name has it; another key is refused by 401."""
+        _, http = gateway
+        one = replace(http, client_id="one")
+        assert one("POST", "/jobs/init", {"Runners": RUNNERS}).status == 200
+        other = replace(one, key="o" * 32)
+        answer = other("POST", "/jobs/init", {"Runners": RUNNERS})
+        assert answer.status == 401
+        assert answer.json == {"error": "authentication failed", "code": "401"}
+
+    def test_short_key(self, gateway: tuple[Daemon, Http]) -> None:
+        """A key that could be guessed is not taken."""
+        _, http = gateway
+        answer = replace(http, client_id="short", key="s" * 31)("GET", "/jobs/aaaaaaaaaaaa")
+        assert (answer.status, answer.json["error"]) == (401, "authentication failed: unauthorized")
+
+    @pytest.mark.parametrize(
+        "header", ["", "Basic", "Basic !!", "Basic bm9jb2xvbg==", "Negotiate x"]
+    )
+    def test_no_header(self, gateway: tuple[Daemon, Http], header: str) -> None:
+        """Without a header that can be read nobody gets in."""
+        _, http = gateway
+        answer = http(
+            "POST", "/jobs", recording(), headers={"Authorization": header}, is_known=False
+        )
+        assert answer.status == 401
+        assert answer.json["error"] == "authentication failed: invalid auth header"
+
+    def test_own_jobs_only(self, gateway: tuple[Daemon, Http]) -> None:
+        """A client neither sees nor stops what another one has handed in."""
+        _, http = gateway
+        made = http("POST", "/jobs", recording(recording_id=identifier("f")))
+        stranger = replace(http, client_id="stranger")
+        path = f"/jobs/{made.json['id']}"
+        for method, at in (("GET", path), ("DELETE", f"{path}?force=1"), ("GET", f"{path}/logs")):
+            assert stranger(method, at).status == 404
+        assert http("GET", path).status == 200
+
+    def test_login(self, gateway: tuple[Daemon, Http]) -> None:
+        """A key is exchanged for a token; the next one replaces it."""
+        _, http = gateway
+        member = replace(http, client_id="member")
+        pair = {"clientID": "member", "authKey": member.key}
+        assert member("POST", "/register", pair, is_known=False).status == 201
+        assert member("POST", "/register", pair, is_known=False).json == {
+            "error": "registration failed: already registered",
+            "code": "400",
+        }
+        wrong = member("POST", "/login", pair | {"authKey": "x" * 32}, is_known=False)
+        assert (wrong.status, wrong.json["error"]) == (400, "login failed: authentication failed")
+        tokens = [
+            member("POST", "/login", pair, is_known=False).json["bearerToken"] for _ in range(2)
+        ]
+        old, new = (replace(member, authorization=f"Bearer {token}") for token in tokens)
+        assert new("POST", "/jobs/init", {"Runners": RUNNERS}).status == 200
+        answer = old("POST", "/jobs/init", {"Runners": RUNNERS})
+        assert (answer.status, answer.json["error"]) == (
+            401,
+            "authentication failed: token is invalid",
+        )
+
+    def test_unregister(self, gateway: tuple[Daemon, Http]) -> None:
+        """A client can go, and takes nobody with it."""
+        _, http = gateway
+        leaver = replace(http, client_id="leaver")
+        assert leaver("POST", "/jobs/init", {"Runners": RUNNERS}).status == 200
+        assert leaver("POST", "/unregister", {"clientID": http.client_id}).status == 403
+        assert leaver("POST", "/unregister", {"clientID": ""}).status == 400
+        gone = leaver("POST", "/unregister", {"clientID": "leaver"})
+        assert (gone.status, gone.body) == (200, b"")
+        assert leaver("POST", "/unregister", {"clientID": "leaver"}).status == 401
+
+
+class TestAlone:
+    """What needs a daemon of its own."""
+
+    def test_closed_gateway(self, daemon: StartDaemon) -> None:
+        """Without self-registration only the administrator lets somebody in."""
+        server = daemon(is_started=False)
+        key_file = server.root / "admin.key"
+        key_file.write_text(f"{ADMIN_KEY}\n")
+        http = Http(port=free_port())
+        server.settings["gateway"] = {
+            "listen": f"127.0.0.1:{http.port}",
+            "admin_key": str(key_file),
+        }
+        server.start()
+        pair = {"clientID": http.client_id, "authKey": http.key}
+        assert http("POST", "/jobs/init", {"Runners": RUNNERS}).status == 401
+        assert http("POST", "/register", pair).status == 401
+        admin = replace(http, client_id="", key=ADMIN_KEY)
+        assert admin("POST", "/register", pair).status == 201
+        assert http("POST", "/jobs/init", {"Runners": RUNNERS}).status == 200
+
+    def test_keys_are_kept_as_hashes(self, daemon: StartDaemon) -> None:
+        """A restart forgets no client, and its key is nowhere in what is kept."""
+        server, http = begin(daemon)
+        assert http("POST", "/jobs/init", {"Runners": RUNNERS}).status == 200
+        server.restart()
+        assert http("POST", "/jobs/init", {"Runners": RUNNERS}).status == 200
+        wrong = replace(http, key="w" * 32)
+        assert wrong("POST", "/jobs/init", {"Runners": RUNNERS}).status == 401
+        server.stop()
+        for file in server.state.rglob("*"):
+            assert not file.is_file() or http.key.encode() not in file.read_bytes()
+
+    def test_no_room(self, daemon: StartDaemon) -> None:
+        """A refusal for lack of room is 503 with Retry-After, for proxies to try another machine.
+
+        Its text begins as clients know it, and goes on to say what is lacking.
+        """
+        server, http = begin(daemon)
+        server.settings["jobs"]["max_recording_jobs"] = 1
+        server.restart()
+        assert http("POST", "/jobs", recording()).status == 200
+        began = time.monotonic()
+        answer = http("POST", "/jobs", recording(recording_id=identifier("x")))
+        assert time.monotonic() - began < 5
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
+        text = answer.json["error"]
+        assert text.startswith("failed to create recording job: max concurrent jobs reached: ")
+        assert "jobs.max_recording_jobs allows 1" in text
+
+    def test_first_of_a_pair(self, daemon: StartDaemon) -> None:
+        """The recording is refused when its transcription would be: the plugin cannot undo it."""
+        server, http = begin(daemon)
+        server.settings["transcription"]["model"] = "missing"
+        server.restart()
+        assert http("POST", "/jobs/init", {"Runners": RUNNERS[:1]}).status == 200
+        assert http("POST", "/jobs", recording()).status == 200
+        assert http("POST", "/jobs/init", {"Runners": RUNNERS}).status == 200
+        server.restart()
+        answer = http("POST", "/jobs", recording(recording_id=identifier("x")))
+        assert answer.status == 500
+        assert "no model 'missing'" in answer.json["error"]
+
+    def test_force(self, daemon: StartDaemon) -> None:
+        """A running job is not deleted, unless it is forced to: then it is stopped first."""
+        server, http = begin(daemon)
+        job_id = http("POST", "/jobs", recording()).json["id"]
+        answer = http("DELETE", f"/jobs/{job_id}")
+        assert (answer.status, answer.json["error"]) == (400, "job is running")
+        assert http("DELETE", f"/jobs/{job_id}?force=1").status in (200, 500)
+        assert server.job(server.api(), f"jobs/{job_id}").end_time.seconds
