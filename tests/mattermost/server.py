@@ -34,6 +34,7 @@ from tests.mattermost.pages import Pages
 from tests.mattermost.plugin import Plugin
 from tests.mattermost.routes import BotRoutes, CoreRoutes
 from tests.mattermost.state import Call, Channel, Job, JobType, Post, State, User, new_id
+from tests.mattermost.threads import note_jobs
 from tests.mattermost.uploads import MAX_FILE_SIZE, Uploads
 
 
@@ -247,7 +248,7 @@ class MattermostServer:
             transcription = await self._start_transcription(
                 call, service, 2 * max_duration_seconds, transcriber_extras or {}
             )
-        self._note_jobs(call, job, transcription)
+        note_jobs(self.state, call, job, transcription)
         for started in (job, transcription):
             if started is not None:
                 self.plugin.watch_start(call, started)
@@ -347,21 +348,6 @@ class MattermostServer:
                 captions.end(message)
             raise HostError(500, message) from error
         return job
-
-    def _note_jobs(self, call: Call, recording: Job, transcription: Job | None) -> None:
-        props = self.state.posts[call.post_id].props
-        tr_id = "" if transcription is None else transcription.id
-        props.setdefault("recordings", {})[recording.id] = {
-            "file_id": "",
-            "post_id": "",
-            "tr_id": tr_id,
-        }
-        if transcription is not None:
-            props.setdefault("transcriptions", {})[tr_id] = {
-                "file_id": "",
-                "post_id": "",
-                "rec_id": recording.id,
-            }
 
     @web.middleware
     async def _remember(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -5,11 +5,21 @@ from typing import Any
 
 from tests.mattermost.answers import fold
 from tests.mattermost.plugin import RefusedError
-from tests.mattermost.state import Post, State
+from tests.mattermost.state import Call, Job, Post, State
 
 
 RECORDING_POST = "custom_calls_recording"
 TRANSCRIPTION_POST = "custom_calls_transcription"
+
+
+def note_jobs(state: State, call: Call, recording: Job, transcription: Job | None) -> None:
+    """Keep in the call's post which recording and which transcription belong together."""
+    props = state.posts[call.post_id].props
+    tr_id = "" if transcription is None else transcription.id
+    no_post = {"file_id": "", "post_id": ""}
+    props.setdefault("recordings", {})[recording.id] = {**no_post, "tr_id": tr_id}
+    if transcription is not None:
+        props.setdefault("transcriptions", {})[tr_id] = {**no_post, "rec_id": recording.id}
 
 
 async def publish_recording(state: State, channel_id: str, document: dict[str, Any]) -> None:
