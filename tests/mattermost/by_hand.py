@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server by hand, with a call that goes on: for clients that are no test."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from tests.mattermost.job_client import JobServiceError
+from tests.mattermost.server import HostError, MattermostServer
+from tests.mattermost.state import Call
+
+
+COMMANDS = "start, stop, end, leave, thread, down, up, restart, fault NAME, reset, quit"
+
+
+def main() -> None:
+    """Serve until *quit* or the end of the input; answers are lines of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=f"commands: {COMMANDS}")
+    parser.add_argument("--port", type=int, default=8065)
+    parser.add_argument("--sample", type=Path, help="sound that the recording page plays")
+    parser.add_argument("--job-service", help="URL, which may hold client id and key")
+    parser.add_argument("--no-transcriptions", action="store_true")
+    asyncio.run(_serve(parser.parse_args()))
+
+
+def _say(**document: Any) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    async with MattermostServer(port=options.port, sample=options.sample) as server:
+        call = server.start_call()
+        _say(
+            url=server.url,
+            bot_token=server.bot_token,
+            call_id=call.channel_id,
+            post_id=call.post_id,
+            user_token=server.state.users[call.owner_id].token,
+        )
+        if options.job_service:
+            try:
+                await server.activate(
+                    options.job_service, transcriptions=not options.no_transcriptions
+                )
+            except JobServiceError as error:
+                _say(error=str(error))
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            if line.strip() == "quit":
+                break
+            try:
+                await _obey(server, call, line.split())
+            except HostError as error:
+                _say(error=error.message, status=error.status)
+
+
+async def _obey(server: MattermostServer, call: Call, words: list[str]) -> None:
+    plain: dict[str, Callable[[], Awaitable[Any]]] = {
+        "start": lambda: server.start_recording(call),
+        "stop": lambda: server.stop_recording(call),
+        "end": lambda: server.end_call(call),
+        "leave": lambda: server.all_leave(call),
+        "down": server.stop_listening,
+        "up": server.start_listening,
+    }
+    match words:
+        case [word] if word in plain:
+            await plain[word]()
+            jobs = [{"id": job.id, "job_id": job.job_id, **job.state()} for job in call.jobs]
+            _say(done=word, jobs=jobs)
+        case ["thread"]:
+            _say(thread=[post.document() for post in server.thread(call)])
+        case ["restart"]:
+            _say(bot_token=server.restart_plugin())
+        case ["fault", name] if name in vars(server.faults):
+            getattr(server.faults, name).always()
+            _say(done=f"fault {name}")
+        case ["reset"]:
+            server.faults.reset()
+            _say(done="reset")
+        case _:
+            _say(commands=COMMANDS, faults=sorted(vars(server.faults)))

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// The hooks of the recording page, its way into the call, and what a recording is measured by.
+"use strict";
+
+const PLUGIN = "/plugins/com.mattermost.calls";
+const PREFIX = "custom_com.mattermost.calls_";
+const PERIOD_SECONDS = 2.01; // five in turn fall anywhere between two frames, of page or film
+const FLASH_SECONDS = 0.1;
+const BEEP_SECONDS = 0.08;
+const BEEP_HZ = 1000;
+
+const query = new URLSearchParams(location.search);
+const callID = query.get("call_id");
+const jobID = query.get("job_id");
+
+function readToken() {
+  const payload = location.hash.slice(1).replaceAll("-", "+").replaceAll("_", "/");
+  return JSON.parse(atob(payload)).token;
+}
+
+async function get(path, token) {
+  const answer = await fetch(PLUGIN + path, { headers: { Authorization: `Bearer ${token}` } });
+  if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
+  return answer.json();
+}
+
+// --- the client of the call ---
+
+class CallsClient {
+  constructor(token) {
+    this.connected = false;
+    this.closed = false;
+    this.seq = 1;
+    this.socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}/api/v4/websocket`);
+    this.socket.onopen = () => this.send("authentication_challenge", { token });
+    this.socket.onmessage = (message) => this.receive(JSON.parse(message.data));
+    this.socket.onclose = () => {
+      if (!this.closed) console.error("websocket closed");
+    };
+  }
+
+  send(action, data) {
+    this.socket.send(JSON.stringify({ action, seq: this.seq++, data }));
+  }
+
+  receive({ event, data }) {
+    switch (event) {
+      case "hello":
+        this.connID = data.connection_id;
+        this.send(`${PREFIX}join`, { channelID: callID, jobID, av1Support: false });
+        break;
+      case `${PREFIX}join`:
+        // Stands for the media that a real page connects next.
+        if (data.connID === this.connID) {
+          this.connected = true;
+          play();
+        }
+        break;
+      case `${PREFIX}error`:
+        console.error("join failed", data.data);
+        this.disconnect();
+        break;
+      case `${PREFIX}job_stop`:
+        if (data.job_id === jobID) this.disconnect();
+        break;
+      case `${PREFIX}call_end`:
+        if (data.channelID === callID) this.disconnect();
+        break;
+    }
+  }
+
+  disconnect() {
+    if (this.closed) return;
+    this.closed = true;
+    this.connected = false;
+    if (this.socket.readyState === WebSocket.OPEN) this.send(`${PREFIX}leave`, null);
+    this.socket.close();
+    for (const media of document.querySelectorAll("audio")) media.pause();
+    delete window.callsClient;
+  }
+}
+
+// --- what is seen and heard ---
+
+let isPlaying = false;
+
+function play() {
+  isPlaying = true;
+  const { sample } = document.documentElement.dataset;
+  if (sample) {
+    const audio = document.createElement("audio");
+    audio.autoplay = true;
+    audio.src = sample;
+    document.body.append(audio);
+  }
+  startBeeps();
+}
+
+function startPicture() {
+  const flash = document.querySelector("#flash");
+  const mover = document.querySelector("#mover");
+  const footer = document.querySelector("footer");
+  const paint = (frameTime) => {
+    const seconds = frameTime / 1000;
+    const isWhite = isPlaying && seconds % PERIOD_SECONDS < FLASH_SECONDS;
+    flash.style.background = isWhite ? "#fff" : "none";
+    mover.style.left = `${((seconds * 7) % 95).toFixed(2)}%`;
+    footer.textContent = new Date().toLocaleString("en-GB");
+    requestAnimationFrame(paint);
+  };
+  requestAnimationFrame(paint);
+}
+
+// A beep is due at the very moment of a flash. The sound's clock goes in steps, so the median of
+// many looks at both clocks says how far apart they are.
+function startBeeps() {
+  const sound = new AudioContext({ latencyHint: "interactive", sampleRate: 48000 });
+  const beep = sound.createBuffer(1, BEEP_SECONDS * sound.sampleRate, sound.sampleRate);
+  const samples = beep.getChannelData(0);
+  for (let i = 0; i < samples.length; i++) {
+    samples[i] = 0.5 * Math.sin((2 * Math.PI * BEEP_HZ * i) / sound.sampleRate);
+  }
+  const offsets = [];
+  let nextSeconds = 0;
+  const timer = setInterval(() => {
+    if (!window.callsClient) {
+      clearInterval(timer);
+      sound.close();
+      return;
+    }
+    if (sound.state !== "running") return;
+    const nowSeconds = performance.now() / 1000;
+    offsets.push(sound.currentTime - nowSeconds);
+    if (offsets.length > 201) offsets.shift();
+    while (nextSeconds < nowSeconds + 0.15) nextSeconds += PERIOD_SECONDS;
+    if (nextSeconds - nowSeconds > 0.3 || offsets.length < 41) return;
+    const offset = [...offsets].sort((a, b) => a - b)[offsets.length >> 1];
+    const source = sound.createBufferSource();
+    source.buffer = beep;
+    source.connect(sound.destination);
+    source.start(nextSeconds + offset);
+    nextSeconds += PERIOD_SECONDS;
+  }, 23);
+}
+
+async function start() {
+  startPicture();
+  const token = readToken();
+  const channel = await get(`/bot/channels/${callID}`, token);
+  document.querySelector("main").textContent = channel.display_name;
+  await get("/config", token);
+  await get("/version", token);
+  await get(`/calls/${callID}/active`, token);
+  // The real page tells its token to whoever reads the console.
+  const config = { channelID: callID, jobID, authToken: token, simulcast: false };
+  console.log("creating new calls client", JSON.stringify(config));
+  window.callsClient = new CallsClient(token);
+}
+
+start().catch((error) => console.error("failed to start", String(error)));

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import asyncio
+import base64
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+from callsd_worker.recorder.quality import Quality
+from callsd_worker.recorder.web_source import Page, WebSource
+from tests.mattermost.client import Recording
+from tests.mattermost.routes import PLUGIN
+from tests.mattermost.server import MattermostServer
+
+
+QUALITY = Quality(width=640, height=360, fps=10, video_kbps=500, audio_kbps=64)
+
+
+async def test_page(server: MattermostServer, recording: Recording) -> None:
+    """It joins with the token of its fragment, is connected, and closes when its job is stopped."""
+    call, job = recording
+    payload = base64.urlsafe_b64encode(json.dumps({"token": server.bot_token}).encode()).decode()
+    address = f"{server.url}{PLUGIN}/standalone/recording.html"
+    client = "window.callsClient"
+    page = Page(
+        url=f"{address}?call_id={call.channel_id}&job_id={job.id}#{payload}",
+        headers={"X-Calls-Recorder": "true"},
+        ready_expression=f"{client} && {client}.connected && !{client}.closed",
+        over_expression=f"!{client} || {client}.closed",
+        leave_expression=f"{client}.disconnect()",
+    )
+    loop = asyncio.get_running_loop()
+    # The browser belongs to the thread that has started it.
+    with ThreadPoolExecutor(1) as thread, WebSource(page, QUALITY) as source:
+        await loop.run_in_executor(thread, lambda: source.open(should_stop=lambda: False))
+        assert job.bot_conn_id in call.sessions
+        assert not await loop.run_in_executor(thread, source.is_over)
+        await server.stop_recording(call)
+        await server.until(lambda: job.bot_conn_id not in call.sessions, "the page has left")
+        assert await loop.run_in_executor(thread, source.is_over)
