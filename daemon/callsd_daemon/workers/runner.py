@@ -31,12 +31,13 @@ from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.read_transaction import ReadTransaction
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers import ending
-from callsd_daemon.workers.attempt import Attempt, AttemptObserver
+from callsd_daemon.workers.attempt import Attempt
 from callsd_daemon.workers.captions.attempt import CaptionsAttempt
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.delivery import Delivery
 from callsd_daemon.workers.ending import EndRules
 from callsd_daemon.workers.launchers.launcher import Launcher, WorkerId, WorkerProcess, limits
+from callsd_daemon.workers.reports import AttemptObserver
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.slot import WorkerSlot
