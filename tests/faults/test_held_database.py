@@ -35,9 +35,10 @@ def await_blocked(one: Daemon) -> None:
 
 
 def begin_recording(one: Daemon) -> str:
-    """A recording that goes on; its name."""
+    """A recording that reports when there is a file `go`, and goes on; its name."""
     api = one.api()
-    spec = RecordingSpec(url="http://127.0.0.1:9/", ready_expression="piece; say recording; sleep")
+    script = "piece; say recording; until go; say more; sleep"
+    spec = RecordingSpec(url="http://127.0.0.1:9/", ready_expression=script)
     name = api(api.jobs.CreateJob, CreateJobRequest(job=Job(recording=spec))).job.name
     one.wait(api, name, JOB_STATE_RUNNING)
     return str(name)
@@ -79,14 +80,20 @@ def test_running_work(daemon: StartDaemon) -> None:
 
 @pytest.mark.scenario(43, "what ends meanwhile is concluded as soon as it is let go of")
 def test_dead_recorder(daemon: StartDaemon) -> None:
-    """A recording whose worker dies meanwhile is saved once, and concluded afterwards."""
+    """A recording whose worker dies meanwhile is saved at once, and concluded afterwards.
+
+    Also when a report of it waits for the database.
+    """
     one = daemon(constants=IMPATIENT, config={"jobs": {"max_attempts": 1}})
     api = one.api()
     name = begin_recording(one)
     with held(one.state / "callsd.db"):
-        os.kill(one.worker(name), signal.SIGKILL)
+        (one.root / "tmp" / "go").touch()
         await_blocked(one)
+        os.kill(one.worker(name), signal.SIGKILL)
 
+        eventually(lambda: one.events("salvage"), "it is saved")
+        await_blocked(one)
         assert one.job(api, name).state == JOB_STATE_RUNNING
 
     assert one.wait(api, name).state == JOB_STATE_SUCCEEDED

@@ -18,8 +18,7 @@ from callsd_daemon.kinds.stored import codec
 from callsd_daemon.metrics import DECISIONS, JOBS_ENDED, WORKERS_LOST
 from callsd_daemon.store import database as store
 from callsd_daemon.store.database import Database
-from callsd_daemon.workers import ending
-from callsd_daemon.workers import runner as runner_module
+from callsd_daemon.workers import ending, patient_store
 from callsd_daemon.workers.admission import AdmissionController
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.ending import EndRules
@@ -126,7 +125,7 @@ def failing_commits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise problem
 
     monkeypatch.setattr(store, "failpoint", before_commit)
-    monkeypatch.setattr(runner_module, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(patient_store, "RETRY_SECONDS", 0.0)
     return left
 
 
@@ -144,7 +143,7 @@ async def test_lost_worker(office: Office, failing_commits: list[str]) -> None:
     before = lost._value.get(), ended._value.get()
     failing_commits += ["full"] * 3
 
-    await office.runner._conclude(job, KILLED)
+    await office.runner._conclusion.conclude(job, KILLED, END_RULES)
 
     assert failing_commits == []
     assert await office.state("job") is State.FAILED

@@ -4,7 +4,7 @@
 import asyncio
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -21,7 +21,7 @@ from callsd_daemon.domain.captions import (
 )
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Job, Outcome, Progress, Reservation, State
-from callsd_daemon.workers import attempt as workers_attempt
+from callsd_daemon.workers import reports
 from callsd_daemon.workers.captions import attempt as module
 from callsd_daemon.workers.captions.attempt import CaptionsAttempt
 from callsd_daemon.workers.captions.call import AudioSink, Call
@@ -30,6 +30,7 @@ from callsd_daemon.workers.captions.captioner import Captioner
 from callsd_daemon.workers.captions.files import Written, write_files
 from callsd_daemon.workers.captions.journal import read_finals
 from callsd_daemon.workers.ending import EndRules, settle
+from callsd_daemon.workers.reports import AttemptObserver
 from tests.helpers.kinds import KINDS
 
 
@@ -107,14 +108,17 @@ def say(call: Call, text: str) -> None:
     call.apply(call.speakers["ada"], update)
 
 
+def new_attempt(
+    calls: OneCall, running: Callable[[], Awaitable[None]] | None = None
+) -> CaptionsAttempt:
+    """An attempt at the job, which tells `running` of its start."""
+    observer = AttemptObserver(running=running or _nothing, progress=_nothing_of, tick=_nothing)
+    return CaptionsAttempt(JOB, cast(Calls, calls), calls.call.directory, observer)
+
+
 async def end(calls: OneCall) -> Outcome:
     """Stop the job, and see it to its end."""
-    attempt = CaptionsAttempt(
-        JOB,
-        cast(Calls, calls),
-        calls.call.directory,
-        workers_attempt.AttemptObserver(running=_nothing, progress=_nothing_of, tick=_nothing),
-    )
+    attempt = new_attempt(calls)
     attempt.stop()
     failure = await attempt.run(ran_seconds=1.0, max_seconds=60.0)
     assert attempt.outcome is not None
@@ -240,3 +244,34 @@ async def test_the_captioner_fails_at_the_end(call: Call) -> None:
 
     assert outcome.failure == calls.captioner.failure
     assert not (call.directory / "artifacts").exists()
+
+
+async def test_the_store_is_held(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call goes on and ends as asked while nothing of it can be stored."""
+    monkeypatch.setattr(reports, "LAST_SECONDS", 0.01)
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
+    is_asked, is_saved = asyncio.Event(), asyncio.Event()
+    sync = call.sync
+    loop = asyncio.get_running_loop()
+
+    async def held() -> None:
+        is_asked.set()
+        await asyncio.Event().wait()
+
+    def seen() -> None:
+        sync()
+        if is_asked.is_set():
+            loop.call_soon_threadsafe(is_saved.set)
+
+    monkeypatch.setattr(call, "sync", seen)
+    calls = OneCall(call)
+    calls.captioner.ready.set()
+    attempt = new_attempt(calls, held)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        running = group.create_task(attempt.run(ran_seconds=None, max_seconds=60.0))
+        await is_saved.wait()
+        attempt.stop()
+
+    assert running.result() is None
+    assert attempt.outcome is not None
+    assert len(attempt.outcome.artifacts) == 3

@@ -4,15 +4,14 @@
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import structlog
 
 from callsd_daemon.domain.errors import Reason
-from callsd_daemon.domain.jobs import Failure, Progress
+from callsd_daemon.domain.jobs import Failure
 from callsd_daemon.kinds import Bounds
 from callsd_daemon.workers.launchers.launcher import WorkerProcess
+from callsd_daemon.workers.reports import AttemptObserver, Reports
 from callsd_daemon.workers.slot import WorkerSlot
 from callsd_daemon.workers.waits import first_of, until
 
@@ -26,16 +25,6 @@ TERM_SECONDS = 2.0
 DUMP_SECONDS = 0.5
 STACK_DUMP_SIGNAL = signal.SIGUSR1
 """On this a worker writes the stacks of all its threads into its log."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptObserver:
-    """Called with what happens in an attempt; each method returns when it is stored."""
-
-    running: Callable[[], Awaitable[None]]
-    progress: Callable[[Progress], Awaitable[None]]
-    tick: Callable[[], Awaitable[None]]
-    """Once a second."""
 
 
 class Attempt:
@@ -69,15 +58,18 @@ class Attempt:
         When this is cancelled, the worker goes on by itself.
         """
         try:
-            verdict = await self._watch(ran_seconds, max_seconds)
+            async with Reports(self._observer, is_running=ran_seconds is not None) as reports:
+                verdict = await self._watch(reports, ran_seconds, max_seconds)
             await self._end(verdict)
         except asyncio.CancelledError:
             self.process.detach()
             raise
         return verdict
 
-    async def _watch(self, ran_seconds: float | None, max_seconds: float) -> Failure | None:
-        started, reported = time.monotonic(), None
+    async def _watch(
+        self, reports: Reports, ran_seconds: float | None, max_seconds: float
+    ) -> Failure | None:
+        started = time.monotonic()
         began = None if ran_seconds is None else started - ran_seconds
         while not self.process.exited.is_set() and not self._stop.is_set():
             now = time.monotonic()
@@ -85,7 +77,6 @@ class Attempt:
                 raise self._slot.refusal
             if began is None and self._slot.arrived.is_set():
                 began = now
-                await self._observer.running()
             if began is None and now - started > self._bounds.start_timeout_seconds:
                 return Failure(
                     reason=Reason.WORKER_START_TIMEOUT,
@@ -107,9 +98,8 @@ class Attempt:
                     message="the job ran longer than its max_duration: raise it, or give the job "
                     "more threads or a smaller model",
                 )
-            if self._slot.progress is not None and self._slot.progress != reported:
-                reported = self._slot.progress
-                await self._observer.progress(reported)
+            if began is not None:
+                reports.tell(self._slot.progress)
             await self._observer.tick()
             events = [self.process.exited, self._stop]
             if began is None:

@@ -16,6 +16,7 @@ from callsd_daemon.kinds import JobKind
 from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
 from callsd_daemon.workers.delivery import FILE_NAME, remove_drafts
 from callsd_daemon.workers.launchers.launcher import End, Launcher
+from callsd_daemon.workers.session import messages
 from callsd_ipc.names import ARTIFACTS, PIECES
 
 
@@ -43,6 +44,13 @@ class EndRules:
 
     max_attempts: int
     retention: timedelta | None
+
+
+def ran_seconds(job: Job, now: datetime) -> float:
+    """How long a job has run under earlier daemons and with earlier workers."""
+    if job.start_time is None:
+        return 0.0
+    return max(0.0, (now - job.start_time).total_seconds())
 
 
 def is_retried(job: Job, failure: Failure, rules: EndRules) -> bool:
@@ -118,6 +126,15 @@ def death(end: End, progress: Progress | None, *, message: str = NO_RESULT) -> F
             exit_code=str(end.exit_code),
         )
     return killed(message)
+
+
+def taken_over(job: Job, directory: Path, made: Outcome | None = None) -> Outcome | None:
+    """What was taken over from the job's attempt; None if there is nothing, or a file is missing.
+
+    `made` is the outcome of an attempt that leaves none in a file. Blocks.
+    """
+    outcome = made or messages.read_outcome(directory, job.attempt)
+    return outcome if outcome is not None and is_whole(outcome, directory) else None
 
 
 def is_whole(outcome: Outcome, directory: Path) -> bool:

@@ -12,11 +12,11 @@ from callsd_daemon.domain.captions import CAPTIONS, SAMPLE_RATE_HZ, CaptionsSpec
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Job, Outcome, Progress, Usage
 from callsd_daemon.store.failpoints import failpoint
-from callsd_daemon.workers.attempt import AttemptObserver
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.captions.captioner import Captioner
 from callsd_daemon.workers.captions.files import Written, write_files
+from callsd_daemon.workers.reports import AttemptObserver, Reports
 from callsd_daemon.workers.waits import first_of, until
 
 
@@ -64,7 +64,11 @@ class CaptionsAttempt:
         call, captioner = await self._calls.open(self._job.id, self._spec, self._directory)
         began = time.monotonic() - (ran_seconds or 0.0)
         try:
-            failure = await self._listen(call, captioner, began + max_seconds, ran_seconds)
+            is_running = ran_seconds is not None
+            async with Reports(self._observer, is_running=is_running) as reports:
+                failure = await self._listen(
+                    reports, call, captioner, began + max_seconds, is_running=is_running
+                )
             if failure is None:
                 self.outcome = await self._finish(call, captioner, time.monotonic() - began)
                 failure = self.outcome.failure
@@ -75,16 +79,22 @@ class CaptionsAttempt:
             self._calls.close(call, captioner)
 
     async def _listen(
-        self, call: Call, captioner: Captioner, end_seconds: float, ran_seconds: float | None
+        self,
+        reports: Reports,
+        call: Call,
+        captioner: Captioner,
+        end_seconds: float,
+        *,
+        is_running: bool,
     ) -> Failure | None:
-        is_running, ticks = ran_seconds is not None, 0
+        ticks = 0
         abandoned_seconds = self._calls.kind().abandoned_seconds
         while not self._stop.is_set():
             if captioner.failed.is_set():
                 return captioner.failure
             if not is_running and captioner.ready.is_set():
                 is_running = True
-                await self._observer.running()
+                reports.tell(None)
             if time.monotonic() > end_seconds:
                 call.note("the job's max_duration is over")
                 return None
@@ -97,7 +107,7 @@ class CaptionsAttempt:
                 call.save_positions()
                 await asyncio.to_thread(call.sync)
             if is_running and ticks % PROGRESS_TICKS == 0:
-                await self._observer.progress(_progress(call))
+                reports.tell(_progress(call))
             events = [self._stop, captioner.failed]
             if not is_running:
                 events.append(captioner.ready)
