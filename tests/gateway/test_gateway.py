@@ -33,7 +33,7 @@ def begin(daemon: StartDaemon, **settings: object) -> tuple[Daemon, Http]:
 
 
 @pytest.fixture(scope="module")
-def gateway(shared_daemon: StartDaemon) -> Iterator[tuple[Daemon, Http]]:
+def gateway(shared_daemon: StartDaemon) -> tuple[Daemon, Http]:
     """A daemon that lets everybody in who comes with a key."""
     return begin(shared_daemon)
 
