@@ -76,10 +76,10 @@ class Supervisor:
         For `accept`. A job that is refused is not written.
         """
         verdict = self._admission.decide(tx, job, may_queue=may_queue)
+        if secrets is not None and not isinstance(verdict.decision, Refuse):
+            tx.put_secrets(job.id, secrets)
         match verdict.decision:
             case Admit():
-                if secrets is not None:
-                    tx.put_secrets(job.id, secrets)
                 started, token = self._runner.with_worker(job)
                 return Placed(job=tx.put(started), verdict=verdict, token=token)
             case Queue(reason=shortage):
