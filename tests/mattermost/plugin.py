@@ -53,6 +53,8 @@ class Plugin:
         self._start_check_seconds = start_check_seconds
         self._reconnect_seconds = reconnect_seconds
         self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Those of them that wait for a session to be taken up again."""
         self._origins: dict[str, str] = {}
         """Id of a connection → session id, where these differ after a reconnect."""
         self.sockets = Sockets(
@@ -67,6 +69,10 @@ class Plugin:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def settled(self) -> None:
+        """Wait until it is decided what becomes of the sessions whose websockets are gone."""
+        await asyncio.gather(*self._leaving)
 
     # --- events ---
 
@@ -235,13 +241,23 @@ class Plugin:
                 for call in list(self._state.calls.values()):
                     await self.leave(call, session_id)
             case "reconnect":
-                origin = str(data.get("originalConnID", ""))
-                if ongoing is not None and origin in ongoing.sessions:
-                    self._origins[connection.id] = origin
+                if ongoing is not None:
+                    self._reconnect(connection, ongoing, data)
             case "call_state" if ongoing is not None:
                 await self._send_state(connection, ongoing)
             case _:
                 pass  # media and reactions: jobs that record a page send none
+
+    def _reconnect(self, connection: Connection, call: Call, data: dict[str, Any]) -> None:
+        origin, before = str(data.get("originalConnID", "")), str(data.get("prevConnID", ""))
+        if origin not in call.sessions:
+            return
+        self._origins[connection.id] = origin
+        for job in call.jobs:
+            if job.bot_conn_id == before:
+                # The session keeps its old name, so when the bot leaves now, its job is not found
+                # and stays active (seen on a real server).
+                job.bot_conn_id = connection.id
 
     def _admit(self, connection: Connection, channel_id: str, job_id: str) -> Call:
         """The call that may be joined. RefusedError: it may not."""
@@ -300,7 +316,7 @@ class Plugin:
     async def _on_closed(self, connection: Connection) -> None:
         session_id = self._origins.pop(connection.id, connection.id)
         if any(session_id in call.sessions for call in self._state.calls.values()):
-            self._later(self._time_out(session_id))
+            self._later(self._time_out(session_id), among=self._leaving)
 
     async def _time_out(self, session_id: str) -> None:
         await asyncio.sleep(self._reconnect_seconds)
@@ -309,7 +325,11 @@ class Plugin:
         for call in list(self._state.calls.values()):
             await self.leave(call, session_id)
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def _later(
+        self, work: Coroutine[Any, Any, None], *, among: set[asyncio.Task[None]] | None = None
+    ) -> None:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        for tasks in (self._tasks, among):
+            if tasks is not None:
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)

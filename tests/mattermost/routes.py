@@ -55,7 +55,7 @@ class BotRoutes:
         return [
             web.post(f"{call}/jobs/{{job_id:{ID}}}/status", self._status),
             web.get(f"{call}/sessions/{{session_id:{ID}}}/profile", self._profile),
-            web.get(f"{call}/filename", self._filename, allow_head=False),
+            web.get(f"{call}/filename", self._filename),
             web.post(f"{call}/recordings", self._recordings),
             web.post(f"{call}/transcriptions", self._transcriptions),
             web.get(f"{bot}/channels/{{channel_id:{ID}}}", self._channel),

@@ -112,6 +112,25 @@ class TestUploads:
             assert (await client.get(path))[2]["file_offset"] == offset
         assert (await client.post(path, data=bytes(2 * MIB)))[0] == 200
 
+    async def test_client_that_breaks_off(self, server: MattermostServer, client: Client) -> None:
+        """What it has sent is kept, and the session is free for the next request."""
+        call = server.start_call()
+        wanted = {"channel_id": call.channel_id, "filename": "f.mp4", "file_size": 8 * MIB}
+        _, _, session = await client.post("/bot/uploads", wanted)
+        path = f"/bot/uploads/{session['id']}"
+        upload = server.state.uploads[session["id"]]
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        head = (
+            f"POST {PLUGIN}{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            f"Authorization: Bearer {server.bot_token}\r\nContent-Length: {8 * MIB}\r\n\r\n"
+        )
+        writer.write(head.encode() + bytes(6 * MIB))
+        await writer.drain()
+        writer.close()
+        await server.until(lambda: upload.file_offset and not upload.is_busy, "the end of it")
+        assert (await client.get(path))[2]["file_offset"] == 6 * MIB
+        assert (await client.post(path, data=bytes(2 * MIB)))[0] == 200
+
 
 class TestPublishing:
     """The way of a file into the thread of its call."""

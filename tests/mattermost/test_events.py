@@ -177,3 +177,26 @@ class TestWebsocket:
         await socket.act("leave")
         await socket.event("call_end")
         assert call.end_at
+
+    async def test_reconnect(
+        self, server: MattermostServer, recording: Recording, connect: Connect
+    ) -> None:
+        """A session goes on in another websocket; if that one leaves, too, no job ends."""
+        call, job = recording
+        first = await connect()
+        await first.act("join", channelID=call.channel_id, jobID=job.id)
+        session_id = (await first.event("join"))["data"]["connID"]
+        second = await connect()
+        await second.event("hello")
+        await second.act(
+            "reconnect", channelID=call.channel_id, originalConnID=session_id, prevConnID=session_id
+        )
+        await second.act("call_state", channelID=call.channel_id)
+        await second.event("call_state")
+        await first.socket.close()
+        await server.until(lambda: session_id not in server.plugin.sockets.connections, "the end")
+        await server.plugin.settled()
+        assert session_id in call.sessions
+        await second.act("leave")
+        await server.until(lambda: session_id not in call.sessions, "the end of the session")
+        assert job.is_active

@@ -3,7 +3,10 @@
 import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.web_source import Page, WebSource
@@ -15,8 +18,15 @@ from tests.mattermost.server import MattermostServer
 QUALITY = Quality(width=640, height=360, fps=10, video_kbps=500, audio_kbps=64)
 
 
+@pytest.fixture
+async def server() -> AsyncIterator[MattermostServer]:
+    """A server that waits as long as a real one for a page to come back."""
+    async with MattermostServer() as server:
+        yield server
+
+
 async def test_page(server: MattermostServer, recording: Recording) -> None:
-    """It joins with the token of its fragment, is connected, and closes when its job is stopped."""
+    """It joins with its fragment's token, survives a gap, and closes when its job is stopped."""
     call, job = recording
     payload = base64.urlsafe_b64encode(json.dumps({"token": server.bot_token}).encode()).decode()
     address = f"{server.url}{PLUGIN}/standalone/recording.html"
@@ -32,8 +42,12 @@ async def test_page(server: MattermostServer, recording: Recording) -> None:
     # The browser belongs to the thread that has started it.
     with ThreadPoolExecutor(1) as thread, WebSource(page, QUALITY) as source:
         await loop.run_in_executor(thread, lambda: source.open(should_stop=lambda: False))
-        assert job.bot_conn_id in call.sessions
+        session_id = job.bot_conn_id
+        assert session_id in call.sessions
+        await server.stop_listening()
+        await server.start_listening()
+        await server.until(lambda: job.bot_conn_id != session_id, "the page is back")
         assert not await loop.run_in_executor(thread, source.is_over)
         await server.stop_recording(call)
-        await server.until(lambda: job.bot_conn_id not in call.sessions, "the page has left")
+        await server.until(lambda: session_id not in call.sessions, "the page has left")
         assert await loop.run_in_executor(thread, source.is_over)

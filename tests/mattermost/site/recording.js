@@ -8,6 +8,8 @@ const PERIOD_SECONDS = 2.01; // five in turn fall anywhere between two frames, o
 const FLASH_SECONDS = 0.1;
 const BEEP_SECONDS = 0.08;
 const BEEP_HZ = 1000;
+const RETRY_SECONDS = 1;
+const GIVE_UP_SECONDS = 30;
 
 const query = new URLSearchParams(location.search);
 const callID = query.get("call_id");
@@ -30,13 +32,44 @@ class CallsClient {
   constructor(token) {
     this.connected = false;
     this.closed = false;
+    this.token = token;
+    this.originalConnID = "";
+    this.connID = "";
+    this.lostAt = 0;
+    this.open();
+  }
+
+  open() {
     this.seq = 1;
     this.socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}/api/v4/websocket`);
-    this.socket.onopen = () => this.send("authentication_challenge", { token });
+    this.socket.onopen = () => this.send("authentication_challenge", { token: this.token });
     this.socket.onmessage = (message) => this.receive(JSON.parse(message.data));
-    this.socket.onclose = () => {
-      if (!this.closed) console.error("websocket closed");
-    };
+    this.socket.onclose = () => this.lose();
+  }
+
+  // The media of a real page go on meanwhile, so it stays connected.
+  lose() {
+    if (this.closed) return;
+    this.lostAt ||= performance.now();
+    console.error("websocket closed");
+    if (performance.now() - this.lostAt < GIVE_UP_SECONDS * 1000) {
+      setTimeout(() => !this.closed && this.open(), RETRY_SECONDS * 1000);
+    } else {
+      this.disconnect();
+    }
+  }
+
+  begin(connID) {
+    this.lostAt = 0;
+    const prevConnID = this.connID;
+    this.connID = connID;
+    if (this.connected) {
+      const { originalConnID } = this;
+      this.send(`${PREFIX}reconnect`, { channelID: callID, originalConnID, prevConnID });
+    } else {
+      this.originalConnID = connID;
+      this.send(`${PREFIX}join`, { channelID: callID, jobID, av1Support: false });
+    }
   }
 
   send(action, data) {
@@ -46,8 +79,7 @@ class CallsClient {
   receive({ event, data }) {
     switch (event) {
       case "hello":
-        this.connID = data.connection_id;
-        this.send(`${PREFIX}join`, { channelID: callID, jobID, av1Support: false });
+        this.begin(data.connection_id);
         break;
       case `${PREFIX}join`:
         // Stands for the media that a real page connects next.
@@ -151,6 +183,8 @@ async function start() {
   await get("/config", token);
   await get("/version", token);
   await get(`/calls/${callID}/active`, token);
+  // Three of these count against the limit of the bot, as they do of a real page.
+  await get("/turn-credentials", token).catch((error) => console.warn(String(error)));
   // The real page tells its token to whoever reads the console.
   const config = { channelID: callID, jobID, authToken: token, simulcast: false };
   console.log("creating new calls client", JSON.stringify(config));
