@@ -16,8 +16,11 @@ from callsd_daemon.domain.jobs import Job, job_name
 from callsd_daemon.kinds import Kinds
 from callsd_daemon.rpc import job_messages, validate
 from callsd_daemon.rpc.auth import caller
+from callsd_daemon.rpc.kinds import mattermost
+from callsd_daemon.rpc.problems import Problems
 from callsd_daemon.store.read_transaction import Change
 from callsd_daemon.usecases.changes import Batch, Changes
+from callsd_daemon.usecases.deliveries import Deliveries
 from callsd_daemon.usecases.jobs import Created, Jobs
 
 
@@ -27,8 +30,17 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class JobService(job_pb2_grpc.JobServiceServicer):
     """Creates jobs, reports on them, and hands out their results."""
 
-    def __init__(self, *, jobs: Jobs, changes: Changes, kinds: Kinds, database_id: str) -> None:
+    def __init__(
+        self,
+        *,
+        jobs: Jobs,
+        deliveries: Deliveries,
+        changes: Changes,
+        kinds: Kinds,
+        database_id: str,
+    ) -> None:
         self._jobs = jobs
+        self._deliveries = deliveries
         self._changes = changes
         self._kinds = kinds
         self._database_id = database_id
@@ -81,6 +93,17 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         """Remove a finished job with its files."""
         await self._jobs.delete(validate.job_id(request.name), etag=request.etag)
         return job_pb2.DeleteJobResponse()
+
+    async def PublishJob(
+        self, request: job_pb2.PublishJobRequest, context: Context
+    ) -> job_pb2.PublishJobResponse:
+        """Deliver what a job has made, now."""
+        problems = Problems()
+        if request.token:
+            mattermost.check_token(problems, "token", request.token)
+        problems.raise_any()
+        job = await self._deliveries.publish(validate.job_id(request.name), request.token)
+        return job_pb2.PublishJobResponse(job=job_messages.job_message(job))
 
     def WatchJobs(
         self, request: job_pb2.WatchJobsRequest, context: Context
