@@ -105,9 +105,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         job = await self._deliveries.publish(validate.job_id(request.name), request.token)
         return job_pb2.PublishJobResponse(job=job_messages.job_message(job))
 
-    def WatchJobs(
-        self, request: job_pb2.WatchJobsRequest, context: Context
-    ) -> AsyncIterator[job_pb2.WatchJobsResponse]:
+    def WatchJobs(self, request: job_pb2.WatchJobsRequest, context: Context) -> AsyncIterator[Any]:
         """Follow changes."""
         return self._changes.watch(
             validate.job_filter(request.filter, states_allowed=False),
@@ -118,13 +116,14 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             ),
         )
 
-    def _watched(self, batch: Batch) -> job_pb2.WatchJobsResponse:
-        return job_pb2.WatchJobsResponse(
-            events=batch.messages,
+    def _watched(self, batch: Batch) -> bytes:
+        """A WatchJobsResponse: bytes of one that follow those of another add to its lists."""
+        rest = job_pb2.WatchJobsResponse(
             revision=batch.revision,
             initial_state_sent=batch.is_initial_state_sent,
             database_id=self._database_id,
         )
+        return b"".join((*batch.messages, rest.SerializeToString()))
 
     async def ReadLog(
         self, request: job_pb2.ReadLogRequest, context: Context
@@ -150,14 +149,16 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 yield message
 
 
-def render_change(change: Change) -> tuple[job_pb2.JobEvent, int]:
-    """A change as watchers are told of it, and its length."""
-    event = job_pb2.JobEvent(revision=change.revision)
+def render_change(change: Change) -> tuple[bytes, int]:
+    """A change as all watchers are told of it, a serialised WatchJobsResponse, and its length."""
+    response = job_pb2.WatchJobsResponse()
+    event = response.events.add(revision=change.revision)
     if change.job is None:
         event.job_deleted = job_name(change.job_id)
     else:
         event.job_changed.CopyFrom(job_messages.job_message(change.job))
-    return event, event.ByteSize()
+    message = response.SerializeToString()
+    return message, len(message)
 
 
 def _created(created: Created) -> job_pb2.CreateJobResponse:

@@ -70,13 +70,14 @@ def _few(
 
 def _known(
     problems: Problems, field: str, numbers: Collection[Number], known: Mapping[Number, Value]
-) -> frozenset[Value]:
+) -> tuple[Value, ...]:
     """What these numbers stand for; there is no use for more of them than there are."""
     numbers = _few(problems, field, numbers, len(known))
     unknown = [number for number in numbers if number not in known]
     if unknown:
         problems.add(f"filter.{field}", f"{unknown[0]} is no value that we know")
-    return frozenset(known[number] for number in numbers if number in known)
+    # No set: each of thousands of watches would keep an empty one.
+    return tuple(known[number] for number in numbers if number in known)
 
 
 def job_id(name: str, *, field: str = "name") -> str:
