@@ -23,6 +23,13 @@ PAGE_LEAVE = "window.callsClient && window.callsClient.disconnect()"
 JOIN_SECONDS = 45.0
 """The plugin waits for a minute; what has begun by then can still be told in time."""
 
+PATIENCE_SECONDS = 12.0
+"""A page that has not joined by then is opened anew: it may have been told to slow down."""
+
+PAGE_SECONDS, PAGES_AT_ONCE = 4.0, 2
+"""A site answers the bot ten requests at once, and one a second after that, for all its pages
+together; a page makes four."""
+
 
 MAX_SITE_CHARACTERS = 1024
 MAX_TOKEN_CHARACTERS = 1024
