@@ -102,7 +102,7 @@ def _listening(settings: ContainerSettings) -> Iterator[_Line]:
     if settings.flag("api.http.tls.enable"):
         for ours, theirs in (("tls_certificate", "cert_file"), ("tls_key", "cert_key")):
             key = f"api.http.tls.{theirs}"
-            why = f"{key}; the user callsd must be able to read it"
+            why = f"{key}, api.http.tls.enable; the user callsd must be able to read it"
             yield _Line(key=f"server.{ours}", value=settings.text(key), why=why)
     elif host not in ("localhost", "127.0.0.1", "[::1]"):
         yield _Line(
@@ -120,8 +120,8 @@ def _clients(settings: ContainerSettings) -> Iterator[_Line]:
         yield _Line(
             key="gateway.admin_key",
             value=ADMIN_KEY_FILE,
-            why="api.security.admin_secret_key is not printed: put it into this file, owner "
-            "callsd, mode 0600",
+            why="api.security.enable_admin; api.security.admin_secret_key is not printed: put it into "
+            "this file, owner callsd, mode 0600",
         )
     elif settings.text("api.security.admin_secret_key"):
         yield _Line(
@@ -175,4 +175,4 @@ def _without(settings: ContainerSettings) -> Iterator[str]:
         if key in settings or key in settings.variables:
             yield f"{key}: {reason}"
     for key in settings.unknown:
-        yield f"{key}: not a key of that service"
+        yield f"{key if key.isprintable() else repr(key)}: not a key of that service"
