@@ -120,8 +120,8 @@ def _clients(settings: ContainerSettings) -> Iterator[_Line]:
         yield _Line(
             key="gateway.admin_key",
             value=ADMIN_KEY_FILE,
-            why="api.security.enable_admin; api.security.admin_secret_key is not printed: put it into "
-            "this file, owner callsd, mode 0600",
+            why="api.security.enable_admin; api.security.admin_secret_key is not printed: put it "
+            "into this file, owner callsd, mode 0600",
         )
     elif settings.text("api.security.admin_secret_key"):
         yield _Line(
