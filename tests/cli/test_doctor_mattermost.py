@@ -302,7 +302,7 @@ class TestSite:
         async with serving(handle) as url:
             found = await look(url, problems=2)
 
-        assert f"cross-origin requests from {url}" in found["websocket"]["fix"]
+        assert f"cross-origin requests from: {url}" in found["websocket"]["fix"]
 
     async def test_silence(self, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
         """A site that does not answer is waited for as long as a step may take, and no longer."""

@@ -149,7 +149,7 @@ class _Mattermost:
                 return problem(
                     "websocket",
                     f"{url} is refused (403) to pages of this address",
-                    f"System Console → Integrations → CORS: Allow cross-origin requests from "
+                    "System Console → Integrations → CORS, Enable cross-origin requests from: "
                     f"{self._url}",
                 )
             return problem(
