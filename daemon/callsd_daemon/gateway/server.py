@@ -238,6 +238,9 @@ class Gateway:
     def _refused(self, problem: CallsdError) -> HttpError:
         """A refusal as the plugin shows it to the host, and as a proxy understands it."""
         text = f"failed to create recording job: {problem.message}"
+        if problem.reason is Reason.JOB_NOT_FOUND:
+            # The one that makes the recording may be the next machine that a proxy asks.
+            return HttpError(self._config.gateway.busy_status, text)
         if problem.reason not in CAPACITY:
             return HttpError(500, text)
         seconds = max(1, round(problem.retry_after_seconds or 1))
