@@ -67,9 +67,7 @@ class TestPlugin:
         ],
         ids=["disabled-404", "crashed-500", "limited-429"],
     )
-    async def test_away_before_the_post(
-        self, world: World, fail: Callable[[Faults], None]
-    ) -> None:
+    async def test_away_before_the_post(self, world: World, fail: Callable[[Faults], None]) -> None:
         """[2.1a] The file that is there already is posted, and not sent a second time."""
         call = await world.record(6)
         fail(world.server.faults)
@@ -102,9 +100,7 @@ class TestPlugin:
 
     async def test_slow_answers(self, start_world: StartWorld) -> None:
         """[2.1c] An answer that comes after our patience is at an end has still been acted on."""
-        world = await start_world(
-            constants={"callsd_daemon.mattermost.site.ANSWER_SECONDS": 0.5}
-        )
+        world = await start_world(constants={"callsd_daemon.mattermost.site.ANSWER_SECONDS": 0.5})
         call = await world.record(6)
         slow = world.server.faults.slow
         slow.times(1, 1.0, path="/filename")
