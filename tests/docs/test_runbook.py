@@ -24,7 +24,7 @@ FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 CONSOLE = re.compile(r"^\$ (.+?)(?:\s+# .*)?$", re.MULTILINE)
 SETTING = re.compile(r"(?:state|server|media|jobs|admission|models|transcription|captions|recording"
-                     r"|metrics|log)\.[a-z_*]+")  # fmt: skip
+                     r"|gateway|metrics|log)\.[a-z_*]+")  # fmt: skip
 LINK = re.compile(r"\]\(([^)#:\s]*)#([^)\s]+)\)")
 STEP = re.compile(r"^- \*\*(\w+):\*\* \S", re.MULTILINE)
 
