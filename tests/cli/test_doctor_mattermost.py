@@ -36,12 +36,17 @@ async def server() -> AsyncIterator[MattermostServer]:
         yield server
 
 
-@pytest.fixture
-def look(callsd: Command, monkeypatch: pytest.MonkeyPatch) -> Look:
-    """Runs the command in a thread, as the site is served by the test's event loop."""
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy, whatever this machine goes through."""
     for name in os.environ:
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def look(callsd: Command) -> Look:
+    """Runs the command in a thread, as the site is served by the test's event loop."""
 
     async def run(url: str, *arguments: object, problems: int) -> dict[str, dict[str, str]]:
         found: dict[str, Any] = await asyncio.to_thread(
