@@ -26,12 +26,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from callsd_ipc import names
-from callsd_ipc.names import OUTCOME, VIDEO_FILE
+from callsd_ipc.names import ARTIFACTS, OUTCOME, VIDEO_FILE
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 from callsd_worker.session import bootstrap, client
 from callsd_worker.session.client import Session
 from callsd_worker.session.inputs import Inputs
 from callsd_worker.session.outcome import (
+    artifact_of,
     has_outcome,
     write_artifact,
     write_outcome,
@@ -43,8 +44,27 @@ TEMPORARY = Path(os.environ["TMPDIR"])
 TRANSCRIPT = b"WEBVTT\n"
 FOREVER_SECONDS = 600.0
 POLL_SECONDS = 0.02
+MIB = 1024**2
+FILM = "film"
+"""Name of the piece that `film` records."""
+
 VAST_BYTES = 15 * 1024**4
 """Longer than the disk, and short enough for its file system."""
+
+
+def write_film(path: Path, size_bytes: int) -> None:
+    """Write a file, random in the beginning and then in one block of each megabyte.
+
+    So it takes little of the disk, and no part of it can stand in another one's place unseen.
+    """
+    draft = path.with_name(f".{path.name}.part")
+    with draft.open("wb") as file:
+        file.write(os.urandom(min(size_bytes, 8 * MIB)))
+        for offset in range(8 * MIB, size_bytes, MIB):
+            file.seek(offset)
+            file.write(os.urandom(min(4096, size_bytes - offset)))
+        file.truncate(size_bytes)
+    draft.replace(path)
 
 
 class Script:
@@ -97,6 +117,8 @@ class Script:
         """Bring what a worker has left that is gone, or make something of its pieces."""
         is_there = has_outcome(self.directory, self.bootstrap.generation)
         if not is_there and (self.directory / "pieces").exists():
+            if self._has_filmed():
+                self._join()
             self.finish()
         else:
             self.session.deliver()
@@ -147,13 +169,32 @@ class Script:
         (self.directory / "pieces" / "1").write_bytes(b"pictures")
 
     def film(self, megabytes: str) -> None:
-        """Record until it is stopped, or there is a file `over` in TMPDIR."""
+        """Record until it is stopped, or there is a file `over` in TMPDIR.
+
+        What is recorded lies in a piece, as a real recorder's does, from the first picture on.
+        """
+        piece = self.directory / "pieces" / FILM
+        if not self._has_filmed():
+            piece.parent.mkdir(exist_ok=True)
+            write_film(piece, round(float(megabytes) * MIB))
         picture = worker_pb2.RecordingStatus(frame_count=1)
         self.session.report(worker_pb2.Status(phase="recording", recording=picture))
         while not self.session.should_stop() and not (TEMPORARY / "over").exists():
             time.sleep(POLL_SECONDS)
-        content = os.urandom(round(float(megabytes) * 1024**2))
-        self.lies = [write_artifact(self.directory, VIDEO_FILE, "video/mp4", content)]
+        self._join()
+
+    def _has_filmed(self) -> bool:
+        """Whether there is a film, be it joined or not."""
+        places = (Path("pieces", FILM), Path(ARTIFACTS, VIDEO_FILE))
+        return any((self.directory / place).exists() for place in places)
+
+    def _join(self) -> None:
+        """Make a file of what is recorded."""
+        piece, video = self.directory / "pieces" / FILM, self.directory / ARTIFACTS / VIDEO_FILE
+        video.parent.mkdir(exist_ok=True)
+        if piece.exists():
+            piece.replace(video)
+        self.lies = [artifact_of(self.directory, VIDEO_FILE, "video/mp4")]
 
     def note(self, name: str) -> None:
         """Add this job to a list in TMPDIR: one write, which kills cannot tear."""

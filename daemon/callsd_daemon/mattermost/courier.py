@@ -53,7 +53,7 @@ class _Work:
     delivery: Delivery
     token: str
     newer_token: str
-    """Of a later job of the same site, when the own one is refused."""
+    """Of the latest job of the same client and site, when it does not go well with the own one."""
     first: Job | None
     """The job that this one begins after."""
 
@@ -127,23 +127,13 @@ class Courier:
         job = tx.get(self._job_id)
         if job is None or job.delivery is None or not job.is_undelivered:
             return None
-        newer_token, token = "", _token(tx, job)
-        if job.delivery.is_token_refused:
-            site = job.delivery.call.site_url
-            tokens = [
-                _token(tx, other)
-                for other in tx.undelivered()
-                if other.delivery is not None
-                and other.delivery.call.site_url == site
-                and not other.delivery.is_token_refused
-                and other.create_time >= job.create_time
-            ]
-            newer_token = next((one for one in reversed(tokens) if one not in ("", token)), "")
+        token = _token(tx, job)
+        newest_token = _newest_token(tx, job, job.delivery) if job.delivery.failures else token
         return _Work(
             job=job,
             delivery=job.delivery,
             token=token,
-            newer_token=newer_token,
+            newer_token=newest_token if newest_token != token else "",
             first=tx.get(job.after_job) if job.after_job else None,
         )
 
@@ -232,9 +222,13 @@ class Courier:
             upload = Upload(session_id=session_id)
             await self._change(lambda delivery: delivery.with_upload(name, upload))
         if not self._slice_bytes:
-            self._slice_bytes = min(
-                await site.max_slice_bytes() or MAX_SLICE_BYTES, MAX_SLICE_BYTES
-            )
+            limit_bytes = await site.max_slice_bytes() or MAX_SLICE_BYTES
+            if limit_bytes < min(size, MIN_FIRST_SLICE_BYTES):
+                raise SiteError(
+                    f"the site takes {limit_bytes} bytes at once, and {MIN_FIRST_SLICE_BYTES} are "
+                    "the least that it begins a file with: raise FileSettings.MaxFileSize there"
+                )
+            self._slice_bytes = min(limit_bytes, MAX_SLICE_BYTES)
         file_id = await self._send(site, upload.session_id, self._directory / name, offset, size)
         done = replace(upload, file_id=file_id)
         await self._change(lambda delivery: delivery.with_upload(name, done))
@@ -247,6 +241,12 @@ class Courier:
             try:
                 file_id = await site.send(session_id, path, offset, length)
             except SiteError as problem:
+                if length <= least and isinstance(problem, TooLargeError):
+                    raise TooLargeError(
+                        f"{problem}; these were {length} bytes, and fewer cannot be sent at once: "
+                        "raise client_max_body_size of the proxy before the site",
+                        status=problem.status,
+                    ) from None
                 if length <= least:
                     raise
                 # Smaller ones get through where larger ones do not, by size or by time.
@@ -335,6 +335,23 @@ class Courier:
 def _token(tx: ReadTransaction, job: Job) -> str:
     secrets = tx.secrets(job)
     return secrets.token if isinstance(secrets, SiteSecrets) else ""
+
+
+def _newest_token(tx: ReadTransaction, job: Job, delivery: Delivery) -> str:
+    """The token of the latest job of the same client and site that the site has not refused.
+
+    Only this one is ever taken over: between two that are refused nobody would find an end.
+    """
+    tokens = [
+        _token(tx, other)
+        for other in tx.undelivered()
+        if other.delivery is not None
+        and other.creator == job.creator
+        and other.delivery.call.site_url == delivery.call.site_url
+        and not other.delivery.is_token_refused
+        and other.create_time >= job.create_time
+    ]
+    return tokens[-1] if tokens else _token(tx, job)
 
 
 def _has_begun(work: _Work) -> bool:

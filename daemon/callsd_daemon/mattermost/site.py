@@ -24,6 +24,9 @@ SLICE_SECONDS = 600.0
 """For a part of an upload, from its first byte to the answer."""
 
 MAX_ANSWER_BYTES = 1024**2
+MAX_PROBLEM_CHARACTERS = 300
+"""So much of a refusal is told on."""
+
 READ_BYTES = 256 * 1024
 
 ID = re.compile(r"[a-z0-9]{26}")
@@ -185,15 +188,19 @@ class Site:
                 headers={"Authorization": f"Bearer {self._token}", **(headers or {})},
                 allow_redirects=False,  # the token is for this site alone
             ) as response:
-                content = await response.content.read(MAX_ANSWER_BYTES)
-                status = response.status
+                content = await _content(response.content)
+                status, reason = response.status, response.reason
         except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as problem:
             text = str(problem) or type(problem).__name__
             raise SiteError(self._redacted(f"{self._url} cannot be reached: {text}")) from None
         answer = _decoded(content)
         if status in (200, 204):
             return answer
-        text = str(answer.get("message") or content[:200].decode(errors="replace")).strip()
+        # Proxies answer with a page, which tells people no more than its status does.
+        page = b"" if content.startswith(b"<") else content
+        text = str(answer.get("message") or page.decode(errors="replace") or reason).strip()
+        # The token is looked for in the whole text: cut in two it would not be found.
+        text = self._redacted(text)[:MAX_PROBLEM_CHARACTERS]
         error = TooLargeError if status == 413 else SiteError  # noqa: PLR2004 - too large
         raise error(
             self._redacted(f"{self._url} answers {status} to {method} {path}: {text}"),
@@ -202,6 +209,17 @@ class Site:
 
     def _redacted(self, text: str) -> str:
         return text.replace(self._token, "***") if self._token else text
+
+
+async def _content(stream: aiohttp.StreamReader) -> bytes:
+    """An answer's body, which may come in parts."""
+    content = b""
+    while len(content) < MAX_ANSWER_BYTES:
+        more = await stream.read(MAX_ANSWER_BYTES - len(content))
+        if not more:
+            break
+        content += more
+    return content
 
 
 def _decoded(content: bytes) -> dict[str, Any]:
