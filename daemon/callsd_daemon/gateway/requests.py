@@ -237,6 +237,11 @@ def transcription(asked: Wanted, recording_id: str, default_model: str) -> JobRe
     )
 
 
+def plain_transcription(model: str) -> TranscriptionSpec:
+    """A transcription of some recording by this model, to see whether there can be one."""
+    return TranscriptionSpec(tracks=(Track(speaker=SPEAKER, recording="-"),), model=model)
+
+
 def with_model(wish: JobRequest, model: str) -> JobRequest:
     """The same transcription by another model."""
     assert isinstance(wish.spec, TranscriptionSpec)

@@ -154,7 +154,7 @@ class WebSource:
             if time.monotonic() > deadline:
                 raise RecordingError(
                     Reason.PAGE_UNAVAILABLE,
-                    f"the page was not ready within {seconds:.0f} s: "
+                    f"the page was not ready within {seconds:.2g} s: "
                     "check ready_expression, or raise ready_timeout",
                 )
             _pause(READY_CHECK_SECONDS, should_stop)
