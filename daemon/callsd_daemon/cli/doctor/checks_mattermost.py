@@ -6,6 +6,7 @@ Loaded only when a site is asked for: it brings the client that the daemon's out
 
 import asyncio
 import json
+import shutil
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -79,8 +80,14 @@ def check_site(url: str, ca_file: str) -> Iterator[Finding]:
         except OSError as error:
             yield problem("gateway.ca_file", f"{ca_file}: {error}", "name a PEM file")
             return
+        if shutil.which("certutil") is None:
+            yield problem(
+                "gateway.ca_file",
+                "the browser cannot be told of it: there is no certutil",
+                "apt install libnss3-tools",
+            )
     with asyncio.Runner() as runner:
-        way = Way(site, trusted, has_own_ca=bool(ca_file))
+        way = Way(site, trusted)
         mattermost = _Mattermost(f"{site.scheme}://{site.netloc}", trusted)
         try:
             for step in (*way.steps, *mattermost.steps):

@@ -17,10 +17,7 @@ from callsd_daemon.cli.doctor.finding import Finding, Status, fine, problem
 TIMEOUT_SECONDS = 10.0
 """For each step; a site that takes longer is no good for calls either."""
 
-CA_ADVICE = (
-    "gateway.ca_file: PEM file of the authority that has signed it; the browser needs it, too, as "
-    "docs/mattermost.md says"
-)
+CA_ADVICE = "name the PEM file of the authority that has signed it in gateway.ca_file"
 
 Step = Callable[[], Coroutine[Any, Any, Finding]]
 
@@ -43,13 +40,12 @@ def parsed(url: str) -> SplitResult | None:
 class Way:
     """The steps to one site. Without each of them, what follows means nothing."""
 
-    def __init__(self, site: SplitResult, trusted: ssl.SSLContext, *, has_own_ca: bool) -> None:
+    def __init__(self, site: SplitResult, trusted: ssl.SSLContext) -> None:
         self._url = f"{site.scheme}://{site.netloc}"
         self._host = site.hostname or ""
         self._port = site.port or (443 if site.scheme == "https" else 80)
         self._is_https = site.scheme == "https"
         self._trusted = trusted
-        self._has_own_ca = has_own_ca
         self._proxy_address = self._proxy_url(site.scheme)
         self.steps: tuple[Step, ...] = (
             (self._proxy,)
@@ -126,16 +122,6 @@ class Way:
             return problem("certificate", error.verify_message, fix)
         except FailedError as error:
             return problem("certificate", str(error), "does this port speak TLS? If not: http://")
-        if self._has_own_ca:
-            try:
-                await self._dialled(ssl.create_default_context())
-            except (ssl.SSLCertVerificationError, FailedError):
-                return Finding(
-                    name="certificate",
-                    status=Status.ADVICE,
-                    found="good by gateway.ca_file, which the browser does not read",
-                    fix="name the authority to the browser, too, as docs/mattermost.md says",
-                )
         return fine("certificate", "good")
 
     async def _dialled(self, context: ssl.SSLContext | None) -> None:
