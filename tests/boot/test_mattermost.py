@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.boot.machine import Machine
-from tests.boot.service import PROGRAMS, WORK_SECONDS, Service
+from tests.boot.service import CALL, PROGRAMS, WORK_SECONDS, Service
 from tests.helpers.waiting import eventually
 
 
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(300)
 
 TESTS = Path(__file__).parents[1]
 PLACE = "/opt/mattermost"
+FIRST_SPEAKER, SPOKEN_SECONDS = "nina", 8.0
 LISTEN = "127.0.0.1:4545"
 KEY = "k" * 32
 
@@ -36,6 +37,7 @@ class Mattermost:
                 *("env", f"PYTHONPATH={PLACE}", f"{PROGRAMS}/python"),
                 *("-m", "tests.mattermost.server", "--port", "8065"),
                 *("--job-service", f"http://boot:{KEY}@{LISTEN}"),
+                *("--sample", f"{CALL}/{FIRST_SPEAKER}.ogg"),
             ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -100,15 +102,14 @@ class TestMattermost:
         mattermost("start")
         eventually(mattermost.has_started, "the host sees that it records", seconds=55)
         service.kill()
+        recording = service.live_job()
+        eventually(lambda: service.recorded_seconds(recording) > SPOKEN_SECONDS, "somebody speaks")
         mattermost("stop")
         service.kill()
         for kind in ("custom_calls_recording", "custom_calls_transcription"):
             eventually(lambda: mattermost.posts(kind), kind, seconds=WORK_SECONDS)  # noqa: B023 - now
             assert len(mattermost.posts(kind)) == 1
         (video,) = [one for one in mattermost("files")["files"] if one["name"].endswith(".mp4")]
-        with service.client() as client:
-            jobs = {job.WhichOneof("spec"): job for job in client.list_jobs()}
-        recording = jobs["recording"].name.removeprefix("jobs/")
         kept = service.artifact(recording, "recording.mp4").read_bytes()
         assert sha256(kept).hexdigest() == video["sha256"]
         assert "delivered" in service.callsd("jobs", "deliveries", "--all")

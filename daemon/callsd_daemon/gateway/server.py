@@ -172,7 +172,6 @@ class Gateway:
             raise HttpError(401, "authentication failed: unauthorized")
         client_id = _text(message, "clientID")
         await self._clients.register(client_id, _text(message, "authKey"))
-        log.info("gateway_client_registered", client=client_id)
         return web.json_response({"clientID": client_id, "code": "201"}, status=201)
 
     # What needs one

@@ -10,6 +10,7 @@ from pathlib import Path
 from callsd_daemon.domain import mattermost
 from callsd_daemon.domain.costs import recording_cost, recording_cost_key
 from callsd_daemon.domain.delivery import Delivery
+from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job, Notice, Reservation, Usage
 from callsd_daemon.domain.recording import (
     RECORDING,
@@ -133,8 +134,20 @@ class Recording(JobKind[RecordingSpec]):
             secrets=secrets,
             patience_seconds=mattermost.PATIENCE_SECONDS,
             open_delay_seconds=self.pace.delay(call.site_url),
-            certificates=Path(self.ca_file).read_bytes() if self.ca_file else b"",
+            certificates=self._certificates(call.site_url),
         )
+
+    def _certificates(self, site_url: str) -> bytes:
+        """Raises CAPTURE_UNAVAILABLE."""
+        if not self.ca_file or not site_url.startswith("https:"):
+            return b""
+        try:
+            return Path(self.ca_file).read_bytes()
+        except OSError as problem:
+            raise CallsdError(
+                Reason.CAPTURE_UNAVAILABLE,
+                f"gateway.ca_file: {self.ca_file} cannot be read: {problem.strerror}",
+            ) from None
 
     def delivery(self, spec: RecordingSpec) -> Delivery | None:
         """Into the call's thread."""
