@@ -66,5 +66,5 @@ class TestPublish:
         """A job that has nothing to deliver is told so."""
         name = running.create(running.api()).job.name
         running.wait(running.api(), name)
-        found = callsd_up("jobs", "publish", name, exit_code=1)
+        found = callsd_up("jobs", "publish", name, exit_code=5)
         assert "has ended with nothing to deliver" in found.output
