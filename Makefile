@@ -58,6 +58,10 @@ demo-captions: $(SETUP) ## caption the sample call in real time, with a daemon o
 demo-recording: $(SETUP) demo-packages ## record a page with a call of four for 20 s, and look at the file
 	@$(BIN)/python tools/demo.py recording
 
+.PHONY: demo-mattermost
+demo-mattermost: $(SETUP) demo-packages ## record a call of a Mattermost by its plugin, until it is in the thread
+	@$(BIN)/python tools/demo_mattermost.py
+
 .PHONY: deb
 deb: $(SETUP) ## build the Debian package: build/callsd_*.deb
 	@$(BIN)/python tools/deb.py

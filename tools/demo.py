@@ -137,8 +137,11 @@ def verdict(out: Path, address: str) -> str:
 
 
 @contextlib.contextmanager
-def daemon(place: Path) -> Iterator[str]:
-    """A daemon in `place`; yields its address and stops it at the end."""
+def daemon(place: Path, **settings: str) -> Iterator[str]:
+    """A daemon in `place`; yields its address and stops it at the end.
+
+    `settings` are variables of its environment.
+    """
     address = f"unix:{place}/run/callsd.sock"
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("CALLSD_")},
@@ -146,6 +149,7 @@ def daemon(place: Path) -> Iterator[str]:
         "CALLSD_STATE_RUNTIME_DIRECTORY": str(place / "run"),
         "CALLSD_MODELS_DIRECTORY": str(MODELS),
         "CALLSD_LOG_LEVEL": "warning",
+        **settings,
     }
     process = subprocess.Popen([CALLSD, "serve"], env=environment)
     try:

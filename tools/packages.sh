@@ -29,6 +29,7 @@ library libxcb.so.1 libxcb1
 case "${1:-}" in demo | tests) need ffmpeg ffmpeg ;; esac
 if [ "${1:-}" = tests ]; then
     [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
+    need certutil libnss3-tools
 fi
 if [ "${1:-}" = tests ] && [ "$(id -u)" = 0 ]; then # only root boots machines
     need systemd-nspawn systemd-container

@@ -157,6 +157,7 @@ class _Daemon:
             AuthInterceptor(core.tokens),
             jobs=JobService(
                 jobs=core.jobs,
+                deliveries=core.deliveries,
                 changes=core.changes,
                 kinds=core.kinds,
                 database_id=core.database.database_id,

@@ -31,6 +31,7 @@ from callsd_daemon.store.read_transaction import Change
 from callsd_daemon.tokens import TokenError, TokenFile, write_owner_token
 from callsd_daemon.usecases.captions import Captions
 from callsd_daemon.usecases.changes import Changes, Render
+from callsd_daemon.usecases.deliveries import Deliveries
 from callsd_daemon.usecases.jobs import Jobs
 from callsd_daemon.usecases.streams import Streams
 from callsd_daemon.workers.admission import AdmissionController
@@ -154,6 +155,7 @@ class Core:
             directory=state / "jobs",
             now=now,
         )
+        self.deliveries = Deliveries(self.database)
         self.captions = Captions(
             calls=self._calls,
             database=self.database,

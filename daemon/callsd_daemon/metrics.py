@@ -29,6 +29,9 @@ CAPTIONERS_LOST = Counter("callsd_captioners_lost", "Captioners that died.", ("m
 CAPTIONER_LOAD = Gauge(
     "callsd_captioner_load", "Share of the time in which a captioner was busy.", ("model",)
 )
+CAPTIONER_COMMANDS = Gauge(
+    "callsd_captioner_commands", "Pieces of sound and orders that wait for a captioner.", ("model",)
+)
 CAPTION_LAG = Gauge(
     "callsd_caption_lag_seconds", "Age of the oldest speech that is not captioned.", ("model",)
 )

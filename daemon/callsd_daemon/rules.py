@@ -153,5 +153,6 @@ def kinds(config: Config, models: ModelStore, uploads: Uploads) -> Kinds:
         max_duration_seconds=config.recording.max_duration_seconds,
         default_profile=Profile(config.recording.profile),
         min_free_bytes=config.admission.headroom_disk_bytes,
+        ca_file=config.gateway.ca_file,
     )
     return {kind.name: kind for kind in (transcription, captions, recording)}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from callsd import FINAL_STATES, Client
+from callsd import FINAL_STATES, Client, job_filter
 from callsd.v1.job_pb2 import (
     JOB_STATE_RUNNING,
     JOB_STATE_SUCCEEDED,
@@ -171,6 +171,17 @@ class Service:
         job = _id(self.json("captions", "create")["job"])
         self.wait(job, JOB_STATE_RUNNING)
         return job
+
+    def live_job(self) -> str:
+        """The id of the one recording that runs."""
+        with self.client() as client:
+            running = client.list_jobs(job_filter(states=[JOB_STATE_RUNNING]))
+            (found,) = [job for job in running if job.HasField("recording")]
+        return found.name.removeprefix("jobs/")
+
+    def recorded_seconds(self, job: str) -> float:
+        """How much a recording has so far."""
+        return self.job(job).progress.processed.ToNanoseconds() / 1e9
 
     def stop(self, job: str) -> Job:
         """Stop a job, and wait for its end."""

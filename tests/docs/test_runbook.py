@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/runbook.md tells an administrator to do can be done."""
+"""What docs/runbook.md and its neighbours tell an administrator to do can be done."""
 
 import re
 import shlex
@@ -18,13 +18,15 @@ from tests.helpers.daemon import ROOT
 
 RUNBOOK = ROOT / "docs" / "runbook.md"
 PAGES = (RUNBOOK, ROOT / "docs" / "monitoring" / "README.md")
+MATTERMOST = ROOT / "docs" / "mattermost.md"
+"""Its settings are not all ours."""
 
 HEADING = re.compile(r"^(#{1,6}) (.+)$", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 CONSOLE = re.compile(r"^\$ (.+?)(?:\s+# .*)?$", re.MULTILINE)
 SETTING = re.compile(r"(?:state|server|media|jobs|admission|models|transcription|captions|recording"
-                     r"|metrics|log)\.[a-z_*]+")  # fmt: skip
+                     r"|gateway|metrics|log)\.[a-z_*]+")  # fmt: skip
 LINK = re.compile(r"\]\(([^)#:\s]*)#([^)\s]+)\)")
 STEP = re.compile(r"^- \*\*(\w+):\*\* \S", re.MULTILINE)
 
@@ -102,7 +104,7 @@ class TestReasons:
 class TestWords:
     """What is named is there."""
 
-    @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+    @pytest.mark.parametrize("path", [*PAGES, MATTERMOST], ids=lambda path: path.name)
     def test_commands(self, path: Path) -> None:
         """Each command, with its subcommand and options, is one that the command line knows."""
         named = commands(path)
@@ -126,7 +128,7 @@ class TestWords:
         assert named
         assert [one for one in named if not any(fnmatch(key, one) for key in SETTINGS)] == []
 
-    @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+    @pytest.mark.parametrize("path", [*PAGES, MATTERMOST], ids=lambda path: path.name)
     def test_links(self, path: Path) -> None:
         """Each link to a heading leads to one."""
         links = LINK.findall(path.read_text(encoding="utf-8"))

@@ -208,10 +208,13 @@ class TestPair:
         )
 
     def test_without_its_recording(self, gateway: tuple[Daemon, Http]) -> None:
-        """A transcription of a call that is not recorded here is refused, and told why."""
+        """A transcription of a call that is not recorded here is refused, and told why.
+
+        By 503, as another machine may have the recording.
+        """
         _, http = gateway
         answer = http("POST", "/jobs", transcribing(call_id=identifier("z")))
-        assert answer.status == 500
+        assert answer.status == 503
         assert "no recording of this call" in answer.json["error"]
 
 

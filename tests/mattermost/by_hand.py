@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from tests.mattermost.server import HostError, MattermostServer
 from tests.mattermost.state import Call
 
 
-COMMANDS = "start, stop, end, leave, thread, down, up, restart, fault NAME, reset, quit"
+COMMANDS = (
+    "start, stop, end, leave, jobs, thread, files, down, up, restart, fault NAME, reset, quit"
+)
 
 
 def main() -> None:
@@ -58,6 +61,18 @@ async def _serve(options: argparse.Namespace) -> None:
                 _say(error=error.message, status=error.status)
 
 
+def _jobs(call: Call) -> list[dict[str, Any]]:
+    return [{"id": job.id, "job_id": job.job_id, **job.state()} for job in call.jobs]
+
+
+def _files(server: MattermostServer) -> list[dict[str, Any]]:
+    """What was uploaded, whole."""
+    return [
+        {"id": file.id, "name": file.name, "sha256": sha256(file.path.read_bytes()).hexdigest()}
+        for file in server.state.files.values()
+    ]
+
+
 async def _obey(server: MattermostServer, call: Call, words: list[str]) -> None:
     plain: dict[str, Callable[[], Awaitable[Any]]] = {
         "start": lambda: server.start_recording(call),
@@ -70,8 +85,11 @@ async def _obey(server: MattermostServer, call: Call, words: list[str]) -> None:
     match words:
         case [word] if word in plain:
             await plain[word]()
-            jobs = [{"id": job.id, "job_id": job.job_id, **job.state()} for job in call.jobs]
-            _say(done=word, jobs=jobs)
+            _say(done=word, jobs=_jobs(call))
+        case ["jobs"]:
+            _say(jobs=_jobs(call))
+        case ["files"]:
+            _say(files=await asyncio.to_thread(_files, server))
         case ["thread"]:
             _say(thread=[post.document() for post in server.thread(call)])
         case ["restart"]:

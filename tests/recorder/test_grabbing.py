@@ -2,6 +2,8 @@
 """Grabbing from a real display and a real sound server."""
 
 import os
+import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,16 @@ from tests.helpers.waiting import eventually
 WIDTH, HEIGHT = 640, 360
 RED = bytes([0, 0, 255, 0])
 """A pixel as the display keeps it: blue, green, red, nothing."""
+
+SLOW_SERVER = """
+import re, socket, sys, time
+server = socket.socket(socket.AF_UNIX)
+server.bind(re.search("socket=([^ ]+)", " ".join(sys.argv))[1])
+time.sleep(0.5)
+server.listen()
+while True:
+    server.accept()
+"""
 
 
 @pytest.fixture
@@ -109,6 +121,22 @@ class TestListener:
         assert 0.8 < blocks[-1].at_seconds - blocks[0].at_seconds < 1.1
         assert 0 < now - blocks[-1].at_seconds < 0.5
 
+    def test_a_server_is_there_once_it_listens(
+        self, host: ProgramHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever connects when the server is said to have started is not refused.
+
+        A server under load has the socket's file for a while before it listens.
+        """
+        slow = tmp_path / "pulseaudio"
+        slow.write_text(f"#!{sys.executable}\n{SLOW_SERVER}")
+        slow.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        sound = start_sound(host)
+
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(sound.socket))
+
     def test_a_server_that_has_gone_is_noticed(
         self, host: ProgramHost, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -127,7 +155,7 @@ class TestListener:
                 return "sound server has gone" in problem.message
             return False
 
-        eventually(is_noticed, "the end of the sound server is noticed", seconds=5)
+        eventually(is_noticed, "the end of the sound server is noticed")
 
     def test_without_a_server(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where nobody answers there is an error, not a wait."""

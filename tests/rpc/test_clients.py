@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -23,6 +25,7 @@ from callsd.v1.job_pb2 import ListJobsRequest, ReadLogRequest, WatchJobsRequest
 from callsd.v1.media_pb2 import UploadMediaRequest, UploadStart
 from callsd.v1.server_pb2 import WatchCapacityRequest
 from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.rpc.auth import AuthInterceptor
 from callsd_daemon.rpc.clients import MAX_REQUESTS, MAX_UNDER_WAY, FairShares
 from callsd_daemon.tokens import SCOPES, TokenFile
 from tests.conftest import StartDaemon
@@ -210,6 +213,24 @@ class TestShares:
         with refused("QUEUE_FULL", grpc.StatusCode.RESOURCE_EXHAUSTED) as refusal:
             refusals[0].result()
         assert refusal.error.retry_after_seconds == 1.0
+
+
+class TestHandlers:
+    """What answers the requests of a method."""
+
+    async def test_shared(self, tmp_path: Path) -> None:
+        """All requests of a method have one handler: thousands that are open hold none each."""
+
+        async def find(details: Any) -> Any:
+            return grpc.unary_stream_rpc_method_handler(print) if details.method == "/a/A" else None
+
+        interceptor = AuthInterceptor(TokenFile(tmp_path / "tokens.json"))
+        known, unknown = SimpleNamespace(method="/a/A"), SimpleNamespace(method="/a/B")
+        first = await interceptor.intercept_service(find, known)
+
+        assert first is not None
+        assert await interceptor.intercept_service(find, known) is first
+        assert await interceptor.intercept_service(find, unknown) is None
 
 
 class TestHalfOpen:

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import cast
 
+from callsd.v1.job_pb2 import WatchJobsResponse
 from callsd_daemon.rpc.jobs import render_change
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import Change
@@ -49,6 +50,18 @@ class TestChanges:
         items = feed._after(2)
         assert items is not None
         assert [item.revision for item in items] == [3]
+
+    def test_made_once(self) -> None:
+        """What tells of a change is serialised once, and sent to all who watch as it is."""
+        feed = new_changes()
+        feed.publish([Change(revision=1, job_id="job1", job=None)])
+        one, other = feed._after(0), feed._after(0)
+
+        assert one is not None
+        assert other is not None
+        assert one[0].message is other[0].message
+        told = WatchJobsResponse.FromString(one[0].message)
+        assert [(event.revision, event.job_deleted) for event in told.events] == [(1, "jobs/job1")]
 
     def test_bounded_by_bytes(self) -> None:
         """Large changes are forgotten early: their watchers are sent to the store for them."""

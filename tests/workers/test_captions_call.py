@@ -183,6 +183,33 @@ def test_room(call: Call) -> None:
     assert call.room.is_set()
 
 
+def test_room_for_chunks(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client waits while more chunks than allowed are kept, however short they are."""
+    monkeypatch.setattr(module, "MAX_RING_CHUNKS", 4)
+    seen = []
+    for sequence in (4, 5):
+        call.receive("ada", sequence, 3 * LENGTH + sequence - 4, 1, bytes(2))
+        seen.append(call.room.is_set())
+    call.apply(call.speakers["ada"], TrackUpdate(processed_sample=LENGTH, recognised_sample=LENGTH))
+
+    assert (*seen, call.room.is_set()) == (True, False, True)
+
+
+def test_room_at_the_captioner(tmp_path: Path) -> None:
+    """A client waits while the captioner takes nothing, also for what other calls have sent it."""
+    is_free = False
+    sink = AudioSink(send=lambda *_: None, end_speech=lambda _: None, has_room=lambda: is_free)
+    call = Call("job", CaptionsSpec(model="base"), tmp_path, sink, max_log_bytes=LOG_BYTES)
+    call.attach(Encoding.S16LE)
+    call.receive("ada", 1, 0, LENGTH, DATA)
+    is_held = not call.room.is_set()
+    is_free = True
+    call.update_room()
+
+    assert is_held
+    assert call.room.is_set()
+
+
 class TestLog:
     """What the daemon writes down about a call."""
 

@@ -12,8 +12,10 @@ import grpc
 import pytest
 
 from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.domain.jobs import Outcome
 from callsd_daemon.files import FilePool
 from callsd_daemon.kinds import Assignment
+from callsd_daemon.workers.delivery import Ask
 from callsd_daemon.workers.session import server as module
 from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.slot import WorkerSlot
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 
 WAIT_SECONDS = 10.0
+MANY_ORDERS, LONG_NAME = 10_000, "x" * 10_000
+"""More than gRPC takes from one who sends to somebody that reads nothing: 100 MB."""
+
 TEXT = b"what was said"
 ARTIFACT = worker_pb2.ArtifactFile(
     file_name="words.txt",
@@ -286,6 +291,51 @@ class TestSession:
         assert verdict is not None
         assert verdict.HasField("verdict")
         assert await session.orders() == []
+
+
+async def test_takes_no_orders(
+    dial: Dial, slot: WorkerSlot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for a worker that takes no orders is bounded; it is told so when it takes them."""
+    asked = 0
+
+    async def collect(outcome: Outcome, raw: bytes, ask: Ask) -> None:
+        nonlocal asked
+        while asked < MANY_ORDERS:
+            await ask(LONG_NAME, 0)
+            asked += 1
+
+    monkeypatch.setattr(module, "ORDER_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(slot.delivery, "collect", collect)
+    session = dial(is_assigned=True)
+    session.say(outcome=worker_pb2.Outcome(generation=GENERATION))
+    await asyncio.wait_for(slot.is_over.wait(), WAIT_SECONDS)
+
+    assert asked < MANY_ORDERS
+    while (order := await session.order()) is not None and not order.HasField("verdict"):
+        pass
+    assert order is not None
+    assert order.verdict.problem == "its worker takes no orders"
+
+
+async def test_replaced_in_a_jam(
+    dial: Dial, slot: WorkerSlot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session whose worker takes no orders ends like others when another one replaces it."""
+
+    async def collect(outcome: Outcome, raw: bytes, ask: Ask) -> None:
+        for _ in range(MANY_ORDERS):
+            await ask(LONG_NAME, 0)
+
+    monkeypatch.setattr(module, "ORDER_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(slot.delivery, "collect", collect)
+    session = dial(is_assigned=True)
+    session.say(outcome=worker_pb2.Outcome(generation=GENERATION))
+    await asyncio.wait_for(slot.is_over.wait(), WAIT_SECONDS)
+    another = dial(is_assigned=True)
+
+    assert await another.order() is not None
+    assert set(await session.orders()) == {"log_kept", "send"}
 
 
 def parts(

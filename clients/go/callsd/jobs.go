@@ -87,6 +87,13 @@ func (j *Jobs) Delete(ctx context.Context, job string) error {
 	return err
 }
 
+// Publish delivers what a finished job has made, now, with a new token if it is not empty.
+func (j *Jobs) Publish(ctx context.Context, job, token string) (*callsdv1.Job, error) {
+	request := &callsdv1.PublishJobRequest{Name: jobName(job), Token: token}
+	answer, err := j.stub().PublishJob(ctx, request)
+	return answer.GetJob(), err
+}
+
 // IsFinal tells whether a job in this state has ended.
 func IsFinal(state callsdv1.JobState) bool {
 	switch state {

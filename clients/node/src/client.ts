@@ -137,6 +137,15 @@ export class Client implements Disposable {
         await this.#calls.unary(this.#calls.jobs.deleteJob, request, options, ONCE);
     }
 
+    /** Deliver what a finished job has made, now, with a new token if there is one. */
+    async publishJob(
+        job: JobRef,
+        options: CallOptions & { readonly token?: string | undefined } = {},
+    ): Promise<Job> {
+        const request = { name: jobName(job), token: options.token ?? "" };
+        return (await this.#calls.unary(this.#calls.jobs.publishJob, request, options, ONCE)).job!;
+    }
+
     /**
      * Matching jobs as they are now, then each change: in order, without gap or repetition.
      *

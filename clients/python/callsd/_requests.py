@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from callsd.v1.caption_pb2 import CaptionsSpec
 from callsd.v1.job_pb2 import CreateJobRequest, Job, JobFilter, JobState, ListJobsRequest
 from callsd.v1.kind_pb2 import JobKind
+from callsd.v1.mattermost_pb2 import DeliveryState
 from callsd.v1.recording_pb2 import RecordingSpec
 from callsd.v1.transcription_pb2 import TranscriptionSpec
 
@@ -71,10 +72,15 @@ def job_filter(
     kinds: Iterable[JobKind.ValueType] = (),
     labels: Mapping[str, str] | None = None,
     names: Iterable[str] = (),
+    deliveries: Iterable[DeliveryState.ValueType] = (),
 ) -> JobFilter:
     """A filter that takes what a person has at hand."""
     return JobFilter(
-        states=states, kinds=kinds, labels=labels, names=[job_name(name) for name in names]
+        states=states,
+        kinds=kinds,
+        labels=labels,
+        names=[job_name(name) for name in names],
+        deliveries=deliveries,
     )
 
 

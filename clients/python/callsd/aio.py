@@ -42,6 +42,7 @@ from callsd.v1.job_pb2 import (
     GetJobRequest,
     Job,
     JobFilter,
+    PublishJobRequest,
     StopJobRequest,
 )
 from callsd.v1.media_pb2 import DeleteUploadRequest, Upload
@@ -151,6 +152,13 @@ class AsyncClient:
         """Remove a finished job with its log and artifacts."""
         request = DeleteJobRequest(name=job_name(job), etag=etag)
         await self._calls.unary(self._calls.jobs.DeleteJob, request, timeout_seconds)
+
+    async def publish_job(
+        self, job: str | Job, *, token: str = "", timeout_seconds: float | None = None
+    ) -> Job:
+        """Deliver what a finished job has made, now, with a new `token` if there is one."""
+        request = PublishJobRequest(name=job_name(job), token=token)
+        return (await self._calls.unary(self._calls.jobs.PublishJob, request, timeout_seconds)).job
 
     def watch_jobs(
         self,

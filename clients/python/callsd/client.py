@@ -41,6 +41,7 @@ from callsd.v1.job_pb2 import (
     GetJobRequest,
     Job,
     JobFilter,
+    PublishJobRequest,
     StopJobRequest,
 )
 from callsd.v1.media_pb2 import DeleteUploadRequest, Upload
@@ -173,6 +174,13 @@ class Client:
         """Remove a finished job with its log and artifacts."""
         request = DeleteJobRequest(name=job_name(job), etag=etag)
         self._calls.unary(self._calls.jobs.DeleteJob, request, timeout_seconds)
+
+    def publish_job(
+        self, job: str | Job, *, token: str = "", timeout_seconds: float | None = None
+    ) -> Job:
+        """Deliver what a finished job has made, now, with a new `token` if there is one."""
+        request = PublishJobRequest(name=job_name(job), token=token)
+        return self._calls.unary(self._calls.jobs.PublishJob, request, timeout_seconds).job
 
     def watch_jobs(
         self,

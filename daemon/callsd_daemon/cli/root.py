@@ -33,6 +33,11 @@ COMMANDS = {
     "top": ("callsd_daemon.cli.top.command", "top", "Watch the machine and its jobs, live."),
     "config": ("callsd_daemon.cli.config", "config", "Show and check the configuration."),
     "tokens": ("callsd_daemon.cli.tokens", "tokens", "Make and revoke access tokens."),
+    "gateway": (
+        "callsd_daemon.cli.gateway.command",
+        "gateway",
+        "Move over from a container-based job service.",
+    ),
     "backup": ("callsd_daemon.cli.backup", "backup", "Copy the database while the daemon runs."),
     "restore": ("callsd_daemon.cli.backup", "restore", "Put such a copy in its place."),
     "install": (

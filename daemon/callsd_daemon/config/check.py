@@ -53,11 +53,11 @@ _BOUNDS = (
     _Bound(key="captions.abandoned_seconds", low=1, high=7 * 86400),
     _Bound(key="recording.max_duration_seconds", low=1, high=7 * 86400),
     _Bound(key="recording.stop_grace_seconds", low=1, high=3600),
-    _Bound(key="gateway.busy_status", low=500, high=503),
     _Bound(key="gateway.delivery_seconds", low=60, high=365 * 86400),
 )
 
-_CHOICES = {
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "gateway.busy_status": (500, 503),
     "transcription.engine": ("auto", "ctranslate2", "whispercpp"),
     "recording.profile": ("low", "medium", "high"),
     "workers.launcher": ("process", "systemd"),
@@ -81,7 +81,7 @@ def check(config: Config, where: str) -> None:
         if values[section][name] not in choices:
             raise ConfigError(
                 f"{where}: {key} is {values[section][name]!r}, but must be one of "
-                f"{', '.join(choices)}"
+                f"{', '.join(map(str, choices))}"
             )
     for root in config.media.roots:
         if not Path(root).is_absolute():

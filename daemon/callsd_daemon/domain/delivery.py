@@ -46,7 +46,6 @@ class Delivery:
     state: DeliveryState = DeliveryState.PENDING
     is_start_told: bool = False
     """The plugin knows that the recording has begun, or does not want to."""
-    is_failure_told: bool = False
     title: str = ""
     """Name of the files without their suffix, as the plugin gives it."""
     uploads: Mapping[str, Upload] = field(default_factory=dict)

@@ -3,8 +3,9 @@
 
 import base64
 import json
+import re
 from dataclasses import dataclass, field
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from callsd_daemon.domain.work import Secrets
 
@@ -21,6 +22,20 @@ PAGE_LEAVE = "window.callsClient && window.callsClient.disconnect()"
 
 JOIN_SECONDS = 45.0
 """The plugin waits for a minute; what has begun by then can still be told in time."""
+
+PATIENCE_SECONDS = 12.0
+"""A page that has not joined by then is opened anew: it may have been told to slow down."""
+
+PAGE_SECONDS, PAGES_AT_ONCE = 4.0, 2
+"""A site answers the bot ten requests at once, and one a second after that, for all its pages
+together; a page makes four."""
+
+
+MAX_SITE_CHARACTERS = 1024
+MAX_TOKEN_CHARACTERS = 1024
+
+_IDENTIFIER = re.compile(r"[a-z0-9]{26}")
+_PRINTABLE = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,3 +68,30 @@ def page_url(call: MattermostCall) -> str:
 def page_fragment(token: str) -> str:
     """What the page takes its token from; the fragment of an address is sent to no server."""
     return base64.urlsafe_b64encode(json.dumps({"token": token}).encode()).decode()
+
+
+def is_identifier(text: str) -> bool:
+    """Whether it is an identifier as Mattermost makes them."""
+    return bool(_IDENTIFIER.fullmatch(text))
+
+
+def is_token(text: str) -> bool:
+    """Whether it can be a token, and a part of a header."""
+    return len(text) <= MAX_TOKEN_CHARACTERS and bool(_PRINTABLE.fullmatch(text))
+
+
+def is_site(url: str) -> bool:
+    """Whether it is a site's address, and no more than that; the plugin allows no path either."""
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port
+    except ValueError:
+        return False
+    is_bare = not (parts.path or "?" in url or "#" in url or "@" in parts.netloc)
+    return (
+        is_address
+        and is_bare
+        and len(url) <= MAX_SITE_CHARACTERS
+        and bool(_PRINTABLE.fullmatch(url))
+    )

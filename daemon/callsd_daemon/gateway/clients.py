@@ -13,11 +13,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import structlog
+
 from callsd_daemon.gateway.errors import HttpError
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import GatewayClient
 from callsd_daemon.store.transaction import Transaction
 
+
+log = structlog.get_logger(__name__)
 
 MIN_KEY_CHARACTERS = 32
 MAX_KEY_CHARACTERS = 1024
@@ -216,6 +220,7 @@ class Clients:
         if not await self._database.write(write):
             raise HttpError(400, "registration failed: already registered")
         self._remember(self._mark(client_id, key), client_id)
+        log.info("gateway_client_registered", client=client_id)
 
     async def unregister(self, caller: Caller, client_id: str) -> None:
         """Let a client in no longer."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from callsd_daemon.domain import mattermost
 from callsd_daemon.domain.jobs import Job, Notice
 from callsd_daemon.domain.mattermost import MattermostCall, SiteSecrets
 from callsd_daemon.domain.recording import (
@@ -31,8 +32,6 @@ from callsd_daemon.usecases.jobs import JobRequest
 
 MAX_DURATION_SECONDS = 7 * 86400.0
 MAX_RUNNER_CHARACTERS = 256
-MAX_TOKEN_CHARACTERS = 1024
-MAX_SITE_CHARACTERS = 1024
 
 SITE_LABEL, CALL_LABEL, POST_LABEL, RUNNER_LABEL = (
     "mattermost.site",
@@ -70,8 +69,6 @@ TRANSCRIBING_KEYS = CALL_KEYS | {
     "text_compact_max_segment_duration_ms",
 }
 
-_ID = re.compile(r"[a-z0-9]{26}")
-_TOKEN = re.compile(r"[\x21-\x7e]+")
 _LANGUAGE = re.compile(r"[a-z]{2}")
 
 SPEAKER = "Call"
@@ -141,11 +138,7 @@ def wanted(message: Mapping[str, Any]) -> Wanted:
         else ("transcription_id", TRANSCRIBING_KEYS)
     )
     token = data.get("auth_token")
-    if (
-        not isinstance(token, str)
-        or len(token) > MAX_TOKEN_CHARACTERS
-        or not _TOKEN.fullmatch(token)
-    ):
+    if not isinstance(token, str) or not mattermost.is_token(token):
         raise HttpError(400, "invalid InputData value: auth_token: should be the bot's token")
     return Wanted(
         kind=kind,
@@ -165,16 +158,9 @@ def wanted(message: Mapping[str, Any]) -> Wanted:
 
 
 def _site(url: object) -> str:
-    """A site's address without a path; what the plugin's own check allows, and nothing else."""
+    """A site's address; what the plugin's own check allows, and nothing else."""
     text = url.rstrip("/") if isinstance(url, str) else ""
-    try:
-        parts = urlsplit(text)
-        is_site = parts.scheme in ("http", "https") and bool(parts.hostname)
-        is_bare = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
-        _ = parts.port
-    except ValueError:
-        is_site = is_bare = False
-    if not (is_site and is_bare) or len(text) > MAX_SITE_CHARACTERS or not _TOKEN.fullmatch(text):
+    if not mattermost.is_site(text):
         raise HttpError(
             400, "invalid InputData value: site_url: should be http(s)://HOST without a path"
         )
@@ -183,7 +169,7 @@ def _site(url: object) -> str:
 
 def _identifier(data: Mapping[str, Any], key: str) -> str:
     value = data.get(key)
-    if not isinstance(value, str) or not _ID.fullmatch(value):
+    if not isinstance(value, str) or not mattermost.is_identifier(value):
         raise HttpError(400, f"invalid InputData value: {key}: should be 26 of a-z and 0-9")
     return value
 
@@ -245,11 +231,15 @@ def transcription(asked: Wanted, recording_id: str, default_model: str) -> JobRe
         secrets=SiteSecrets(token=asked.token),
         labels=asked.labels,
         max_duration_seconds=asked.max_duration_seconds,
-        after_job=recording_id,
         request_id=f"{TRANSCRIPTION}/{asked.call.job_id}",
         fingerprint=asked.fingerprint,
         notices=asked.notices,
     )
+
+
+def plain_transcription(model: str) -> TranscriptionSpec:
+    """A transcription of some recording by this model, to see whether there can be one."""
+    return TranscriptionSpec(tracks=(Track(speaker=SPEAKER, recording="-"),), model=model)
 
 
 def with_model(wish: JobRequest, model: str) -> JobRequest:

@@ -2,6 +2,7 @@
 """Serves the gateway: routes, bodies and statuses as the plugin knows them."""
 
 import asyncio
+import contextlib
 import os
 import ssl
 from collections.abc import Awaitable, Callable
@@ -53,9 +54,6 @@ CAPACITY = frozenset(
 )
 """Another machine might well do it."""
 
-NOT_YET = "-"
-"""In place of the id of a recording that is not accepted yet."""
-
 MODEL_REASONS = frozenset({Reason.MODEL_UNKNOWN, Reason.MODEL_MISSING, Reason.LANGUAGE_UNSUPPORTED})
 
 JOB_ID = "{id:[a-z0-9]{12,26}}"
@@ -78,6 +76,7 @@ class Gateway:
             database, admin_key=admin_key, self_registration=settings.self_registration
         )
         self._runner: web.AppRunner | None = None
+        self._warming: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Listen; raises StartError."""
@@ -99,6 +98,7 @@ class Gateway:
             app, access_log=None, keepalive_timeout=IDLE_SECONDS, lingering_time=1.0
         )
         await self._runner.setup()
+        self._warming = asyncio.create_task(self._warm(), name="warming")
         endpoint = self._config.gateway.listen
         host, _, port = endpoint.rpartition(":")
         try:
@@ -132,8 +132,20 @@ class Gateway:
             raise StartError(f"server.tls_certificate: {problem}", EXIT_CONFIG) from None
         return context
 
+    async def _warm(self) -> None:
+        """Look at the model once: its files are hashed then, while no host of a call waits."""
+        with contextlib.suppress(CallsdError):
+            await self._check_transcription("")
+
+    async def _check_transcription(self, creator: str) -> None:
+        """Raise CallsdError when no recording can be transcribed here."""
+        spec = requests.plain_transcription(self._model)
+        await asyncio.to_thread(self._kinds[TRANSCRIPTION].check, spec, creator)
+
     async def close(self) -> None:
         """Take no more requests."""
+        if self._warming is not None:
+            self._warming.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
         self._clients.close()
@@ -160,7 +172,6 @@ class Gateway:
             raise HttpError(401, "authentication failed: unauthorized")
         client_id = _text(message, "clientID")
         await self._clients.register(client_id, _text(message, "authKey"))
-        log.info("gateway_client_registered", client=client_id)
         return web.json_response({"clientID": client_id, "code": "201"}, status=201)
 
     # What needs one
@@ -206,7 +217,7 @@ class Gateway:
             if await self._clients.transcribes(caller.client_id):
                 # The plugin asks for the transcription in a moment, and cannot take the recording
                 # back when that is refused: what would be refused then is refused now.
-                await self._fitting(creator, requests.transcription(asked, NOT_YET, self._model))
+                await self._check_transcription(creator)
             return (await self._jobs.create(creator, requests.recording(asked))).job
         recording = await self._database.read(lambda tx: _recording(tx, creator, asked))
         if recording is None:
@@ -238,6 +249,9 @@ class Gateway:
     def _refused(self, problem: CallsdError) -> HttpError:
         """A refusal as the plugin shows it to the host, and as a proxy understands it."""
         text = f"failed to create recording job: {problem.message}"
+        if problem.reason is Reason.JOB_NOT_FOUND:
+            # The one that makes the recording may be the next machine that a proxy asks.
+            return HttpError(self._config.gateway.busy_status, text)
         if problem.reason not in CAPACITY:
             return HttpError(500, text)
         seconds = max(1, round(problem.retry_after_seconds or 1))

@@ -116,6 +116,10 @@ class JobKind(ABC, Generic[S]):
         """Ids of the uploads that the job needs until it has ended."""
         return frozenset()
 
+    def begins_after(self, spec: S) -> str:
+        """Id of a job that has to end first; empty: none."""
+        return ""
+
     def delivery(self, spec: S) -> Delivery | None:
         """Where the job's results go, besides being kept here."""
         return None

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recording of a web page, such as that of a call."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from callsd_daemon.domain import mattermost
 from callsd_daemon.domain.costs import recording_cost, recording_cost_key
 from callsd_daemon.domain.delivery import Delivery
+from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job, Notice, Reservation, Usage
 from callsd_daemon.domain.recording import (
     RECORDING,
@@ -23,6 +27,33 @@ OVERTIME_SECONDS = 60.0
 """For all that a recording does besides recording; then it is told to end."""
 
 
+MAX_SITES = 1000
+
+
+class Pace:
+    """Spaces the pages that are opened at one site, so that it does not refuse any of them.
+
+    Used from several threads.
+    """
+
+    def __init__(self, now_seconds: Callable[[], float] = time.monotonic) -> None:
+        self._now_seconds = now_seconds
+        self._due: dict[str, float] = {}
+        """When the last page at a site would be due if each waited for the one before."""
+        self._lock = threading.Lock()
+
+    def delay(self, site: str) -> float:
+        """How many seconds the next page shall wait."""
+        with self._lock:
+            now = self._now_seconds()
+            if len(self._due) >= MAX_SITES:
+                self._due = {one: due for one, due in self._due.items() if due > now}
+            due = max(self._due.get(site, 0.0), now)
+            self._due[site] = due + mattermost.PAGE_SECONDS
+        burst_seconds = mattermost.PAGE_SECONDS * (mattermost.PAGES_AT_ONCE - 1)
+        return max(0.0, due - now - burst_seconds)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordingAssignment:
     """All that a worker must know to record a page."""
@@ -32,6 +63,17 @@ class RecordingAssignment:
     max_seconds: float
     min_free_bytes: int
     """Disk space that is not its own."""
+    patience_seconds: float = 0.0
+    """When the page is opened anew; 0: never."""
+    open_delay_seconds: float = 0.0
+    certificates: bytes = b""
+    """Whose certificates the page may have besides those the system trusts; PEM."""
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """What must not stand in a log, whatever the page prints."""
+        secrets = self.secrets
+        return tuple(filter(None, (secrets.token, secrets.url_fragment, *secrets.headers.values())))
 
     @property
     def files(self) -> Mapping[str, Opener]:
@@ -56,6 +98,9 @@ class Recording(JobKind[RecordingSpec]):
     default_profile: Profile
     min_free_bytes: int
     """Disk space that no recording may use."""
+    ca_file: str = ""
+    """With certificates of sites to trust."""
+    pace: Pace = field(default_factory=Pace)
 
     def check(self, spec: RecordingSpec, creator: str) -> tuple[Notice, ...]:
         """Whether the page is there shows when it is opened."""
@@ -74,14 +119,35 @@ class Recording(JobKind[RecordingSpec]):
     def assignment(self, job: Job, spec: RecordingSpec, secrets: Secrets) -> RecordingAssignment:
         """The page with its secrets."""
         assert isinstance(secrets, PageSecrets)
-        if spec.call is not None:
-            spec, secrets = _page_of_call(spec, spec.call, secrets)
-        return RecordingAssignment(
+        assignment = RecordingAssignment(
             spec=spec,
             secrets=secrets,
             max_seconds=job.max_duration_seconds,
             min_free_bytes=self.min_free_bytes,
         )
+        if (call := spec.call) is None:
+            return assignment
+        spec, secrets = _page_of_call(spec, call, secrets)
+        return replace(
+            assignment,
+            spec=spec,
+            secrets=secrets,
+            patience_seconds=mattermost.PATIENCE_SECONDS,
+            open_delay_seconds=self.pace.delay(call.site_url),
+            certificates=self._certificates(call.site_url),
+        )
+
+    def _certificates(self, site_url: str) -> bytes:
+        """Raises CAPTURE_UNAVAILABLE."""
+        if not self.ca_file or not site_url.startswith("https:"):
+            return b""
+        try:
+            return Path(self.ca_file).read_bytes()
+        except OSError as problem:
+            raise CallsdError(
+                Reason.CAPTURE_UNAVAILABLE,
+                f"gateway.ca_file: {self.ca_file} cannot be read: {problem.strerror}",
+            ) from None
 
     def delivery(self, spec: RecordingSpec) -> Delivery | None:
         """Into the call's thread."""

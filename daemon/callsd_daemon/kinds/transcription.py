@@ -111,6 +111,10 @@ class Transcription(JobKind[TranscriptionSpec]):
         """Tracks that were uploaded."""
         return frozenset(track.upload_id for track in spec.tracks if track.upload_id)
 
+    def begins_after(self, spec: TranscriptionSpec) -> str:
+        """The recording of which the sound is taken."""
+        return next((track.recording for track in spec.tracks if track.recording), "")
+
     def delivery(self, spec: TranscriptionSpec) -> Delivery | None:
         """Into the call's thread."""
         return None if spec.call is None else Delivery(call=spec.call)

@@ -143,16 +143,23 @@ class Courier:
 
     async def _step(self, work: _Work, site: Site) -> bool:
         """Do what is to be done next; False when there is nothing now."""
-        job, delivery = work.job, work.delivery
-        if not job.is_final:
-            if delivery.is_start_told or not _has_begun(work):
-                return False
-            await self._tell_start(work, site)
-            return True
-        files = _files(job)
-        if files:
+        if not work.job.is_final:
+            return await self._accompany(work, site)
+        if files := _files(work.job):
             return await self._deliver(work, site, files)
         await self._tell_end(work, site)
+        return True
+
+    async def _accompany(self, work: _Work, site: Site) -> bool:
+        """Do what is to be done while the job goes on; False when that is nothing now."""
+        if not _has_begun(work):
+            return False
+        if not work.delivery.is_start_told:
+            await self._tell_start(work, site)
+        elif not work.delivery.title:
+            await self._name(work, site)
+        else:
+            return False
         return True
 
     async def _deliver(self, work: _Work, site: Site, files: list[Artifact]) -> bool:
@@ -200,8 +207,11 @@ class Courier:
         await self._done(DeliveryState.NOTHING)
 
     async def _name(self, work: _Work, site: Site) -> None:
+        """Ask what the files shall be called; a transcript is called as its recording is."""
+        first = work.first
+        title = first.delivery.title if first is not None and first.delivery is not None else ""
         try:
-            title = await site.file_name(work.delivery.call)
+            title = title or await site.file_name(work.delivery.call)
         except SiteError as problem:
             if problem.is_token_refused or not problem.status:
                 raise

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -48,6 +48,8 @@ caller: ContextVar[str] = ContextVar("caller")
 """Name of the token with which the current request was made."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Work = Callable[[Any, Context], Awaitable[Any]]
+Answer = Callable[[Token | None, Any, Context], Awaitable[Any]]
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
@@ -58,6 +60,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         self._token_watch = TokenWatch(tokens)
         self._shares = FairShares()
         self._open_streams = 0
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
@@ -66,11 +69,18 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         ],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Wrap the method's handler."""
-        handler = await continuation(handler_call_details)
+        """Wrap the method's handler; once, as each open request would hold one of its own."""
         method = handler_call_details.method
-        if handler is None:
-            return handler
+        if method not in self._wrapped:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
+
+    def _wrap(
+        self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]"
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
         serializers = {
             "request_deserializer": _lenient(handler.request_deserializer),
             "response_serializer": _once(handler.response_serializer),
@@ -89,46 +99,38 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         )
 
     def _single(self, method: str, behave: Any, *, takes_stream: bool) -> Any:
-        async def handle(requests: Any, context: Context) -> Any:
-            async def answer(token: Token | None) -> Any:
-                if takes_stream:
-                    return await self._held(token, partial(behave, requests, context))
-                request = await _message(context)
-                if token is None:
-                    return await behave(request, context)
-                async with self._shares.turn(token.name):
-                    return await behave(request, context)
+        async def answer(token: Token | None, requests: Any, context: Context) -> Any:
+            if takes_stream:
+                return await self._held(token, behave, requests, context)
+            request = await _message(context)
+            if token is None:
+                return await behave(request, context)
+            async with self._shares.turn(token.name):
+                return await behave(request, context)
 
-            return await self._pass(method, context, answer)
-
-        return handle
+        return partial(self._pass, method, answer)
 
     def _stream(self, method: str, behave: Any, *, takes_stream: bool) -> Any:
-        async def send(request: Any, context: Context) -> None:
+        def send(request: Any, context: Context) -> Awaitable[None]:
             answers = behave(request, context)
-            if not hasattr(answers, "__aiter__"):
-                # The health and reflection services write to the context themselves.
-                await answers
-                return
-            async with contextlib.aclosing(answers):
-                await _send_all(answers, context)
+            # The health and reflection services write to the context themselves.
+            return _send_all(answers, context) if hasattr(answers, "__aiter__") else answers
 
-        async def handle(requests: Any, context: Context) -> None:
-            async def answer(token: Token | None) -> None:
-                request = requests if takes_stream else await _message(context)
-                await self._held(token, partial(send, request, context))
+        async def answer(token: Token | None, requests: Any, context: Context) -> None:
+            request = requests if takes_stream else await _message(context)
+            await self._held(token, send, request, context)
 
-            await self._pass(method, context, answer)
+        return partial(self._pass, method, answer)
 
-        return handle
-
-    async def _held(self, token: Token | None, work: Callable[[], Awaitable[Any]]) -> Any:
+    def _held(
+        self, token: Token | None, work: Work, request: Any, context: Context
+    ) -> Awaitable[Any]:
         """Do the work of a stream while it may go on."""
-        async with self._token_watch.hold(token) if token else self._open_stream():
-            return await work()
+        if token is None:
+            return self._open_stream(work, request, context)
+        return self._token_watch.hold(token, work, request, context)
 
-    @contextlib.asynccontextmanager
-    async def _open_stream(self) -> AsyncIterator[None]:
+    async def _open_stream(self, work: Work, request: Any, context: Context) -> Any:
         if self._open_streams == MAX_OPEN_STREAMS:
             raise CallsdError(
                 Reason.STREAMS_EXHAUSTED,
@@ -138,19 +140,17 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             )
         self._open_streams += 1
         try:
-            yield
+            return await work(request, context)
         finally:
             self._open_streams -= 1
 
-    async def _pass(
-        self, method: str, context: Context, answer: Callable[[Token | None], Awaitable[Any]]
-    ) -> Any:
+    async def _pass(self, method: str, answer: Answer, requests: Any, context: Context) -> Any:
         began, code, reason = time.monotonic(), "OK", ""
         try:
             token = self._admit(method, context)
             caller.set(token.name if token else "")
             try:
-                return await answer(token)
+                return await answer(token, requests, context)
             except OSError as problem:
                 if problem.errno not in (errno.EMFILE, errno.ENFILE):
                     raise
@@ -229,16 +229,17 @@ async def _message(context: Context) -> Any:
     return request
 
 
-async def _send_all(answers: AsyncIterator[Any], context: Context) -> None:
-    async for response in answers:
-        try:
-            async with asyncio.timeout(MAX_LAG_SECONDS):
-                await context.write(response)
-        except TimeoutError:
-            raise CallsdError(
-                Reason.SLOW_CONSUMER,
-                f"nothing was read for {MAX_LAG_SECONDS:g} s: resume from the last message",
-            ) from None
+async def _send_all(answers: AsyncGenerator[Any, None], context: Context) -> None:
+    async with contextlib.aclosing(answers):
+        async for response in answers:
+            try:
+                async with asyncio.timeout(MAX_LAG_SECONDS):
+                    await context.write(response)
+            except TimeoutError:
+                raise CallsdError(
+                    Reason.SLOW_CONSUMER,
+                    f"nothing was read for {MAX_LAG_SECONDS:g} s: resume from the last message",
+                ) from None
 
 
 def _authorization(context: Context) -> str:

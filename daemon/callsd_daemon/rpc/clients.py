@@ -4,8 +4,9 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TypeVar, TypeVarTuple
 
 import structlog
 
@@ -14,6 +15,9 @@ from callsd_daemon.tokens import Token, TokenError, TokenFile
 
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 MAX_UNDER_WAY = 16
 """Requests of one client that are worked on at once, so that those of others do not wait behind
@@ -70,9 +74,9 @@ class TokenWatch:
         self._held: dict[asyncio.Timeout, Token] = {}
         self._is_scheduled = False
 
-    @contextlib.asynccontextmanager
-    async def hold(self, token: Token) -> AsyncIterator[None]:
-        """Let the stream of the current task go on while the token is valid.
+    # No context manager: there are thousands of streams, and each would keep several objects more.
+    async def hold(self, token: Token, work: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        """Do the work of a stream while the token is valid.
 
         Raises TOKEN_INVALID some seconds after it no longer is.
         """
@@ -82,7 +86,7 @@ class TokenWatch:
                 self._held[leash] = token
                 self._schedule()
                 try:
-                    yield
+                    return await work(*args)
                 finally:
                     self._held.pop(leash, None)
         except TimeoutError:

@@ -6,7 +6,8 @@ from datetime import datetime
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from callsd.v1 import error_pb2, job_pb2, kind_pb2, transcription_pb2
+from callsd.v1 import error_pb2, job_pb2, kind_pb2, mattermost_pb2, transcription_pb2
+from callsd_daemon.domain.delivery import DeliveryState
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import State
 from callsd_daemon.domain.transcription import Engine
@@ -21,6 +22,10 @@ KINDS = {
 
 STATES = {state: job_pb2.JobState.Value(f"JOB_STATE_{state.name}") for state in State}
 REASONS = {reason: error_pb2.ErrorReason.Value(f"ERROR_REASON_{reason.name}") for reason in Reason}
+DELIVERIES = {
+    state: mattermost_pb2.DeliveryState.Value(f"DELIVERY_STATE_{state.name}")
+    for state in DeliveryState
+}
 ENGINES = {
     engine: transcription_pb2.SpeechEngine.Value(f"SPEECH_ENGINE_{engine.name}")
     for engine in Engine

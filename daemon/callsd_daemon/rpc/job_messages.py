@@ -4,13 +4,21 @@
 import hashlib
 from itertools import islice
 
-from callsd.v1 import capacity_pb2, job_pb2, kind_pb2, recording_pb2
+from callsd.v1 import capacity_pb2, job_pb2, kind_pb2, mattermost_pb2, recording_pb2
 from callsd_daemon.domain.admission import Decision, Queue
+from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.jobs import Artifact, Job, Reservation, job_name
 from callsd_daemon.domain.recording import Picture, RecordingHealth
 from callsd_daemon.domain.work import Spec
 from callsd_daemon.kinds import Kinds
-from callsd_daemon.rpc.convert import KINDS, REASONS, STATES, duration, timestamp
+from callsd_daemon.rpc.convert import (
+    DELIVERIES,
+    KINDS,
+    REASONS,
+    STATES,
+    duration,
+    timestamp,
+)
 from callsd_daemon.rpc.kinds import TRANSLATIONS
 from callsd_daemon.rpc.problems import Problems
 from callsd_daemon.usecases.jobs import JobRequest
@@ -107,6 +115,8 @@ def job_message(job: Job, *, queue_position: int = 0) -> job_pb2.Job:
         message.progress.total.CopyFrom(duration(progress.total_seconds))
         if progress.recording is not None:
             message.progress.recording.CopyFrom(_health(progress.recording))
+    if job.delivery is not None:
+        message.delivery.CopyFrom(_delivery(job.delivery))
     if job.failure is not None:
         message.failure.reason = REASONS[job.failure.reason]
         message.failure.message = job.failure.message
@@ -152,6 +162,18 @@ def reservation_message(reservation: Reservation) -> capacity_pb2.Reservation:
         memory_bytes=reservation.memory_bytes,
         disk_bytes=reservation.disk_bytes,
     )
+
+
+def _delivery(delivery: Delivery) -> mattermost_pb2.Delivery:
+    message = mattermost_pb2.Delivery(
+        state=DELIVERIES[delivery.state],
+        start_reported=delivery.is_start_told,
+        failures=delivery.failures,
+        problem=delivery.problem,
+    )
+    if delivery.try_time is not None:
+        message.try_time.CopyFrom(timestamp(delivery.try_time))
+    return message
 
 
 def _health(health: RecordingHealth) -> recording_pb2.RecordingHealth:

@@ -16,8 +16,11 @@ from callsd_daemon.domain.jobs import Job, job_name
 from callsd_daemon.kinds import Kinds
 from callsd_daemon.rpc import job_messages, validate
 from callsd_daemon.rpc.auth import caller
+from callsd_daemon.rpc.kinds import mattermost
+from callsd_daemon.rpc.problems import Problems
 from callsd_daemon.store.read_transaction import Change
 from callsd_daemon.usecases.changes import Batch, Changes
+from callsd_daemon.usecases.deliveries import Deliveries
 from callsd_daemon.usecases.jobs import Created, Jobs
 
 
@@ -27,8 +30,17 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class JobService(job_pb2_grpc.JobServiceServicer):
     """Creates jobs, reports on them, and hands out their results."""
 
-    def __init__(self, *, jobs: Jobs, changes: Changes, kinds: Kinds, database_id: str) -> None:
+    def __init__(
+        self,
+        *,
+        jobs: Jobs,
+        deliveries: Deliveries,
+        changes: Changes,
+        kinds: Kinds,
+        database_id: str,
+    ) -> None:
         self._jobs = jobs
+        self._deliveries = deliveries
         self._changes = changes
         self._kinds = kinds
         self._database_id = database_id
@@ -82,9 +94,18 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         await self._jobs.delete(validate.job_id(request.name), etag=request.etag)
         return job_pb2.DeleteJobResponse()
 
-    def WatchJobs(
-        self, request: job_pb2.WatchJobsRequest, context: Context
-    ) -> AsyncIterator[job_pb2.WatchJobsResponse]:
+    async def PublishJob(
+        self, request: job_pb2.PublishJobRequest, context: Context
+    ) -> job_pb2.PublishJobResponse:
+        """Deliver what a job has made, now."""
+        problems = Problems()
+        if request.token:
+            mattermost.check_token(problems, "token", request.token)
+        problems.raise_any()
+        job = await self._deliveries.publish(validate.job_id(request.name), request.token)
+        return job_pb2.PublishJobResponse(job=job_messages.job_message(job))
+
+    def WatchJobs(self, request: job_pb2.WatchJobsRequest, context: Context) -> AsyncIterator[Any]:
         """Follow changes."""
         return self._changes.watch(
             validate.job_filter(request.filter, states_allowed=False),
@@ -95,13 +116,14 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             ),
         )
 
-    def _watched(self, batch: Batch) -> job_pb2.WatchJobsResponse:
-        return job_pb2.WatchJobsResponse(
-            events=batch.messages,
+    def _watched(self, batch: Batch) -> bytes:
+        """A WatchJobsResponse: bytes of one that follow those of another add to its lists."""
+        rest = job_pb2.WatchJobsResponse(
             revision=batch.revision,
             initial_state_sent=batch.is_initial_state_sent,
             database_id=self._database_id,
         )
+        return b"".join((*batch.messages, rest.SerializeToString()))
 
     async def ReadLog(
         self, request: job_pb2.ReadLogRequest, context: Context
@@ -127,14 +149,16 @@ class JobService(job_pb2_grpc.JobServiceServicer):
                 yield message
 
 
-def render_change(change: Change) -> tuple[job_pb2.JobEvent, int]:
-    """A change as watchers are told of it, and its length."""
-    event = job_pb2.JobEvent(revision=change.revision)
+def render_change(change: Change) -> tuple[bytes, int]:
+    """A change as all watchers are told of it, a serialised WatchJobsResponse, and its length."""
+    response = job_pb2.WatchJobsResponse()
+    event = response.events.add(revision=change.revision)
     if change.job is None:
         event.job_deleted = job_name(change.job_id)
     else:
         event.job_changed.CopyFrom(job_messages.job_message(change.job))
-    return event, event.ByteSize()
+    message = response.SerializeToString()
+    return message, len(message)
 
 
 def _created(created: Created) -> job_pb2.CreateJobResponse:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from callsd.v1 import job_pb2
 from callsd_daemon.domain.errors import invalid_fields
-from callsd_daemon.rpc.convert import KINDS, STATES
+from callsd_daemon.rpc.convert import DELIVERIES, KINDS, STATES
 from callsd_daemon.rpc.kinds.transcription import UPLOAD
 from callsd_daemon.rpc.problems import MODEL, Problems
 from callsd_daemon.store.read_transaction import JobFilter
@@ -23,12 +23,13 @@ MAX_NAMES = 100
 MAX_PAGE_SIZE = 1000
 DEFAULT_PAGE_SIZE = 50
 
-_JOB = re.compile(r"jobs/([a-z0-9]{8,40})")
+JOB = re.compile(r"jobs/([a-z0-9]{8,40})")
 _ARTIFACT = re.compile(r"jobs/([a-z0-9]{8,40})/artifacts/([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 KIND_OF = {number: kind for kind, number in KINDS.items()}
 STATE_OF = {number: state for state, number in STATES.items()}
+DELIVERY_OF = {number: state for state, number in DELIVERIES.items()}
 
 
 def job_filter(message: job_pb2.JobFilter, *, states_allowed: bool) -> JobFilter:
@@ -36,20 +37,24 @@ def job_filter(message: job_pb2.JobFilter, *, states_allowed: bool) -> JobFilter
     problems = Problems()
     if message.states and not states_allowed:
         problems.add("filter.states", "must be empty: a watch reports jobs through all of them")
+    if message.deliveries and not states_allowed:
+        problems.add("filter.deliveries", "must be empty: a watch reports jobs through all of them")
     states = _known(problems, "states", message.states, STATE_OF)
     kinds = _known(problems, "kinds", message.kinds, KIND_OF)
     for key in _few(problems, "labels", message.labels, MAX_FILTER_LABELS):
         problems.label("filter.labels", key, message.labels[key])
     names = _few(problems, "names", message.names, MAX_NAMES)
-    ids = frozenset(match[1] for match in map(_JOB.fullmatch, names) if match)
-    if not all(map(_JOB.fullmatch, names)):
+    ids = frozenset(match[1] for match in map(JOB.fullmatch, names) if match)
+    if not all(map(JOB.fullmatch, names)):
         problems.add("filter.names", 'must each be "jobs/JOB"')
+    deliveries = _known(problems, "deliveries", message.deliveries, DELIVERY_OF)
     problems.raise_any()
     return JobFilter(
         states=states,
         kinds=kinds,
         labels=dict(message.labels),
         ids=ids,
+        deliveries=deliveries,
     )
 
 
@@ -65,18 +70,19 @@ def _few(
 
 def _known(
     problems: Problems, field: str, numbers: Collection[Number], known: Mapping[Number, Value]
-) -> frozenset[Value]:
+) -> tuple[Value, ...]:
     """What these numbers stand for; there is no use for more of them than there are."""
     numbers = _few(problems, field, numbers, len(known))
     unknown = [number for number in numbers if number not in known]
     if unknown:
         problems.add(f"filter.{field}", f"{unknown[0]} is no value that we know")
-    return frozenset(known[number] for number in numbers if number in known)
+    # No set: each of thousands of watches would keep an empty one.
+    return tuple(known[number] for number in numbers if number in known)
 
 
 def job_id(name: str, *, field: str = "name") -> str:
     """The id in a job's name; raises FIELD_INVALID."""
-    return _groups(_JOB, field, name, "jobs/JOB")[0]
+    return _groups(JOB, field, name, "jobs/JOB")[0]
 
 
 def artifact(name: str) -> tuple[str, str]:

@@ -92,8 +92,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "ALTER TABLE jobs ADD COLUMN after_job TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE jobs ADD COLUMN is_undelivered INTEGER NOT NULL DEFAULT 0",
-        "CREATE INDEX jobs_undelivered ON jobs (accepted_revision) WHERE is_undelivered",
+        "ALTER TABLE jobs ADD COLUMN delivery TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX jobs_by_delivery ON jobs (delivery, accepted_revision) WHERE delivery != ''",
         # Who may hand work in at the HTTP gateway. Of keys only a slow hash is kept.
         """CREATE TABLE gateway_clients (
             client_id TEXT PRIMARY KEY,

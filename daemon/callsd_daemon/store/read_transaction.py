@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from callsd_daemon.domain.delivery import DeliveryState
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import (
     ACTIVE_STATES,
@@ -44,6 +45,7 @@ class JobFilter:
     kinds: Collection[str] = ()
     labels: dict[str, str] = field(default_factory=dict)
     ids: Collection[str] = ()
+    deliveries: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,9 +180,9 @@ class ReadTransaction:
     def expired(self, now: datetime, limit: int) -> tuple[Job, ...]:
         """Jobs whose time is up, and of which all is delivered."""
         rows = self._connection.execute(
-            "SELECT body FROM jobs WHERE expire_time <= ? AND NOT is_undelivered "
+            "SELECT body FROM jobs WHERE expire_time <= ? AND delivery != ? "
             "ORDER BY expire_time LIMIT ?",
-            (now.timestamp(), limit),
+            (now.timestamp(), DeliveryState.PENDING, limit),
         )
         return tuple(map(self._codec.decode, _bodies(rows)))
 
@@ -194,7 +196,8 @@ class ReadTransaction:
     def undelivered(self) -> tuple[Job, ...]:
         """Jobs of which something is to be delivered, oldest first."""
         rows = self._connection.execute(
-            "SELECT body FROM jobs WHERE is_undelivered ORDER BY accepted_revision"
+            "SELECT body FROM jobs WHERE delivery = ? ORDER BY accepted_revision",
+            (DeliveryState.PENDING,),
         )
         return tuple(map(self._codec.decode, _bodies(rows)))
 
@@ -265,7 +268,12 @@ class ReadTransaction:
                 f"AND other.accepted_revision = {accepted})"
             )
             values.extend(label)
-        columns = (("state", wanted.states), ("kind", wanted.kinds), ("id", wanted.ids))
+        columns = (
+            ("state", wanted.states),
+            ("kind", wanted.kinds),
+            ("id", wanted.ids),
+            ("delivery", wanted.deliveries),
+        )
         for column, allowed in columns:
             if allowed:
                 where.append(f"jobs.{column} IN ({', '.join('?' * len(allowed))})")

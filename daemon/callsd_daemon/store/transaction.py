@@ -48,7 +48,7 @@ class Transaction(ReadTransaction):
                 expire_time = excluded.expire_time, reserved_cores = excluded.reserved_cores,
                 reserved_memory_bytes = excluded.reserved_memory_bytes,
                 reserved_disk_bytes = excluded.reserved_disk_bytes, body = excluded.body,
-                is_undelivered = excluded.is_undelivered
+                delivery = excluded.delivery
             RETURNING accepted_revision""",
             (
                 job.id,
@@ -63,7 +63,7 @@ class Transaction(ReadTransaction):
                 job.reservation.disk_bytes,
                 body,
                 job.after_job,
-                job.is_undelivered,
+                "" if job.delivery is None else job.delivery.state,
             ),
         )
         self._label(accepted_revision, job.labels)

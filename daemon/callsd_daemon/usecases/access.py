@@ -14,6 +14,7 @@ SCOPES: dict[str, str] = {
     "WatchJobs": "jobs.read",
     "ReadLog": "jobs.read",
     "FetchArtifact": "jobs.read",
+    "PublishJob": "jobs.write",
     "UploadMedia": "jobs.write",
     "GetUpload": "jobs.write",
     "DeleteUpload": "jobs.write",

@@ -50,8 +50,6 @@ class JobRequest:
     max_duration_seconds: float | None = None
     """None: the kind's default."""
     may_queue: bool = True
-    after_job: str = ""
-    """It begins when this job has ended."""
     request_id: str = ""
     """Of the same client with the same id there is one job, however often it asks."""
     fingerprint: str = ""
@@ -114,6 +112,8 @@ class Jobs:
             return await self._preview(job, may_queue=request.may_queue)
 
         def place(tx: Transaction) -> Job | Placed:
+            if job.after_job:
+                tx.find(job.after_job)
             # Two requests with one id may have passed the first look side by side.
             return _same(tx, job.id, job.payload_sha256) or self._supervisor.place(
                 tx, job, request.secrets, may_queue=request.may_queue
@@ -159,7 +159,7 @@ class Jobs:
             request_id=request.request_id,
             payload_sha256=request.fingerprint,
             notices=(*request.notices, *notices),
-            after_job=request.after_job,
+            after_job=kind.begins_after(spec),
             delivery=kind.delivery(spec),
         )
 

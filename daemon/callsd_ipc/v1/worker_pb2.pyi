@@ -718,6 +718,10 @@ class RecordingWork(_message.Message):
     READY_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     MIN_FREE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    PATIENCE_SECONDS_FIELD_NUMBER: _builtins.int
+    OPEN_DELAY_SECONDS_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """Address of the page, with its secret fragment."""
     width: _builtins.int
@@ -744,9 +748,21 @@ class RecordingWork(_message.Message):
     """Space that is left to others: the recording ends before it is used. Unit: bytes."""
     max_seconds: _builtins.float
     """Longest recording, from the start of its first piece. Unit: seconds."""
+    patience_seconds: _builtins.float
+    """A page that is not ready by then is opened anew, in another browser; each time
+    twice as long. 0 = never. Unit: seconds.
+    """
+    open_delay_seconds: _builtins.float
+    """How long to wait before the page is opened. Unit: seconds."""
+    certificates: _builtins.bytes
+    """Whose certificates the page may have, besides those the system trusts; PEM."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Headers to send with every request."""
+
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What must not stand in a log, whatever the page prints."""
 
     def __init__(
         self,
@@ -765,10 +781,14 @@ class RecordingWork(_message.Message):
         ready_timeout_seconds: _builtins.float = ...,
         min_free_bytes: _builtins.int = ...,
         max_seconds: _builtins.float = ...,
+        secrets: _abc.Iterable[_builtins.str] | None = ...,
+        patience_seconds: _builtins.float = ...,
+        open_delay_seconds: _builtins.float = ...,
+        certificates: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_kbps", b"audio_kbps", "audio_only", b"audio_only", "frame_rate", b"frame_rate", "headers", b"headers", "height", b"height", "leave_expression", b"leave_expression", "max_seconds", b"max_seconds", "min_free_bytes", b"min_free_bytes", "over_expression", b"over_expression", "ready_expression", b"ready_expression", "ready_timeout_seconds", b"ready_timeout_seconds", "url", b"url", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_kbps", b"audio_kbps", "audio_only", b"audio_only", "certificates", b"certificates", "frame_rate", b"frame_rate", "headers", b"headers", "height", b"height", "leave_expression", b"leave_expression", "max_seconds", b"max_seconds", "min_free_bytes", b"min_free_bytes", "open_delay_seconds", b"open_delay_seconds", "over_expression", b"over_expression", "patience_seconds", b"patience_seconds", "ready_expression", b"ready_expression", "ready_timeout_seconds", b"ready_timeout_seconds", "secrets", b"secrets", "url", b"url", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

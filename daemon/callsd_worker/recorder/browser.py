@@ -7,12 +7,14 @@ import os
 import subprocess
 import threading
 import wave
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from callsd_worker.recorder.cdp import Cdp, CdpError
+from callsd_worker.recorder.certificates import trust
+from callsd_worker.recorder.console import Console
 from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.program_host import BROWSERS, ProgramHost, program
 
@@ -104,10 +106,13 @@ class Browser:
         height: int,
         url: str,
         environment: Mapping[str, str],
+        secrets: Sequence[str] = (),
+        certificates: bytes = b"",
     ) -> None:
         """Start it with an empty page; the site of `url` counts as secure.
 
-        Raises CAPTURE_UNAVAILABLE.
+        What the page prints is logged without `secrets`. `certificates` (PEM) are trusted besides
+        those of the system. Raises CAPTURE_UNAVAILABLE.
         """
         self.has_crashed = threading.Event()
         self.status = 0
@@ -116,10 +121,13 @@ class Browser:
         self._session = ""
         self._target = ""
         self._logged = 0
+        self._console = Console(secrets)
         self._frame = ""
         self._loaded = threading.Event()
         to_browser, from_browser = os.pipe(), os.pipe()
         profile_directory = host.private_directory("profile")
+        if certificates:
+            trust(host, profile_directory, certificates)
         microphone, camera = _write_silence(host)
         flags = [
             *FLAGS,
@@ -172,7 +180,7 @@ class Browser:
         self._target = page["targetId"]
         attached = self._cdp.call("Target.attachToTarget", targetId=self._target, flatten=True)
         self._session = attached["sessionId"]
-        for domain in ("Page", "Network", "Inspector"):
+        for domain in ("Page", "Network", "Inspector", "Runtime"):
             self._page(f"{domain}.enable")
         self._page("Page.addScriptToEvaluateOnNewDocument", source=NO_PRINTING)
         # No downloads. The method of the same name in the domain Browser does not cover incognito.
@@ -241,6 +249,10 @@ class Browser:
                 self._cdp.end_session(self._session, "the page has crashed")
             case "Page.loadEventFired":
                 self._loaded.set()
+            case "Runtime.consoleAPICalled":
+                if not self._console.log(params):
+                    with contextlib.suppress(CdpError):
+                        self._cdp.notify("Runtime.disable", session=self._session)
             case "Page.javascriptDialogOpening":
                 # The page is blocked until the dialog is answered; "yes" keeps most calls going.
                 self._answer(

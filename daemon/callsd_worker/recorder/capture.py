@@ -55,8 +55,9 @@ class Capture:
         self._target = request.target
         self._gauges = Gauges()
         self._timeline = SoundTimeline(frame_rate=quality.fps if quality.has_video else None)
-        self._pictures: queue.SimpleQueue[tuple[VideoFrame, int] | None] = queue.SimpleQueue()
-        self._frames: queue.SimpleQueue[VideoFrame] = queue.SimpleQueue()
+        self._pictures: queue.Queue[tuple[VideoFrame, int] | None] = queue.Queue(FRAMES + 1)
+        """Those that wait, and the end."""
+        self._frames: queue.Queue[VideoFrame] = queue.Queue(FRAMES)
         """Free frames; their number bounds the pictures that wait."""
         self._is_over = threading.Event()
         self._problem = ""

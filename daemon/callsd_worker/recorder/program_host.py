@@ -27,6 +27,7 @@ PACKAGES = {
     "pulseaudio": "pulseaudio",
     "chromium": "chromium",
     "setpriv": "util-linux",
+    "certutil": "libnss3-tools",
 }
 """Debian's package for each program."""
 
@@ -94,8 +95,9 @@ class ProgramHost:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def private_directory(self, name: str) -> Path:
-        """A new directory that only the browser can read."""
+        """A new directory that only the browser can read; what was there before is removed."""
         path = self.directory / name
+        shutil.rmtree(path, ignore_errors=True)
         path.mkdir(mode=0o700)
         if self._user is not None:
             os.chown(path, self._user.pw_uid, self._user.pw_gid)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sound server for one recording: it plays what the page plays, and nothing else."""
 
+import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ class Sound:
 
 def start_sound(host: ProgramHost) -> Sound:
     """Start a sound server with one null sink; raises CAPTURE_UNAVAILABLE."""
-    socket = host.private_directory("sound") / "pulse.sock"
+    path = host.private_directory("sound") / "pulse.sock"
     # The browser plays at the server's default rate: at another one sound is resampled twice.
     settings = host.directory / "pulse.conf"
     settings.write_text(f"default-sample-rate = {RATE_HZ}\n", encoding="ascii")
@@ -47,7 +48,7 @@ def start_sound(host: ProgramHost) -> Sound:
             *(program("pulseaudio"), "-n", "--daemonize=no", "--use-pid-file=no"),
             *("--exit-idle-time=-1", "--disable-shm=yes", "--log-level=error"),
             # No authentication: only the browser's user can open the socket's directory, and root.
-            *("-L", f"module-native-protocol-unix socket={socket} auth-anonymous=1"),
+            *("-L", f"module-native-protocol-unix socket={path} auth-anonymous=1"),
             # norewinds: without it an idle sink works in steps of 2 s, and the first 2 s of sound
             # are lost.
             *(
@@ -61,7 +62,7 @@ def start_sound(host: ProgramHost) -> Sound:
         },
     )
     deadline = time.monotonic() + START_SECONDS
-    while not socket.exists():
+    while not is_listening(path):
         if process.poll() is not None or time.monotonic() > deadline:
             raise RecordingError(
                 Reason.CAPTURE_UNAVAILABLE,
@@ -69,4 +70,15 @@ def start_sound(host: ProgramHost) -> Sound:
                 "its output",
             )
         time.sleep(CHECK_SECONDS)
-    return Sound(socket=socket, process=process)
+    return Sound(socket=path, process=process)
+
+
+def is_listening(path: Path) -> bool:
+    """Whether somebody answers there: a socket has its file before it can be connected to."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(CHECK_SECONDS)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True

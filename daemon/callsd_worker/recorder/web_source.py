@@ -2,6 +2,7 @@
 """What is recorded: a display, a sound server, and a browser that shows the page."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from callsd_worker.recorder.program_host import ProgramHost
 from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.sound import start_sound
 
+
+log = logging.getLogger(__name__)
 
 READY_CHECK_SECONDS = 0.1
 REOPEN_SECONDS = 1.0
@@ -42,6 +45,14 @@ class Page:
     over_expression: str = ""
     leave_expression: str = ""
     ready_timeout_seconds: float = 20.0
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What must not stand in the log, whatever the page prints."""
+    patience_seconds: float = 0.0
+    """A page that is not ready by then is opened anew, in another browser, and is then given twice
+    the time; 0: never."""
+    open_delay_seconds: float = 0.0
+    certificates: bytes = b""
+    """Whose certificates the page may have besides those the system trusts; PEM."""
 
 
 class WebSource:
@@ -61,16 +72,22 @@ class WebSource:
             )
             self._cleanup.callback(self._display.close)
             self._sound = start_sound(self.host)
-            self._browser = Browser(
-                self.host,
-                width=quality.width,
-                height=quality.height,
-                url=page.url,
-                environment=self.environment,
-            )
+            self._quality = quality
+            self._browser = self._start_browser()
         except BaseException:
             self._cleanup.close()
             raise
+
+    def _start_browser(self) -> Browser:
+        return Browser(
+            self.host,
+            width=self._quality.width,
+            height=self._quality.height,
+            url=self._page.url,
+            environment=self.environment,
+            secrets=self._page.secrets,
+            certificates=self._page.certificates,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -95,21 +112,30 @@ class WebSource:
         when `should_stop` is true.
         """
         page = self._page
+        _pause(page.open_delay_seconds, should_stop)
         deadline = time.monotonic() + page.ready_timeout_seconds
+        patience = page.patience_seconds or page.ready_timeout_seconds
         while True:
             try:
                 self._browser.open(page.url, page.headers)
-                self._await_ready(deadline, should_stop)
+                left_seconds = max(deadline - time.monotonic(), 0.0)
+                self._await_ready(min(left_seconds, patience), should_stop)
             except RecordingError as problem:
                 if problem.reason is not Reason.PAGE_UNAVAILABLE or self.problem():
                     raise
                 if time.monotonic() + REOPEN_SECONDS > deadline:
                     raise
+                if page.patience_seconds:
+                    log.warning("%s; it is opened in another browser", problem.message)
+                    patience *= 2
+                    self._browser.close()
+                    self._browser = self._start_browser()
                 _pause(REOPEN_SECONDS, should_stop)
             else:
                 return
 
-    def _await_ready(self, deadline: float, should_stop: Callable[[], bool]) -> None:
+    def _await_ready(self, seconds: float, should_stop: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + seconds
         ready = self._page.ready_expression or IS_LOADED
         while True:
             status = self._browser.status
@@ -128,7 +154,7 @@ class WebSource:
             if time.monotonic() > deadline:
                 raise RecordingError(
                     Reason.PAGE_UNAVAILABLE,
-                    f"the page was not ready within {self._page.ready_timeout_seconds:g} s: "
+                    f"the page was not ready within {seconds:.2g} s: "
                     "check ready_expression, or raise ready_timeout",
                 )
             _pause(READY_CHECK_SECONDS, should_stop)
@@ -177,6 +203,10 @@ class WebSource:
 
 
 def _pause(seconds: float, should_stop: Callable[[], bool]) -> None:
-    if should_stop():
-        raise RecordingError(Reason.CANCELLED, "stopped before the recording began")
-    time.sleep(seconds)
+    end = time.monotonic() + seconds
+    while True:
+        if should_stop():
+            raise RecordingError(Reason.CANCELLED, "stopped before the recording began")
+        if (left := end - time.monotonic()) <= 0:
+            return
+        time.sleep(min(left, READY_CHECK_SECONDS))

@@ -40,6 +40,10 @@ def record(session: Session) -> None:
             over_expression=work.over_expression,
             leave_expression=work.leave_expression,
             ready_timeout_seconds=work.ready_timeout_seconds,
+            secrets=tuple(work.secrets),
+            patience_seconds=work.patience_seconds,
+            open_delay_seconds=work.open_delay_seconds,
+            certificates=work.certificates,
         ),
         Quality(
             width=work.width,

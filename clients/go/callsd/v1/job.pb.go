@@ -167,8 +167,11 @@ type Job struct {
 	CaptionsResult *CaptionsResult `protobuf:"bytes,27,opt,name=captions_result,json=captionsResult,proto3" json:"captions_result,omitempty"`
 	// What was recorded. Set by the server at the end.
 	RecordingResult *RecordingResult `protobuf:"bytes,28,opt,name=recording_result,json=recordingResult,proto3" json:"recording_result,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// How far its files are on their way to where they belong; only of jobs that have
+	// such a place. A job is not deleted while it is PENDING. Set by the server.
+	Delivery      *Delivery `protobuf:"bytes,29,opt,name=delivery,proto3" json:"delivery,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Job) Reset() {
@@ -406,6 +409,13 @@ func (x *Job) GetCaptionsResult() *CaptionsResult {
 func (x *Job) GetRecordingResult() *RecordingResult {
 	if x != nil {
 		return x.RecordingResult
+	}
+	return nil
+}
+
+func (x *Job) GetDelivery() *Delivery {
+	if x != nil {
+		return x.Delivery
 	}
 	return nil
 }
@@ -1007,7 +1017,10 @@ type JobFilter struct {
 	// With all these labels. At most 16. Default: any.
 	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// With one of these names. At most 100. Default: any.
-	Names         []string `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
+	Names []string `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
+	// With a delivery in one of these states. At most as many as there are. Default:
+	// any, and those without one.
+	Deliveries    []DeliveryState `protobuf:"varint,5,rep,packed,name=deliveries,proto3,enum=callsd.v1.DeliveryState" json:"deliveries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1066,6 +1079,13 @@ func (x *JobFilter) GetLabels() map[string]string {
 func (x *JobFilter) GetNames() []string {
 	if x != nil {
 		return x.Names
+	}
+	return nil
+}
+
+func (x *JobFilter) GetDeliveries() []DeliveryState {
+	if x != nil {
+		return x.Deliveries
 	}
 	return nil
 }
@@ -1392,10 +1412,113 @@ func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
 	return file_callsd_v1_job_proto_rawDescGZIP(), []int{16}
 }
 
+// Asks for another try to deliver.
+type PublishJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name, "jobs/{job}".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Token to use from now on. Secret, as in MattermostCall. Default: the one that is
+	// known; it is forgotten when a delivery is given up.
+	Token         string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishJobRequest) Reset() {
+	*x = PublishJobRequest{}
+	mi := &file_callsd_v1_job_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishJobRequest) ProtoMessage() {}
+
+func (x *PublishJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_callsd_v1_job_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishJobRequest.ProtoReflect.Descriptor instead.
+func (*PublishJobRequest) Descriptor() ([]byte, []int) {
+	return file_callsd_v1_job_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PublishJobRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PublishJobRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+// Answers PublishJob.
+type PublishJobResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job, with its delivery PENDING.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishJobResponse) Reset() {
+	*x = PublishJobResponse{}
+	mi := &file_callsd_v1_job_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishJobResponse) ProtoMessage() {}
+
+func (x *PublishJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_callsd_v1_job_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishJobResponse.ProtoReflect.Descriptor instead.
+func (*PublishJobResponse) Descriptor() ([]byte, []int) {
+	return file_callsd_v1_job_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PublishJobResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
 // Asks for changes.
 type WatchJobsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which jobs. `states` must be empty: a watch reports jobs through all of them.
+	// Which jobs. `states` and `deliveries` must be empty: a watch reports jobs through
+	// all of them.
 	// Default: all.
 	Filter *JobFilter `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
 	// Send changes after this revision. Unset: start with all matching jobs as
@@ -1410,7 +1533,7 @@ type WatchJobsRequest struct {
 
 func (x *WatchJobsRequest) Reset() {
 	*x = WatchJobsRequest{}
-	mi := &file_callsd_v1_job_proto_msgTypes[17]
+	mi := &file_callsd_v1_job_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1545,7 @@ func (x *WatchJobsRequest) String() string {
 func (*WatchJobsRequest) ProtoMessage() {}
 
 func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_callsd_v1_job_proto_msgTypes[17]
+	mi := &file_callsd_v1_job_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1558,7 @@ func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsRequest.ProtoReflect.Descriptor instead.
 func (*WatchJobsRequest) Descriptor() ([]byte, []int) {
-	return file_callsd_v1_job_proto_rawDescGZIP(), []int{17}
+	return file_callsd_v1_job_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchJobsRequest) GetFilter() *JobFilter {
@@ -1477,7 +1600,7 @@ type WatchJobsResponse struct {
 
 func (x *WatchJobsResponse) Reset() {
 	*x = WatchJobsResponse{}
-	mi := &file_callsd_v1_job_proto_msgTypes[18]
+	mi := &file_callsd_v1_job_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1612,7 @@ func (x *WatchJobsResponse) String() string {
 func (*WatchJobsResponse) ProtoMessage() {}
 
 func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_callsd_v1_job_proto_msgTypes[18]
+	mi := &file_callsd_v1_job_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1625,7 @@ func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsResponse.ProtoReflect.Descriptor instead.
 func (*WatchJobsResponse) Descriptor() ([]byte, []int) {
-	return file_callsd_v1_job_proto_rawDescGZIP(), []int{18}
+	return file_callsd_v1_job_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchJobsResponse) GetEvents() []*JobEvent {
@@ -1551,7 +1674,7 @@ type JobEvent struct {
 
 func (x *JobEvent) Reset() {
 	*x = JobEvent{}
-	mi := &file_callsd_v1_job_proto_msgTypes[19]
+	mi := &file_callsd_v1_job_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1563,7 +1686,7 @@ func (x *JobEvent) String() string {
 func (*JobEvent) ProtoMessage() {}
 
 func (x *JobEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_callsd_v1_job_proto_msgTypes[19]
+	mi := &file_callsd_v1_job_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1576,7 +1699,7 @@ func (x *JobEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobEvent.ProtoReflect.Descriptor instead.
 func (*JobEvent) Descriptor() ([]byte, []int) {
-	return file_callsd_v1_job_proto_rawDescGZIP(), []int{19}
+	return file_callsd_v1_job_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *JobEvent) GetRevision() int64 {
@@ -1645,7 +1768,7 @@ type ReadLogRequest struct {
 
 func (x *ReadLogRequest) Reset() {
 	*x = ReadLogRequest{}
-	mi := &file_callsd_v1_job_proto_msgTypes[20]
+	mi := &file_callsd_v1_job_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +1780,7 @@ func (x *ReadLogRequest) String() string {
 func (*ReadLogRequest) ProtoMessage() {}
 
 func (x *ReadLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_callsd_v1_job_proto_msgTypes[20]
+	mi := &file_callsd_v1_job_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +1793,7 @@ func (x *ReadLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLogRequest.ProtoReflect.Descriptor instead.
 func (*ReadLogRequest) Descriptor() ([]byte, []int) {
-	return file_callsd_v1_job_proto_rawDescGZIP(), []int{20}
+	return file_callsd_v1_job_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReadLogRequest) GetName() string {
@@ -1707,7 +1830,7 @@ type ReadLogResponse struct {
 
 func (x *ReadLogResponse) Reset() {
 	*x = ReadLogResponse{}
-	mi := &file_callsd_v1_job_proto_msgTypes[21]
+	mi := &file_callsd_v1_job_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1842,7 @@ func (x *ReadLogResponse) String() string {
 func (*ReadLogResponse) ProtoMessage() {}
 
 func (x *ReadLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_callsd_v1_job_proto_msgTypes[21]
+	mi := &file_callsd_v1_job_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1855,7 @@ func (x *ReadLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLogResponse.ProtoReflect.Descriptor instead.
 func (*ReadLogResponse) Descriptor() ([]byte, []int) {
-	return file_callsd_v1_job_proto_rawDescGZIP(), []int{21}
+	return file_callsd_v1_job_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReadLogResponse) GetOffset() int64 {
@@ -1762,7 +1885,7 @@ type FetchArtifactRequest struct {
 
 func (x *FetchArtifactRequest) Reset() {
 	*x = FetchArtifactRequest{}
-	mi := &file_callsd_v1_job_proto_msgTypes[22]
+	mi := &file_callsd_v1_job_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1774,7 +1897,7 @@ func (x *FetchArtifactRequest) String() string {
 func (*FetchArtifactRequest) ProtoMessage() {}
 
 func (x *FetchArtifactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_callsd_v1_job_proto_msgTypes[22]
+	mi := &file_callsd_v1_job_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1787,7 +1910,7 @@ func (x *FetchArtifactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchArtifactRequest.ProtoReflect.Descriptor instead.
 func (*FetchArtifactRequest) Descriptor() ([]byte, []int) {
-	return file_callsd_v1_job_proto_rawDescGZIP(), []int{22}
+	return file_callsd_v1_job_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FetchArtifactRequest) GetName() string {
@@ -1819,7 +1942,7 @@ type FetchArtifactResponse struct {
 
 func (x *FetchArtifactResponse) Reset() {
 	*x = FetchArtifactResponse{}
-	mi := &file_callsd_v1_job_proto_msgTypes[23]
+	mi := &file_callsd_v1_job_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1954,7 @@ func (x *FetchArtifactResponse) String() string {
 func (*FetchArtifactResponse) ProtoMessage() {}
 
 func (x *FetchArtifactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_callsd_v1_job_proto_msgTypes[23]
+	mi := &file_callsd_v1_job_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1967,7 @@ func (x *FetchArtifactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchArtifactResponse.ProtoReflect.Descriptor instead.
 func (*FetchArtifactResponse) Descriptor() ([]byte, []int) {
-	return file_callsd_v1_job_proto_rawDescGZIP(), []int{23}
+	return file_callsd_v1_job_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FetchArtifactResponse) GetArtifact() *Artifact {
@@ -1872,7 +1995,7 @@ var File_callsd_v1_job_proto protoreflect.FileDescriptor
 
 const file_callsd_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x13callsd/v1/job.proto\x12\tcallsd.v1\x1a\x18callsd/v1/capacity.proto\x1a\x17callsd/v1/caption.proto\x1a\x15callsd/v1/error.proto\x1a\x14callsd/v1/kind.proto\x1a\x19callsd/v1/recording.proto\x1a\x1dcallsd/v1/transcription.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\v\n" +
+	"\x13callsd/v1/job.proto\x12\tcallsd.v1\x1a\x18callsd/v1/capacity.proto\x1a\x17callsd/v1/caption.proto\x1a\x15callsd/v1/error.proto\x1a\x14callsd/v1/kind.proto\x1a\x1acallsd/v1/mattermost.proto\x1a\x19callsd/v1/recording.proto\x1a\x1dcallsd/v1/transcription.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\v\n" +
 	"\x03Job\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12&\n" +
@@ -1907,7 +2030,8 @@ const file_callsd_v1_job_proto_rawDesc = "" +
 	"\vexpire_time\x18\x1a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12B\n" +
 	"\x0fcaptions_result\x18\x1b \x01(\v2\x19.callsd.v1.CaptionsResultR\x0ecaptionsResult\x12E\n" +
-	"\x10recording_result\x18\x1c \x01(\v2\x1a.callsd.v1.RecordingResultR\x0frecordingResult\x1a9\n" +
+	"\x10recording_result\x18\x1c \x01(\v2\x1a.callsd.v1.RecordingResultR\x0frecordingResult\x12/\n" +
+	"\bdelivery\x18\x1d \x01(\v2\x13.callsd.v1.DeliveryR\bdelivery\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x06\n" +
@@ -1952,12 +2076,15 @@ const file_callsd_v1_job_proto_rawDesc = "" +
 	"\rGetJobRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"2\n" +
 	"\x0eGetJobResponse\x12 \n" +
-	"\x03job\x18\x01 \x01(\v2\x0e.callsd.v1.JobR\x03job\"\xed\x01\n" +
+	"\x03job\x18\x01 \x01(\v2\x0e.callsd.v1.JobR\x03job\"\xa7\x02\n" +
 	"\tJobFilter\x12+\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x13.callsd.v1.JobStateR\x06states\x12(\n" +
 	"\x05kinds\x18\x02 \x03(\x0e2\x12.callsd.v1.JobKindR\x05kinds\x128\n" +
 	"\x06labels\x18\x03 \x03(\v2 .callsd.v1.JobFilter.LabelsEntryR\x06labels\x12\x14\n" +
-	"\x05names\x18\x04 \x03(\tR\x05names\x1a9\n" +
+	"\x05names\x18\x04 \x03(\tR\x05names\x128\n" +
+	"\n" +
+	"deliveries\x18\x05 \x03(\x0e2\x18.callsd.v1.DeliveryStateR\n" +
+	"deliveries\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"{\n" +
@@ -1978,7 +2105,12 @@ const file_callsd_v1_job_proto_rawDesc = "" +
 	"\x10DeleteJobRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\"\x13\n" +
-	"\x11DeleteJobResponse\"\xa3\x01\n" +
+	"\x11DeleteJobResponse\"=\n" +
+	"\x11PublishJobRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\"6\n" +
+	"\x12PublishJobResponse\x12 \n" +
+	"\x03job\x18\x01 \x01(\v2\x0e.callsd.v1.JobR\x03job\"\xa3\x01\n" +
 	"\x10WatchJobsRequest\x12,\n" +
 	"\x06filter\x18\x01 \x01(\v2\x14.callsd.v1.JobFilterR\x06filter\x12,\n" +
 	"\x0fresume_revision\x18\x02 \x01(\x03H\x00R\x0eresumeRevision\x88\x01\x01\x12\x1f\n" +
@@ -2020,7 +2152,7 @@ const file_callsd_v1_job_proto_rawDesc = "" +
 	"\x12JOB_STATE_STOPPING\x10\x04\x12\x17\n" +
 	"\x13JOB_STATE_SUCCEEDED\x10\x05\x12\x14\n" +
 	"\x10JOB_STATE_FAILED\x10\x06\x12\x17\n" +
-	"\x13JOB_STATE_CANCELLED\x10\a2\xc6\x04\n" +
+	"\x13JOB_STATE_CANCELLED\x10\a2\x91\x05\n" +
 	"\n" +
 	"JobService\x12F\n" +
 	"\tCreateJob\x12\x1b.callsd.v1.CreateJobRequest\x1a\x1c.callsd.v1.CreateJobResponse\x12=\n" +
@@ -2030,7 +2162,9 @@ const file_callsd_v1_job_proto_rawDesc = "" +
 	"\tDeleteJob\x12\x1b.callsd.v1.DeleteJobRequest\x1a\x1c.callsd.v1.DeleteJobResponse\x12H\n" +
 	"\tWatchJobs\x12\x1b.callsd.v1.WatchJobsRequest\x1a\x1c.callsd.v1.WatchJobsResponse0\x01\x12B\n" +
 	"\aReadLog\x12\x19.callsd.v1.ReadLogRequest\x1a\x1a.callsd.v1.ReadLogResponse0\x01\x12T\n" +
-	"\rFetchArtifact\x12\x1f.callsd.v1.FetchArtifactRequest\x1a .callsd.v1.FetchArtifactResponse0\x01B_\n" +
+	"\rFetchArtifact\x12\x1f.callsd.v1.FetchArtifactRequest\x1a .callsd.v1.FetchArtifactResponse0\x01\x12I\n" +
+	"\n" +
+	"PublishJob\x12\x1c.callsd.v1.PublishJobRequest\x1a\x1d.callsd.v1.PublishJobResponseB_\n" +
 	"\rdev.callsd.v1B\bJobProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3"
 
 var (
@@ -2046,7 +2180,7 @@ func file_callsd_v1_job_proto_rawDescGZIP() []byte {
 }
 
 var file_callsd_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_callsd_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_callsd_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_callsd_v1_job_proto_goTypes = []any{
 	(JobState)(0),                 // 0: callsd.v1.JobState
 	(*Job)(nil),                   // 1: callsd.v1.Job
@@ -2066,93 +2200,102 @@ var file_callsd_v1_job_proto_goTypes = []any{
 	(*StopJobResponse)(nil),       // 15: callsd.v1.StopJobResponse
 	(*DeleteJobRequest)(nil),      // 16: callsd.v1.DeleteJobRequest
 	(*DeleteJobResponse)(nil),     // 17: callsd.v1.DeleteJobResponse
-	(*WatchJobsRequest)(nil),      // 18: callsd.v1.WatchJobsRequest
-	(*WatchJobsResponse)(nil),     // 19: callsd.v1.WatchJobsResponse
-	(*JobEvent)(nil),              // 20: callsd.v1.JobEvent
-	(*ReadLogRequest)(nil),        // 21: callsd.v1.ReadLogRequest
-	(*ReadLogResponse)(nil),       // 22: callsd.v1.ReadLogResponse
-	(*FetchArtifactRequest)(nil),  // 23: callsd.v1.FetchArtifactRequest
-	(*FetchArtifactResponse)(nil), // 24: callsd.v1.FetchArtifactResponse
-	nil,                           // 25: callsd.v1.Job.LabelsEntry
-	nil,                           // 26: callsd.v1.Failure.MetadataEntry
-	nil,                           // 27: callsd.v1.JobFilter.LabelsEntry
-	(JobKind)(0),                  // 28: callsd.v1.JobKind
-	(*TranscriptionSpec)(nil),     // 29: callsd.v1.TranscriptionSpec
-	(*CaptionsSpec)(nil),          // 30: callsd.v1.CaptionsSpec
-	(*RecordingSpec)(nil),         // 31: callsd.v1.RecordingSpec
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
-	(*TranscriptionResult)(nil),   // 33: callsd.v1.TranscriptionResult
-	(*Reservation)(nil),           // 34: callsd.v1.Reservation
-	(ErrorReason)(0),              // 35: callsd.v1.ErrorReason
-	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
-	(*CaptionsResult)(nil),        // 37: callsd.v1.CaptionsResult
-	(*RecordingResult)(nil),       // 38: callsd.v1.RecordingResult
-	(*RecordingHealth)(nil),       // 39: callsd.v1.RecordingHealth
-	(*Admission)(nil),             // 40: callsd.v1.Admission
+	(*PublishJobRequest)(nil),     // 18: callsd.v1.PublishJobRequest
+	(*PublishJobResponse)(nil),    // 19: callsd.v1.PublishJobResponse
+	(*WatchJobsRequest)(nil),      // 20: callsd.v1.WatchJobsRequest
+	(*WatchJobsResponse)(nil),     // 21: callsd.v1.WatchJobsResponse
+	(*JobEvent)(nil),              // 22: callsd.v1.JobEvent
+	(*ReadLogRequest)(nil),        // 23: callsd.v1.ReadLogRequest
+	(*ReadLogResponse)(nil),       // 24: callsd.v1.ReadLogResponse
+	(*FetchArtifactRequest)(nil),  // 25: callsd.v1.FetchArtifactRequest
+	(*FetchArtifactResponse)(nil), // 26: callsd.v1.FetchArtifactResponse
+	nil,                           // 27: callsd.v1.Job.LabelsEntry
+	nil,                           // 28: callsd.v1.Failure.MetadataEntry
+	nil,                           // 29: callsd.v1.JobFilter.LabelsEntry
+	(JobKind)(0),                  // 30: callsd.v1.JobKind
+	(*TranscriptionSpec)(nil),     // 31: callsd.v1.TranscriptionSpec
+	(*CaptionsSpec)(nil),          // 32: callsd.v1.CaptionsSpec
+	(*RecordingSpec)(nil),         // 33: callsd.v1.RecordingSpec
+	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
+	(*TranscriptionResult)(nil),   // 35: callsd.v1.TranscriptionResult
+	(*Reservation)(nil),           // 36: callsd.v1.Reservation
+	(ErrorReason)(0),              // 37: callsd.v1.ErrorReason
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*CaptionsResult)(nil),        // 39: callsd.v1.CaptionsResult
+	(*RecordingResult)(nil),       // 40: callsd.v1.RecordingResult
+	(*Delivery)(nil),              // 41: callsd.v1.Delivery
+	(*RecordingHealth)(nil),       // 42: callsd.v1.RecordingHealth
+	(*Admission)(nil),             // 43: callsd.v1.Admission
+	(DeliveryState)(0),            // 44: callsd.v1.DeliveryState
 }
 var file_callsd_v1_job_proto_depIdxs = []int32{
-	28, // 0: callsd.v1.Job.kind:type_name -> callsd.v1.JobKind
+	30, // 0: callsd.v1.Job.kind:type_name -> callsd.v1.JobKind
 	0,  // 1: callsd.v1.Job.state:type_name -> callsd.v1.JobState
-	25, // 2: callsd.v1.Job.labels:type_name -> callsd.v1.Job.LabelsEntry
-	29, // 3: callsd.v1.Job.transcription:type_name -> callsd.v1.TranscriptionSpec
-	30, // 4: callsd.v1.Job.captions:type_name -> callsd.v1.CaptionsSpec
-	31, // 5: callsd.v1.Job.recording:type_name -> callsd.v1.RecordingSpec
-	32, // 6: callsd.v1.Job.max_duration:type_name -> google.protobuf.Duration
+	27, // 2: callsd.v1.Job.labels:type_name -> callsd.v1.Job.LabelsEntry
+	31, // 3: callsd.v1.Job.transcription:type_name -> callsd.v1.TranscriptionSpec
+	32, // 4: callsd.v1.Job.captions:type_name -> callsd.v1.CaptionsSpec
+	33, // 5: callsd.v1.Job.recording:type_name -> callsd.v1.RecordingSpec
+	34, // 6: callsd.v1.Job.max_duration:type_name -> google.protobuf.Duration
 	2,  // 7: callsd.v1.Job.progress:type_name -> callsd.v1.Progress
 	3,  // 8: callsd.v1.Job.failure:type_name -> callsd.v1.Failure
 	4,  // 9: callsd.v1.Job.notices:type_name -> callsd.v1.Notice
 	5,  // 10: callsd.v1.Job.artifacts:type_name -> callsd.v1.Artifact
-	33, // 11: callsd.v1.Job.transcription_result:type_name -> callsd.v1.TranscriptionResult
-	34, // 12: callsd.v1.Job.reservation:type_name -> callsd.v1.Reservation
+	35, // 11: callsd.v1.Job.transcription_result:type_name -> callsd.v1.TranscriptionResult
+	36, // 12: callsd.v1.Job.reservation:type_name -> callsd.v1.Reservation
 	6,  // 13: callsd.v1.Job.usage:type_name -> callsd.v1.Usage
-	35, // 14: callsd.v1.Job.waiting_for:type_name -> callsd.v1.ErrorReason
-	36, // 15: callsd.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	36, // 16: callsd.v1.Job.update_time:type_name -> google.protobuf.Timestamp
-	36, // 17: callsd.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	36, // 18: callsd.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	36, // 19: callsd.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
-	37, // 20: callsd.v1.Job.captions_result:type_name -> callsd.v1.CaptionsResult
-	38, // 21: callsd.v1.Job.recording_result:type_name -> callsd.v1.RecordingResult
-	32, // 22: callsd.v1.Progress.processed:type_name -> google.protobuf.Duration
-	32, // 23: callsd.v1.Progress.total:type_name -> google.protobuf.Duration
-	39, // 24: callsd.v1.Progress.recording:type_name -> callsd.v1.RecordingHealth
-	35, // 25: callsd.v1.Failure.reason:type_name -> callsd.v1.ErrorReason
-	26, // 26: callsd.v1.Failure.metadata:type_name -> callsd.v1.Failure.MetadataEntry
-	1,  // 27: callsd.v1.CreateJobRequest.job:type_name -> callsd.v1.Job
-	1,  // 28: callsd.v1.CreateJobResponse.job:type_name -> callsd.v1.Job
-	40, // 29: callsd.v1.CreateJobResponse.admission:type_name -> callsd.v1.Admission
-	1,  // 30: callsd.v1.GetJobResponse.job:type_name -> callsd.v1.Job
-	0,  // 31: callsd.v1.JobFilter.states:type_name -> callsd.v1.JobState
-	28, // 32: callsd.v1.JobFilter.kinds:type_name -> callsd.v1.JobKind
-	27, // 33: callsd.v1.JobFilter.labels:type_name -> callsd.v1.JobFilter.LabelsEntry
-	11, // 34: callsd.v1.ListJobsRequest.filter:type_name -> callsd.v1.JobFilter
-	1,  // 35: callsd.v1.ListJobsResponse.jobs:type_name -> callsd.v1.Job
-	1,  // 36: callsd.v1.StopJobResponse.job:type_name -> callsd.v1.Job
-	11, // 37: callsd.v1.WatchJobsRequest.filter:type_name -> callsd.v1.JobFilter
-	20, // 38: callsd.v1.WatchJobsResponse.events:type_name -> callsd.v1.JobEvent
-	1,  // 39: callsd.v1.JobEvent.job_changed:type_name -> callsd.v1.Job
-	5,  // 40: callsd.v1.FetchArtifactResponse.artifact:type_name -> callsd.v1.Artifact
-	7,  // 41: callsd.v1.JobService.CreateJob:input_type -> callsd.v1.CreateJobRequest
-	9,  // 42: callsd.v1.JobService.GetJob:input_type -> callsd.v1.GetJobRequest
-	12, // 43: callsd.v1.JobService.ListJobs:input_type -> callsd.v1.ListJobsRequest
-	14, // 44: callsd.v1.JobService.StopJob:input_type -> callsd.v1.StopJobRequest
-	16, // 45: callsd.v1.JobService.DeleteJob:input_type -> callsd.v1.DeleteJobRequest
-	18, // 46: callsd.v1.JobService.WatchJobs:input_type -> callsd.v1.WatchJobsRequest
-	21, // 47: callsd.v1.JobService.ReadLog:input_type -> callsd.v1.ReadLogRequest
-	23, // 48: callsd.v1.JobService.FetchArtifact:input_type -> callsd.v1.FetchArtifactRequest
-	8,  // 49: callsd.v1.JobService.CreateJob:output_type -> callsd.v1.CreateJobResponse
-	10, // 50: callsd.v1.JobService.GetJob:output_type -> callsd.v1.GetJobResponse
-	13, // 51: callsd.v1.JobService.ListJobs:output_type -> callsd.v1.ListJobsResponse
-	15, // 52: callsd.v1.JobService.StopJob:output_type -> callsd.v1.StopJobResponse
-	17, // 53: callsd.v1.JobService.DeleteJob:output_type -> callsd.v1.DeleteJobResponse
-	19, // 54: callsd.v1.JobService.WatchJobs:output_type -> callsd.v1.WatchJobsResponse
-	22, // 55: callsd.v1.JobService.ReadLog:output_type -> callsd.v1.ReadLogResponse
-	24, // 56: callsd.v1.JobService.FetchArtifact:output_type -> callsd.v1.FetchArtifactResponse
-	49, // [49:57] is the sub-list for method output_type
-	41, // [41:49] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	37, // 14: callsd.v1.Job.waiting_for:type_name -> callsd.v1.ErrorReason
+	38, // 15: callsd.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	38, // 16: callsd.v1.Job.update_time:type_name -> google.protobuf.Timestamp
+	38, // 17: callsd.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	38, // 18: callsd.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	38, // 19: callsd.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
+	39, // 20: callsd.v1.Job.captions_result:type_name -> callsd.v1.CaptionsResult
+	40, // 21: callsd.v1.Job.recording_result:type_name -> callsd.v1.RecordingResult
+	41, // 22: callsd.v1.Job.delivery:type_name -> callsd.v1.Delivery
+	34, // 23: callsd.v1.Progress.processed:type_name -> google.protobuf.Duration
+	34, // 24: callsd.v1.Progress.total:type_name -> google.protobuf.Duration
+	42, // 25: callsd.v1.Progress.recording:type_name -> callsd.v1.RecordingHealth
+	37, // 26: callsd.v1.Failure.reason:type_name -> callsd.v1.ErrorReason
+	28, // 27: callsd.v1.Failure.metadata:type_name -> callsd.v1.Failure.MetadataEntry
+	1,  // 28: callsd.v1.CreateJobRequest.job:type_name -> callsd.v1.Job
+	1,  // 29: callsd.v1.CreateJobResponse.job:type_name -> callsd.v1.Job
+	43, // 30: callsd.v1.CreateJobResponse.admission:type_name -> callsd.v1.Admission
+	1,  // 31: callsd.v1.GetJobResponse.job:type_name -> callsd.v1.Job
+	0,  // 32: callsd.v1.JobFilter.states:type_name -> callsd.v1.JobState
+	30, // 33: callsd.v1.JobFilter.kinds:type_name -> callsd.v1.JobKind
+	29, // 34: callsd.v1.JobFilter.labels:type_name -> callsd.v1.JobFilter.LabelsEntry
+	44, // 35: callsd.v1.JobFilter.deliveries:type_name -> callsd.v1.DeliveryState
+	11, // 36: callsd.v1.ListJobsRequest.filter:type_name -> callsd.v1.JobFilter
+	1,  // 37: callsd.v1.ListJobsResponse.jobs:type_name -> callsd.v1.Job
+	1,  // 38: callsd.v1.StopJobResponse.job:type_name -> callsd.v1.Job
+	1,  // 39: callsd.v1.PublishJobResponse.job:type_name -> callsd.v1.Job
+	11, // 40: callsd.v1.WatchJobsRequest.filter:type_name -> callsd.v1.JobFilter
+	22, // 41: callsd.v1.WatchJobsResponse.events:type_name -> callsd.v1.JobEvent
+	1,  // 42: callsd.v1.JobEvent.job_changed:type_name -> callsd.v1.Job
+	5,  // 43: callsd.v1.FetchArtifactResponse.artifact:type_name -> callsd.v1.Artifact
+	7,  // 44: callsd.v1.JobService.CreateJob:input_type -> callsd.v1.CreateJobRequest
+	9,  // 45: callsd.v1.JobService.GetJob:input_type -> callsd.v1.GetJobRequest
+	12, // 46: callsd.v1.JobService.ListJobs:input_type -> callsd.v1.ListJobsRequest
+	14, // 47: callsd.v1.JobService.StopJob:input_type -> callsd.v1.StopJobRequest
+	16, // 48: callsd.v1.JobService.DeleteJob:input_type -> callsd.v1.DeleteJobRequest
+	20, // 49: callsd.v1.JobService.WatchJobs:input_type -> callsd.v1.WatchJobsRequest
+	23, // 50: callsd.v1.JobService.ReadLog:input_type -> callsd.v1.ReadLogRequest
+	25, // 51: callsd.v1.JobService.FetchArtifact:input_type -> callsd.v1.FetchArtifactRequest
+	18, // 52: callsd.v1.JobService.PublishJob:input_type -> callsd.v1.PublishJobRequest
+	8,  // 53: callsd.v1.JobService.CreateJob:output_type -> callsd.v1.CreateJobResponse
+	10, // 54: callsd.v1.JobService.GetJob:output_type -> callsd.v1.GetJobResponse
+	13, // 55: callsd.v1.JobService.ListJobs:output_type -> callsd.v1.ListJobsResponse
+	15, // 56: callsd.v1.JobService.StopJob:output_type -> callsd.v1.StopJobResponse
+	17, // 57: callsd.v1.JobService.DeleteJob:output_type -> callsd.v1.DeleteJobResponse
+	21, // 58: callsd.v1.JobService.WatchJobs:output_type -> callsd.v1.WatchJobsResponse
+	24, // 59: callsd.v1.JobService.ReadLog:output_type -> callsd.v1.ReadLogResponse
+	26, // 60: callsd.v1.JobService.FetchArtifact:output_type -> callsd.v1.FetchArtifactResponse
+	19, // 61: callsd.v1.JobService.PublishJob:output_type -> callsd.v1.PublishJobResponse
+	53, // [53:62] is the sub-list for method output_type
+	44, // [44:53] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_callsd_v1_job_proto_init() }
@@ -2164,6 +2307,7 @@ func file_callsd_v1_job_proto_init() {
 	file_callsd_v1_caption_proto_init()
 	file_callsd_v1_error_proto_init()
 	file_callsd_v1_kind_proto_init()
+	file_callsd_v1_mattermost_proto_init()
 	file_callsd_v1_recording_proto_init()
 	file_callsd_v1_transcription_proto_init()
 	file_callsd_v1_job_proto_msgTypes[0].OneofWrappers = []any{
@@ -2171,8 +2315,8 @@ func file_callsd_v1_job_proto_init() {
 		(*Job_Captions)(nil),
 		(*Job_Recording)(nil),
 	}
-	file_callsd_v1_job_proto_msgTypes[17].OneofWrappers = []any{}
-	file_callsd_v1_job_proto_msgTypes[19].OneofWrappers = []any{
+	file_callsd_v1_job_proto_msgTypes[19].OneofWrappers = []any{}
+	file_callsd_v1_job_proto_msgTypes[21].OneofWrappers = []any{
 		(*JobEvent_JobChanged)(nil),
 		(*JobEvent_JobDeleted)(nil),
 	}
@@ -2182,7 +2326,7 @@ func file_callsd_v1_job_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_callsd_v1_job_proto_rawDesc), len(file_callsd_v1_job_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,6 +31,7 @@ const (
 	JobService_WatchJobs_FullMethodName     = "/callsd.v1.JobService/WatchJobs"
 	JobService_ReadLog_FullMethodName       = "/callsd.v1.JobService/ReadLog"
 	JobService_FetchArtifact_FullMethodName = "/callsd.v1.JobService/FetchArtifact"
+	JobService_PublishJob_FullMethodName    = "/callsd.v1.JobService/PublishJob"
 )
 
 // JobServiceClient is the client API for JobService service.
@@ -65,6 +66,9 @@ type JobServiceClient interface {
 	ReadLog(ctx context.Context, in *ReadLogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadLogResponse], error)
 	// Returns the bytes of one artifact from an offset on. Scope: jobs.read.
 	FetchArtifact(ctx context.Context, in *FetchArtifactRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchArtifactResponse], error)
+	// Tries at once again to deliver what a finished job has made, also after it was
+	// given up. Scope: jobs.write.
+	PublishJob(ctx context.Context, in *PublishJobRequest, opts ...grpc.CallOption) (*PublishJobResponse, error)
 }
 
 type jobServiceClient struct {
@@ -182,6 +186,16 @@ func (c *jobServiceClient) FetchArtifact(ctx context.Context, in *FetchArtifactR
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type JobService_FetchArtifactClient = grpc.ServerStreamingClient[FetchArtifactResponse]
 
+func (c *jobServiceClient) PublishJob(ctx context.Context, in *PublishJobRequest, opts ...grpc.CallOption) (*PublishJobResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PublishJobResponse)
+	err := c.cc.Invoke(ctx, JobService_PublishJob_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // JobServiceServer is the server API for JobService service.
 // All implementations must embed UnimplementedJobServiceServer
 // for forward compatibility.
@@ -214,6 +228,9 @@ type JobServiceServer interface {
 	ReadLog(*ReadLogRequest, grpc.ServerStreamingServer[ReadLogResponse]) error
 	// Returns the bytes of one artifact from an offset on. Scope: jobs.read.
 	FetchArtifact(*FetchArtifactRequest, grpc.ServerStreamingServer[FetchArtifactResponse]) error
+	// Tries at once again to deliver what a finished job has made, also after it was
+	// given up. Scope: jobs.write.
+	PublishJob(context.Context, *PublishJobRequest) (*PublishJobResponse, error)
 	mustEmbedUnimplementedJobServiceServer()
 }
 
@@ -247,6 +264,9 @@ func (UnimplementedJobServiceServer) ReadLog(*ReadLogRequest, grpc.ServerStreami
 }
 func (UnimplementedJobServiceServer) FetchArtifact(*FetchArtifactRequest, grpc.ServerStreamingServer[FetchArtifactResponse]) error {
 	return status.Error(codes.Unimplemented, "method FetchArtifact not implemented")
+}
+func (UnimplementedJobServiceServer) PublishJob(context.Context, *PublishJobRequest) (*PublishJobResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PublishJob not implemented")
 }
 func (UnimplementedJobServiceServer) mustEmbedUnimplementedJobServiceServer() {}
 func (UnimplementedJobServiceServer) testEmbeddedByValue()                    {}
@@ -392,6 +412,24 @@ func _JobService_FetchArtifact_Handler(srv interface{}, stream grpc.ServerStream
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type JobService_FetchArtifactServer = grpc.ServerStreamingServer[FetchArtifactResponse]
 
+func _JobService_PublishJob_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PublishJobRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JobServiceServer).PublishJob(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: JobService_PublishJob_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JobServiceServer).PublishJob(ctx, req.(*PublishJobRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // JobService_ServiceDesc is the grpc.ServiceDesc for JobService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -418,6 +456,10 @@ var JobService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteJob",
 			Handler:    _JobService_DeleteJob_Handler,
+		},
+		{
+			MethodName: "PublishJob",
+			Handler:    _JobService_PublishJob_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

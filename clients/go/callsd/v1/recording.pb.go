@@ -147,7 +147,7 @@ func (PictureState) EnumDescriptor() ([]byte, []int) {
 type RecordingSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Address of the page: http or https, without user, password and fragment. At
-	// most 4,096 characters.
+	// most 4,096 characters. Required, but for a mattermost_call.
 	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
 	// What stands behind "#" in the page's address, where pages take their tokens
 	// from. Secret: it is never returned, written to a log, or part of a command
@@ -183,9 +183,12 @@ type RecordingSpec struct {
 	LeaveExpression string `protobuf:"bytes,13,opt,name=leave_expression,json=leaveExpression,proto3" json:"leave_expression,omitempty"`
 	// How long the page may take to become ready; the job fails with
 	// PAGE_UNAVAILABLE after it. Range 1 s to 10 min. Default: 20 s.
-	ReadyTimeout  *durationpb.Duration `protobuf:"bytes,14,opt,name=ready_timeout,json=readyTimeout,proto3" json:"ready_timeout,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ReadyTimeout *durationpb.Duration `protobuf:"bytes,14,opt,name=ready_timeout,json=readyTimeout,proto3" json:"ready_timeout,omitempty"`
+	// Record this call: its page and what the page says of itself are known, so that
+	// url, url_fragment, headers, the expressions and ready_timeout must not be set.
+	MattermostCall *MattermostCall `protobuf:"bytes,15,opt,name=mattermost_call,json=mattermostCall,proto3" json:"mattermost_call,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *RecordingSpec) Reset() {
@@ -312,6 +315,13 @@ func (x *RecordingSpec) GetLeaveExpression() string {
 func (x *RecordingSpec) GetReadyTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.ReadyTimeout
+	}
+	return nil
+}
+
+func (x *RecordingSpec) GetMattermostCall() *MattermostCall {
+	if x != nil {
+		return x.MattermostCall
 	}
 	return nil
 }
@@ -551,7 +561,7 @@ var File_callsd_v1_recording_proto protoreflect.FileDescriptor
 
 const file_callsd_v1_recording_proto_rawDesc = "" +
 	"\n" +
-	"\x19callsd/v1/recording.proto\x12\tcallsd.v1\x1a\x1egoogle/protobuf/duration.proto\"\xbc\x05\n" +
+	"\x19callsd/v1/recording.proto\x12\tcallsd.v1\x1a\x1acallsd/v1/mattermost.proto\x1a\x1egoogle/protobuf/duration.proto\"\x80\x06\n" +
 	"\rRecordingSpec\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12!\n" +
 	"\furl_fragment\x18\x02 \x01(\tR\vurlFragment\x12?\n" +
@@ -571,7 +581,8 @@ const file_callsd_v1_recording_proto_rawDesc = "" +
 	"\x10ready_expression\x18\v \x01(\tR\x0freadyExpression\x12'\n" +
 	"\x0fover_expression\x18\f \x01(\tR\x0eoverExpression\x12)\n" +
 	"\x10leave_expression\x18\r \x01(\tR\x0fleaveExpression\x12>\n" +
-	"\rready_timeout\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\freadyTimeout\x1a:\n" +
+	"\rready_timeout\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\freadyTimeout\x12B\n" +
+	"\x0fmattermost_call\x18\x0f \x01(\v2\x19.callsd.v1.MattermostCallR\x0emattermostCall\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
@@ -637,20 +648,22 @@ var file_callsd_v1_recording_proto_goTypes = []any{
 	(*RecordingHealth)(nil),     // 4: callsd.v1.RecordingHealth
 	nil,                         // 5: callsd.v1.RecordingSpec.HeadersEntry
 	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
+	(*MattermostCall)(nil),      // 7: callsd.v1.MattermostCall
 }
 var file_callsd_v1_recording_proto_depIdxs = []int32{
 	5, // 0: callsd.v1.RecordingSpec.headers:type_name -> callsd.v1.RecordingSpec.HeadersEntry
 	0, // 1: callsd.v1.RecordingSpec.profile:type_name -> callsd.v1.RecordingProfile
 	6, // 2: callsd.v1.RecordingSpec.ready_timeout:type_name -> google.protobuf.Duration
-	6, // 3: callsd.v1.RecordingResult.duration:type_name -> google.protobuf.Duration
-	6, // 4: callsd.v1.RecordingResult.gap_duration:type_name -> google.protobuf.Duration
-	1, // 5: callsd.v1.RecordingHealth.picture:type_name -> callsd.v1.PictureState
-	6, // 6: callsd.v1.RecordingHealth.still_duration:type_name -> google.protobuf.Duration
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	7, // 3: callsd.v1.RecordingSpec.mattermost_call:type_name -> callsd.v1.MattermostCall
+	6, // 4: callsd.v1.RecordingResult.duration:type_name -> google.protobuf.Duration
+	6, // 5: callsd.v1.RecordingResult.gap_duration:type_name -> google.protobuf.Duration
+	1, // 6: callsd.v1.RecordingHealth.picture:type_name -> callsd.v1.PictureState
+	6, // 7: callsd.v1.RecordingHealth.still_duration:type_name -> google.protobuf.Duration
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_callsd_v1_recording_proto_init() }
@@ -658,6 +671,7 @@ func file_callsd_v1_recording_proto_init() {
 	if File_callsd_v1_recording_proto != nil {
 		return
 	}
+	file_callsd_v1_mattermost_proto_init()
 	file_callsd_v1_recording_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -224,8 +224,11 @@ type TranscriptionSpec struct {
 	Formats []TranscriptFormat `protobuf:"varint,9,rep,packed,name=formats,proto3,enum=callsd.v1.TranscriptFormat" json:"formats,omitempty"`
 	// Leave the speakers' names out of the WebVTT file. Default: false.
 	WebvttOmitSpeaker bool `protobuf:"varint,10,opt,name=webvtt_omit_speaker,json=webvttOmitSpeaker,proto3" json:"webvtt_omit_speaker,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Put the transcript into the thread of this call. Needs the formats VTT and TEXT.
+	// Default: it is only kept here.
+	MattermostCall *MattermostCall `protobuf:"bytes,11,opt,name=mattermost_call,json=mattermostCall,proto3" json:"mattermost_call,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *TranscriptionSpec) Reset() {
@@ -328,6 +331,13 @@ func (x *TranscriptionSpec) GetWebvttOmitSpeaker() bool {
 	return false
 }
 
+func (x *TranscriptionSpec) GetMattermostCall() *MattermostCall {
+	if x != nil {
+		return x.MattermostCall
+	}
+	return nil
+}
+
 // One speaker's sound.
 type Track struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -337,6 +347,7 @@ type Track struct {
 	//
 	//	*Track_Path
 	//	*Track_Upload
+	//	*Track_Recording
 	Media isTrack_Media `protobuf_oneof:"media"`
 	// Name shown in the transcript. At most 200 characters.
 	Speaker string `protobuf:"bytes,3,opt,name=speaker,proto3" json:"speaker,omitempty"`
@@ -404,6 +415,15 @@ func (x *Track) GetUpload() string {
 	return ""
 }
 
+func (x *Track) GetRecording() string {
+	if x != nil {
+		if x, ok := x.Media.(*Track_Recording); ok {
+			return x.Recording
+		}
+	}
+	return ""
+}
+
 func (x *Track) GetSpeaker() string {
 	if x != nil {
 		return x.Speaker
@@ -439,9 +459,17 @@ type Track_Upload struct {
 	Upload string `protobuf:"bytes,2,opt,name=upload,proto3,oneof"`
 }
 
+type Track_Recording struct {
+	// Name of a recording job, "jobs/{job}": the sound of what it has recorded. The
+	// transcription begins when that job has ended. At most one track.
+	Recording string `protobuf:"bytes,6,opt,name=recording,proto3,oneof"`
+}
+
 func (*Track_Path) isTrack_Media() {}
 
 func (*Track_Upload) isTrack_Media() {}
+
+func (*Track_Recording) isTrack_Media() {}
 
 // What a finished transcription found out.
 type TranscriptionResult struct {
@@ -639,7 +667,7 @@ var File_callsd_v1_transcription_proto protoreflect.FileDescriptor
 
 const file_callsd_v1_transcription_proto_rawDesc = "" +
 	"\n" +
-	"\x1dcallsd/v1/transcription.proto\x12\tcallsd.v1\x1a\x15callsd/v1/error.proto\x1a\x1egoogle/protobuf/duration.proto\"\xab\x03\n" +
+	"\x1dcallsd/v1/transcription.proto\x12\tcallsd.v1\x1a\x15callsd/v1/error.proto\x1a\x1acallsd/v1/mattermost.proto\x1a\x1egoogle/protobuf/duration.proto\"\xef\x03\n" +
 	"\x11TranscriptionSpec\x12(\n" +
 	"\x06tracks\x18\x01 \x03(\v2\x10.callsd.v1.TrackR\x06tracks\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12/\n" +
@@ -653,12 +681,14 @@ const file_callsd_v1_transcription_proto_rawDesc = "" +
 	"vocabulary\x125\n" +
 	"\aformats\x18\t \x03(\x0e2\x1b.callsd.v1.TranscriptFormatR\aformats\x12.\n" +
 	"\x13webvtt_omit_speaker\x18\n" +
-	" \x01(\bR\x11webvttOmitSpeakerB\n" +
+	" \x01(\bR\x11webvttOmitSpeaker\x12B\n" +
+	"\x0fmattermost_call\x18\v \x01(\v2\x19.callsd.v1.MattermostCallR\x0emattermostCallB\n" +
 	"\n" +
-	"\b_threads\"\xb4\x01\n" +
+	"\b_threads\"\xd4\x01\n" +
 	"\x05Track\x12\x14\n" +
 	"\x04path\x18\x01 \x01(\tH\x00R\x04path\x12\x18\n" +
-	"\x06upload\x18\x02 \x01(\tH\x00R\x06upload\x12\x18\n" +
+	"\x06upload\x18\x02 \x01(\tH\x00R\x06upload\x12\x1e\n" +
+	"\trecording\x18\x06 \x01(\tH\x00R\trecording\x12\x18\n" +
 	"\aspeaker\x18\x03 \x01(\tR\aspeaker\x12<\n" +
 	"\fstart_offset\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vstartOffset\x12\x1a\n" +
 	"\blanguage\x18\x05 \x01(\tR\blanguageB\a\n" +
@@ -718,26 +748,28 @@ var file_callsd_v1_transcription_proto_goTypes = []any{
 	(*Track)(nil),               // 4: callsd.v1.Track
 	(*TranscriptionResult)(nil), // 5: callsd.v1.TranscriptionResult
 	(*TrackResult)(nil),         // 6: callsd.v1.TrackResult
-	(*durationpb.Duration)(nil), // 7: google.protobuf.Duration
-	(ErrorReason)(0),            // 8: callsd.v1.ErrorReason
+	(*MattermostCall)(nil),      // 7: callsd.v1.MattermostCall
+	(*durationpb.Duration)(nil), // 8: google.protobuf.Duration
+	(ErrorReason)(0),            // 9: callsd.v1.ErrorReason
 }
 var file_callsd_v1_transcription_proto_depIdxs = []int32{
 	4,  // 0: callsd.v1.TranscriptionSpec.tracks:type_name -> callsd.v1.Track
 	0,  // 1: callsd.v1.TranscriptionSpec.engine:type_name -> callsd.v1.SpeechEngine
 	1,  // 2: callsd.v1.TranscriptionSpec.task:type_name -> callsd.v1.TranscriptionTask
 	2,  // 3: callsd.v1.TranscriptionSpec.formats:type_name -> callsd.v1.TranscriptFormat
-	7,  // 4: callsd.v1.Track.start_offset:type_name -> google.protobuf.Duration
-	6,  // 5: callsd.v1.TranscriptionResult.tracks:type_name -> callsd.v1.TrackResult
-	0,  // 6: callsd.v1.TranscriptionResult.engine:type_name -> callsd.v1.SpeechEngine
-	7,  // 7: callsd.v1.TranscriptionResult.audio_duration:type_name -> google.protobuf.Duration
-	7,  // 8: callsd.v1.TrackResult.duration:type_name -> google.protobuf.Duration
-	7,  // 9: callsd.v1.TrackResult.speech_duration:type_name -> google.protobuf.Duration
-	8,  // 10: callsd.v1.TrackResult.failure_reason:type_name -> callsd.v1.ErrorReason
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	7,  // 4: callsd.v1.TranscriptionSpec.mattermost_call:type_name -> callsd.v1.MattermostCall
+	8,  // 5: callsd.v1.Track.start_offset:type_name -> google.protobuf.Duration
+	6,  // 6: callsd.v1.TranscriptionResult.tracks:type_name -> callsd.v1.TrackResult
+	0,  // 7: callsd.v1.TranscriptionResult.engine:type_name -> callsd.v1.SpeechEngine
+	8,  // 8: callsd.v1.TranscriptionResult.audio_duration:type_name -> google.protobuf.Duration
+	8,  // 9: callsd.v1.TrackResult.duration:type_name -> google.protobuf.Duration
+	8,  // 10: callsd.v1.TrackResult.speech_duration:type_name -> google.protobuf.Duration
+	9,  // 11: callsd.v1.TrackResult.failure_reason:type_name -> callsd.v1.ErrorReason
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_callsd_v1_transcription_proto_init() }
@@ -746,10 +778,12 @@ func file_callsd_v1_transcription_proto_init() {
 		return
 	}
 	file_callsd_v1_error_proto_init()
+	file_callsd_v1_mattermost_proto_init()
 	file_callsd_v1_transcription_proto_msgTypes[0].OneofWrappers = []any{}
 	file_callsd_v1_transcription_proto_msgTypes[1].OneofWrappers = []any{
 		(*Track_Path)(nil),
 		(*Track_Upload)(nil),
+		(*Track_Recording)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

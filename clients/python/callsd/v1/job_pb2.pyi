@@ -10,6 +10,7 @@ from callsd.v1 import capacity_pb2 as _capacity_pb2
 from callsd.v1 import caption_pb2 as _caption_pb2
 from callsd.v1 import error_pb2 as _error_pb2
 from callsd.v1 import kind_pb2 as _kind_pb2
+from callsd.v1 import mattermost_pb2 as _mattermost_pb2
 from callsd.v1 import recording_pb2 as _recording_pb2
 from callsd.v1 import transcription_pb2 as _transcription_pb2
 from collections import abc as _abc
@@ -128,6 +129,7 @@ class Job(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     CAPTIONS_RESULT_FIELD_NUMBER: _builtins.int
     RECORDING_RESULT_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, "jobs/{job}". Set by the server."""
     etag: _builtins.str
@@ -232,6 +234,12 @@ class Job(_message.Message):
     def recording_result(self) -> _recording_pb2.RecordingResult:
         """What was recorded. Set by the server at the end."""
 
+    @_builtins.property
+    def delivery(self) -> _mattermost_pb2.Delivery:
+        """How far its files are on their way to where they belong; only of jobs that have
+        such a place. A job is not deleted while it is PENDING. Set by the server.
+        """
+
     def __init__(
         self,
         *,
@@ -263,10 +271,11 @@ class Job(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         captions_result: _caption_pb2.CaptionsResult | None = ...,
         recording_result: _recording_pb2.RecordingResult | None = ...,
+        delivery: _mattermost_pb2.Delivery | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "captions_result", b"captions_result", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "max_duration", b"max_duration", "progress", b"progress", "recording", b"recording", "recording_result", b"recording_result", "reservation", b"reservation", "spec", b"spec", "start_time", b"start_time", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "captions_result", b"captions_result", "create_time", b"create_time", "delivery", b"delivery", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "max_duration", b"max_duration", "progress", b"progress", "recording", b"recording", "recording_result", b"recording_result", "reservation", b"reservation", "spec", b"spec", "start_time", b"start_time", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "captions", b"captions", "captions_result", b"captions_result", "create_time", b"create_time", "creator", b"creator", "end_time", b"end_time", "etag", b"etag", "expire_time", b"expire_time", "failure", b"failure", "kind", b"kind", "labels", b"labels", "max_duration", b"max_duration", "name", b"name", "notices", b"notices", "progress", b"progress", "queue_position", b"queue_position", "recording", b"recording", "recording_result", b"recording_result", "reservation", b"reservation", "revision", b"revision", "spec", b"spec", "start_time", b"start_time", "state", b"state", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "captions", b"captions", "captions_result", b"captions_result", "create_time", b"create_time", "creator", b"creator", "delivery", b"delivery", "end_time", b"end_time", "etag", b"etag", "expire_time", b"expire_time", "failure", b"failure", "kind", b"kind", "labels", b"labels", "max_duration", b"max_duration", "name", b"name", "notices", b"notices", "progress", b"progress", "queue_position", b"queue_position", "recording", b"recording", "recording_result", b"recording_result", "reservation", b"reservation", "revision", b"revision", "spec", b"spec", "start_time", b"start_time", "state", b"state", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["transcription", "captions", "recording"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
@@ -609,6 +618,7 @@ class JobFilter(_message.Message):
     KINDS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
+    DELIVERIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___JobState.ValueType]:
         """In one of these states. At most as many as there are. Default: any."""
@@ -625,6 +635,12 @@ class JobFilter(_message.Message):
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """With one of these names. At most 100. Default: any."""
 
+    @_builtins.property
+    def deliveries(self) -> _containers.RepeatedScalarFieldContainer[_mattermost_pb2.DeliveryState.ValueType]:
+        """With a delivery in one of these states. At most as many as there are. Default:
+        any, and those without one.
+        """
+
     def __init__(
         self,
         *,
@@ -632,10 +648,11 @@ class JobFilter(_message.Message):
         kinds: _abc.Iterable[_kind_pb2.JobKind.ValueType] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         names: _abc.Iterable[_builtins.str] | None = ...,
+        deliveries: _abc.Iterable[_mattermost_pb2.DeliveryState.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "labels", b"labels", "names", b"names", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "kinds", b"kinds", "labels", b"labels", "names", b"names", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -801,6 +818,58 @@ class DeleteJobResponse(_message.Message):
 Global___DeleteJobResponse: _TypeAlias = DeleteJobResponse  # noqa: Y015
 
 @_typing.final
+class PublishJobRequest(_message.Message):
+    """Asks for another try to deliver."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, "jobs/{job}"."""
+    token: _builtins.str
+    """Token to use from now on. Secret, as in MattermostCall. Default: the one that is
+    known; it is forgotten when a delivery is given up.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishJobRequest: _TypeAlias = PublishJobRequest  # noqa: Y015
+
+@_typing.final
+class PublishJobResponse(_message.Message):
+    """Answers PublishJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """The job, with its delivery PENDING."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishJobResponse: _TypeAlias = PublishJobResponse  # noqa: Y015
+
+@_typing.final
 class WatchJobsRequest(_message.Message):
     """Asks for changes."""
 
@@ -819,7 +888,8 @@ class WatchJobsRequest(_message.Message):
     """
     @_builtins.property
     def filter(self) -> Global___JobFilter:
-        """Which jobs. `states` must be empty: a watch reports jobs through all of them.
+        """Which jobs. `states` and `deliveries` must be empty: a watch reports jobs through
+        all of them.
         Default: all.
         """
 

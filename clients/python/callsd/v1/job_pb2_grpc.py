@@ -79,6 +79,11 @@ class JobServiceStub(object):
                 request_serializer=callsd_dot_v1_dot_job__pb2.FetchArtifactRequest.SerializeToString,
                 response_deserializer=callsd_dot_v1_dot_job__pb2.FetchArtifactResponse.FromString,
                 _registered_method=True)
+        self.PublishJob = channel.unary_unary(
+                '/callsd.v1.JobService/PublishJob',
+                request_serializer=callsd_dot_v1_dot_job__pb2.PublishJobRequest.SerializeToString,
+                response_deserializer=callsd_dot_v1_dot_job__pb2.PublishJobResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer(object):
@@ -151,6 +156,14 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PublishJob(self, request, context):
+        """Tries at once again to deliver what a finished job has made, also after it was
+        given up. Scope: jobs.write.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -193,6 +206,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.FetchArtifact,
                     request_deserializer=callsd_dot_v1_dot_job__pb2.FetchArtifactRequest.FromString,
                     response_serializer=callsd_dot_v1_dot_job__pb2.FetchArtifactResponse.SerializeToString,
+            ),
+            'PublishJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishJob,
+                    request_deserializer=callsd_dot_v1_dot_job__pb2.PublishJobRequest.FromString,
+                    response_serializer=callsd_dot_v1_dot_job__pb2.PublishJobResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -416,6 +434,33 @@ class JobService(object):
             '/callsd.v1.JobService/FetchArtifact',
             callsd_dot_v1_dot_job__pb2.FetchArtifactRequest.SerializeToString,
             callsd_dot_v1_dot_job__pb2.FetchArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/callsd.v1.JobService/PublishJob',
+            callsd_dot_v1_dot_job__pb2.PublishJobRequest.SerializeToString,
+            callsd_dot_v1_dot_job__pb2.PublishJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

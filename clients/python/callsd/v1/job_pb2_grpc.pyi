@@ -67,6 +67,10 @@ class JobServiceStub:
     """
     FetchArtifact: _grpc.UnaryStreamMultiCallable[_job_pb2.FetchArtifactRequest, _job_pb2.FetchArtifactResponse]
     """Returns the bytes of one artifact from an offset on. Scope: jobs.read."""
+    PublishJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.PublishJobRequest, _job_pb2.PublishJobResponse]
+    """Tries at once again to deliver what a finished job has made, also after it was
+    given up. Scope: jobs.write.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -104,6 +108,10 @@ class JobServiceAsyncStub(JobServiceStub):
     """
     FetchArtifact: _aio.UnaryStreamMultiCallable[_job_pb2.FetchArtifactRequest, _job_pb2.FetchArtifactResponse]  # type: ignore[assignment]
     """Returns the bytes of one artifact from an offset on. Scope: jobs.read."""
+    PublishJob: _aio.UnaryUnaryMultiCallable[_job_pb2.PublishJobRequest, _job_pb2.PublishJobResponse]  # type: ignore[assignment]
+    """Tries at once again to deliver what a finished job has made, also after it was
+    given up. Scope: jobs.write.
+    """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Creates jobs, reports on them, and hands out their results.
@@ -186,5 +194,15 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_pb2.FetchArtifactResponse], _abc.AsyncIterator[_job_pb2.FetchArtifactResponse]]:
         """Returns the bytes of one artifact from an offset on. Scope: jobs.read."""
+
+    @_abc_1.abstractmethod
+    def PublishJob(
+        self,
+        request: _job_pb2.PublishJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.PublishJobResponse, _abc.Awaitable[_job_pb2.PublishJobResponse]]:
+        """Tries at once again to deliver what a finished job has made, also after it was
+        given up. Scope: jobs.write.
+        """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,6 +6,7 @@ SPDX-License-Identifier: Apache-2.0
 Recording: a web page, as it looks and sounds, becomes an MP4 file.
 """
 
+from callsd.v1 import mattermost_pb2 as _mattermost_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -124,9 +125,10 @@ class RecordingSpec(_message.Message):
     OVER_EXPRESSION_FIELD_NUMBER: _builtins.int
     LEAVE_EXPRESSION_FIELD_NUMBER: _builtins.int
     READY_TIMEOUT_FIELD_NUMBER: _builtins.int
+    MATTERMOST_CALL_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """Address of the page: http or https, without user, password and fragment. At
-    most 4,096 characters.
+    most 4,096 characters. Required, but for a mattermost_call.
     """
     url_fragment: _builtins.str
     """What stands behind "#" in the page's address, where pages take their tokens
@@ -174,6 +176,12 @@ class RecordingSpec(_message.Message):
         PAGE_UNAVAILABLE after it. Range 1 s to 10 min. Default: 20 s.
         """
 
+    @_builtins.property
+    def mattermost_call(self) -> _mattermost_pb2.MattermostCall:
+        """Record this call: its page and what the page says of itself are known, so that
+        url, url_fragment, headers, the expressions and ready_timeout must not be set.
+        """
+
     def __init__(
         self,
         *,
@@ -191,10 +199,11 @@ class RecordingSpec(_message.Message):
         over_expression: _builtins.str = ...,
         leave_expression: _builtins.str = ...,
         ready_timeout: _duration_pb2.Duration | None = ...,
+        mattermost_call: _mattermost_pb2.MattermostCall | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_audio_kbps", b"_audio_kbps", "_frame_rate", b"_frame_rate", "_height", b"_height", "_video_kbps", b"_video_kbps", "_width", b"_width", "audio_kbps", b"audio_kbps", "frame_rate", b"frame_rate", "height", b"height", "ready_timeout", b"ready_timeout", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_audio_kbps", b"_audio_kbps", "_frame_rate", b"_frame_rate", "_height", b"_height", "_video_kbps", b"_video_kbps", "_width", b"_width", "audio_kbps", b"audio_kbps", "frame_rate", b"frame_rate", "height", b"height", "mattermost_call", b"mattermost_call", "ready_timeout", b"ready_timeout", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_audio_kbps", b"_audio_kbps", "_frame_rate", b"_frame_rate", "_height", b"_height", "_video_kbps", b"_video_kbps", "_width", b"_width", "audio_kbps", b"audio_kbps", "audio_only", b"audio_only", "frame_rate", b"frame_rate", "headers", b"headers", "height", b"height", "leave_expression", b"leave_expression", "over_expression", b"over_expression", "profile", b"profile", "ready_expression", b"ready_expression", "ready_timeout", b"ready_timeout", "url", b"url", "url_fragment", b"url_fragment", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_audio_kbps", b"_audio_kbps", "_frame_rate", b"_frame_rate", "_height", b"_height", "_video_kbps", b"_video_kbps", "_width", b"_width", "audio_kbps", b"audio_kbps", "audio_only", b"audio_only", "frame_rate", b"frame_rate", "headers", b"headers", "height", b"height", "leave_expression", b"leave_expression", "mattermost_call", b"mattermost_call", "over_expression", b"over_expression", "profile", b"profile", "ready_expression", b"ready_expression", "ready_timeout", b"ready_timeout", "url", b"url", "url_fragment", b"url_fragment", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__audio_kbps: _TypeAlias = _typing.Literal["audio_kbps"]  # noqa: Y015
     _WhichOneofArgType__audio_kbps: _TypeAlias = _typing.Literal["_audio_kbps", b"_audio_kbps"]  # noqa: Y015

@@ -7,6 +7,7 @@ Transcription jobs: one track per speaker in, one merged transcript out.
 """
 
 from callsd.v1 import error_pb2 as _error_pb2
+from callsd.v1 import mattermost_pb2 as _mattermost_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -124,6 +125,7 @@ class TranscriptionSpec(_message.Message):
     VOCABULARY_FIELD_NUMBER: _builtins.int
     FORMATS_FIELD_NUMBER: _builtins.int
     WEBVTT_OMIT_SPEAKER_FIELD_NUMBER: _builtins.int
+    MATTERMOST_CALL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of a model that is present on the server, such as "base". Default: the
     server's default model.
@@ -158,6 +160,12 @@ class TranscriptionSpec(_message.Message):
     def formats(self) -> _containers.RepeatedScalarFieldContainer[Global___TranscriptFormat.ValueType]:
         """Files to write. Default: all."""
 
+    @_builtins.property
+    def mattermost_call(self) -> _mattermost_pb2.MattermostCall:
+        """Put the transcript into the thread of this call. Needs the formats VTT and TEXT.
+        Default: it is only kept here.
+        """
+
     def __init__(
         self,
         *,
@@ -171,10 +179,11 @@ class TranscriptionSpec(_message.Message):
         vocabulary: _abc.Iterable[_builtins.str] | None = ...,
         formats: _abc.Iterable[Global___TranscriptFormat.ValueType] | None = ...,
         webvtt_omit_speaker: _builtins.bool = ...,
+        mattermost_call: _mattermost_pb2.MattermostCall | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_threads", b"_threads", "threads", b"threads"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_threads", b"_threads", "mattermost_call", b"mattermost_call", "threads", b"threads"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threads", b"_threads", "engine", b"engine", "formats", b"formats", "initial_prompt", b"initial_prompt", "language", b"language", "model", b"model", "task", b"task", "threads", b"threads", "tracks", b"tracks", "vocabulary", b"vocabulary", "webvtt_omit_speaker", b"webvtt_omit_speaker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threads", b"_threads", "engine", b"engine", "formats", b"formats", "initial_prompt", b"initial_prompt", "language", b"language", "mattermost_call", b"mattermost_call", "model", b"model", "task", b"task", "threads", b"threads", "tracks", b"tracks", "vocabulary", b"vocabulary", "webvtt_omit_speaker", b"webvtt_omit_speaker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__threads: _TypeAlias = _typing.Literal["threads"]  # noqa: Y015
     _WhichOneofArgType__threads: _TypeAlias = _typing.Literal["_threads", b"_threads"]  # noqa: Y015
@@ -190,6 +199,7 @@ class Track(_message.Message):
 
     PATH_FIELD_NUMBER: _builtins.int
     UPLOAD_FIELD_NUMBER: _builtins.int
+    RECORDING_FIELD_NUMBER: _builtins.int
     SPEAKER_FIELD_NUMBER: _builtins.int
     START_OFFSET_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
@@ -197,6 +207,10 @@ class Track(_message.Message):
     """Absolute path of a file on the server, inside one of its media roots."""
     upload: _builtins.str
     """Name of a complete upload, "uploads/{upload}"."""
+    recording: _builtins.str
+    """Name of a recording job, "jobs/{job}": the sound of what it has recorded. The
+    transcription begins when that job has ended. At most one track.
+    """
     speaker: _builtins.str
     """Name shown in the transcript. At most 200 characters."""
     language: _builtins.str
@@ -212,15 +226,16 @@ class Track(_message.Message):
         *,
         path: _builtins.str = ...,
         upload: _builtins.str = ...,
+        recording: _builtins.str = ...,
         speaker: _builtins.str = ...,
         start_offset: _duration_pb2.Duration | None = ...,
         language: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "path", b"path", "start_offset", b"start_offset", "upload", b"upload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "path", b"path", "recording", b"recording", "start_offset", b"start_offset", "upload", b"upload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "media", b"media", "path", b"path", "speaker", b"speaker", "start_offset", b"start_offset", "upload", b"upload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "media", b"media", "path", b"path", "recording", b"recording", "speaker", b"speaker", "start_offset", b"start_offset", "upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_media: _TypeAlias = _typing.Literal["path", "upload"]  # noqa: Y015
+    _WhichOneofReturnType_media: _TypeAlias = _typing.Literal["path", "upload", "recording"]  # noqa: Y015
     _WhichOneofArgType_media: _TypeAlias = _typing.Literal["media", b"media"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_media) -> _WhichOneofReturnType_media | None: ...
 

@@ -23,6 +23,7 @@ from callsd_bench.shared.errors import BenchError
 from callsd_worker.recorder.cdp import CdpError
 from callsd_worker.recorder.errors import RecordingError
 from callsd_worker.recorder.program_host import ProgramHost, program
+from callsd_worker.recorder.sound import is_listening
 
 
 START_SECONDS = 10.0
@@ -135,7 +136,7 @@ def _start_sound(host: ProgramHost) -> tuple[Path, "subprocess.Popen[bytes]"]:
         environment={"XDG_RUNTIME_DIR": str(host.directory)},
     )
     deadline = time.monotonic() + START_SECONDS
-    while not socket.exists():
+    while not is_listening(socket):
         if process.poll() is not None or time.monotonic() > deadline:
             raise BenchError("PulseAudio did not start: try `pulseaudio -n` by hand")
         time.sleep(0.01)

@@ -24,6 +24,16 @@ class Finding:
     fix: str = ""
 
 
+def fine(name: str, found: str) -> Finding:
+    """Something is in order."""
+    return Finding(name=name, status=Status.OK, found=found)
+
+
+def problem(name: str, found: str, fix: str) -> Finding:
+    """Something keeps callsd from working."""
+    return Finding(name=name, status=Status.PROBLEM, found=found, fix=fix)
+
+
 def first_line(path: Path) -> str:
     """The first line of a small file of the kernel's; empty when there is none to read."""
     try:

@@ -11,6 +11,7 @@ from callsd import job_filter
 from callsd.v1.job_pb2 import Job, JobState
 from callsd.v1.kind_pb2 import JobKind
 from callsd_daemon.cli.jobs.create import create
+from callsd_daemon.cli.jobs.deliveries import deliveries, publish
 from callsd_daemon.cli.jobs.fetch import fetch_all
 from callsd_daemon.cli.jobs.text import ROW_COLUMNS, describe, job_row
 from callsd_daemon.cli.jobs.watch import watch
@@ -33,6 +34,8 @@ def jobs() -> None:
 
 jobs.add_command(create)
 jobs.add_command(watch)
+jobs.add_command(deliveries)
+jobs.add_command(publish)
 
 
 @jobs.command()

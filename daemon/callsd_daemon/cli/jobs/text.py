@@ -7,6 +7,7 @@ from callsd.v1.caption_pb2 import CaptionsResult
 from callsd.v1.error_pb2 import ErrorReason
 from callsd.v1.job_pb2 import Job, JobState
 from callsd.v1.kind_pb2 import JobKind
+from callsd.v1.mattermost_pb2 import Delivery, DeliveryState
 from callsd.v1.recording_pb2 import (
     PictureState,
     RecordingHealth,
@@ -93,6 +94,15 @@ def recording_health(health: RecordingHealth) -> Iterator[str]:
         yield f"sound off by {health.drift_ms:.0f} ms"
 
 
+def delivery(found: Delivery) -> str:
+    """How a delivery is, in a few words."""
+    text = word(DeliveryState.Name(found.state), prefix="DELIVERY_STATE_").replace("_", " ")
+    if found.problem:
+        tries = "once" if found.failures == 1 else f"{found.failures} times"
+        text = f"{text}, failed {tries}: {found.problem}"
+    return text
+
+
 def job_row(job: Job) -> tuple[str, ...]:
     """A job in one line."""
     note = " ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))
@@ -121,11 +131,14 @@ def describe(job: Job) -> Iterator[str]:
         "created": f"{ago(job.create_time)} by {job.creator}",
         "model": job.captions.model or job.transcription.model,
         "page": job.recording.url,
+        "call": _call(job),
         "quality": _quality(job.recording) if job.HasField("recording") else "",
         "language": job.captions.language,
         "tracks": ", ".join(track.speaker for track in job.transcription.tracks),
         "labels": " ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
     }
+    if job.HasField("delivery"):
+        facts["delivery"] = delivery(job.delivery)
     if waits := waiting(job):
         facts["queue"] = waits
     if job.HasField("start_time"):
@@ -207,3 +220,10 @@ def _captioned(result: CaptionsResult) -> Iterator[str]:
 
 def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def _call(job: Job) -> str:
+    """Which call of Mattermost it is about, if it is."""
+    specs = (job.recording, job.transcription)
+    calls = [spec.mattermost_call for spec in specs if spec.HasField("mattermost_call")]
+    return " ".join(f"{call.call_id} at {call.site_url}" for call in calls)

@@ -15,6 +15,7 @@ from callsd_daemon.domain.recording import (
 )
 from callsd_daemon.kinds.recording import Recording
 from callsd_daemon.rpc.convert import duration
+from callsd_daemon.rpc.kinds import mattermost
 from callsd_daemon.rpc.problems import CONTROL_IN_PROMPT, Problems
 
 
@@ -33,6 +34,19 @@ QUALITY_RANGES = {
 }
 """What may be asked for in place of what the profile has."""
 
+PAGE_FIELDS = frozenset(
+    {
+        "url",
+        "url_fragment",
+        "headers",
+        "ready_expression",
+        "over_expression",
+        "leave_expression",
+        "ready_timeout",
+    }
+)
+"""What is known of a call's page."""
+
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _CONTROL_OR_SPACE = re.compile(r"[\x00-\x20\x7f]")
 
@@ -48,29 +62,17 @@ def parse(
 ) -> tuple[RecordingSpec, PageSecrets]:
     """What is asked for, and what the page alone is told."""
     at = "job.recording"
-    _check_url(problems, f"{at}.url", message.url)
-    # What is wrong with a secret is told without showing it.
-    problems.text(f"{at}.url_fragment", message.url_fragment, MAX_FRAGMENT_CHARACTERS)
-    if len(message.headers) > MAX_HEADERS:
-        problems.add(f"{at}.headers", f"has {len(message.headers)} headers, at most {MAX_HEADERS}")
-    for name, value in list(message.headers.items())[:MAX_HEADERS]:
-        if not _HEADER_NAME.fullmatch(name):
-            problems.add(f"{at}.headers", f'"{name[:80]}" is no name of an HTTP header')
-        problems.text(f"{at}.headers[{name[:80]}]", value, MAX_EXPRESSION_CHARACTERS)
+    call = None
+    if message.HasField("mattermost_call"):
+        call = mattermost.parse(problems, f"{at}.mattermost_call", message.mattermost_call)
+        for name in PAGE_FIELDS & {field.name for field, _ in message.ListFields()}:
+            problems.add(f"{at}.{name}", "must not be set with mattermost_call, which knows it")
+    else:
+        _check_url(problems, f"{at}.url", message.url)
+    _check_page(problems, at, message)
     if message.profile and message.profile not in PROFILE_OF:
         problems.add(f"{at}.profile", f"{message.profile} is no value that this server knows")
     profile = PROFILE_OF.get(message.profile, kind.default_profile)
-    given = {field.name: value for field, value in message.ListFields()}
-    asked = {name: given[name] for name in QUALITY_RANGES if name in given}
-    for name, value in asked.items():
-        low, high = QUALITY_RANGES[name]
-        if not low <= value <= high:
-            problems.add(f"{at}.{name}", f"is {value}, must be {low} to {high}")
-        elif name in ("width", "height") and value % 2:
-            problems.add(f"{at}.{name}", f"is {value}, must be even")
-    for name in ("ready_expression", "over_expression", "leave_expression"):
-        expression = getattr(message, name)
-        problems.text(f"{at}.{name}", expression, MAX_EXPRESSION_CHARACTERS, CONTROL_IN_PROMPT)
     ready_seconds = DEFAULT_READY_SECONDS
     if message.HasField("ready_timeout"):
         ready_seconds = problems.seconds(
@@ -79,16 +81,50 @@ def parse(
     spec = RecordingSpec(
         url=message.url,
         profile=profile,
-        quality=replace(PROFILES[profile], **asked),
+        quality=replace(PROFILES[profile], **_parse_quality(problems, at, message)),
         header_names=tuple(sorted(message.headers)),
         audio_only=message.audio_only,
         ready_expression=message.ready_expression,
         over_expression=message.over_expression,
         leave_expression=message.leave_expression,
         ready_timeout_seconds=ready_seconds,
+        call=call,
     )
-    secrets = PageSecrets(url_fragment=message.url_fragment, headers=dict(message.headers))
+    secrets = PageSecrets(
+        url_fragment=message.url_fragment,
+        headers=dict(message.headers),
+        token=message.mattermost_call.token,
+    )
     return spec, secrets
+
+
+def _check_page(problems: Problems, at: str, message: recording_pb2.RecordingSpec) -> None:
+    # What is wrong with a secret is told without showing it.
+    problems.text(f"{at}.url_fragment", message.url_fragment, MAX_FRAGMENT_CHARACTERS)
+    if len(message.headers) > MAX_HEADERS:
+        problems.add(f"{at}.headers", f"has {len(message.headers)} headers, at most {MAX_HEADERS}")
+    for name, value in list(message.headers.items())[:MAX_HEADERS]:
+        if not _HEADER_NAME.fullmatch(name):
+            problems.add(f"{at}.headers", f'"{name[:80]}" is no name of an HTTP header')
+        problems.text(f"{at}.headers[{name[:80]}]", value, MAX_EXPRESSION_CHARACTERS)
+    for name in ("ready_expression", "over_expression", "leave_expression"):
+        expression = getattr(message, name)
+        problems.text(f"{at}.{name}", expression, MAX_EXPRESSION_CHARACTERS, CONTROL_IN_PROMPT)
+
+
+def _parse_quality(
+    problems: Problems, at: str, message: recording_pb2.RecordingSpec
+) -> dict[str, int]:
+    """What is asked for in place of what the profile has."""
+    given = {field.name: value for field, value in message.ListFields()}
+    asked = {name: given[name] for name in QUALITY_RANGES if name in given}
+    for name, value in asked.items():
+        low, high = QUALITY_RANGES[name]
+        if not low <= value <= high:
+            problems.add(f"{at}.{name}", f"is {value}, must be {low} to {high}")
+        elif name in ("width", "height") and value % 2:
+            problems.add(f"{at}.{name}", f"is {value}, must be even")
+    return asked
 
 
 def _check_url(problems: Problems, field: str, url: str) -> None:
@@ -125,6 +161,7 @@ def spec(spec: RecordingSpec) -> recording_pb2.RecordingSpec:
         over_expression=spec.over_expression,
         leave_expression=spec.leave_expression,
         ready_timeout=duration(spec.ready_timeout_seconds),
+        mattermost_call=None if spec.call is None else mattermost.message(spec.call),
     )
 
 

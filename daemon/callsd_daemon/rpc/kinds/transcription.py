@@ -4,6 +4,8 @@
 import re
 
 from callsd.v1 import error_pb2, transcription_pb2
+from callsd_daemon.domain.jobs import job_name
+from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.transcription import (
     Format,
     Task,
@@ -13,6 +15,7 @@ from callsd_daemon.domain.transcription import (
 )
 from callsd_daemon.kinds.transcription import Transcription
 from callsd_daemon.rpc.convert import ENGINES, REASONS, duration
+from callsd_daemon.rpc.kinds import mattermost
 from callsd_daemon.rpc.problems import CONTROL_IN_PROMPT, MAX_SPEAKER_CHARACTERS, Problems
 
 
@@ -23,6 +26,7 @@ MAX_WORD_CHARACTERS = 100
 MAX_PATH_CHARACTERS = 4096
 MAX_OFFSET_SECONDS = 30 * 86400.0
 
+RECORDING = re.compile(r"jobs/([a-z0-9]{8,40})")
 UPLOAD = re.compile(r"uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 TASKS = {
@@ -40,15 +44,10 @@ FORMAT_OF = {number: format_ for format_, number in FORMATS.items()}
 
 def parse(
     problems: Problems, message: transcription_pb2.TranscriptionSpec, kind: Transcription
-) -> tuple[TranscriptionSpec, None]:
+) -> tuple[TranscriptionSpec, SiteSecrets | None]:
     """What is asked for."""
     at = "job.transcription"
-    if not 1 <= len(message.tracks) <= MAX_TRACKS:
-        problems.add(f"{at}.tracks", f"has {len(message.tracks)} tracks, must be 1 to {MAX_TRACKS}")
-    tracks = tuple(
-        _parse_track(problems, f"{at}.tracks[{index}]", track)
-        for index, track in enumerate(message.tracks[:MAX_TRACKS])
-    )
+    tracks = _parse_tracks(problems, f"{at}.tracks", message)
     problems.model(f"{at}.model", message.model)
     if len(message.vocabulary) > MAX_VOCABULARY:
         problems.add(f"{at}.vocabulary", f"has {len(message.vocabulary)} words, at most 100")
@@ -64,12 +63,13 @@ def parse(
     ):
         if number and number not in known:
             problems.add(f"{at}.{field}", f"{number} is no value that this server knows")
-    formats: list[Format] = []
-    for wanted in message.formats:
-        if wanted not in FORMAT_OF:
-            problems.add(f"{at}.formats", f"{wanted} is no value that this server knows")
-        elif FORMAT_OF[wanted] not in formats:
-            formats.append(FORMAT_OF[wanted])
+    formats = _parse_formats(problems, f"{at}.formats", message)
+    call, secrets = None, None
+    if message.HasField("mattermost_call"):
+        call = mattermost.parse(problems, f"{at}.mattermost_call", message.mattermost_call)
+        secrets = SiteSecrets(token=message.mattermost_call.token)
+        if not {Format.VTT, Format.TEXT} <= set(formats):
+            problems.add(f"{at}.formats", "must have VTT and TEXT for a mattermost_call")
     spec = TranscriptionSpec(
         tracks=tracks,
         model=message.model or kind.default_model,
@@ -79,14 +79,42 @@ def parse(
         task=TASK_OF.get(message.task, next(iter(TASKS))),
         initial_prompt=message.initial_prompt,
         vocabulary=tuple(message.vocabulary),
-        formats=tuple(formats) or tuple(Format),
+        formats=formats,
         webvtt_omit_speaker=message.webvtt_omit_speaker,
+        call=call,
     )
-    return spec, None
+    return spec, secrets
+
+
+def _parse_tracks(
+    problems: Problems, at: str, message: transcription_pb2.TranscriptionSpec
+) -> tuple[Track, ...]:
+    if not 1 <= len(message.tracks) <= MAX_TRACKS:
+        problems.add(at, f"has {len(message.tracks)} tracks, must be 1 to {MAX_TRACKS}")
+    tracks = tuple(
+        _parse_track(problems, f"{at}[{index}]", track)
+        for index, track in enumerate(message.tracks[:MAX_TRACKS])
+    )
+    if sum(bool(track.recording) for track in tracks) > 1:
+        problems.add(at, "has more than one track of a recording")
+    return tracks
+
+
+def _parse_formats(
+    problems: Problems, at: str, message: transcription_pb2.TranscriptionSpec
+) -> tuple[Format, ...]:
+    """Each once, in the order in which they are named; all, if none is."""
+    formats: list[Format] = []
+    for wanted in message.formats:
+        if wanted not in FORMAT_OF:
+            problems.add(at, f"{wanted} is no value that this server knows")
+        elif FORMAT_OF[wanted] not in formats:
+            formats.append(FORMAT_OF[wanted])
+    return tuple(formats) or tuple(Format)
 
 
 def _parse_track(problems: Problems, at: str, track: transcription_pb2.Track) -> Track:
-    upload_id = ""
+    upload_id = recording = ""
     match track.WhichOneof("media"):
         case "path":
             problems.text(f"{at}.path", track.path, MAX_PATH_CHARACTERS)
@@ -98,8 +126,14 @@ def _parse_track(problems: Problems, at: str, track: transcription_pb2.Track) ->
                 problems.add(f"{at}.upload", 'must be "uploads/UUID"')
             else:
                 upload_id = match[1]
+        case "recording":
+            match = RECORDING.fullmatch(track.recording)
+            if match is None:
+                problems.add(f"{at}.recording", 'must be "jobs/JOB"')
+            else:
+                recording = match[1]
         case _:
-            problems.add(f"{at}.media", "is missing: set path or upload")
+            problems.add(f"{at}.media", "is missing: set path, upload or recording")
     offset = 0.0
     if track.HasField("start_offset"):
         offset = problems.seconds(f"{at}.start_offset", track.start_offset, 0, MAX_OFFSET_SECONDS)
@@ -107,6 +141,7 @@ def _parse_track(problems: Problems, at: str, track: transcription_pb2.Track) ->
         speaker=problems.text(f"{at}.speaker", track.speaker, MAX_SPEAKER_CHARACTERS),
         path=track.path,
         upload_id=upload_id,
+        recording=recording,
         start_offset_seconds=offset,
         language=problems.language(f"{at}.language", track.language),
     )
@@ -125,6 +160,7 @@ def spec(spec: TranscriptionSpec) -> transcription_pb2.TranscriptionSpec:
         vocabulary=spec.vocabulary,
         formats=[FORMATS[format_] for format_ in spec.formats],
         webvtt_omit_speaker=spec.webvtt_omit_speaker,
+        mattermost_call=None if spec.call is None else mattermost.message(spec.call),
     )
 
 
@@ -136,6 +172,8 @@ def _track(track: Track) -> transcription_pb2.Track:
     )
     if track.upload_id:
         message.upload = f"uploads/{track.upload_id}"
+    elif track.recording:
+        message.recording = job_name(track.recording)
     else:
         message.path = track.path
     return message

@@ -36,6 +36,10 @@ MAX_RING_BYTES = 64 * 1024**2
 """The same for all speakers of a call, with audio that is recognised but not final: 200 who talk at
 once for ten seconds."""
 
+MAX_RING_CHUNKS = 100_000
+"""The same in chunks, of 20 ms each. A chunk takes some 200 bytes besides its audio: one sample in
+each would fill the memory with little of it."""
+
 STALL_SECONDS = 1.0
 """A speaker from whom nothing comes for so long has stopped talking: muted, or gone."""
 
@@ -46,6 +50,8 @@ class AudioSink:
 
     send: "Callable[[Call, Speaker, Chunk], None]"
     end_speech: Callable[[Speaker], None]
+    has_room: Callable[[], bool] = lambda: True
+    """Whether the captioner keeps up with all its calls."""
 
 
 class Call:
@@ -153,7 +159,7 @@ class Call:
         self.acks.set()
         if chunk is not None:
             self._sink.send(self, speaker, chunk)
-            self._update_room()
+            self.update_room()
 
     def name(self, name: str, display_name: str) -> None:
         """Set the display name of a speaker, who may be new."""
@@ -178,14 +184,17 @@ class Call:
             speaker.is_asked_to_end = True
             self._sink.end_speech(speaker)
 
-    def _update_room(self) -> None:
+    def update_room(self) -> None:
+        """Find out whether the client may send more audio."""
         speakers = self.speakers.values()
         if (
             any(
                 s.unrecognised_samples > MAX_UNRECOGNISED_SECONDS * SAMPLE_RATE_HZ for s in speakers
             )
             or sum(speaker.ring_bytes for speaker in speakers) > MAX_RING_BYTES
-        ):
+            or sum(len(speaker.ring) for speaker in speakers) > MAX_RING_CHUNKS
+            or not self._sink.has_room()
+        ) and not self.is_over:
             self.room.clear()
         else:
             self.room.set()
@@ -250,7 +259,7 @@ class Call:
         if update.speech is SpeechChange.END:
             self._publish_speech(speaker, EventType.SPEECH_END, update.recognised_sample)
         self.acks.set()
-        self._update_room()
+        self.update_room()
         self.feed.wake()
 
     def _finalise(self, speaker: Speaker, words: Words) -> None:

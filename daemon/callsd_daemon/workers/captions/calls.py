@@ -81,7 +81,11 @@ class Calls:
             service = self._services[spec.model] = _Service(captioner)
         captioner = service.captioner
         service.calls += 1
-        sink = AudioSink(send=captioner.send_audio, end_speech=captioner.end_speech)
+        sink = AudioSink(
+            send=captioner.send_audio,
+            end_speech=captioner.end_speech,
+            has_room=captioner.has_room,
+        )
         try:
             call = await asyncio.to_thread(
                 Call, job_id, spec, directory, sink, max_log_bytes=self._max_log_bytes

@@ -23,7 +23,12 @@ from callsd_daemon.domain.jobs import Failure
 from callsd_daemon.files import FilePool
 from callsd_daemon.kinds import Role
 from callsd_daemon.kinds.captions import CaptionerAssignment
-from callsd_daemon.metrics import CAPTION_LAG, CAPTIONER_LOAD, CAPTIONERS_LOST
+from callsd_daemon.metrics import (
+    CAPTION_LAG,
+    CAPTIONER_COMMANDS,
+    CAPTIONER_LOAD,
+    CAPTIONERS_LOST,
+)
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.link import (
     CaptionerCommand,
@@ -134,6 +139,10 @@ class Captioner:
         if speaker in self._numbers:
             self._send(EndSpeech(track=self._numbers[speaker]))
 
+    def has_room(self) -> bool:
+        """Whether calls may send more audio; without a captioner it waits in their rings."""
+        return self._link is None or self._link.has_room
+
     def _open(self, call: Call, speaker: Speaker) -> int:
         track = self._next_track
         self._next_track += 1
@@ -162,6 +171,8 @@ class Captioner:
         self._last_report = time.monotonic()
         CAPTIONER_LOAD.labels(model=self._work.model).set(status.load)
         CAPTION_LAG.labels(model=self._work.model).set(status.lag_seconds)
+        if self._link is not None:
+            CAPTIONER_COMMANDS.labels(model=self._work.model).set(self._link.waiting)
         if not self.ready.is_set():
             log.info("captioner_ready", model=self._work.model)
             self.ready.set()
@@ -172,6 +183,8 @@ class Captioner:
             call.engine = status.engine or call.engine
             call.peak_memory_bytes = max(call.peak_memory_bytes, status.peak_memory_bytes)
             call.degrade(status.degraded)
+            # Of a call that was held back for the others' sake nothing else may come.
+            call.update_room()
         self._costs = status.cpu_seconds
 
     def on_update(self, track: int, update: TrackUpdate) -> None:
@@ -216,7 +229,7 @@ class Captioner:
             await until(self._closing, RESTART_PAUSES_SECONDS[recent])
         if self.failure is not None:
             log.error("captioner_failed", model=self._work.model, reason=self.failure.reason)
-        for gauge in (CAPTION_LAG, CAPTIONER_LOAD):
+        for gauge in (CAPTION_LAG, CAPTIONER_COMMANDS, CAPTIONER_LOAD):
             with contextlib.suppress(KeyError):
                 gauge.remove(self._work.model)
         self.failed.set()
@@ -256,6 +269,7 @@ class Captioner:
         self._process, self._link, self._costs = process, link, {}
         try:
             self._send_rings()
+            link.exempt()
             return await self._watch(process)
         finally:
             self.ready.clear()

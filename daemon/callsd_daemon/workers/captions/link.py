@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import structlog
+
 from callsd_daemon.domain.captions import Encoding, TrackUpdate
 from callsd_daemon.domain.jobs import Failure
 from callsd_daemon.kinds import Opener
@@ -14,6 +16,19 @@ from callsd_daemon.kinds.captions import CaptionerAssignment
 from callsd_daemon.workers.captions.speaker import Chunk
 from callsd_daemon.workers.worker_log import WorkerLog
 
+
+log = structlog.get_logger(__name__)
+
+FULL_COMMANDS = 100_000
+"""When so many wait for a captioner its calls have to wait, too: what 130 people say in 15 s, after
+which a captioner that says nothing is replaced."""
+
+MAX_COMMANDS = 2 * FULL_COMMANDS
+"""That wait at most, besides the rings that a captioner is sent at its start. Until it is full each
+call may send one more request, of 1,000 pieces."""
+
+BATCH_COMMANDS = 1_000
+"""That are taken at once: what is left waits here, where it is counted."""
 
 GATHER_SECONDS = 0.02
 """Audio of so long goes into one message: a message costs both processes more than its content."""
@@ -101,6 +116,7 @@ class Link:
         self.generation = generation
         self.token_sha256 = token_sha256
         self._commands: deque[CaptionerCommand] = deque()
+        self._ring_commands = 0
         self._changed = asyncio.Event()
         self.is_closed = False
         """Set at the end; later reports are ignored."""
@@ -109,14 +125,37 @@ class Link:
         """What the captioner may read."""
         return self.work.files
 
+    @property
+    def waiting(self) -> int:
+        """How many commands wait for the captioner."""
+        return len(self._commands)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether calls may send more audio."""
+        return self.waiting < FULL_COMMANDS
+
     def send(self, command: CaptionerCommand) -> None:
-        """Queue a command; the queue is bounded by the audio that calls accept."""
-        self._commands.append(command)
-        self._changed.set()
+        """Queue a command.
+
+        A captioner that takes none ends, and what is sent to it is dropped: the next one is sent
+        the rings.
+        """
+        if self.waiting >= MAX_COMMANDS + self._ring_commands and not self.is_closed:
+            log.error("captioner_overrun", model=self.work.model, commands=self.waiting)
+            self.close()
+        if not self.is_closed:
+            self._commands.append(command)
+            self._changed.set()
+
+    def exempt(self) -> None:
+        """What waits now are the rings, which are bounded by what calls may keep in them."""
+        self._ring_commands = self.waiting
 
     def close(self) -> None:
-        """Take no more commands."""
+        """Take no more commands, and forget those that wait."""
         self.is_closed = True
+        self._commands.clear()
         self._changed.set()
 
     async def batches(self) -> AsyncIterator[list[CaptionerCommand]]:
@@ -125,9 +164,12 @@ class Link:
             await self._changed.wait()
             if self.is_closed:
                 return
-            if all(isinstance(command, Sound) for command in self._commands):
+            if self.waiting < BATCH_COMMANDS and all(
+                isinstance(command, Sound) for command in self._commands
+            ):
                 await asyncio.sleep(GATHER_SECONDS)
-            self._changed.clear()
-            batch = list(self._commands)
-            self._commands.clear()
+            count = min(self.waiting, BATCH_COMMANDS)
+            batch = [self._commands.popleft() for _ in range(count)]
+            if not self._commands and not self.is_closed:
+                self._changed.clear()
             yield batch

@@ -101,6 +101,10 @@ def _recording_work(assignment: RecordingAssignment) -> worker_pb2.Assignment:
         ready_timeout_seconds=spec.ready_timeout_seconds,
         min_free_bytes=assignment.min_free_bytes,
         max_seconds=assignment.max_seconds,
+        secrets=assignment.hidden,
+        patience_seconds=assignment.patience_seconds,
+        open_delay_seconds=assignment.open_delay_seconds,
+        certificates=assignment.certificates,
     )
     return worker_pb2.Assignment(recording=work)
 

@@ -59,6 +59,13 @@ MAX_REQUESTS = 32
 MAX_FILE_REQUESTS = 4
 """Files that one worker may read or send at once."""
 
+MAX_ORDERS = 8
+"""That wait for a worker to take them. It is told one thing after the other: which file to send,
+that all has arrived, that it shall end."""
+
+ORDER_TIMEOUT_SECONDS = 30.0
+"""How long an order for a file waits for a worker that takes none."""
+
 REPORTS_A_SECOND = 50
 """A worker reports once a second, and sends parts of its log."""
 
@@ -191,10 +198,10 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, "there is no such work")
             yield worker_pb2.SessionResponse(assignment=messages.assignment(work))
         slot.greet()
-        orders: Orders = asyncio.Queue()
+        orders: Orders = asyncio.Queue(MAX_ORDERS)
         # A worker has one session: an older one is broken, or was not its own.
         slot.end_session()
-        slot.end_session = lambda: orders.put_nowait(None)
+        slot.end_session = lambda: _end(orders)
         tasks = [
             asyncio.create_task(_listen(requests, slot, orders)),
             asyncio.create_task(_announce_stop(slot, orders)),
@@ -382,10 +389,17 @@ async def _follow(requests: AsyncIterator[worker_pb2.CaptionRequest], link: Link
 Orders = asyncio.Queue[worker_pb2.SessionResponse | None]
 
 
+def _end(orders: Orders) -> None:
+    """End a session behind its orders; a worker that takes none loses the oldest one."""
+    if orders.full():
+        orders.get_nowait()
+    orders.put_nowait(None)
+
+
 async def _announce_stop(slot: WorkerSlot, orders: Orders) -> None:
     await slot.stop.wait()
     stop = worker_pb2.Stop(grace_seconds=slot.stop_grace_seconds)
-    orders.put_nowait(worker_pb2.SessionResponse(stop=stop))
+    await orders.put(worker_pb2.SessionResponse(stop=stop))
 
 
 async def _listen(
@@ -413,7 +427,7 @@ async def _listen(
         if collecting is not None:
             collecting.cancel()
             await asyncio.gather(collecting, return_exceptions=True)
-        orders.put_nowait(None)
+        _end(orders)
 
 
 def _is_of(outcome: worker_pb2.Outcome, slot: WorkerSlot) -> bool:
@@ -426,7 +440,11 @@ async def _collect(message: worker_pb2.Outcome, slot: WorkerSlot, orders: Orders
 
     async def ask(file_name: str, offset: int) -> None:
         order = worker_pb2.SendOrder(file_name=file_name, offset=offset)
-        orders.put_nowait(worker_pb2.SessionResponse(send=order))
+        try:
+            async with asyncio.timeout(ORDER_TIMEOUT_SECONDS):
+                await orders.put(worker_pb2.SessionResponse(send=order))
+        except TimeoutError:
+            raise UnusableError("its worker takes no orders") from None
 
     try:
         await slot.delivery.collect(messages.outcome(message), message.SerializeToString(), ask)
@@ -439,4 +457,4 @@ async def _collect(message: worker_pb2.Outcome, slot: WorkerSlot, orders: Orders
         log.exception("outcome_failed")
     slot.is_over.set()
     verdict = worker_pb2.OutcomeVerdict(problem=problem)
-    orders.put_nowait(worker_pb2.SessionResponse(verdict=verdict))
+    await orders.put(worker_pb2.SessionResponse(verdict=verdict))

@@ -16,6 +16,8 @@ import type { ErrorReason } from "./error_pb.js";
 import { file_callsd_v1_error } from "./error_pb.js";
 import type { JobKind } from "./kind_pb.js";
 import { file_callsd_v1_kind } from "./kind_pb.js";
+import type { Delivery, DeliveryState } from "./mattermost_pb.js";
+import { file_callsd_v1_mattermost } from "./mattermost_pb.js";
 import type { RecordingHealth, RecordingResult, RecordingSpec } from "./recording_pb.js";
 import { file_callsd_v1_recording } from "./recording_pb.js";
 import type { TranscriptionResult, TranscriptionSpec } from "./transcription_pb.js";
@@ -28,7 +30,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file callsd/v1/job.proto.
  */
 export const file_callsd_v1_job: GenFile = /*@__PURE__*/
-  fileDesc("ChNjYWxsc2QvdjEvam9iLnByb3RvEgljYWxsc2QudjEihgkKA0pvYhIMCgRuYW1lGAEgASgJEgwKBGV0YWcYAiABKAkSIAoEa2luZBgDIAEoDjISLmNhbGxzZC52MS5Kb2JLaW5kEiIKBXN0YXRlGAQgASgOMhMuY2FsbHNkLnYxLkpvYlN0YXRlEioKBmxhYmVscxgFIAMoCzIaLmNhbGxzZC52MS5Kb2IuTGFiZWxzRW50cnkSNQoNdHJhbnNjcmlwdGlvbhgGIAEoCzIcLmNhbGxzZC52MS5UcmFuc2NyaXB0aW9uU3BlY0gAEisKCGNhcHRpb25zGAcgASgLMhcuY2FsbHNkLnYxLkNhcHRpb25zU3BlY0gAEi0KCXJlY29yZGluZxgIIAEoCzIYLmNhbGxzZC52MS5SZWNvcmRpbmdTcGVjSAASLwoMbWF4X2R1cmF0aW9uGAkgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiUKCHByb2dyZXNzGAogASgLMhMuY2FsbHNkLnYxLlByb2dyZXNzEiMKB2ZhaWx1cmUYCyABKAsyEi5jYWxsc2QudjEuRmFpbHVyZRIiCgdub3RpY2VzGAwgAygLMhEuY2FsbHNkLnYxLk5vdGljZRImCglhcnRpZmFjdHMYDSADKAsyEy5jYWxsc2QudjEuQXJ0aWZhY3QSPAoUdHJhbnNjcmlwdGlvbl9yZXN1bHQYDiABKAsyHi5jYWxsc2QudjEuVHJhbnNjcmlwdGlvblJlc3VsdBIrCgtyZXNlcnZhdGlvbhgPIAEoCzIWLmNhbGxzZC52MS5SZXNlcnZhdGlvbhIfCgV1c2FnZRgQIAEoCzIQLmNhbGxzZC52MS5Vc2FnZRIWCg5xdWV1ZV9wb3NpdGlvbhgRIAEoBRIrCgt3YWl0aW5nX2ZvchgSIAEoDjIWLmNhbGxzZC52MS5FcnJvclJlYXNvbhIPCgdhdHRlbXB0GBMgASgFEg8KB2NyZWF0b3IYFCABKAkSEAoIcmV2aXNpb24YFSABKAMSLwoLY3JlYXRlX3RpbWUYFiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGBcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdGFydF90aW1lGBggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgZIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYGiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKD2NhcHRpb25zX3Jlc3VsdBgbIAEoCzIZLmNhbGxzZC52MS5DYXB0aW9uc1Jlc3VsdBI0ChByZWNvcmRpbmdfcmVzdWx0GBwgASgLMhouY2FsbHNkLnYxLlJlY29yZGluZ1Jlc3VsdBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgYKBHNwZWMizAEKCFByb2dyZXNzEg0KBXBoYXNlGAEgASgJEhAKCGZyYWN0aW9uGAIgASgBEiwKCXByb2Nlc3NlZBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIoCgV0b3RhbBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIYChByZWFsX3RpbWVfZmFjdG9yGAUgASgBEi0KCXJlY29yZGluZxgGIAEoCzIaLmNhbGxzZC52MS5SZWNvcmRpbmdIZWFsdGgipwEKB0ZhaWx1cmUSJgoGcmVhc29uGAEgASgOMhYuY2FsbHNkLnYxLkVycm9yUmVhc29uEg8KB21lc3NhZ2UYAiABKAkSMgoIbWV0YWRhdGEYAyADKAsyIC5jYWxsc2QudjEuRmFpbHVyZS5NZXRhZGF0YUVudHJ5Gi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASInCgZOb3RpY2USDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJIlAKCEFydGlmYWN0EgwKBG5hbWUYASABKAkSEgoKbWVkaWFfdHlwZRgCIAEoCRISCgpzaXplX2J5dGVzGAMgASgDEg4KBnNoYTI1NhgEIAEoCSI3CgVVc2FnZRITCgtjcHVfc2Vjb25kcxgBIAEoARIZChFwZWFrX21lbW9yeV9ieXRlcxgCIAEoAyJsChBDcmVhdGVKb2JSZXF1ZXN0EhsKA2pvYhgBIAEoCzIOLmNhbGxzZC52MS5Kb2ISEgoKcmVxdWVzdF9pZBgCIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAMgASgIEhAKCG5vX3F1ZXVlGAQgASgIIlkKEUNyZWF0ZUpvYlJlc3BvbnNlEhsKA2pvYhgBIAEoCzIOLmNhbGxzZC52MS5Kb2ISJwoJYWRtaXNzaW9uGAIgASgLMhQuY2FsbHNkLnYxLkFkbWlzc2lvbiIdCg1HZXRKb2JSZXF1ZXN0EgwKBG5hbWUYASABKAkiLQoOR2V0Sm9iUmVzcG9uc2USGwoDam9iGAEgASgLMg4uY2FsbHNkLnYxLkpvYiLDAQoJSm9iRmlsdGVyEiMKBnN0YXRlcxgBIAMoDjITLmNhbGxzZC52MS5Kb2JTdGF0ZRIhCgVraW5kcxgCIAMoDjISLmNhbGxzZC52MS5Kb2JLaW5kEjAKBmxhYmVscxgDIAMoCzIgLmNhbGxzZC52MS5Kb2JGaWx0ZXIuTGFiZWxzRW50cnkSDQoFbmFtZXMYBCADKAkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJeCg9MaXN0Sm9ic1JlcXVlc3QSJAoGZmlsdGVyGAEgASgLMhQuY2FsbHNkLnYxLkpvYkZpbHRlchIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJbChBMaXN0Sm9ic1Jlc3BvbnNlEhwKBGpvYnMYASADKAsyDi5jYWxsc2QudjEuSm9iEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIQCghyZXZpc2lvbhgDIAEoAyIsCg5TdG9wSm9iUmVxdWVzdBIMCgRuYW1lGAEgASgJEgwKBGV0YWcYAiABKAkiLgoPU3RvcEpvYlJlc3BvbnNlEhsKA2pvYhgBIAEoCzIOLmNhbGxzZC52MS5Kb2IiLgoQRGVsZXRlSm9iUmVxdWVzdBIMCgRuYW1lGAEgASgJEgwKBGV0YWcYAiABKAkiEwoRRGVsZXRlSm9iUmVzcG9uc2UifwoQV2F0Y2hKb2JzUmVxdWVzdBIkCgZmaWx0ZXIYASABKAsyFC5jYWxsc2QudjEuSm9iRmlsdGVyEhwKD3Jlc3VtZV9yZXZpc2lvbhgCIAEoA0gAiAEBEhMKC2RhdGFiYXNlX2lkGAMgASgJQhIKEF9yZXN1bWVfcmV2aXNpb24iewoRV2F0Y2hKb2JzUmVzcG9uc2USIwoGZXZlbnRzGAEgAygLMhMuY2FsbHNkLnYxLkpvYkV2ZW50EhAKCHJldmlzaW9uGAIgASgDEhoKEmluaXRpYWxfc3RhdGVfc2VudBgDIAEoCBITCgtkYXRhYmFzZV9pZBgEIAEoCSJjCghKb2JFdmVudBIQCghyZXZpc2lvbhgBIAEoAxIlCgtqb2JfY2hhbmdlZBgCIAEoCzIOLmNhbGxzZC52MS5Kb2JIABIVCgtqb2JfZGVsZXRlZBgDIAEoCUgAQgcKBWV2ZW50Ij4KDlJlYWRMb2dSZXF1ZXN0EgwKBG5hbWUYASABKAkSDgoGb2Zmc2V0GAIgASgDEg4KBmZvbGxvdxgDIAEoCCIvCg9SZWFkTG9nUmVzcG9uc2USDgoGb2Zmc2V0GAEgASgDEgwKBGRhdGEYAiABKAwiNAoURmV0Y2hBcnRpZmFjdFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIOCgZvZmZzZXQYAiABKAMiXAoVRmV0Y2hBcnRpZmFjdFJlc3BvbnNlEiUKCGFydGlmYWN0GAEgASgLMhMuY2FsbHNkLnYxLkFydGlmYWN0Eg4KBm9mZnNldBgCIAEoAxIMCgRkYXRhGAMgASgMKsoBCghKb2JTdGF0ZRIZChVKT0JfU1RBVEVfVU5TUEVDSUZJRUQQABIUChBKT0JfU1RBVEVfUVVFVUVEEAESFgoSSk9CX1NUQVRFX1NUQVJUSU5HEAISFQoRSk9CX1NUQVRFX1JVTk5JTkcQAxIWChJKT0JfU1RBVEVfU1RPUFBJTkcQBBIXChNKT0JfU1RBVEVfU1VDQ0VFREVEEAUSFAoQSk9CX1NUQVRFX0ZBSUxFRBAGEhcKE0pPQl9TVEFURV9DQU5DRUxMRUQQBzLGBAoKSm9iU2VydmljZRJGCglDcmVhdGVKb2ISGy5jYWxsc2QudjEuQ3JlYXRlSm9iUmVxdWVzdBocLmNhbGxzZC52MS5DcmVhdGVKb2JSZXNwb25zZRI9CgZHZXRKb2ISGC5jYWxsc2QudjEuR2V0Sm9iUmVxdWVzdBoZLmNhbGxzZC52MS5HZXRKb2JSZXNwb25zZRJDCghMaXN0Sm9icxIaLmNhbGxzZC52MS5MaXN0Sm9ic1JlcXVlc3QaGy5jYWxsc2QudjEuTGlzdEpvYnNSZXNwb25zZRJACgdTdG9wSm9iEhkuY2FsbHNkLnYxLlN0b3BKb2JSZXF1ZXN0GhouY2FsbHNkLnYxLlN0b3BKb2JSZXNwb25zZRJGCglEZWxldGVKb2ISGy5jYWxsc2QudjEuRGVsZXRlSm9iUmVxdWVzdBocLmNhbGxzZC52MS5EZWxldGVKb2JSZXNwb25zZRJICglXYXRjaEpvYnMSGy5jYWxsc2QudjEuV2F0Y2hKb2JzUmVxdWVzdBocLmNhbGxzZC52MS5XYXRjaEpvYnNSZXNwb25zZTABEkIKB1JlYWRMb2cSGS5jYWxsc2QudjEuUmVhZExvZ1JlcXVlc3QaGi5jYWxsc2QudjEuUmVhZExvZ1Jlc3BvbnNlMAESVAoNRmV0Y2hBcnRpZmFjdBIfLmNhbGxzZC52MS5GZXRjaEFydGlmYWN0UmVxdWVzdBogLmNhbGxzZC52MS5GZXRjaEFydGlmYWN0UmVzcG9uc2UwAUJfCg1kZXYuY2FsbHNkLnYxQghKb2JQcm90b1ABWjZnaXRodWIuY29tL2NhbGxzZC9jYWxsc2QvY2xpZW50cy9nby9jYWxsc2QvdjE7Y2FsbHNkdjGqAglDYWxsc2QuVjFiBnByb3RvMw", [file_callsd_v1_capacity, file_callsd_v1_caption, file_callsd_v1_error, file_callsd_v1_kind, file_callsd_v1_recording, file_callsd_v1_transcription, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChNjYWxsc2QvdjEvam9iLnByb3RvEgljYWxsc2QudjEirQkKA0pvYhIMCgRuYW1lGAEgASgJEgwKBGV0YWcYAiABKAkSIAoEa2luZBgDIAEoDjISLmNhbGxzZC52MS5Kb2JLaW5kEiIKBXN0YXRlGAQgASgOMhMuY2FsbHNkLnYxLkpvYlN0YXRlEioKBmxhYmVscxgFIAMoCzIaLmNhbGxzZC52MS5Kb2IuTGFiZWxzRW50cnkSNQoNdHJhbnNjcmlwdGlvbhgGIAEoCzIcLmNhbGxzZC52MS5UcmFuc2NyaXB0aW9uU3BlY0gAEisKCGNhcHRpb25zGAcgASgLMhcuY2FsbHNkLnYxLkNhcHRpb25zU3BlY0gAEi0KCXJlY29yZGluZxgIIAEoCzIYLmNhbGxzZC52MS5SZWNvcmRpbmdTcGVjSAASLwoMbWF4X2R1cmF0aW9uGAkgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiUKCHByb2dyZXNzGAogASgLMhMuY2FsbHNkLnYxLlByb2dyZXNzEiMKB2ZhaWx1cmUYCyABKAsyEi5jYWxsc2QudjEuRmFpbHVyZRIiCgdub3RpY2VzGAwgAygLMhEuY2FsbHNkLnYxLk5vdGljZRImCglhcnRpZmFjdHMYDSADKAsyEy5jYWxsc2QudjEuQXJ0aWZhY3QSPAoUdHJhbnNjcmlwdGlvbl9yZXN1bHQYDiABKAsyHi5jYWxsc2QudjEuVHJhbnNjcmlwdGlvblJlc3VsdBIrCgtyZXNlcnZhdGlvbhgPIAEoCzIWLmNhbGxzZC52MS5SZXNlcnZhdGlvbhIfCgV1c2FnZRgQIAEoCzIQLmNhbGxzZC52MS5Vc2FnZRIWCg5xdWV1ZV9wb3NpdGlvbhgRIAEoBRIrCgt3YWl0aW5nX2ZvchgSIAEoDjIWLmNhbGxzZC52MS5FcnJvclJlYXNvbhIPCgdhdHRlbXB0GBMgASgFEg8KB2NyZWF0b3IYFCABKAkSEAoIcmV2aXNpb24YFSABKAMSLwoLY3JlYXRlX3RpbWUYFiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGBcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdGFydF90aW1lGBggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgZIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYGiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKD2NhcHRpb25zX3Jlc3VsdBgbIAEoCzIZLmNhbGxzZC52MS5DYXB0aW9uc1Jlc3VsdBI0ChByZWNvcmRpbmdfcmVzdWx0GBwgASgLMhouY2FsbHNkLnYxLlJlY29yZGluZ1Jlc3VsdBIlCghkZWxpdmVyeRgdIAEoCzITLmNhbGxzZC52MS5EZWxpdmVyeRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgYKBHNwZWMizAEKCFByb2dyZXNzEg0KBXBoYXNlGAEgASgJEhAKCGZyYWN0aW9uGAIgASgBEiwKCXByb2Nlc3NlZBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIoCgV0b3RhbBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIYChByZWFsX3RpbWVfZmFjdG9yGAUgASgBEi0KCXJlY29yZGluZxgGIAEoCzIaLmNhbGxzZC52MS5SZWNvcmRpbmdIZWFsdGgipwEKB0ZhaWx1cmUSJgoGcmVhc29uGAEgASgOMhYuY2FsbHNkLnYxLkVycm9yUmVhc29uEg8KB21lc3NhZ2UYAiABKAkSMgoIbWV0YWRhdGEYAyADKAsyIC5jYWxsc2QudjEuRmFpbHVyZS5NZXRhZGF0YUVudHJ5Gi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASInCgZOb3RpY2USDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJIlAKCEFydGlmYWN0EgwKBG5hbWUYASABKAkSEgoKbWVkaWFfdHlwZRgCIAEoCRISCgpzaXplX2J5dGVzGAMgASgDEg4KBnNoYTI1NhgEIAEoCSI3CgVVc2FnZRITCgtjcHVfc2Vjb25kcxgBIAEoARIZChFwZWFrX21lbW9yeV9ieXRlcxgCIAEoAyJsChBDcmVhdGVKb2JSZXF1ZXN0EhsKA2pvYhgBIAEoCzIOLmNhbGxzZC52MS5Kb2ISEgoKcmVxdWVzdF9pZBgCIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAMgASgIEhAKCG5vX3F1ZXVlGAQgASgIIlkKEUNyZWF0ZUpvYlJlc3BvbnNlEhsKA2pvYhgBIAEoCzIOLmNhbGxzZC52MS5Kb2ISJwoJYWRtaXNzaW9uGAIgASgLMhQuY2FsbHNkLnYxLkFkbWlzc2lvbiIdCg1HZXRKb2JSZXF1ZXN0EgwKBG5hbWUYASABKAkiLQoOR2V0Sm9iUmVzcG9uc2USGwoDam9iGAEgASgLMg4uY2FsbHNkLnYxLkpvYiLxAQoJSm9iRmlsdGVyEiMKBnN0YXRlcxgBIAMoDjITLmNhbGxzZC52MS5Kb2JTdGF0ZRIhCgVraW5kcxgCIAMoDjISLmNhbGxzZC52MS5Kb2JLaW5kEjAKBmxhYmVscxgDIAMoCzIgLmNhbGxzZC52MS5Kb2JGaWx0ZXIuTGFiZWxzRW50cnkSDQoFbmFtZXMYBCADKAkSLAoKZGVsaXZlcmllcxgFIAMoDjIYLmNhbGxzZC52MS5EZWxpdmVyeVN0YXRlGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiXgoPTGlzdEpvYnNSZXF1ZXN0EiQKBmZpbHRlchgBIAEoCzIULmNhbGxzZC52MS5Kb2JGaWx0ZXISEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiWwoQTGlzdEpvYnNSZXNwb25zZRIcCgRqb2JzGAEgAygLMg4uY2FsbHNkLnYxLkpvYhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSEAoIcmV2aXNpb24YAyABKAMiLAoOU3RvcEpvYlJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRldGFnGAIgASgJIi4KD1N0b3BKb2JSZXNwb25zZRIbCgNqb2IYASABKAsyDi5jYWxsc2QudjEuSm9iIi4KEERlbGV0ZUpvYlJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRldGFnGAIgASgJIhMKEURlbGV0ZUpvYlJlc3BvbnNlIjAKEVB1Ymxpc2hKb2JSZXF1ZXN0EgwKBG5hbWUYASABKAkSDQoFdG9rZW4YAiABKAkiMQoSUHVibGlzaEpvYlJlc3BvbnNlEhsKA2pvYhgBIAEoCzIOLmNhbGxzZC52MS5Kb2IifwoQV2F0Y2hKb2JzUmVxdWVzdBIkCgZmaWx0ZXIYASABKAsyFC5jYWxsc2QudjEuSm9iRmlsdGVyEhwKD3Jlc3VtZV9yZXZpc2lvbhgCIAEoA0gAiAEBEhMKC2RhdGFiYXNlX2lkGAMgASgJQhIKEF9yZXN1bWVfcmV2aXNpb24iewoRV2F0Y2hKb2JzUmVzcG9uc2USIwoGZXZlbnRzGAEgAygLMhMuY2FsbHNkLnYxLkpvYkV2ZW50EhAKCHJldmlzaW9uGAIgASgDEhoKEmluaXRpYWxfc3RhdGVfc2VudBgDIAEoCBITCgtkYXRhYmFzZV9pZBgEIAEoCSJjCghKb2JFdmVudBIQCghyZXZpc2lvbhgBIAEoAxIlCgtqb2JfY2hhbmdlZBgCIAEoCzIOLmNhbGxzZC52MS5Kb2JIABIVCgtqb2JfZGVsZXRlZBgDIAEoCUgAQgcKBWV2ZW50Ij4KDlJlYWRMb2dSZXF1ZXN0EgwKBG5hbWUYASABKAkSDgoGb2Zmc2V0GAIgASgDEg4KBmZvbGxvdxgDIAEoCCIvCg9SZWFkTG9nUmVzcG9uc2USDgoGb2Zmc2V0GAEgASgDEgwKBGRhdGEYAiABKAwiNAoURmV0Y2hBcnRpZmFjdFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIOCgZvZmZzZXQYAiABKAMiXAoVRmV0Y2hBcnRpZmFjdFJlc3BvbnNlEiUKCGFydGlmYWN0GAEgASgLMhMuY2FsbHNkLnYxLkFydGlmYWN0Eg4KBm9mZnNldBgCIAEoAxIMCgRkYXRhGAMgASgMKsoBCghKb2JTdGF0ZRIZChVKT0JfU1RBVEVfVU5TUEVDSUZJRUQQABIUChBKT0JfU1RBVEVfUVVFVUVEEAESFgoSSk9CX1NUQVRFX1NUQVJUSU5HEAISFQoRSk9CX1NUQVRFX1JVTk5JTkcQAxIWChJKT0JfU1RBVEVfU1RPUFBJTkcQBBIXChNKT0JfU1RBVEVfU1VDQ0VFREVEEAUSFAoQSk9CX1NUQVRFX0ZBSUxFRBAGEhcKE0pPQl9TVEFURV9DQU5DRUxMRUQQBzKRBQoKSm9iU2VydmljZRJGCglDcmVhdGVKb2ISGy5jYWxsc2QudjEuQ3JlYXRlSm9iUmVxdWVzdBocLmNhbGxzZC52MS5DcmVhdGVKb2JSZXNwb25zZRI9CgZHZXRKb2ISGC5jYWxsc2QudjEuR2V0Sm9iUmVxdWVzdBoZLmNhbGxzZC52MS5HZXRKb2JSZXNwb25zZRJDCghMaXN0Sm9icxIaLmNhbGxzZC52MS5MaXN0Sm9ic1JlcXVlc3QaGy5jYWxsc2QudjEuTGlzdEpvYnNSZXNwb25zZRJACgdTdG9wSm9iEhkuY2FsbHNkLnYxLlN0b3BKb2JSZXF1ZXN0GhouY2FsbHNkLnYxLlN0b3BKb2JSZXNwb25zZRJGCglEZWxldGVKb2ISGy5jYWxsc2QudjEuRGVsZXRlSm9iUmVxdWVzdBocLmNhbGxzZC52MS5EZWxldGVKb2JSZXNwb25zZRJICglXYXRjaEpvYnMSGy5jYWxsc2QudjEuV2F0Y2hKb2JzUmVxdWVzdBocLmNhbGxzZC52MS5XYXRjaEpvYnNSZXNwb25zZTABEkIKB1JlYWRMb2cSGS5jYWxsc2QudjEuUmVhZExvZ1JlcXVlc3QaGi5jYWxsc2QudjEuUmVhZExvZ1Jlc3BvbnNlMAESVAoNRmV0Y2hBcnRpZmFjdBIfLmNhbGxzZC52MS5GZXRjaEFydGlmYWN0UmVxdWVzdBogLmNhbGxzZC52MS5GZXRjaEFydGlmYWN0UmVzcG9uc2UwARJJCgpQdWJsaXNoSm9iEhwuY2FsbHNkLnYxLlB1Ymxpc2hKb2JSZXF1ZXN0Gh0uY2FsbHNkLnYxLlB1Ymxpc2hKb2JSZXNwb25zZUJfCg1kZXYuY2FsbHNkLnYxQghKb2JQcm90b1ABWjZnaXRodWIuY29tL2NhbGxzZC9jYWxsc2QvY2xpZW50cy9nby9jYWxsc2QvdjE7Y2FsbHNkdjGqAglDYWxsc2QuVjFiBnByb3RvMw", [file_callsd_v1_capacity, file_callsd_v1_caption, file_callsd_v1_error, file_callsd_v1_kind, file_callsd_v1_mattermost, file_callsd_v1_recording, file_callsd_v1_transcription, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * A piece of work and everything known about it.
@@ -247,6 +249,14 @@ export type Job = Message<"callsd.v1.Job"> & {
    * @generated from field: callsd.v1.RecordingResult recording_result = 28;
    */
   recordingResult?: RecordingResult | undefined;
+
+  /**
+   * How far its files are on their way to where they belong; only of jobs that have
+   * such a place. A job is not deleted while it is PENDING. Set by the server.
+   *
+   * @generated from field: callsd.v1.Delivery delivery = 29;
+   */
+  delivery?: Delivery | undefined;
 };
 
 /**
@@ -594,6 +604,14 @@ export type JobFilter = Message<"callsd.v1.JobFilter"> & {
    * @generated from field: repeated string names = 4;
    */
   names: string[];
+
+  /**
+   * With a delivery in one of these states. At most as many as there are. Default:
+   * any, and those without one.
+   *
+   * @generated from field: repeated callsd.v1.DeliveryState deliveries = 5;
+   */
+  deliveries: DeliveryState[];
 };
 
 /**
@@ -767,13 +785,64 @@ export const DeleteJobResponseSchema: GenMessage<DeleteJobResponse> = /*@__PURE_
   messageDesc(file_callsd_v1_job, 16);
 
 /**
+ * Asks for another try to deliver.
+ *
+ * @generated from message callsd.v1.PublishJobRequest
+ */
+export type PublishJobRequest = Message<"callsd.v1.PublishJobRequest"> & {
+  /**
+   * Name, "jobs/{job}".
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Token to use from now on. Secret, as in MattermostCall. Default: the one that is
+   * known; it is forgotten when a delivery is given up.
+   *
+   * @generated from field: string token = 2;
+   */
+  token: string;
+};
+
+/**
+ * Describes the message callsd.v1.PublishJobRequest.
+ * Use `create(PublishJobRequestSchema)` to create a new message.
+ */
+export const PublishJobRequestSchema: GenMessage<PublishJobRequest> = /*@__PURE__*/
+  messageDesc(file_callsd_v1_job, 17);
+
+/**
+ * Answers PublishJob.
+ *
+ * @generated from message callsd.v1.PublishJobResponse
+ */
+export type PublishJobResponse = Message<"callsd.v1.PublishJobResponse"> & {
+  /**
+   * The job, with its delivery PENDING.
+   *
+   * @generated from field: callsd.v1.Job job = 1;
+   */
+  job?: Job | undefined;
+};
+
+/**
+ * Describes the message callsd.v1.PublishJobResponse.
+ * Use `create(PublishJobResponseSchema)` to create a new message.
+ */
+export const PublishJobResponseSchema: GenMessage<PublishJobResponse> = /*@__PURE__*/
+  messageDesc(file_callsd_v1_job, 18);
+
+/**
  * Asks for changes.
  *
  * @generated from message callsd.v1.WatchJobsRequest
  */
 export type WatchJobsRequest = Message<"callsd.v1.WatchJobsRequest"> & {
   /**
-   * Which jobs. `states` must be empty: a watch reports jobs through all of them.
+   * Which jobs. `states` and `deliveries` must be empty: a watch reports jobs through
+   * all of them.
    * Default: all.
    *
    * @generated from field: callsd.v1.JobFilter filter = 1;
@@ -802,7 +871,7 @@ export type WatchJobsRequest = Message<"callsd.v1.WatchJobsRequest"> & {
  * Use `create(WatchJobsRequestSchema)` to create a new message.
  */
 export const WatchJobsRequestSchema: GenMessage<WatchJobsRequest> = /*@__PURE__*/
-  messageDesc(file_callsd_v1_job, 17);
+  messageDesc(file_callsd_v1_job, 19);
 
 /**
  * A batch of events, or with none a bookmark.
@@ -845,7 +914,7 @@ export type WatchJobsResponse = Message<"callsd.v1.WatchJobsResponse"> & {
  * Use `create(WatchJobsResponseSchema)` to create a new message.
  */
 export const WatchJobsResponseSchema: GenMessage<WatchJobsResponse> = /*@__PURE__*/
-  messageDesc(file_callsd_v1_job, 18);
+  messageDesc(file_callsd_v1_job, 20);
 
 /**
  * One change.
@@ -890,7 +959,7 @@ export type JobEvent = Message<"callsd.v1.JobEvent"> & {
  * Use `create(JobEventSchema)` to create a new message.
  */
 export const JobEventSchema: GenMessage<JobEvent> = /*@__PURE__*/
-  messageDesc(file_callsd_v1_job, 19);
+  messageDesc(file_callsd_v1_job, 21);
 
 /**
  * Asks for a job's log.
@@ -925,7 +994,7 @@ export type ReadLogRequest = Message<"callsd.v1.ReadLogRequest"> & {
  * Use `create(ReadLogRequestSchema)` to create a new message.
  */
 export const ReadLogRequestSchema: GenMessage<ReadLogRequest> = /*@__PURE__*/
-  messageDesc(file_callsd_v1_job, 20);
+  messageDesc(file_callsd_v1_job, 22);
 
 /**
  * A piece of a log.
@@ -953,7 +1022,7 @@ export type ReadLogResponse = Message<"callsd.v1.ReadLogResponse"> & {
  * Use `create(ReadLogResponseSchema)` to create a new message.
  */
 export const ReadLogResponseSchema: GenMessage<ReadLogResponse> = /*@__PURE__*/
-  messageDesc(file_callsd_v1_job, 21);
+  messageDesc(file_callsd_v1_job, 23);
 
 /**
  * Asks for an artifact's bytes.
@@ -981,7 +1050,7 @@ export type FetchArtifactRequest = Message<"callsd.v1.FetchArtifactRequest"> & {
  * Use `create(FetchArtifactRequestSchema)` to create a new message.
  */
 export const FetchArtifactRequestSchema: GenMessage<FetchArtifactRequest> = /*@__PURE__*/
-  messageDesc(file_callsd_v1_job, 22);
+  messageDesc(file_callsd_v1_job, 24);
 
 /**
  * A piece of an artifact.
@@ -1016,7 +1085,7 @@ export type FetchArtifactResponse = Message<"callsd.v1.FetchArtifactResponse"> &
  * Use `create(FetchArtifactResponseSchema)` to create a new message.
  */
 export const FetchArtifactResponseSchema: GenMessage<FetchArtifactResponse> = /*@__PURE__*/
-  messageDesc(file_callsd_v1_job, 23);
+  messageDesc(file_callsd_v1_job, 25);
 
 /**
  * Where a job is in its life.
@@ -1182,6 +1251,17 @@ export const JobService: GenService<{
     methodKind: "server_streaming";
     input: typeof FetchArtifactRequestSchema;
     output: typeof FetchArtifactResponseSchema;
+  },
+  /**
+   * Tries at once again to deliver what a finished job has made, also after it was
+   * given up. Scope: jobs.write.
+   *
+   * @generated from rpc callsd.v1.JobService.PublishJob
+   */
+  publishJob: {
+    methodKind: "unary";
+    input: typeof PublishJobRequestSchema;
+    output: typeof PublishJobResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_callsd_v1_job, 0);

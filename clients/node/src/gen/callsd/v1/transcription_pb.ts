@@ -10,6 +10,8 @@ import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2"
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { ErrorReason } from "./error_pb.js";
 import { file_callsd_v1_error } from "./error_pb.js";
+import type { MattermostCall } from "./mattermost_pb.js";
+import { file_callsd_v1_mattermost } from "./mattermost_pb.js";
 import type { Duration } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
@@ -18,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file callsd/v1/transcription.proto.
  */
 export const file_callsd_v1_transcription: GenFile = /*@__PURE__*/
-  fileDesc("Ch1jYWxsc2QvdjEvdHJhbnNjcmlwdGlvbi5wcm90bxIJY2FsbHNkLnYxIsQCChFUcmFuc2NyaXB0aW9uU3BlYxIgCgZ0cmFja3MYASADKAsyEC5jYWxsc2QudjEuVHJhY2sSDQoFbW9kZWwYAiABKAkSJwoGZW5naW5lGAMgASgOMhcuY2FsbHNkLnYxLlNwZWVjaEVuZ2luZRIUCgd0aHJlYWRzGAQgASgFSACIAQESEAoIbGFuZ3VhZ2UYBSABKAkSKgoEdGFzaxgGIAEoDjIcLmNhbGxzZC52MS5UcmFuc2NyaXB0aW9uVGFzaxIWCg5pbml0aWFsX3Byb21wdBgHIAEoCRISCgp2b2NhYnVsYXJ5GAggAygJEiwKB2Zvcm1hdHMYCSADKA4yGy5jYWxsc2QudjEuVHJhbnNjcmlwdEZvcm1hdBIbChN3ZWJ2dHRfb21pdF9zcGVha2VyGAogASgIQgoKCF90aHJlYWRzIoYBCgVUcmFjaxIOCgRwYXRoGAEgASgJSAASEAoGdXBsb2FkGAIgASgJSAASDwoHc3BlYWtlchgDIAEoCRIvCgxzdGFydF9vZmZzZXQYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEAoIbGFuZ3VhZ2UYBSABKAlCBwoFbWVkaWEi8AEKE1RyYW5zY3JpcHRpb25SZXN1bHQSJgoGdHJhY2tzGAEgAygLMhYuY2FsbHNkLnYxLlRyYWNrUmVzdWx0EhAKCGxhbmd1YWdlGAIgASgJEicKBmVuZ2luZRgDIAEoDjIXLmNhbGxzZC52MS5TcGVlY2hFbmdpbmUSFQoNc2VnbWVudF9jb3VudBgEIAEoBRISCgp3b3JkX2NvdW50GAUgASgFEjEKDmF1ZGlvX2R1cmF0aW9uGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhgKEHJlYWxfdGltZV9mYWN0b3IYByABKAEi2gEKC1RyYWNrUmVzdWx0Eg8KB3NwZWFrZXIYASABKAkSKwoIZHVyYXRpb24YAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SMgoPc3BlZWNoX2R1cmF0aW9uGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhAKCGxhbmd1YWdlGAQgASgJEi4KDmZhaWx1cmVfcmVhc29uGAUgASgOMhYuY2FsbHNkLnYxLkVycm9yUmVhc29uEhcKD2ZhaWx1cmVfbWVzc2FnZRgGIAEoCSqCAQoMU3BlZWNoRW5naW5lEh0KGVNQRUVDSF9FTkdJTkVfVU5TUEVDSUZJRUQQABIWChJTUEVFQ0hfRU5HSU5FX0FVVE8QARIdChlTUEVFQ0hfRU5HSU5FX0NUUkFOU0xBVEUyEAISHAoYU1BFRUNIX0VOR0lORV9XSElTUEVSQ1BQEAMqfAoRVHJhbnNjcmlwdGlvblRhc2sSIgoeVFJBTlNDUklQVElPTl9UQVNLX1VOU1BFQ0lGSUVEEAASIQodVFJBTlNDUklQVElPTl9UQVNLX1RSQU5TQ1JJQkUQARIgChxUUkFOU0NSSVBUSU9OX1RBU0tfVFJBTlNMQVRFEAIqowEKEFRyYW5zY3JpcHRGb3JtYXQSIQodVFJBTlNDUklQVF9GT1JNQVRfVU5TUEVDSUZJRUQQABIZChVUUkFOU0NSSVBUX0ZPUk1BVF9WVFQQARIaChZUUkFOU0NSSVBUX0ZPUk1BVF9URVhUEAISGQoVVFJBTlNDUklQVF9GT1JNQVRfU1JUEAMSGgoWVFJBTlNDUklQVF9GT1JNQVRfSlNPThAEQmkKDWRldi5jYWxsc2QudjFCElRyYW5zY3JpcHRpb25Qcm90b1ABWjZnaXRodWIuY29tL2NhbGxzZC9jYWxsc2QvY2xpZW50cy9nby9jYWxsc2QvdjE7Y2FsbHNkdjGqAglDYWxsc2QuVjFiBnByb3RvMw", [file_callsd_v1_error, file_google_protobuf_duration]);
+  fileDesc("Ch1jYWxsc2QvdjEvdHJhbnNjcmlwdGlvbi5wcm90bxIJY2FsbHNkLnYxIvgCChFUcmFuc2NyaXB0aW9uU3BlYxIgCgZ0cmFja3MYASADKAsyEC5jYWxsc2QudjEuVHJhY2sSDQoFbW9kZWwYAiABKAkSJwoGZW5naW5lGAMgASgOMhcuY2FsbHNkLnYxLlNwZWVjaEVuZ2luZRIUCgd0aHJlYWRzGAQgASgFSACIAQESEAoIbGFuZ3VhZ2UYBSABKAkSKgoEdGFzaxgGIAEoDjIcLmNhbGxzZC52MS5UcmFuc2NyaXB0aW9uVGFzaxIWCg5pbml0aWFsX3Byb21wdBgHIAEoCRISCgp2b2NhYnVsYXJ5GAggAygJEiwKB2Zvcm1hdHMYCSADKA4yGy5jYWxsc2QudjEuVHJhbnNjcmlwdEZvcm1hdBIbChN3ZWJ2dHRfb21pdF9zcGVha2VyGAogASgIEjIKD21hdHRlcm1vc3RfY2FsbBgLIAEoCzIZLmNhbGxzZC52MS5NYXR0ZXJtb3N0Q2FsbEIKCghfdGhyZWFkcyKbAQoFVHJhY2sSDgoEcGF0aBgBIAEoCUgAEhAKBnVwbG9hZBgCIAEoCUgAEhMKCXJlY29yZGluZxgGIAEoCUgAEg8KB3NwZWFrZXIYAyABKAkSLwoMc3RhcnRfb2Zmc2V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhAKCGxhbmd1YWdlGAUgASgJQgcKBW1lZGlhIvABChNUcmFuc2NyaXB0aW9uUmVzdWx0EiYKBnRyYWNrcxgBIAMoCzIWLmNhbGxzZC52MS5UcmFja1Jlc3VsdBIQCghsYW5ndWFnZRgCIAEoCRInCgZlbmdpbmUYAyABKA4yFy5jYWxsc2QudjEuU3BlZWNoRW5naW5lEhUKDXNlZ21lbnRfY291bnQYBCABKAUSEgoKd29yZF9jb3VudBgFIAEoBRIxCg5hdWRpb19kdXJhdGlvbhgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIYChByZWFsX3RpbWVfZmFjdG9yGAcgASgBItoBCgtUcmFja1Jlc3VsdBIPCgdzcGVha2VyGAEgASgJEisKCGR1cmF0aW9uGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjIKD3NwZWVjaF9kdXJhdGlvbhgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghsYW5ndWFnZRgEIAEoCRIuCg5mYWlsdXJlX3JlYXNvbhgFIAEoDjIWLmNhbGxzZC52MS5FcnJvclJlYXNvbhIXCg9mYWlsdXJlX21lc3NhZ2UYBiABKAkqggEKDFNwZWVjaEVuZ2luZRIdChlTUEVFQ0hfRU5HSU5FX1VOU1BFQ0lGSUVEEAASFgoSU1BFRUNIX0VOR0lORV9BVVRPEAESHQoZU1BFRUNIX0VOR0lORV9DVFJBTlNMQVRFMhACEhwKGFNQRUVDSF9FTkdJTkVfV0hJU1BFUkNQUBADKnwKEVRyYW5zY3JpcHRpb25UYXNrEiIKHlRSQU5TQ1JJUFRJT05fVEFTS19VTlNQRUNJRklFRBAAEiEKHVRSQU5TQ1JJUFRJT05fVEFTS19UUkFOU0NSSUJFEAESIAocVFJBTlNDUklQVElPTl9UQVNLX1RSQU5TTEFURRACKqMBChBUcmFuc2NyaXB0Rm9ybWF0EiEKHVRSQU5TQ1JJUFRfRk9STUFUX1VOU1BFQ0lGSUVEEAASGQoVVFJBTlNDUklQVF9GT1JNQVRfVlRUEAESGgoWVFJBTlNDUklQVF9GT1JNQVRfVEVYVBACEhkKFVRSQU5TQ1JJUFRfRk9STUFUX1NSVBADEhoKFlRSQU5TQ1JJUFRfRk9STUFUX0pTT04QBEJpCg1kZXYuY2FsbHNkLnYxQhJUcmFuc2NyaXB0aW9uUHJvdG9QAVo2Z2l0aHViLmNvbS9jYWxsc2QvY2FsbHNkL2NsaWVudHMvZ28vY2FsbHNkL3YxO2NhbGxzZHYxqgIJQ2FsbHNkLlYxYgZwcm90bzM", [file_callsd_v1_error, file_callsd_v1_mattermost, file_google_protobuf_duration]);
 
 /**
  * What to transcribe, and how.
@@ -99,6 +101,14 @@ export type TranscriptionSpec = Message<"callsd.v1.TranscriptionSpec"> & {
    * @generated from field: bool webvtt_omit_speaker = 10;
    */
   webvttOmitSpeaker: boolean;
+
+  /**
+   * Put the transcript into the thread of this call. Needs the formats VTT and TEXT.
+   * Default: it is only kept here.
+   *
+   * @generated from field: callsd.v1.MattermostCall mattermost_call = 11;
+   */
+  mattermostCall?: MattermostCall | undefined;
 };
 
 /**
@@ -135,6 +145,15 @@ export type Track = Message<"callsd.v1.Track"> & {
      */
     value: string;
     case: "upload";
+  } | {
+    /**
+     * Name of a recording job, "jobs/{job}": the sound of what it has recorded. The
+     * transcription begins when that job has ended. At most one track.
+     *
+     * @generated from field: string recording = 6;
+     */
+    value: string;
+    case: "recording";
   } | { case: undefined; value?: undefined };
 
   /**
