@@ -21,8 +21,8 @@ FILM_MIB = 12
 PART_BYTES = 5 * MIB
 """So a film goes in three parts: there is something to be in the middle of."""
 
-STEPS = 7
-"""Of a courier with such a film: its name, a session, three parts, the post, the end."""
+STEPS = 6
+"""Of a courier with such a film: a session, three parts, the post, the end."""
 
 FAILPOINTS = (
     "delivery.before_file",
@@ -59,7 +59,7 @@ async def test_at_each_step(world: World, failpoint: str) -> None:
 
 
 @pytest.mark.scenario(54, "the daemon is restarted in the middle: once in its thread, and whole")
-@pytest.mark.parametrize("path", ["/filename", "/bot/uploads", "/recordings"])
+@pytest.mark.parametrize("path", ["/bot/uploads", "/config/client", "/recordings"])
 async def test_restart(world: World, path: str) -> None:
     """A daemon that is asked to end while an answer is due leaves nothing behind but what is so."""
     call = await world.record(FILM_MIB)

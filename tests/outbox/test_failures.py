@@ -103,7 +103,7 @@ class TestPlugin:
         world = await start_world(constants={"callsd_daemon.mattermost.site.ANSWER_SECONDS": 0.5})
         call = await world.record(6)
         slow = world.server.faults.slow
-        slow.times(1, 1.0, path="/filename")
+        slow.times(1, 1.0, path=UPLOADS)
         await world.stop(call)
         await world.problem(call, "cannot be reached")
         slow.times(1, 1.0, path="/recordings")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JobState, StopJobRequest
+from callsd_daemon.domain.delivery import DeliveryState
 from callsd_ipc.names import VIDEO_FILE
 from tests.helpers.daemon import Daemon
 from tests.helpers.job_service import Http
@@ -60,6 +61,9 @@ class World:
         """A call whose recording goes on; the plugin knows that it has begun."""
         call = await self.begin(f"film {megabytes}", channel=channel)
         await self.server.until(lambda: call.recording.start_at, "`started` has been told")
+        await self.server.until(
+            lambda: self.asks("GET", f"{call.channel_id}/filename"), "the file's name was asked for"
+        )
         return call
 
     async def begin(self, script: str, *, channel: str = "Town Square") -> Call:
@@ -126,10 +130,10 @@ class World:
         def has_ended() -> bool:
             # Whoever was killed after the last step can have told it to nobody but the database.
             with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-                (is_undelivered,) = connection.execute(
-                    "SELECT is_undelivered FROM jobs WHERE id = ?", (job_id,)
+                (state,) = connection.execute(
+                    "SELECT delivery FROM jobs WHERE id = ?", (job_id,)
                 ).fetchone()
-            return not is_undelivered
+            return bool(state != DeliveryState.PENDING)
 
         await self.asked(lambda: eventually(has_ended, "the delivery has ended", seconds=seconds))
 
