@@ -3,7 +3,8 @@
 
 The daemon runs this file instead of the real worker when CALLSD_WORKER_PROGRAM names it. The
 session with the daemon is the real one. The prompt, or what a recording waits for, is a script; for
-a recording of a Mattermost call it is in the file `recorder` in TMPDIR:
+a recording of a Mattermost call it is in the file `recorder` in TMPDIR, and for transcriptions in
+`transcriber` if that is there:
 commands separated by ";", of which "2: exit 1" only counts for the second worker of a job. A worker
 that comes to the end of its script has done its work, and so has one that shall save what is left
 of a recording. What shall happen before hello is in the file `before-hello` in TMPDIR, and what a
@@ -195,6 +196,17 @@ class Script:
         if piece.exists():
             piece.replace(video)
         self.lies = [artifact_of(self.directory, VIDEO_FILE, "video/mp4")]
+
+    def transcribe(self, count: str) -> None:
+        """Make a transcript of so many segments, in the forms that Mattermost wants."""
+        files = {"transcript.vtt": "text/vtt", "transcript.txt": "text/plain"}
+        self.lies = [
+            write_artifact(self.directory, name, media_type, TRANSCRIPT + os.urandom(100))
+            for name, media_type in files.items()
+        ]
+        made = worker_pb2.TranscriptionOutcome(segment_count=int(count), language="de")
+        generation = self.bootstrap.generation
+        self.outcome = worker_pb2.Outcome(generation=generation, transcription=made)
 
     def note(self, name: str) -> None:
         """Add this job to a list in TMPDIR: one write, which kills cannot tear."""
@@ -407,8 +419,11 @@ def main() -> None:
     if script.session.start(FOREVER_SECONDS):
         assert script.session.assignment is not None
         work = script.session.assignment
+        transcriber = TEMPORARY / "transcriber"
         if "recording.html" in work.recording.url:
             script.run((TEMPORARY / "recorder").read_text())
+        elif work.HasField("transcription") and transcriber.exists():
+            script.run(transcriber.read_text())
         else:
             script.run(work.transcription.initial_prompt or work.recording.ready_expression)
     else:

@@ -24,6 +24,9 @@ PART_BYTES = 5 * MIB
 STEPS = 6
 """Of a courier with such a film: a session, three parts, the post, the end."""
 
+TRANSCRIPT_STEPS = range(STEPS + 1, STEPS + 7)
+"""Those after them: two sessions with a file each, the post, the end."""
+
 FAILPOINTS = (
     "delivery.before_file",
     "delivery.after_take",
@@ -55,6 +58,23 @@ async def test_at_each_step(world: World, failpoint: str) -> None:
     assert await world.asked(one.wait_dead) == KILLED
     await world.asked(one.start)
     await world.published(call)
+    await world.asked(lambda: assert_invariants(one))
+
+
+@pytest.mark.scenario(54, "at each step the daemon is killed: once in its thread, and whole")
+@pytest.mark.parametrize("number", TRANSCRIPT_STEPS)
+async def test_transcript_at_each_step(world: World, number: int) -> None:
+    """The same of a transcript, which has two files and comes after its recording."""
+    await world.activate(transcriptions=True)
+    call = await world.record_speech(FILM_MIB, segments=3)
+    one = world.daemon
+    one.env["CALLSD_FAILPOINTS"] = f"courier.before_change={number}"
+    await world.asked(one.restart)
+    del one.env["CALLSD_FAILPOINTS"]
+    (one.root / "tmp" / "over").touch()
+    assert await world.asked(one.wait_dead) == KILLED
+    await world.asked(one.start)
+    await world.both_published(call)
     await world.asked(lambda: assert_invariants(one))
 
 

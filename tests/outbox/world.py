@@ -16,8 +16,8 @@ from tests.helpers.daemon import Daemon
 from tests.helpers.job_service import Http
 from tests.helpers.waiting import eventually
 from tests.mattermost.server import MattermostServer
-from tests.mattermost.state import Call, File, Job
-from tests.mattermost.threads import RECORDING_POST
+from tests.mattermost.state import Call, File, Job, Post
+from tests.mattermost.threads import RECORDING_POST, TRANSCRIPTION_POST
 
 
 T = TypeVar("T")
@@ -46,10 +46,10 @@ class World:
         await asyncio.to_thread(self.daemon.start)
         await self.activate()
 
-    async def activate(self) -> None:
+    async def activate(self, *, transcriptions: bool = False) -> None:
         """The plugin is activated."""
         url = f"http://127.0.0.1:{self.http.port}"
-        await self.server.activate(url, CLIENT, KEY, transcriptions=False)
+        await self.server.activate(url, CLIENT, KEY, transcriptions=transcriptions)
 
     # --- recordings ---
 
@@ -65,6 +65,11 @@ class World:
             lambda: self.asks("GET", f"{call.channel_id}/filename"), "the file's name was asked for"
         )
         return call
+
+    async def record_speech(self, megabytes: float, *, segments: int) -> Call:
+        """The same, and in the call so much will have been said."""
+        (self.daemon.root / "tmp" / "transcriber").write_text(f"transcribe {segments}")
+        return await self.record(megabytes)
 
     async def begin(self, script: str, *, channel: str = "Town Square") -> Call:
         """A call of whose recording this script is the recorder."""
@@ -108,6 +113,23 @@ class World:
         await self.delivered(call)
         return self.only_file(call)
 
+    async def both_published(self, call: Call) -> tuple[Post, Post]:
+        """Wait until recording and transcript are in the thread; returns their posts.
+
+        All files are held against the daemon's own.
+        """
+        await self.job_delivered(call.recording)
+        await self.job_delivered(call.transcription)
+        recording, transcript = self.server.thread(call)
+        assert (recording.type, transcript.type) == (RECORDING_POST, TRANSCRIPTION_POST)
+        (caption,) = transcript.props["captions"]
+        directory = self.daemon.job_directory(name_of(call.transcription)) / "artifacts"
+        file_ids = [*recording.file_ids, *transcript.file_ids, caption["file_id"]]
+        ours = [self.artifact(call), directory / "transcript.txt", directory / "transcript.vtt"]
+        theirs = [self.server.state.files[file_id].path for file_id in file_ids]
+        assert [sha256(path) for path in theirs] == [sha256(path) for path in ours]
+        return recording, transcript
+
     def only_file(self, call: Call) -> File:
         """The one file in the call's thread, which is the job's artifact byte for byte."""
         (post,) = self.server.thread(call)
@@ -124,8 +146,12 @@ class World:
     # --- what is seen at the daemon ---
 
     async def delivered(self, call: Call, *, seconds: float = 30.0) -> None:
-        """Wait until the daemon knows that there is nothing left to do."""
-        database, job_id = self.daemon.state / "callsd.db", call.recording.job_id
+        """Wait until the daemon knows that there is nothing left to do for a recording."""
+        await self.job_delivered(call.recording, seconds=seconds)
+
+    async def job_delivered(self, job: Job, *, seconds: float = 30.0) -> None:
+        """The same for any job."""
+        database, job_id = self.daemon.state / "callsd.db", job.job_id
 
         def has_ended() -> bool:
             # Whoever was killed after the last step can have told it to nobody but the database.
