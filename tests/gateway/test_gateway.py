@@ -4,6 +4,7 @@
 The names in brackets are the lines of the conformance checklist that a test proves.
 """
 
+import socket
 import time
 from dataclasses import replace
 
@@ -292,6 +293,29 @@ class TestClients:
         gone = leaver("POST", "/unregister", {"clientID": "leaver"})
         assert (gone.status, gone.body) == (200, b"")
         assert leaver("POST", "/unregister", {"clientID": "leaver"}).status == 401
+
+
+class TestConnections:
+    """Those on which nothing comes."""
+
+    def test_mute_ones_are_closed(self, gateway: tuple[Daemon, Http]) -> None:
+        """Who says nothing, or not all of a request, is hung up on; others are served meanwhile."""
+        _, http = gateway
+        with (
+            socket.create_connection(("127.0.0.1", http.port), timeout=30) as silent,
+            socket.create_connection(("127.0.0.1", http.port), timeout=30) as slow,
+        ):
+            slow.sendall(b"POST /jobs HTTP/1.1\r\nHost: x\r\n")
+            assert http("GET", "/version").status == 200
+            for one in (silent, slow):
+                assert _is_hung_up(one)
+
+
+def _is_hung_up(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
 
 
 class TestAlone:
