@@ -18,6 +18,10 @@ from typing import Any
 import pytest
 
 from tests.faults.scenarios import ELSEWHERE, TITLES
+from tests.outbox.fixtures import start_world
+
+
+__all__ = ["start_world"]
 
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"

@@ -34,6 +34,8 @@ TITLES = {
     42: "the handbook is followed to the letter",
     43: "another program holds the database",
     50: "a worker was taken over",
+    54: "something dies while a recording is brought to its thread",
+    55: "a long recording is brought to its thread over a bad link",
 }
 """Scenarios by number. Numbers are names: they are never given to something else."""
 

@@ -289,11 +289,13 @@ class MattermostServer:
         for site in list(runner.sites):
             await site.stop()
         self.plugin.sockets.abort()
-        assert runner.server is not None
-        for connection in list(runner.server.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
+        _cut(runner)
         await runner.cleanup()
+
+    def cut_connections(self) -> None:
+        """Cut what is connected now, and go on listening."""
+        assert self._runner is not None
+        _cut(self._runner)
 
     def revoke_tokens(self) -> None:
         """Revoke all tokens of the bot."""
@@ -361,6 +363,13 @@ class MattermostServer:
             )
         )
         return answer
+
+
+def _cut(runner: web.AppRunner) -> None:
+    assert runner.server is not None
+    for connection in list(runner.server.connections):
+        if connection.transport is not None:
+            connection.transport.abort()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 
 from tests.mattermost.faults import Faults
 from tests.mattermost.state import MIB
-from tests.outbox.conftest import StartWorld
+from tests.outbox.fixtures import StartWorld
 from tests.outbox.world import World, name_of
 
 
@@ -109,7 +109,7 @@ class TestPlugin:
         slow.times(1, 1.0, path="/recordings")
         await world.published(call)
         await world.server.until(lambda: world.asks("POST", "/recordings"), "it is answered")
-        assert slow.uses == 1
+        assert slow.uses == 2
         world.only_file(call)
 
 

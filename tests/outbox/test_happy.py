@@ -5,7 +5,7 @@ import sqlite3
 
 from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED
 from tests.helpers.waiting import eventually
-from tests.outbox.conftest import StartWorld
+from tests.outbox.fixtures import StartWorld
 from tests.outbox.world import World, name_of
 
 

@@ -3,7 +3,9 @@
 
 import asyncio
 import hashlib
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -119,11 +121,15 @@ class World:
 
     async def delivered(self, call: Call, *, seconds: float = 30.0) -> None:
         """Wait until the daemon knows that there is nothing left to do."""
-        job_id = call.recording.job_id
+        database, job_id = self.daemon.state / "callsd.db", call.recording.job_id
 
         def has_ended() -> bool:
-            events = self.daemon.events("delivery_ended")
-            return any(event["job_id"] == job_id for event in events)
+            # Whoever was killed after the last step can have told it to nobody but the database.
+            with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+                (is_undelivered,) = connection.execute(
+                    "SELECT is_undelivered FROM jobs WHERE id = ?", (job_id,)
+                ).fetchone()
+            return not is_undelivered
 
         await self.asked(lambda: eventually(has_ended, "the delivery has ended", seconds=seconds))
 

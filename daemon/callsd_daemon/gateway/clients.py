@@ -34,9 +34,13 @@ SCRYPT = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}
 KNOWN_PAIRS = 1000
 """Pairs of client and key that were found right, so that no request of theirs is slow again."""
 
-TURNS = 32
-CLIENT_TURNS = 2
-"""Keys that may wait to be hashed, in all and of one client. Who is known already does not wait."""
+TURNS = 256
+CLIENT_TURNS = 64
+"""Keys that may wait to be hashed, in all and of one client. Who is known already does not wait.
+
+A right key that is refused because of all the wrong ones would be worse than one that waits for
+some seconds: the plugin asks once.
+"""
 
 SESSION_SECONDS = 86_400.0
 
@@ -76,6 +80,8 @@ class Clients:
         # One thread: however many keys are tried, they take one core at most.
         self._hashing = ThreadPoolExecutor(1, thread_name_prefix="keys")
         self._waiting: Counter[str] = Counter()
+        self._turns: dict[str, asyncio.Lock] = {}
+        """By client: its keys are hashed one by one, so that others wait for one of them only."""
         self._secret = secrets.token_bytes(32)
         self._known: OrderedDict[bytes, str] = OrderedDict()
         self._sessions: dict[str, _Session] = {}
@@ -133,15 +139,16 @@ class Clients:
             )
         self._waiting[client_id] += 1
         try:
-            began = self._now_seconds()
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._hashing, _scrypt, key, salt
-            )
-            self._hash_seconds = self._now_seconds() - began
+            async with self._turns.setdefault(client_id, asyncio.Lock()):
+                began = self._now_seconds()
+                found = await asyncio.get_running_loop().run_in_executor(
+                    self._hashing, _scrypt, key, salt
+                )
+                self._hash_seconds = self._now_seconds() - began
         finally:
             self._waiting[client_id] -= 1
             if not self._waiting[client_id]:
-                del self._waiting[client_id]
+                del self._waiting[client_id], self._turns[client_id]
         return found
 
     def _mark(self, client_id: str, key: str) -> bytes:

@@ -22,6 +22,7 @@ from callsd_daemon.domain.transcription import TRANSCRIPTION, TranscriptionResul
 from callsd_daemon.mattermost.site import Site, SiteError, TooLargeError
 from callsd_daemon.metrics import DELIVERED_BYTES, DELIVERIES
 from callsd_daemon.store.database import Database
+from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.read_transaction import ReadTransaction
 from callsd_daemon.store.transaction import Transaction
 from callsd_ipc.names import ARTIFACTS, RECORDING_FILES
@@ -80,7 +81,8 @@ class Courier:
         self._now = now
         self._budget = budget
         self._turn = turn
-        self._slice_bytes = 0
+        self._slice_bytes = self._max_slice_bytes = 0
+        """What is sent at once: now, and at most; 0: not known yet."""
         self._woken = asyncio.Event()
         self.after_job = ""
         """Id of the job whose changes concern this one, too."""
@@ -238,7 +240,7 @@ class Courier:
                     f"the site takes {limit_bytes} bytes at once, and {MIN_FIRST_SLICE_BYTES} are "
                     "the least that it begins a file with: raise FileSettings.MaxFileSize there"
                 )
-            self._slice_bytes = min(limit_bytes, MAX_SLICE_BYTES)
+            self._slice_bytes = self._max_slice_bytes = min(limit_bytes, MAX_SLICE_BYTES)
         file_id = await self._send(site, upload.session_id, self._directory / name, offset, size)
         done = replace(upload, file_id=file_id)
         await self._change(lambda delivery: delivery.with_upload(name, done))
@@ -262,9 +264,11 @@ class Courier:
                 # Smaller ones get through where larger ones do not, by size or by time.
                 self._slice_bytes = max(length // 2, least)
                 if isinstance(problem, TooLargeError):
+                    self._max_slice_bytes = self._slice_bytes
                     continue
                 raise
             DELIVERED_BYTES.inc(length)
+            self._slice_bytes = min(2 * self._slice_bytes, self._max_slice_bytes)
             if file_id:
                 return file_id
             arrived = await site.upload_offset(session_id)
@@ -300,7 +304,10 @@ class Courier:
             assert job.delivery is not None
             return tx.put(replace(job, delivery=change(job.delivery)))
 
-        return await self._database.write(write)
+        failpoint("courier.before_change")
+        changed = await self._database.write(write)
+        failpoint("courier.after_change")
+        return changed
 
     async def _done(self, state: DeliveryState) -> None:
         await self._change(lambda delivery: delivery.done(state))

@@ -38,8 +38,8 @@ MAX_REQUESTS = 5
 
 RETRY_SECONDS = 1.0
 
-HASH_BYTES = 8 * 1024 * 1024
-"""So much of a file is read in one go, in some 10 ms."""
+HASH_BYTES = 1024 * 1024
+"""So much of a file is read in one go, in a millisecond or two, and is in memory meanwhile."""
 
 PASSING_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """What the system lacks for a while, and what says nothing about the files."""

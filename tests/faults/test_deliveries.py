@@ -12,7 +12,7 @@ from tests.faults.conftest import RecordFigure
 from tests.helpers.invariants import assert_invariants
 from tests.helpers.waiting import eventually
 from tests.mattermost.state import MIB, Call
-from tests.outbox.conftest import StartWorld
+from tests.outbox.fixtures import StartWorld
 from tests.outbox.world import World, name_of
 
 
@@ -21,24 +21,19 @@ FILM_MIB = 12
 PART_BYTES = 5 * MIB
 """So a film goes in three parts: there is something to be in the middle of."""
 
+STEPS = 7
+"""Of a courier with such a film: its name, a session, three parts, the post, the end."""
+
 FAILPOINTS = (
     "delivery.before_file",
     "delivery.after_take",
     "delivery.before_outcome",
     "delivery.after_outcome",
     "job.concluded",
-    # The steps of the courier: each of them is a commit.
-    "mattermost.before_name",
-    "mattermost.before_upload",
-    "mattermost.after_create",
-    "mattermost.after_part",
-    "mattermost.after_part=3",
-    "mattermost.before_post",
-    "mattermost.after_post",
-    "mattermost.after_end",
+    *(f"courier.before_change={number}" for number in range(1, STEPS + 1)),
+    *(f"courier.after_change={number}" for number in range(1, STEPS + 1)),
 )
-COMMITS = (1, 3, 5, 7, 9)
-"""Of the commits after the recording's end, the daemon dies before and after these."""
+"""Before and after the daemon has the file, and has written down each step that it has done."""
 
 
 @pytest.fixture
@@ -47,35 +42,20 @@ async def world(start_world: StartWorld) -> World:
     return await start_world(max_file_size=PART_BYTES)
 
 
-async def die_at(world: World, call: Call, failpoint: str) -> None:
-    """A daemon that is armed so takes over, and dies at the failpoint."""
-    one = world.daemon
-    one.env["CALLSD_FAILPOINTS"] = failpoint
-    await world.asked(one.restart)
-    del one.env["CALLSD_FAILPOINTS"]
-    # It may die before it can say that the stop was taken.
-    (one.root / "tmp" / "over").touch()
-    assert await world.asked(one.wait_dead) == KILLED
-    await world.asked(one.start)
-    await world.published(call)
-    await world.asked(lambda: assert_invariants(one))
-
-
 @pytest.mark.scenario(54, "at each step the daemon is killed: once in its thread, and whole")
 @pytest.mark.parametrize("failpoint", FAILPOINTS)
 async def test_at_each_step(world: World, failpoint: str) -> None:
     """Whatever the daemon was about to do: the next one neither forgets it nor does it twice."""
     call = await world.record(FILM_MIB)
-    await die_at(world, call, failpoint)
-
-
-@pytest.mark.scenario(54, "at each step the daemon is killed: once in its thread, and whole")
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("count", COMMITS)
-async def test_at_commits(world: World, when: str, count: int) -> None:
-    """What is written down has been done, or is looked for before it is done again."""
-    call = await world.record(FILM_MIB)
-    await die_at(world, call, f"store.{when}_commit={count}")
+    one = world.daemon
+    one.env["CALLSD_FAILPOINTS"] = failpoint
+    await world.asked(one.restart)
+    del one.env["CALLSD_FAILPOINTS"]
+    (one.root / "tmp" / "over").touch()
+    assert await world.asked(one.wait_dead) == KILLED
+    await world.asked(one.start)
+    await world.published(call)
+    await world.asked(lambda: assert_invariants(one))
 
 
 @pytest.mark.scenario(54, "the daemon is restarted in the middle: once in its thread, and whole")
@@ -106,9 +86,6 @@ async def test_stopped_before_the_end(world: World) -> None:
 class Rounds:
     """Recordings, one after the other, with something being killed after the end of each."""
 
-    MOST_SECONDS = 1.5
-    """In so long a recording gets from its end into its thread when it is left alone."""
-
     def __init__(self, world: World, chance: random.Random) -> None:
         self.world = world
         self.chance = chance
@@ -120,9 +97,11 @@ class Rounds:
         """A recording, its end, and up to three deaths at moments that nobody knows."""
         chance, world = self.chance, self.world
         call = await world.record(chance.choice((0.1, 6, FILM_MIB)), channel=f"Round {number}")
+        # A server that is quick is done before anybody can die.
+        world.server.faults.slow.always(chance.uniform(0.05, 0.3))
         await world.stop(call)
         for _ in range(chance.randint(1, 3)):
-            await asyncio.sleep(chance.uniform(0, self.MOST_SECONDS / 2))
+            await asyncio.sleep(chance.uniform(0, 1.0))
             victim = chance.choice(tuple(self.kills))
             self.unpublished += not world.server.thread(call)
             match victim:
@@ -138,6 +117,7 @@ class Rounds:
                 case _:
                     raise AssertionError(victim)
             self.kills[victim] += 1
+        world.server.faults.reset()
         await world.published(call)
         return call
 
