@@ -4,9 +4,14 @@ import base64
 import json
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
+
 from callsd_daemon.domain.mattermost import (
     MattermostCall,
     SiteSecrets,
+    is_identifier,
+    is_site,
+    is_token,
     page_fragment,
     page_url,
 )
@@ -35,3 +40,48 @@ def test_fragment_holds_the_token() -> None:
 def test_token_is_not_shown() -> None:
     """Who prints the secrets does not print the token."""
     assert TOKEN not in repr(SiteSecrets(token=TOKEN))
+
+
+class TestChecks:
+    """What may become a part of an address or a header."""
+
+    @pytest.mark.parametrize("url", ["http://mm", "https://mm.example.com:8065", "http://[::1]:80"])
+    def test_sites(self, url: str) -> None:
+        """A scheme, a host, perhaps a port."""
+        assert is_site(url)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "",
+            "mm.example.com",
+            "ftp://mm",
+            "https://",
+            "https://mm/",
+            "https://mm/chat",
+            "https://mm?a=b",
+            "https://mm?",
+            "https://mm#a",
+            "https://user:key@mm",
+            "https://mm:99999",
+            "https://[mm",
+            "https://m m",
+            "https://mm\r\n",
+            f"https://{'m' * 1024}",
+        ],
+    )
+    def test_no_sites(self, url: str) -> None:
+        """Anything more, or less, is none."""
+        assert not is_site(url)
+
+    def test_identifiers(self) -> None:
+        """Exactly 26 letters and digits."""
+        assert is_identifier("a1" * 13)
+        for text in ("", "a" * 25, "a" * 27, "A" * 26, "../" + "a" * 23):
+            assert not is_identifier(text)
+
+    def test_tokens(self) -> None:
+        """Printable, and not longer than a header may be."""
+        assert is_token("x" * 1024)
+        for text in ("", "x" * 1025, "a b", "a\n", "é"):
+            assert not is_token(text)

@@ -337,6 +337,8 @@ class TestConfiguration:
             ("server", "tls_key", "/key.pem", "tls_certificate"),
             ("server", "socket_group", "no-such-group", "server.socket_group"),
             ("metrics", "listen", "nowhere", "metrics.listen"),
+            ("gateway", "listen", "192.0.2.1:4545", "allow_plaintext"),
+            ("gateway", "ca_file", "/no/such/ca.pem", "gateway.ca_file"),
         ],
     )
     def test_refused(

@@ -4,8 +4,13 @@
 The names in brackets are the lines of the conformance checklist that a test proves.
 """
 
+import socket
+import ssl
 import time
+import urllib.request
 from dataclasses import replace
+from http.client import HTTPException
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +22,7 @@ from tests.helpers.ports import free_port
 from tests.helpers.waiting import eventually
 
 
+CERTIFICATE = Path(__file__).parents[1] / "rpc" / "tls" / "cert.pem"
 ADMIN_KEY = "the administrator's own key, which is long"
 RUNNERS = ["mattermost/calls-recorder:v0.8.13", "mattermost/calls-transcriber:v0.7.2"]
 
@@ -294,6 +300,29 @@ class TestClients:
         assert leaver("POST", "/unregister", {"clientID": "leaver"}).status == 401
 
 
+class TestConnections:
+    """Those on which nothing comes."""
+
+    def test_mute_ones_are_closed(self, gateway: tuple[Daemon, Http]) -> None:
+        """Who says nothing, or not all of a request, is hung up on; others are served meanwhile."""
+        _, http = gateway
+        with (
+            socket.create_connection(("127.0.0.1", http.port), timeout=30) as silent,
+            socket.create_connection(("127.0.0.1", http.port), timeout=30) as slow,
+        ):
+            slow.sendall(b"POST /jobs HTTP/1.1\r\nHost: x\r\n")
+            assert http("GET", "/version").status == 200
+            for one in (silent, slow):
+                assert _is_hung_up(one)
+
+
+def _is_hung_up(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
 class TestAlone:
     """What needs a daemon of its own."""
 
@@ -314,6 +343,23 @@ class TestAlone:
         admin = replace(http, client_id="", key=ADMIN_KEY)
         assert admin("POST", "/register", pair).status == 201
         assert http("POST", "/jobs/init", {"Runners": RUNNERS}).status == 200
+
+    def test_tls(self, daemon: StartDaemon) -> None:
+        """With the server's certificate the gateway speaks TLS alone."""
+        port = free_port()
+        server = daemon(is_started=False)
+        server.settings["server"] = {
+            "tls_certificate": str(CERTIFICATE),
+            "tls_key": str(CERTIFICATE.with_name("key.pem")),
+        }
+        server.settings["gateway"] = {"listen": f"0.0.0.0:{port}"}
+        server.start()
+        trusting = ssl.create_default_context(cafile=str(CERTIFICATE))
+        url = f"https://localhost:{port}/version"
+        with urllib.request.urlopen(url, context=trusting, timeout=30) as answer:
+            assert answer.status == 200
+        with pytest.raises((OSError, HTTPException)):
+            Http(port=port)("GET", "/version")
 
     def test_keys_are_kept_as_hashes(self, daemon: StartDaemon) -> None:
         """A restart forgets no client, and its key is nowhere in what is kept."""

@@ -5,11 +5,11 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import Awaitable, Callable
 from importlib import metadata
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from callsd_daemon.config import Config, read_secret, secret_file
 from callsd_daemon.domain.errors import CallsdError, Reason
@@ -18,6 +18,7 @@ from callsd_daemon.domain.recording import RECORDING
 from callsd_daemon.domain.transcription import TRANSCRIPTION
 from callsd_daemon.gateway import requests
 from callsd_daemon.gateway.clients import Caller, Clients
+from callsd_daemon.gateway.connections import Connections
 from callsd_daemon.gateway.errors import HttpError
 from callsd_daemon.kinds import Kinds
 from callsd_daemon.kinds.transcription import Transcription
@@ -33,7 +34,6 @@ BUILD_VERSION = "v0.9.5"
 """What we are as good as: the plugin wants a version of the job service that it knows."""
 
 MAX_BODY_BYTES = 1024**2
-MAX_CONNECTIONS = 256
 READ_SECONDS = 30.0
 IDLE_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
@@ -58,8 +58,6 @@ MODEL_REASONS = frozenset({Reason.MODEL_UNKNOWN, Reason.MODEL_MISSING, Reason.LA
 
 JOB_ID = "{id:[a-z0-9]{12,26}}"
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 class Gateway:
     """Belongs to one event loop."""
@@ -76,11 +74,14 @@ class Gateway:
             database, admin_key=admin_key, self_registration=settings.self_registration
         )
         self._runner: web.AppRunner | None = None
-        self._warming: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         """Listen; raises StartError."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_answer_errors])
+        connections = Connections()
+        app = web.Application(
+            client_max_size=MAX_BODY_BYTES, middlewares=[connections.middleware, _answer_errors]
+        )
         app.add_routes(
             [
                 web.get("/version", self._version),
@@ -98,7 +99,11 @@ class Gateway:
             app, access_log=None, keepalive_timeout=IDLE_SECONDS, lingering_time=1.0
         )
         await self._runner.setup()
-        self._warming = asyncio.create_task(self._warm(), name="warming")
+        assert self._runner.server is not None
+        self._tasks = [
+            asyncio.create_task(self._warm(), name="warming"),
+            asyncio.create_task(connections.watch(self._runner.server), name="connections"),
+        ]
         endpoint = self._config.gateway.listen
         host, _, port = endpoint.rpartition(":")
         try:
@@ -107,7 +112,6 @@ class Gateway:
                 host.strip("[]"),
                 int(port),
                 ssl_context=self._tls(),
-                backlog=MAX_CONNECTIONS,
                 shutdown_timeout=CLOSE_SECONDS,
             ).start()
         except OSError as problem:
@@ -144,8 +148,8 @@ class Gateway:
 
     async def close(self) -> None:
         """Take no more requests."""
-        if self._warming is not None:
-            self._warming.cancel()
+        for task in self._tasks:
+            task.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
         self._clients.close()
