@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The routes of the plugin for its bot, and of the core, as far as a job uses them."""
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ from tests.mattermost.answers import (
     page_not_found,
     status_answer,
 )
+from tests.mattermost.faults import Faults
 from tests.mattermost.plugin import Plugin, RefusedError
 from tests.mattermost.sockets import SERVER_VERSION
 from tests.mattermost.state import State, User
@@ -43,7 +45,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class BotRoutes:
     """`/bot/…`: what jobs of the plugin use. Nobody but its bot may."""
 
-    def __init__(self, state: State, plugin: Plugin, uploads: Uploads) -> None:
+    def __init__(self, state: State, plugin: Plugin, uploads: Uploads, faults: Faults) -> None:
+        self._faults = faults
         self._state = state
         self._plugin = plugin
         self._uploads = uploads
@@ -73,9 +76,13 @@ class BotRoutes:
 
     async def _recordings(self, request: web.Request) -> web.StreamResponse:
         call_id = request.match_info["call_id"]
-        return await _answered(
-            request, lambda document: publish_recording(self._state, call_id, document)
-        )
+
+        async def publish(document: dict[str, Any]) -> None:
+            if (seconds := self._faults.late_post.take(request.path)) is not None:
+                await asyncio.sleep(seconds)
+            await publish_recording(self._state, call_id, document)
+
+        return await _answered(request, publish)
 
     async def _transcriptions(self, request: web.Request) -> web.StreamResponse:
         call_id = request.match_info["call_id"]

@@ -113,7 +113,7 @@ class MattermostServer:
         self._core = CoreRoutes(
             self.state, self.plugin, self.uploads, is_developer_mode=is_developer_mode
         )
-        self._bot = BotRoutes(self.state, self.plugin, self.uploads)
+        self._bot = BotRoutes(self.state, self.plugin, self.uploads, self.faults)
         self._pages = Pages(self.state, sample)
 
     async def __aenter__(self) -> Self:

@@ -76,6 +76,9 @@ class TestPlugin:
         world.server.faults.reset()
         await world.published(call)
         assert len(world.server.state.files) == 1
+        # Who refuses has made no post that would have to be looked for.
+        looks = world.asks("GET", "/info")
+        assert (looks == 0) == (not world.problems_with(call, " 500 "))
 
     async def test_away_in_the_upload(self, world: World) -> None:
         """[2.1a] A plugin that goes while data comes has not made a second session necessary."""
@@ -302,6 +305,24 @@ class TestCuts:
         await world.stop(call)
         await world.published(call)
         assert lost.uses == 1
+        assert world.asks("POST", "/recordings") == 1
+
+    async def test_post_that_is_made_late(self, start_world: StartWorld) -> None:
+        """A post may be in the making when we lose patience: it is waited for, not repeated."""
+        world = await start_world(
+            constants={
+                "callsd_daemon.mattermost.site.ANSWER_SECONDS": 0.5,
+                "callsd_daemon.mattermost.courier.SECOND_LOOK_SECONDS": 3.0,
+            }
+        )
+        call = await world.record(6)
+        late = world.server.faults.late_post
+        late.once(2.0)
+        await world.stop(call)
+        await world.problem(call, "cannot be reached")
+        assert world.server.thread(call) == []
+        await world.published(call)
+        assert late.uses == 1
         assert world.asks("POST", "/recordings") == 1
 
     async def test_post_that_never_arrived(self, world: World) -> None:

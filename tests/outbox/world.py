@@ -171,6 +171,10 @@ class World:
             if event["job_id"] == call.recording.job_id
         ]
 
+    def problems_with(self, call: Call, text: str) -> list[str]:
+        """Those of them that hold this text."""
+        return [one for one in self.problems(call) if text in one]
+
     async def problem(self, call: Call, text: str) -> str:
         """Wait for a problem with this text; returns all of it."""
 

@@ -42,8 +42,11 @@ JOB_TYPES = {RECORDING: "recording", TRANSCRIPTION: "transcribing"}
 TELL_FAILURE_TRIES = 5
 """The plugin notices by itself within a minute."""
 
-SECOND_LOOK_SECONDS = 5.0
+SECOND_LOOK_SECONDS = 30.0
 """A post whose answer was lost may be in the making while we look for it."""
+
+REFUSALS = range(400, 500)
+"""Statuses of who has not begun with what was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,10 +293,15 @@ class Courier:
                 await self._done(DeliveryState.DELIVERED)
                 return
         await self._change(lambda delivery: replace(delivery, is_posting=True))
-        if job.kind == RECORDING:
-            await site.publish_recording(call, posted)
-        else:
-            await site.publish_transcription(call, file_ids, _language(job))
+        try:
+            if job.kind == RECORDING:
+                await site.publish_recording(call, posted)
+            else:
+                await site.publish_transcription(call, file_ids, _language(job))
+        except SiteError as problem:
+            if problem.status in REFUSALS:
+                await self._change(lambda delivery: replace(delivery, is_posting=False))
+            raise
         await self._done(DeliveryState.DELIVERED)
 
     # What is written down
