@@ -7,7 +7,7 @@ Each step that is done is written down with the job before the next one begins.
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -18,14 +18,14 @@ from callsd_daemon.domain.delivery import Delivery, DeliveryState, Upload
 from callsd_daemon.domain.jobs import Artifact, Job, State
 from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.recording import RECORDING
-from callsd_daemon.domain.transcription import TRANSCRIPTION, TranscriptionResult
+from callsd_daemon.domain.transcription import TRANSCRIPTION
 from callsd_daemon.mattermost.site import Site, SiteError, TooLargeError
+from callsd_daemon.mattermost.work import Work, files, has_begun, language, look
 from callsd_daemon.metrics import DELIVERED_BYTES, DELIVERIES
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.failpoints import failpoint
-from callsd_daemon.store.read_transaction import ReadTransaction
 from callsd_daemon.store.transaction import Transaction
-from callsd_ipc.names import ARTIFACTS, RECORDING_FILES
+from callsd_ipc.names import ARTIFACTS
 
 
 log = structlog.get_logger(__name__)
@@ -47,19 +47,6 @@ SECOND_LOOK_SECONDS = 30.0
 
 REFUSALS = range(400, 500)
 """Statuses of who has not begun with what was asked."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """What a courier decides by."""
-
-    job: Job
-    delivery: Delivery
-    token: str
-    newer_token: str
-    """Of the latest job of the same client and site, when it does not go well with the own one."""
-    first: Job | None
-    """The job that this one begins after."""
 
 
 class Courier:
@@ -98,7 +85,7 @@ class Courier:
         """Until everything is delivered, or given up."""
         while True:
             self._woken.clear()
-            work = await self._database.read(self._look)
+            work = await self._database.read(lambda tx: look(tx, self._job_id))
             if work is None:
                 return
             self.after_job = work.job.after_job
@@ -118,7 +105,7 @@ class Courier:
             if is_idle:
                 await self._wait(None)
 
-    def _site(self, work: _Work) -> Site:
+    def _site(self, work: Work) -> Site:
         return Site(self._session, work.delivery.call.site_url, work.token)
 
     async def _wait(self, seconds: float | None) -> None:
@@ -128,34 +115,20 @@ class Courier:
         except TimeoutError:
             pass
 
-    def _look(self, tx: ReadTransaction) -> _Work | None:
-        job = tx.get(self._job_id)
-        if job is None or job.delivery is None or not job.is_undelivered:
-            return None
-        token = _token(tx, job)
-        newest_token = _newest_token(tx, job, job.delivery) if job.delivery.failures else token
-        return _Work(
-            job=job,
-            delivery=job.delivery,
-            token=token,
-            newer_token=newest_token if newest_token != token else "",
-            first=tx.get(job.after_job) if job.after_job else None,
-        )
-
     # Steps
 
-    async def _step(self, work: _Work, site: Site) -> bool:
+    async def _step(self, work: Work, site: Site) -> bool:
         """Do what is to be done next; False when there is nothing now."""
         if not work.job.is_final:
             return await self._accompany(work, site)
-        if files := _files(work.job):
-            return await self._deliver(work, site, files)
+        if found := files(work.job):
+            return await self._deliver(work, site, found)
         await self._tell_end(work, site)
         return True
 
-    async def _accompany(self, work: _Work, site: Site) -> bool:
+    async def _accompany(self, work: Work, site: Site) -> bool:
         """Do what is to be done while the job goes on; False when that is nothing now."""
-        if not _has_begun(work):
+        if not has_begun(work):
             return False
         if not work.delivery.is_start_told:
             await self._tell_start(work, site)
@@ -165,7 +138,7 @@ class Courier:
             return False
         return True
 
-    async def _deliver(self, work: _Work, site: Site, files: list[Artifact]) -> bool:
+    async def _deliver(self, work: Work, site: Site, found: list[Artifact]) -> bool:
         """Do the next step of bringing these files; False when there is nothing to do now."""
         delivery = work.delivery
         if work.first is not None and work.first.is_undelivered:
@@ -173,16 +146,16 @@ class Courier:
         if not delivery.title:
             await self._name(work, site)
             return True
-        for artifact in files:
+        for artifact in found:
             upload = delivery.uploads.get(artifact.file_name, Upload())
             if not upload.file_id:
                 async with self._turn:
                     await self._upload(work, site, artifact, upload)
                 return True
-        await self._publish(work, site, [delivery.uploads[one.file_name].file_id for one in files])
+        await self._publish(work, site, [delivery.uploads[one.file_name].file_id for one in found])
         return True
 
-    async def _tell_start(self, work: _Work, site: Site) -> None:
+    async def _tell_start(self, work: Work, site: Site) -> None:
         try:
             await site.report(work.delivery.call, JOB_TYPES[work.job.kind], "started")
         except SiteError as problem:
@@ -194,7 +167,7 @@ class Courier:
             log.info("start_told", job_id=self._job_id)
         await self._change(lambda delivery: replace(delivery.went_on(), is_start_told=True))
 
-    async def _tell_end(self, work: _Work, site: Site) -> None:
+    async def _tell_end(self, work: Work, site: Site) -> None:
         """Of a job that has made nothing."""
         job, delivery = work.job, work.delivery
         problem = job.failure.message if job.failure else ""
@@ -209,7 +182,7 @@ class Courier:
                 log.warning("failure_not_told", job_id=self._job_id, problem=str(refusal))
         await self._done(DeliveryState.NOTHING)
 
-    async def _name(self, work: _Work, site: Site) -> None:
+    async def _name(self, work: Work, site: Site) -> None:
         """Ask what the files shall be called; a transcript is called as its recording is."""
         first = work.first
         title = first.delivery.title if first is not None and first.delivery is not None else ""
@@ -221,7 +194,7 @@ class Courier:
             title = f"Call_{work.job.create_time:%Y-%m-%d_%H-%M-%S}"
         await self._change(lambda delivery: replace(delivery.went_on(), title=title))
 
-    async def _upload(self, work: _Work, site: Site, artifact: Artifact, upload: Upload) -> None:
+    async def _upload(self, work: Work, site: Site, artifact: Artifact, upload: Upload) -> None:
         name, size = artifact.file_name, artifact.size_bytes
         offset = 0
         if upload.session_id:
@@ -280,7 +253,7 @@ class Courier:
             offset = arrived
             await self._change(Delivery.went_on)
 
-    async def _publish(self, work: _Work, site: Site, file_ids: list[str]) -> None:
+    async def _publish(self, work: Work, site: Site, file_ids: list[str]) -> None:
         job, call = work.job, work.delivery.call
         # The file of which a post is made; the other one of a transcript only goes with it.
         posted = file_ids[-1]
@@ -297,7 +270,7 @@ class Courier:
             if job.kind == RECORDING:
                 await site.publish_recording(call, posted)
             else:
-                await site.publish_transcription(call, file_ids, _language(job))
+                await site.publish_transcription(call, file_ids, language(job))
         except SiteError as problem:
             if problem.status in REFUSALS:
                 await self._change(lambda delivery: replace(delivery, is_posting=False))
@@ -355,50 +328,3 @@ class Courier:
 
         await self._database.write(write)
         log.info("newer_token_taken", job_id=self._job_id)
-
-
-def _token(tx: ReadTransaction, job: Job) -> str:
-    secrets = tx.secrets(job)
-    return secrets.token if isinstance(secrets, SiteSecrets) else ""
-
-
-def _newest_token(tx: ReadTransaction, job: Job, delivery: Delivery) -> str:
-    """The token of the latest job of the same client and site that the site has not refused.
-
-    Only this one is ever taken over: between two that are refused nobody would find an end.
-    """
-    tokens = [
-        _token(tx, other)
-        for other in tx.undelivered()
-        if other.delivery is not None
-        and other.creator == job.creator
-        and other.delivery.call.site_url == delivery.call.site_url
-        and not other.delivery.is_token_refused
-        and other.create_time >= job.create_time
-    ]
-    return tokens[-1] if tokens else _token(tx, job)
-
-
-def _has_begun(work: _Work) -> bool:
-    """Whether a recording has its first picture. A transcript begins with its recording."""
-    if work.job.kind == RECORDING:
-        health = work.job.progress.recording
-        return health is not None and health.frame_count > 0
-    first = work.first
-    return first is None or first.delivery is None or first.delivery.is_start_told
-
-
-def _files(job: Job) -> list[Artifact]:
-    """What is published of a job, in the order in which it is named."""
-    if job.kind == RECORDING:
-        return [one for one in job.artifacts if one.file_name in RECORDING_FILES]
-    result = job.results.get(job.kind)
-    if isinstance(result, TranscriptionResult) and not result.segment_count:
-        return []  # nobody has said anything
-    by_suffix = {Path(one.file_name).suffix: one for one in job.artifacts}
-    return [by_suffix[suffix] for suffix in (".vtt", ".txt") if suffix in by_suffix]
-
-
-def _language(job: Job) -> str:
-    result = job.results.get(job.kind)
-    return (result.language if isinstance(result, TranscriptionResult) else "") or "en"

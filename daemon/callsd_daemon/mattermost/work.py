@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is to be delivered of one job, and how far that is, as the store knows it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from callsd_daemon.domain.delivery import Delivery
+from callsd_daemon.domain.jobs import Artifact, Job
+from callsd_daemon.domain.mattermost import SiteSecrets
+from callsd_daemon.domain.recording import RECORDING
+from callsd_daemon.domain.transcription import TranscriptionResult
+from callsd_daemon.store.read_transaction import ReadTransaction
+from callsd_ipc.names import RECORDING_FILES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a courier decides by."""
+
+    job: Job
+    delivery: Delivery
+    token: str
+    newer_token: str
+    """Of the latest job of the same client and site, when it does not go well with the own one."""
+    first: Job | None
+    """The job that this one begins after."""
+
+
+def look(tx: ReadTransaction, job_id: str) -> Work | None:
+    """What there is to do; None: nothing any more."""
+    job = tx.get(job_id)
+    if job is None or job.delivery is None or not job.is_undelivered:
+        return None
+    token = _token(tx, job)
+    newest_token = _newest_token(tx, job, job.delivery) if job.delivery.failures else token
+    return Work(
+        job=job,
+        delivery=job.delivery,
+        token=token,
+        newer_token=newest_token if newest_token != token else "",
+        first=tx.get(job.after_job) if job.after_job else None,
+    )
+
+
+def _token(tx: ReadTransaction, job: Job) -> str:
+    secrets = tx.secrets(job)
+    return secrets.token if isinstance(secrets, SiteSecrets) else ""
+
+
+def _newest_token(tx: ReadTransaction, job: Job, delivery: Delivery) -> str:
+    """The token of the latest job of the same client and site that the site has not refused.
+
+    Only this one is ever taken over: between two that are refused nobody would find an end.
+    """
+    tokens = [
+        _token(tx, other)
+        for other in tx.undelivered()
+        if other.delivery is not None
+        and other.creator == job.creator
+        and other.delivery.call.site_url == delivery.call.site_url
+        and not other.delivery.is_token_refused
+        and other.create_time >= job.create_time
+    ]
+    return tokens[-1] if tokens else _token(tx, job)
+
+
+def has_begun(work: Work) -> bool:
+    """Whether a recording has its first picture. A transcript begins with its recording."""
+    if work.job.kind == RECORDING:
+        health = work.job.progress.recording
+        return health is not None and health.frame_count > 0
+    first = work.first
+    return first is None or first.delivery is None or first.delivery.is_start_told
+
+
+def files(job: Job) -> list[Artifact]:
+    """What is published of a job, in the order in which it is named."""
+    if job.kind == RECORDING:
+        return [one for one in job.artifacts if one.file_name in RECORDING_FILES]
+    result = job.results.get(job.kind)
+    if isinstance(result, TranscriptionResult) and not result.segment_count:
+        return []  # nobody has said anything
+    by_suffix = {Path(one.file_name).suffix: one for one in job.artifacts}
+    return [by_suffix[suffix] for suffix in (".vtt", ".txt") if suffix in by_suffix]
+
+
+def language(job: Job) -> str:
+    """Of a transcript; English when nothing says otherwise, as the plugin wants one."""
+    result = job.results.get(job.kind)
+    return (result.language if isinstance(result, TranscriptionResult) else "") or "en"
