@@ -93,6 +93,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "ALTER TABLE jobs ADD COLUMN after_job TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE jobs ADD COLUMN delivery TEXT NOT NULL DEFAULT ''",
+        # Columns that stand behind the bodies are read from indexes alone.
+        "DROP INDEX jobs_by_state",
+        "CREATE INDEX jobs_by_state ON jobs (state, accepted_revision, after_job)",
         "CREATE INDEX jobs_by_delivery ON jobs (delivery, accepted_revision) WHERE delivery != ''",
         # Who may hand work in at the HTTP gateway. Of keys only a slow hash is kept.
         """CREATE TABLE gateway_clients (

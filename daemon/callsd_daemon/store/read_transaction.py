@@ -68,9 +68,9 @@ class GatewayClient:
     """Whether it will ask for a transcription with each recording."""
 
 
-_READY = f"""state = '{State.QUEUED}' AND NOT EXISTS (SELECT 1 FROM jobs AS first
-    WHERE first.id = jobs.after_job AND first.state NOT IN
-    ({", ".join(f"'{state}'" for state in sorted(FINAL_STATES))}))"""  # noqa: S608 - names of ours
+_READY = f"""state = '{State.QUEUED}' AND (after_job = '' OR NOT EXISTS (
+    SELECT 1 FROM jobs AS first WHERE first.id = jobs.after_job AND first.state NOT IN
+    ({", ".join(f"'{state}'" for state in sorted(FINAL_STATES))})))"""  # noqa: S608 - names of ours
 """Jobs that wait for nothing but room; others begin after a job that has not ended."""
 
 
@@ -196,7 +196,9 @@ class ReadTransaction:
     def undelivered(self) -> tuple[Job, ...]:
         """Jobs of which something is to be delivered, oldest first."""
         rows = self._connection.execute(
-            "SELECT body FROM jobs WHERE delivery = ? ORDER BY accepted_revision",
+            # The last term is that of the index, which holds only jobs with a delivery.
+            "SELECT body FROM jobs WHERE delivery = ? AND delivery != '' "
+            "ORDER BY accepted_revision",
             (DeliveryState.PENDING,),
         )
         return tuple(map(self._codec.decode, _bodies(rows)))
@@ -272,12 +274,18 @@ class ReadTransaction:
             ("state", wanted.states),
             ("kind", wanted.kinds),
             ("id", wanted.ids),
-            ("delivery", wanted.deliveries),
         )
         for column, allowed in columns:
             if allowed:
                 where.append(f"jobs.{column} IN ({', '.join('?' * len(allowed))})")
                 values.extend(allowed)
+        if wanted.deliveries:
+            # Few jobs have one: they are looked up first.
+            where.append(
+                f"{accepted} IN (SELECT accepted_revision FROM jobs WHERE delivery != '' "  # noqa: S608
+                f"AND delivery IN ({', '.join('?' * len(wanted.deliveries))}))"
+            )
+            values.extend(wanted.deliveries)
         if before is not None:
             where.append(f"{accepted} < ?")
             values.append(before)
