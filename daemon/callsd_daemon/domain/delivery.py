@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is on its way from a finished job to where it belongs, and how far it is.
+"""Where a job's results go, and how far they are on their way.
 
 It is stored with its job, and tells at any moment what has been done: whoever goes on after a
 crash does nothing twice.
@@ -45,13 +45,14 @@ class Delivery:
     call: MattermostCall
     state: DeliveryState = DeliveryState.PENDING
     is_start_told: bool = False
-    """The plugin knows that the recording has begun, or does not want to."""
+    """The plugin was told that the work has begun, even if it refused to hear it."""
     title: str = ""
     """Name of the files without their suffix, as the plugin gives it."""
     uploads: Mapping[str, Upload] = field(default_factory=dict)
     """By the artifact's file name."""
     is_posting: bool = False
-    """The post has been asked for: whether it was made has to be seen before it is repeated."""
+    """The post was asked for. If it still is when a step begins, the answer was lost: look whether
+    the post is there before asking again."""
     failures: int = 0
     """In a row."""
     problem: str = ""

@@ -21,4 +21,4 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secrets:
-    """What the work needs and nobody may read: kept apart from the job, until its end."""
+    """What the work needs and nobody may read: kept apart from the job, until that is delivered."""

@@ -276,7 +276,7 @@ def _profile(quality: Quality) -> Profile:
 # The plugin's terms
 
 
-def job(job: Job) -> dict[str, Any]:
+def answer(job: Job) -> dict[str, Any]:
     """A job as the plugin's client knows it. Of its secrets nothing is shown."""
     spec = job.spec
     assert isinstance(spec, RecordingSpec | TranscriptionSpec)
@@ -291,7 +291,7 @@ def job(job: Job) -> dict[str, Any]:
         }
     if isinstance(spec, RecordingSpec):
         data |= {key: getattr(spec.quality, name) for key, (name, *_) in QUALITY_KEYS.items()}
-    answer: dict[str, Any] = {
+    message: dict[str, Any] = {
         "id": job.id,
         "type": "recording" if is_recording else "transcribing",
         "max_duration_sec": round(job.max_duration_seconds),
@@ -300,5 +300,5 @@ def job(job: Job) -> dict[str, Any]:
         "start_at": round((job.start_time or job.create_time).timestamp() * 1000),
     }
     if job.end_time is not None:
-        answer["stop_at"] = round(job.end_time.timestamp() * 1000)
-    return answer
+        message["stop_at"] = round(job.end_time.timestamp() * 1000)
+    return message

@@ -213,7 +213,7 @@ class Gateway:
             job = await self._accept(caller, asked)
         except CallsdError as problem:
             raise self._refused(problem) from None
-        return web.json_response(requests.job(job))
+        return web.json_response(requests.answer(job))
 
     async def _accept(self, caller: Caller, asked: requests.Wanted) -> Job:
         creator = _creator(caller)
@@ -266,7 +266,7 @@ class Gateway:
         )
 
     async def _get(self, request: web.Request) -> web.Response:
-        return web.json_response(requests.job(await self._find(request)))
+        return web.json_response(requests.answer(await self._find(request)))
 
     async def _delete(self, request: web.Request) -> web.Response:
         job = await self._find(request)

@@ -31,7 +31,7 @@ from callsd_ipc.names import ARTIFACTS
 log = structlog.get_logger(__name__)
 
 MIN_FIRST_SLICE_BYTES = 5 * 1024**2
-"""Of a file that does not go at once, Mattermost takes no less first."""
+"""The first part of a file must have this length, unless the file is shorter."""
 
 MIN_SLICE_BYTES = 1024**2
 MAX_SLICE_BYTES = 32 * 1024**2
@@ -46,7 +46,7 @@ SECOND_LOOK_SECONDS = 30.0
 """A post whose answer was lost may be in the making while we look for it."""
 
 REFUSALS = range(400, 500)
-"""Statuses of who has not begun with what was asked."""
+"""With these statuses the site says that it has not done what was asked."""
 
 
 class Courier:

@@ -21,7 +21,7 @@ class Work:
     delivery: Delivery
     token: str
     newer_token: str
-    """Of the latest job of the same client and site, when it does not go well with the own one."""
+    """That of the latest job of the same client and site, if the own one has failed; else empty."""
     first: Job | None
     """The job that this one begins after."""
 
@@ -50,7 +50,7 @@ def _token(tx: ReadTransaction, job: Job) -> str:
 def _newest_token(tx: ReadTransaction, job: Job, delivery: Delivery) -> str:
     """The token of the latest job of the same client and site that the site has not refused.
 
-    Only this one is ever taken over: between two that are refused nobody would find an end.
+    Only the latest counts: a delivery must not go back and forth between refused tokens.
     """
     tokens = [
         _token(tx, other)

@@ -104,7 +104,7 @@ class ReadTransaction:
         return job
 
     def secrets(self, job: Job) -> Secrets:
-        """What was kept for a job that has not ended."""
+        """What is kept for a job that has not ended, or is not delivered."""
         row = self._connection.execute(
             "SELECT body FROM secrets WHERE job_id = ?", (job.id,)
         ).fetchone()
@@ -178,7 +178,7 @@ class ReadTransaction:
         )
 
     def expired(self, now: datetime, limit: int) -> tuple[Job, ...]:
-        """Jobs whose time is up, and of which all is delivered."""
+        """Jobs whose time is up, and whose delivery is not pending."""
         rows = self._connection.execute(
             "SELECT body FROM jobs WHERE expire_time <= ? AND delivery != ? "
             "ORDER BY expire_time LIMIT ?",

@@ -73,7 +73,7 @@ class Transaction(ReadTransaction):
         return job
 
     def put_secrets(self, job_id: str, secrets: Secrets) -> None:
-        """Keep what a job needs and nobody may read, until it has ended and is delivered."""
+        """Keep what a job needs and nobody may read, until it has ended and nothing is pending."""
         self._connection.execute(
             "INSERT OR REPLACE INTO secrets VALUES (?, ?)",
             (job_id, self._codec.encode_secrets(secrets)),

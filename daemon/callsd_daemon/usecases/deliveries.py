@@ -31,7 +31,7 @@ class Deliveries:
             if token:
                 tx.put_secrets(job_id, replace(secrets, token=token))
             elif not secrets.token:
-                raise _conflict(job, "was given up, and its token is forgotten: give a token")
+                raise _conflict(job, "has no token any more: give one")
             return tx.put(replace(job, delivery=job.delivery.again()))
 
         return await self._database.write(write)

@@ -166,8 +166,8 @@ def discard(job: Job, kind: JobKind[Any], directory: Path, launcher: Launcher) -
     the job is deleted. Blocks.
     """
     remove_drafts(directory / ARTIFACTS)
-    is_lost = kind.leaves_pieces and job.state is State.FAILED
-    if not is_lost or PIECES not in (launcher.leftovers(job.id) or ()):
+    is_for_a_person = kind.leaves_pieces and job.state is State.FAILED
+    if not is_for_a_person or PIECES not in (launcher.leftovers(job.id) or ()):
         launcher.discard(job.id)
 
 
