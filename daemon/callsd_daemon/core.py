@@ -208,8 +208,8 @@ class Core:
         self.pool.close()
 
     def _tell(self, changes: list[Change]) -> None:
-        self.changes.publish(changes)
         self._outbox.notice(changes)
+        self.changes.publish(changes)
 
     def _captions_kind(self) -> CaptionsKind:
         kind = self.kinds[CAPTIONS]

@@ -9,12 +9,13 @@ import ssl
 import time
 import urllib.request
 from dataclasses import replace
+from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
 
 import pytest
 
-from callsd.v1.job_pb2 import JobState
+from callsd.v1.job_pb2 import JobState, ListJobsRequest
 from tests.conftest import StartDaemon
 from tests.helpers.daemon import Daemon
 from tests.helpers.job_service import TOKEN, Http, identifier, recording, transcribing
@@ -181,6 +182,13 @@ class TestRecording:
         assert answer.status == 400
         assert answer.json["error"].startswith("invalid InputData value: ")
 
+    def test_body_of_a_stranger(self, gateway: tuple[Daemon, Http]) -> None:
+        """Who has not proved who it is cannot have the gateway keep much of what it says."""
+        _, http = gateway
+        for path in ("/login", "/register"):
+            answer = http("POST", path, b" " * 9000, is_known=False)
+            assert (answer.status, answer.json["code"]) == (400, "400")
+
     def test_body_that_is_no_job(self, gateway: tuple[Daemon, Http]) -> None:
         """[J2] What is no JSON, or longer than 1 MiB, is told."""
         _, http = gateway
@@ -213,6 +221,32 @@ class TestPair:
             "the transcription has been done",
         )
 
+    @pytest.mark.parametrize(
+        "wish",
+        [
+            {"language": "de", "model_size": "tiny.en"},
+            {"model_size": "no-such-model"},
+            {"num_threads": 3_000_000_000},
+            {"num_threads": "9" * 400},
+        ],
+    )
+    def test_is_not_refused(self, gateway: tuple[Daemon, Http], wish: dict[str, object]) -> None:
+        """Once a recording goes on its transcription is taken, as it can be done: see its notices.
+
+        The plugin would leave the recording running for ever. And whatever it asks for, the job can
+        be shown to everybody.
+        """
+        server, http = gateway
+        own = identifier_of(wish)
+        call = {"call_id": own, "post_id": own}
+        recorded = http("POST", "/jobs", recording(recording_id=own, **call))
+        assert recorded.status == 200, recorded.json
+        made = http("POST", "/jobs", transcribing(transcription_id=own, **call, **wish))
+        assert made.status == 200, made.json
+        api = server.api()
+        assert server.job(api, f"jobs/{made.json['id']}").name
+        assert api(api.jobs.ListJobs, ListJobsRequest()).jobs
+
     def test_without_its_recording(self, gateway: tuple[Daemon, Http]) -> None:
         """A transcription of a call that is not recorded here is refused, and told why.
 
@@ -222,6 +256,11 @@ class TestPair:
         answer = http("POST", "/jobs", transcribing(call_id=identifier("z")))
         assert answer.status == 503
         assert "no recording of this call" in answer.json["error"]
+
+
+def identifier_of(wish: object) -> str:
+    """An identifier that is different for each wish."""
+    return sha256(repr(wish).encode()).hexdigest()[:26]
 
 
 class TestClients:

@@ -14,6 +14,7 @@ import pytest
 from callsd import FINAL_STATES
 from callsd.v1.error_pb2 import ERROR_REASON_INTERNAL, ERROR_REASON_UNSPECIFIED
 from callsd.v1.job_pb2 import (
+    JOB_STATE_CANCELLED,
     JOB_STATE_FAILED,
     JOB_STATE_RUNNING,
     JOB_STATE_STARTING,
@@ -143,10 +144,10 @@ def assert_tidy(daemon: Daemon, job: Job) -> None:
 
 
 def is_for_a_person(job: Job, directory: Path) -> bool:
-    """Whether these are the pieces of a recording that is lost."""
+    """Whether these are the pieces of a recording of which nothing was made."""
     return (
         job.HasField("recording")
-        and job.state == JOB_STATE_FAILED
+        and job.state in (JOB_STATE_FAILED, JOB_STATE_CANCELLED)
         and {path.name for path in directory.iterdir()} >= {"pieces"}
     )
 

@@ -9,7 +9,7 @@ from callsd.v1.mattermost_pb2 import DELIVERY_STATE_GIVEN_UP
 from tests.outbox.world import World, name_of
 
 
-FIRST_TRY = "2026-01-01T00:00:00Z"
+WAITED_SECONDS = 1e8
 
 
 async def test_given_up_and_published_after_all(world: World) -> None:
@@ -44,13 +44,13 @@ async def test_given_up_and_published_after_all(world: World) -> None:
 
 
 def age(world: World) -> None:
-    """Have a daemon that is not running find that it began to try long ago."""
+    """Have a daemon that is not running find that it has tried for years."""
     with closing(sqlite3.connect(world.daemon.state / "callsd.db")) as database, database:
         changed = database.execute(
             """UPDATE jobs SET body = CAST(json_replace(
-                CAST(body AS TEXT), '$.delivery.first_try_time', ?) AS BLOB)
-            WHERE json_extract(CAST(body AS TEXT), '$.delivery.first_try_time') IS NOT NULL""",
-            (FIRST_TRY,),
+                CAST(body AS TEXT), '$.delivery.waited_seconds', ?) AS BLOB)
+            WHERE json_extract(CAST(body AS TEXT), '$.delivery.failures') > 0""",
+            (WAITED_SECONDS,),
         )
         assert changed.rowcount == 1
 

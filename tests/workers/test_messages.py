@@ -114,6 +114,10 @@ class TestAssignments:
             secrets=PageSecrets(url_fragment="token=1&a#b", headers={"X-Token": "secret"}),
             max_seconds=90.0,
             min_free_bytes=2**30,
+            patience_seconds=12.0,
+            begun_expression="window.begun",
+            open_delay_seconds=4.0,
+            certificates=b"PEM",
         )
 
         told = messages.assignment(slot)
@@ -134,6 +138,11 @@ class TestAssignments:
                 ready_timeout_seconds=7.5,
                 min_free_bytes=2**30,
                 max_seconds=90.0,
+                secrets=["token=1&a#b", "secret"],
+                patience_seconds=12.0,
+                begun_expression="window.begun",
+                open_delay_seconds=4.0,
+                certificates=b"PEM",
             )
         )
         unset = {field.name for field in worker_pb2.RecordingWork.DESCRIPTOR.fields} - {

@@ -61,7 +61,8 @@ class Delivery:
     """The site does not know the token any more."""
     try_time: datetime | None = None
     """When it is tried next; None: at once."""
-    first_try_time: datetime | None = None
+    waited_seconds: float = 0.0
+    """Sum of the pauses after failures; no clock that is set can change it."""
 
     @property
     def is_pending(self) -> bool:
@@ -77,17 +78,22 @@ class Delivery:
         budget: timedelta,
         is_token_refused: bool = False,
     ) -> "Delivery":
-        """A try has failed; `jitter` (0 to 1) spreads the next one. Given up after `budget`."""
-        first = self.first_try_time or now
+        """A try has failed; `jitter` (0 to 1) spreads the next one.
+
+        Given up when all pauses together are longer than `budget`, but not for want of a token:
+        that comes with the site's next job.
+        """
         pause = min(FIRST_PAUSE_SECONDS * 2 ** min(self.failures, 16), MAX_PAUSE_SECONDS)
+        pause *= 0.5 + jitter / 2
+        is_over = self.waited_seconds > budget.total_seconds() and not is_token_refused
         return replace(
             self,
-            state=DeliveryState.GIVEN_UP if now - first > budget else self.state,
+            state=DeliveryState.GIVEN_UP if is_over else self.state,
             failures=self.failures + 1,
             problem=problem,
             is_token_refused=is_token_refused,
-            first_try_time=first,
-            try_time=now + timedelta(seconds=pause * (0.5 + jitter / 2)),
+            waited_seconds=self.waited_seconds + pause,
+            try_time=now + timedelta(seconds=pause),
         )
 
     def with_upload(self, file_name: str, upload: Upload) -> "Delivery":
@@ -104,4 +110,4 @@ class Delivery:
 
     def again(self) -> "Delivery":
         """Somebody wants it to be tried now, however often it has failed."""
-        return replace(self.went_on(), state=DeliveryState.PENDING, first_try_time=None)
+        return replace(self.went_on(), state=DeliveryState.PENDING, waited_seconds=0.0)

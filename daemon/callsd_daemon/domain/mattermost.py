@@ -15,6 +15,7 @@ PLUGIN_PATH = "/plugins/com.mattermost.calls"
 PAGE_HEADERS = {"X-Calls-Recorder": "true"}
 """Without it the plugin serves its page to nobody."""
 
+PAGE_BEGUN = "window.callsClient"
 PAGE_READY = "window.callsClient && window.callsClient.connected && !window.callsClient.closed"
 PAGE_OVER = "!window.callsClient || window.callsClient.closed"
 PAGE_LEAVE = "window.callsClient && window.callsClient.disconnect()"
@@ -24,7 +25,8 @@ JOIN_SECONDS = 45.0
 """The plugin waits for a minute; what has begun by then can still be told in time."""
 
 PATIENCE_SECONDS = 12.0
-"""A page that has not joined by then is opened anew: it may have been told to slow down."""
+"""A page that has not begun to join by then is opened anew: it may have been told to slow down. One
+that has begun is waited for: with its connection the plugin would end the recording."""
 
 PAGE_SECONDS, PAGES_AT_ONCE = 4.0, 2
 """A site answers the bot ten requests at once, and one a second after that, for all its pages

@@ -9,7 +9,8 @@ from aiohttp.typedefs import Handler, Middleware
 
 
 MAX_CONNECTIONS = 512
-"""With more, those on which no request has come are closed, the oldest first."""
+"""With more, those on which no request has come are closed, the oldest first, and those on which
+one comes are told to come later."""
 
 FIRST_REQUEST_SECONDS = 10.0
 """How long the first request of a connection may take; its body has a limit of its own."""
@@ -22,6 +23,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._served = set[asyncio.Protocol]()
+        self._server: web.Server | None = None
         self._mute = dict[asyncio.Protocol, float]()
         """Since when those are open on which nothing has come."""
 
@@ -32,12 +34,21 @@ class Connections:
         @web.middleware
         async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
             self._served.add(request.protocol)
-            return await handler(request)
+            if self._server is None or len(self._server.connections) <= MAX_CONNECTIONS:
+                return await handler(request)
+            response = web.json_response(
+                {"error": "too many connections", "code": "503"},
+                status=503,
+                headers={"Retry-After": "1"},
+            )
+            response.force_close()
+            return response
 
         return note
 
     async def watch(self, server: web.Server) -> None:
         """Until this is cancelled."""
+        self._server = server
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self._end(server, time.monotonic())

@@ -4,7 +4,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +31,8 @@ from callsd_daemon.usecases.jobs import JobRequest
 
 
 MAX_DURATION_SECONDS = 7 * 86400.0
+MAX_NUMBER = 1_000_000
+"""Larger ones mean nothing, and would not fit into messages."""
 MAX_RUNNER_CHARACTERS = 256
 
 SITE_LABEL, CALL_LABEL, POST_LABEL, RUNNER_LABEL = (
@@ -143,7 +145,7 @@ def wanted(message: Mapping[str, Any]) -> Wanted:
     return Wanted(
         kind=kind,
         runner=runner,
-        max_duration_seconds=min(float(seconds), MAX_DURATION_SECONDS),
+        max_duration_seconds=float(min(seconds, MAX_DURATION_SECONDS)),
         call=MattermostCall(
             site_url=_site(data.get("site_url")),
             call_id=_identifier(data, "call_id"),
@@ -231,6 +233,7 @@ def transcription(asked: Wanted, recording_id: str, default_model: str) -> JobRe
         secrets=SiteSecrets(token=asked.token),
         labels=asked.labels,
         max_duration_seconds=asked.max_duration_seconds,
+        is_owed=True,
         request_id=f"{TRANSCRIPTION}/{asked.call.job_id}",
         fingerprint=asked.fingerprint,
         notices=asked.notices,
@@ -242,15 +245,23 @@ def plain_transcription(model: str) -> TranscriptionSpec:
     return TranscriptionSpec(tracks=(Track(speaker=SPEAKER, recording="-"),), model=model)
 
 
-def with_model(wish: JobRequest, model: str) -> JobRequest:
-    """The same transcription by another model."""
+def choices(wish: JobRequest, model: str) -> Iterator[JobRequest]:
+    """A transcription as it is wanted, with another model, and without its language."""
+    yield wish
     assert isinstance(wish.spec, TranscriptionSpec)
-    notice = Notice(
-        code="INPUT_CHANGED",
-        message=f"the model {wish.spec.model} is not installed here, {model} is used",
+    told = f"the model {wish.spec.model} cannot be used here, {model} is used"
+    changed = replace(
+        wish,
+        spec=replace(wish.spec, model=model),
+        notices=(*wish.notices, Notice(code="INPUT_CHANGED", message=told)),
     )
-    spec = replace(wish.spec, model=model)
-    return replace(wish, spec=spec, notices=(*wish.notices, notice))
+    yield changed
+    told = f"the language {wish.spec.language} cannot be used here, what is spoken is detected"
+    yield replace(
+        changed,
+        spec=replace(wish.spec, model=model, language=""),
+        notices=(*changed.notices, Notice(code="INPUT_CHANGED", message=told)),
+    )
 
 
 def _number(value: object) -> int | None:
@@ -258,9 +269,10 @@ def _number(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        return int(float(value)) or None
+        number = int(float(value))
     except (ValueError, OverflowError):
         return None
+    return min(max(number, -MAX_NUMBER), MAX_NUMBER) or None
 
 
 def _changed(key: str, asked: int, used: int) -> Notice:

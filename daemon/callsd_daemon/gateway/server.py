@@ -34,7 +34,11 @@ BUILD_VERSION = "v0.9.5"
 """What we are as good as: the plugin wants a version of the job service that it knows."""
 
 MAX_BODY_BYTES = 1024**2
+MAX_STRANGER_BODY_BYTES = 8 * 1024
+"""Of who has not proved who it is."""
 READ_SECONDS = 30.0
+WRITE_SECONDS = 60.0
+"""For a part of a log: who does not read it is hung up on."""
 IDLE_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
 FORCE_SECONDS = 20.0
@@ -53,8 +57,6 @@ CAPACITY = frozenset(
     }
 )
 """Another machine might well do it."""
-
-MODEL_REASONS = frozenset({Reason.MODEL_UNKNOWN, Reason.MODEL_MISSING, Reason.LANGUAGE_UNSUPPORTED})
 
 JOB_ID = "{id:[a-z0-9]{12,26}}"
 
@@ -166,12 +168,12 @@ class Gateway:
         return web.json_response(version)
 
     async def _login(self, request: web.Request) -> web.Response:
-        message = await _body(request)
+        message = await _body(request, MAX_STRANGER_BODY_BYTES)
         token = await self._clients.login(_text(message, "clientID"), _text(message, "authKey"))
         return web.json_response({"bearerToken": token, "code": "200"})
 
     async def _register(self, request: web.Request) -> web.Response:
-        message = await _body(request)
+        message = await _body(request, MAX_STRANGER_BODY_BYTES)
         if not self._clients.is_open and not (await self._caller(request)).is_admin:
             raise HttpError(401, "authentication failed: unauthorized")
         client_id = _text(message, "clientID")
@@ -240,14 +242,17 @@ class Gateway:
         return kind.default_model
 
     async def _fitting(self, creator: str, wish: JobRequest) -> JobRequest:
-        """The transcription with a model that is here."""
-        try:
-            await asyncio.to_thread(self._kinds[TRANSCRIPTION].check, wish.spec, creator)
-        except CallsdError as problem:
-            if problem.reason not in MODEL_REASONS:
-                raise
-            wish = requests.with_model(wish, self._model)
-            await asyncio.to_thread(self._kinds[TRANSCRIPTION].check, wish.spec, creator)
+        """The transcription as it can be done here; as it is wanted, if not at all.
+
+        Its recording goes on: it is not refused any more, and fails in its turn if it must.
+        """
+        for candidate in requests.choices(wish, self._model):
+            try:
+                await asyncio.to_thread(self._kinds[TRANSCRIPTION].check, candidate.spec, creator)
+            except CallsdError as problem:
+                log.warning("transcription_changed", problem=problem.message)
+            else:
+                return candidate
         return wish
 
     def _refused(self, problem: CallsdError) -> HttpError:
@@ -293,7 +298,8 @@ class Gateway:
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
         await response.prepare(request)
         async for _offset, data in self._jobs.log(job.id, offset=0, follow=False):
-            await response.write(data)
+            async with asyncio.timeout(WRITE_SECONDS):
+                await response.write(data)
         await response.write_eof()
         return response
 
@@ -325,7 +331,11 @@ def _recording(tx: ReadTransaction, creator: str, asked: requests.Wanted) -> Job
     return next((job for job in page.jobs if job.creator == creator), None)
 
 
-async def _body(request: web.Request) -> dict[str, object]:
+async def _body(request: web.Request, max_bytes: int = MAX_BODY_BYTES) -> dict[str, object]:
+    if (request.content_length or 0) > max_bytes or (
+        request.content_length is None and max_bytes < MAX_BODY_BYTES
+    ):
+        raise HttpError(400, "failed to decode request body: http: request body too large")
     try:
         async with asyncio.timeout(READ_SECONDS):
             body = await request.read()

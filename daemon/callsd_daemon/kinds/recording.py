@@ -65,6 +65,8 @@ class RecordingAssignment:
     """Disk space that is not its own."""
     patience_seconds: float = 0.0
     """When the page is opened anew; 0: never."""
+    begun_expression: str = ""
+    """True once the page is on its way to be ready: it is not opened anew then."""
     open_delay_seconds: float = 0.0
     certificates: bytes = b""
     """Whose certificates the page may have besides those the system trusts; PEM."""
@@ -133,6 +135,7 @@ class Recording(JobKind[RecordingSpec]):
             spec=spec,
             secrets=secrets,
             patience_seconds=mattermost.PATIENCE_SECONDS,
+            begun_expression=mattermost.PAGE_BEGUN,
             open_delay_seconds=self.pace.delay(call.site_url),
             certificates=self._certificates(call.site_url),
         )

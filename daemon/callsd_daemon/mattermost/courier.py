@@ -14,7 +14,13 @@ from pathlib import Path
 import aiohttp
 import structlog
 
-from callsd_daemon.domain.delivery import Delivery, DeliveryState, Upload
+from callsd_daemon.domain.delivery import (
+    MAX_PAUSE_SECONDS,
+    Delivery,
+    DeliveryState,
+    Upload,
+)
+from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Artifact, Job, State
 from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.recording import RECORDING
@@ -45,7 +51,17 @@ TELL_FAILURE_TRIES = 5
 SECOND_LOOK_SECONDS = 30.0
 """A post whose answer was lost may be in the making while we look for it."""
 
-REFUSALS = range(400, 500)
+NAME_TRIES = 3
+"""Then the files get a name of ours."""
+
+ABANDON_REFUSALS = 6
+"""After so many in a row, in a minute or two, an upload that the site itself refuses is begun anew:
+the site may have lost what it had."""
+
+IDLE_SECONDS = 60.0
+"""How often it is looked whether there is something to do, besides with each change."""
+
+REFUSALS = frozenset({400, 401, 403, 404, 413, 429})
 """With these statuses the site says that it has not done what was asked."""
 
 
@@ -73,6 +89,8 @@ class Courier:
         self._turn = turn
         self._slice_bytes = self._max_slice_bytes = 0
         """What is sent at once: now, and at most; 0: not known yet."""
+        self._refusals = 0
+        """Parts in a row that the site itself has refused."""
         self._woken = asyncio.Event()
         self.after_job = ""
         """Id of the job whose changes concern this one, too."""
@@ -94,7 +112,8 @@ class Courier:
                 continue
             try_time = work.delivery.try_time
             pause = (try_time - self._now()).total_seconds() if try_time else 0.0
-            if pause > 0:
+            # A longer one was chosen by a clock that has been set since.
+            if 0 < pause <= MAX_PAUSE_SECONDS:
                 await self._wait(pause)
                 continue
             try:
@@ -102,13 +121,19 @@ class Courier:
             except SiteError as problem:
                 await self._failed(problem)
                 continue
+            except CallsdError:
+                raise  # of the database: somebody tries again when it can
+            except Exception as problem:
+                log.exception("delivery_failed", job_id=self._job_id)
+                await self._failed(SiteError(f"a bug in callsd ({type(problem).__name__})"))
+                continue
             if is_idle:
-                await self._wait(None)
+                await self._wait(IDLE_SECONDS)
 
     def _site(self, work: Work) -> Site:
         return Site(self._session, work.delivery.call.site_url, work.token)
 
-    async def _wait(self, seconds: float | None) -> None:
+    async def _wait(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -149,8 +174,7 @@ class Courier:
         for artifact in found:
             upload = delivery.uploads.get(artifact.file_name, Upload())
             if not upload.file_id:
-                async with self._turn:
-                    await self._upload(work, site, artifact, upload)
+                await self._upload(work, site, artifact, upload)
                 return True
         await self._publish(work, site, [delivery.uploads[one.file_name].file_id for one in found])
         return True
@@ -189,7 +213,7 @@ class Courier:
         try:
             title = title or await site.file_name(work.delivery.call)
         except SiteError as problem:
-            if problem.is_token_refused or not problem.status:
+            if not problem.is_final and work.delivery.failures < NAME_TRIES:
                 raise
             title = f"Call_{work.job.create_time:%Y-%m-%d_%H-%M-%S}"
         await self._change(lambda delivery: replace(delivery.went_on(), title=title))
@@ -199,7 +223,8 @@ class Courier:
         offset = 0
         if upload.session_id:
             arrived = await site.upload_offset(upload.session_id)
-            if arrived is None:
+            if arrived is None or self._refusals >= ABANDON_REFUSALS:
+                self._refusals = 0
                 # It has ended or was swept away, and its file can no longer be found: a new one.
                 await self._change(lambda delivery: delivery.with_upload(name, Upload()))
                 return
@@ -217,7 +242,13 @@ class Courier:
                     "the least that it begins a file with: raise FileSettings.MaxFileSize there"
                 )
             self._slice_bytes = self._max_slice_bytes = min(limit_bytes, MAX_SLICE_BYTES)
-        file_id = await self._send(site, upload.session_id, self._directory / name, offset, size)
+        try:
+            path = self._directory / name
+            file_id = await self._send(site, upload.session_id, path, offset, size)
+        except SiteError as problem:
+            self._refusals += problem.is_from_site
+            raise
+        self._refusals = 0
         done = replace(upload, file_id=file_id)
         await self._change(lambda delivery: delivery.with_upload(name, done))
 
@@ -227,7 +258,9 @@ class Courier:
             least = MIN_SLICE_BYTES if offset else MIN_FIRST_SLICE_BYTES
             length = min(max(self._slice_bytes, least), size - offset)
             try:
-                file_id = await site.send(session_id, path, offset, length)
+                # Each part takes its turn: a slow site does not hold up the others.
+                async with self._turn:
+                    file_id = await site.send(session_id, path, offset, length)
             except SiteError as problem:
                 if length <= least and isinstance(problem, TooLargeError):
                     raise TooLargeError(
@@ -283,7 +316,12 @@ class Courier:
         def write(tx: Transaction) -> Job:
             job = tx.find(self._job_id)
             assert job.delivery is not None
-            return tx.put(replace(job, delivery=change(job.delivery)))
+            job = replace(job, delivery=change(job.delivery))
+            if not job.is_undelivered and job.expire_time is not None and job.end_time is not None:
+                # Its files are kept for as long as those of a job that has ended now.
+                kept = job.expire_time - job.end_time
+                job = replace(job, expire_time=max(job.expire_time, self._now() + kept))
+            return tx.put(job)
 
         failpoint("courier.before_change")
         changed = await self._database.write(write)

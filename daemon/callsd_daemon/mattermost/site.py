@@ -20,13 +20,15 @@ CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 30.0
 """How long a site may take to answer, from the last byte that was sent."""
 
-SLICE_SECONDS = 600.0
-"""For a part of an upload, from its first byte to the answer."""
+SLICE_SECONDS = 900.0
+"""For a part of an upload, from its first byte to the answer. With the last one the site puts the
+whole file where it belongs, and who does not wait for the answer never learns the file's name."""
 
 MAX_ANSWER_BYTES = 1024**2
 MAX_PROBLEM_CHARACTERS = 300
 """So much of a refusal is told on."""
 
+MAX_DIGITS = 18
 READ_BYTES = 256 * 1024
 
 ID = re.compile(r"[a-z0-9]{26}")
@@ -38,10 +40,12 @@ MAX_NAME_CHARACTERS = 200
 class SiteError(Exception):
     """A site does not do what was asked; the message is for a person, and holds no token."""
 
-    def __init__(self, message: str, *, status: int = 0) -> None:
+    def __init__(self, message: str, *, status: int = 0, is_from_site: bool = False) -> None:
         super().__init__(message)
         self.status = status
         """HTTP status; 0: there was no answer."""
+        self.is_from_site = is_from_site
+        """Whether the site itself has answered, and nothing between us and it."""
 
     @property
     def is_token_refused(self) -> bool:
@@ -62,9 +66,6 @@ def open_session(context: ssl.SSLContext) -> aiohttp.ClientSession:
     """Connections, which all clients of sites share."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit_per_host=8, ssl=context),
-        timeout=aiohttp.ClientTimeout(
-            total=SLICE_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS
-        ),
         trust_env=True,  # proxies, as everything else on this machine uses them
         cookie_jar=aiohttp.DummyCookieJar(),
     )
@@ -94,7 +95,8 @@ class Site:
     async def file_name(self, call: MattermostCall) -> str:
         """What the call's files shall be called, without a suffix, fit for any file system."""
         answer = await self._plugin("GET", f"/bot/calls/{call.call_id}/filename")
-        name = _UNSAFE_IN_NAME.sub("_", str(answer.get("filename", "")))[:MAX_NAME_CHARACTERS]
+        name = _UNSAFE_IN_NAME.sub("_", _storable(answer.get("filename", "")))
+        name = name[:MAX_NAME_CHARACTERS]
         if not name.strip("._"):
             raise SiteError("the plugin gives no name for the file")
         return name
@@ -118,7 +120,7 @@ class Site:
         """The largest body that the site takes, as far as it says so; 0 = it does not."""
         answer = await self._ask("GET", "/api/v4/config/client?format=old")
         text = str(answer.get("MaxFileSize", ""))
-        return int(text) if text.isdecimal() else 0
+        return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else 0
 
     async def create_upload(self, call: MattermostCall, name: str, size_bytes: int) -> str:
         """Begin an upload; returns its id."""
@@ -130,8 +132,8 @@ class Site:
         try:
             answer = await self._plugin("GET", f"/bot/uploads/{upload_id}")
         except SiteError as problem:
-            # Without the plugin, its routes answer so, too; but not with an error of the server's.
-            if problem.status == 404 and "page not found" not in str(problem):  # noqa: PLR2004
+            # Proxies and a site without the plugin answer by this status, too.
+            if problem.status == 404 and problem.is_from_site:  # noqa: PLR2004
                 return None
             raise
         offset = answer.get("file_offset")
@@ -149,6 +151,7 @@ class Site:
             f"/bot/uploads/{upload_id}",
             _read(path, offset, size_bytes),
             headers={"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"},
+            answer_seconds=SLICE_SECONDS,
         )
         return _identifier(answer, "file") if answer else ""
 
@@ -168,8 +171,11 @@ class Site:
         body: Mapping[str, object] | AsyncIterator[bytes] | None = None,
         *,
         headers: Mapping[str, str] | None = None,
+        answer_seconds: float = 0.0,
     ) -> dict[str, Any]:
-        return await self._ask(method, PLUGIN_PATH + path, body, headers=headers)
+        return await self._ask(
+            method, PLUGIN_PATH + path, body, headers=headers, answer_seconds=answer_seconds
+        )
 
     async def _ask(
         self,
@@ -178,6 +184,7 @@ class Site:
         body: Mapping[str, object] | AsyncIterator[bytes] | None = None,
         *,
         headers: Mapping[str, str] | None = None,
+        answer_seconds: float = 0.0,
     ) -> dict[str, Any]:
         data = json.dumps(body) if isinstance(body, Mapping) else body
         try:
@@ -187,6 +194,11 @@ class Site:
                 data=data,
                 headers={"Authorization": f"Bearer {self._token}", **(headers or {})},
                 allow_redirects=False,  # the token is for this site alone
+                timeout=aiohttp.ClientTimeout(
+                    total=SLICE_SECONDS,
+                    sock_connect=CONNECT_SECONDS,
+                    sock_read=answer_seconds or ANSWER_SECONDS,
+                ),
             ) as response:
                 content = await _content(response.content)
                 status, reason = response.status, response.reason
@@ -198,13 +210,14 @@ class Site:
             return answer
         # Proxies answer with a page, which tells people no more than its status does.
         page = b"" if content.startswith(b"<") else content
-        text = str(answer.get("message") or page.decode(errors="replace") or reason).strip()
+        text = _storable(answer.get("message") or page.decode(errors="replace") or reason).strip()
         # The token is looked for in the whole text: cut in two it would not be found.
         text = self._redacted(text)[:MAX_PROBLEM_CHARACTERS]
         error = TooLargeError if status == 413 else SiteError  # noqa: PLR2004 - too large
         raise error(
             self._redacted(f"{self._url} answers {status} to {method} {path}: {text}"),
             status=status,
+            is_from_site="status_code" in answer,
         )
 
     def _redacted(self, text: str) -> str:
@@ -222,10 +235,15 @@ async def _content(stream: aiohttp.StreamReader) -> bytes:
     return content
 
 
+def _storable(text: object) -> str:
+    """As text without halves of characters, which JSON may hold and a database may not."""
+    return str(text).encode(errors="replace").decode()
+
+
 def _decoded(content: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return answer if isinstance(answer, dict) else {}
 

@@ -52,16 +52,18 @@ def _newest_token(tx: ReadTransaction, job: Job, delivery: Delivery) -> str:
 
     Only the latest counts: a delivery must not go back and forth between refused tokens.
     """
-    tokens = [
-        _token(tx, other)
-        for other in tx.undelivered()
-        if other.delivery is not None
-        and other.creator == job.creator
-        and other.delivery.call.site_url == delivery.call.site_url
-        and not other.delivery.is_token_refused
-        and other.create_time >= job.create_time
-    ]
-    return tokens[-1] if tokens else _token(tx, job)
+    # In the order in which they were accepted: clocks may be set back.
+    for other in reversed(tx.undelivered()):
+        if other.id == job.id:
+            break
+        if (
+            other.delivery is not None
+            and other.creator == job.creator
+            and other.delivery.call.site_url == delivery.call.site_url
+            and not other.delivery.is_token_refused
+        ):
+            return _token(tx, other)
+    return _token(tx, job)
 
 
 def has_begun(work: Work) -> bool:

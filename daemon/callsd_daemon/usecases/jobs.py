@@ -50,6 +50,9 @@ class JobRequest:
     max_duration_seconds: float | None = None
     """None: the kind's default."""
     may_queue: bool = True
+    is_owed: bool = False
+    """It belongs to a job that was accepted, and so is accepted, too: what cannot be done fails in
+    its turn."""
     request_id: str = ""
     """Of the same client with the same id there is one job, however often it asks."""
     fingerprint: str = ""
@@ -106,7 +109,8 @@ class Jobs:
             known = await self._database.read(lambda tx: _same(tx, job_id, request.fingerprint))
             if known is not None:
                 return await self._known(known)
-        self._streams.check_work()
+        if not request.is_owed:
+            self._streams.check_work()
         job = await self._prepare(job_id, creator, request)
         if is_preview:
             return await self._preview(job, may_queue=request.may_queue)
@@ -140,7 +144,9 @@ class Jobs:
     async def _prepare(self, job_id: str, creator: str, request: JobRequest) -> Job:
         """The job that the request asks for; raises the first reason why it cannot be done."""
         kind, spec, now = self._kinds[request.kind], request.spec, self._now()
-        notices = await asyncio.to_thread(kind.check, spec, creator)
+        notices: tuple[Notice, ...] = ()
+        if not request.is_owed:
+            notices = await asyncio.to_thread(kind.check, spec, creator)
         max_duration = request.max_duration_seconds or kind.max_duration_seconds
         cost_key = kind.cost_key(spec)
         observed = await self._database.read(lambda tx: tx.recent_usage(cost_key, OBSERVED_JOBS))

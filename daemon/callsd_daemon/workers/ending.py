@@ -162,11 +162,11 @@ def count_lost(job: Job, failure: Failure) -> None:
 def discard(job: Job, kind: JobKind[Any], directory: Path, launcher: Launcher) -> None:
     """Remove what the workers of a job that has ended have left, and halves of files they sent.
 
-    But for the pieces of a recording of which nothing could be made: those are for a person, until
+    But for the pieces of a recording of which nothing was made: those are for a person, until
     the job is deleted. Blocks.
     """
     remove_drafts(directory / ARTIFACTS)
-    is_for_a_person = kind.leaves_pieces and job.state is State.FAILED
+    is_for_a_person = kind.leaves_pieces and job.state is not State.SUCCEEDED
     if not is_for_a_person or PIECES not in (launcher.leftovers(job.id) or ()):
         launcher.discard(job.id)
 

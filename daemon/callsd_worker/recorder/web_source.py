@@ -50,6 +50,8 @@ class Page:
     patience_seconds: float = 0.0
     """A page that is not ready by then is opened anew, in another browser, and is then given twice
     the time; 0: never."""
+    begun_expression: str = ""
+    """True once the page is on its way to be ready: it is not opened anew then."""
     open_delay_seconds: float = 0.0
     certificates: bytes = b""
     """Whose certificates the page may have besides those the system trusts; PEM."""
@@ -118,8 +120,7 @@ class WebSource:
         while True:
             try:
                 self._browser.open(page.url, page.headers)
-                left_seconds = max(deadline - time.monotonic(), 0.0)
-                self._await_ready(min(left_seconds, patience), should_stop)
+                self._await_ready(deadline, patience, should_stop)
             except RecordingError as problem:
                 if problem.reason is not Reason.PAGE_UNAVAILABLE or self.problem():
                     raise
@@ -134,8 +135,11 @@ class WebSource:
             else:
                 return
 
-    def _await_ready(self, seconds: float, should_stop: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + seconds
+    def _await_ready(
+        self, deadline: float, patience: float, should_stop: Callable[[], bool]
+    ) -> None:
+        """Wait until `deadline`, but only for `patience` seconds for a page that has not begun."""
+        began = time.monotonic()
         ready = self._page.ready_expression or IS_LOADED
         while True:
             status = self._browser.status
@@ -151,13 +155,22 @@ class WebSource:
                     return
             if problem := self.problem():
                 raise RecordingError(Reason.PAGE_UNAVAILABLE, problem)
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline or (now - began > patience and not self._has_begun()):
+                waited = self._page.ready_timeout_seconds if now > deadline else patience
                 raise RecordingError(
                     Reason.PAGE_UNAVAILABLE,
-                    f"the page was not ready within {seconds:.2g} s: "
+                    f"the page was not ready within {waited:g} s: "
                     "check ready_expression, or raise ready_timeout",
                 )
             _pause(READY_CHECK_SECONDS, should_stop)
+
+    def _has_begun(self) -> bool:
+        """Whether the page is on its way to be ready."""
+        try:
+            return self._browser.is_true(self._page.begun_expression or "false")
+        except CdpError:
+            return False
 
     def problem(self) -> str:
         """What has crashed, for a person; empty while all is well."""

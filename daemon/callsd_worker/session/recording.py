@@ -42,6 +42,7 @@ def record(session: Session) -> None:
             ready_timeout_seconds=work.ready_timeout_seconds,
             secrets=tuple(work.secrets),
             patience_seconds=work.patience_seconds,
+            begun_expression=work.begun_expression,
             open_delay_seconds=work.open_delay_seconds,
             certificates=work.certificates,
         ),

@@ -65,6 +65,10 @@ def parse(
     call = None
     if message.HasField("mattermost_call"):
         call = mattermost.parse(problems, f"{at}.mattermost_call", message.mattermost_call)
+        if message.audio_only:
+            problems.add(
+                f"{at}.audio_only", "must not be set: the plugin is told of the first picture"
+            )
         for name in PAGE_FIELDS & {field.name for field, _ in message.ListFields()}:
             problems.add(f"{at}.{name}", "must not be set with mattermost_call, which knows it")
     else:

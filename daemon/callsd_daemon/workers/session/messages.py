@@ -105,6 +105,7 @@ def _recording_work(assignment: RecordingAssignment) -> worker_pb2.Assignment:
         patience_seconds=assignment.patience_seconds,
         open_delay_seconds=assignment.open_delay_seconds,
         certificates=assignment.certificates,
+        begun_expression=assignment.begun_expression,
     )
     return worker_pb2.Assignment(recording=work)
 
