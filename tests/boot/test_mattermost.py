@@ -93,7 +93,7 @@ class TestMattermost:
     def test_a_recording_gets_into_its_thread(
         self, service: Service, mattermost: Mattermost
     ) -> None:
-        """Recorder and gateway are units of their own users, and the daemon is killed twice.
+        """[J8] It ends when the host stops it, though the daemon is killed twice meanwhile.
 
         The recording is in the thread once, byte by byte as it was made, with its transcript; the
         bot's token is in no log and no longer on the disk.

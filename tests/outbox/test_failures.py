@@ -376,7 +376,7 @@ class TestStates:
         assert world.server.thread(call) == []
 
     async def test_recording_fails(self, world: World) -> None:
-        """The host reads why, in the words of the job."""
+        """[J6, J7] The host reads why, in the words of the job."""
         call = await world.begin("fail PAGE_UNAVAILABLE")
         await world.server.until(lambda: call.recording.err, "`failed` has been told")
         job = await world.asked(

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recording on its way to the thread of its call when nothing goes wrong."""
+"""A recording on its way to the thread of its call when nothing goes wrong.
+
+The names in brackets are the lines of the conformance checklist that a test proves.
+"""
 
 import sqlite3
 
@@ -26,7 +29,7 @@ async def test_recording_reaches_its_thread(world: World) -> None:
 
 
 async def test_started_is_told_with_the_first_picture(world: World) -> None:
-    """The plugin hears of the beginning once, and not before there is something to see."""
+    """[J6, J7] The plugin hears of the beginning once, when there is something to see."""
     call = await world.begin("say joining; until picture; film 0.1")
     name, api = name_of(call.recording), world.daemon.api()
     await world.asked(

@@ -16,7 +16,7 @@ async def world(start_world: StartWorld) -> World:
 
 
 async def test_transcript_reaches_its_thread(world: World) -> None:
-    """Both files are there, byte for byte; the video has its captions in the right language."""
+    """[J9] Both files are there, byte for byte; the video has its captions in its language."""
     call = await world.record_speech(6, segments=3)
     await world.stop(call)
     recording, transcript = await world.both_published(call)
@@ -28,7 +28,7 @@ async def test_transcript_reaches_its_thread(world: World) -> None:
 
 
 async def test_waits_for_the_recording(world: World) -> None:
-    """However long the recording takes: captions are joined to it only when it is there first."""
+    """[J9] However long the recording takes: captions are joined to it only if it is there first."""
     call = await world.record_speech(6, segments=3)
     world.server.faults.plugin_disabled.always(path="/recordings")
     await world.stop(call)
