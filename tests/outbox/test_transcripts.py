@@ -28,7 +28,7 @@ async def test_transcript_reaches_its_thread(world: World) -> None:
 
 
 async def test_waits_for_the_recording(world: World) -> None:
-    """[J9] However long the recording takes: captions are joined to it only if it is there first."""
+    """[J9] However long the recording takes: captions are joined to one that is there."""
     call = await world.record_speech(6, segments=3)
     world.server.faults.plugin_disabled.always(path="/recordings")
     await world.stop(call)
