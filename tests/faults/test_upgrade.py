@@ -46,6 +46,12 @@ def as_the_first_release_had_it(one: Daemon) -> None:
     with contextlib.closing(sqlite3.connect(one.state / "callsd.db")) as database:
         database.execute("DROP TABLE secrets")
         database.execute("DROP TABLE labels")
+        database.execute("DROP TABLE gateway_clients")
+        for index in ("jobs_by_delivery", "jobs_by_state"):
+            database.execute(f"DROP INDEX {index}")
+        for column in ("delivery", "after_job"):
+            database.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
+        database.execute("CREATE INDEX jobs_by_state ON jobs (state, accepted_revision)")
         database.execute("ALTER TABLE changes DROP COLUMN written_bytes")
         for job_id, text in database.execute("SELECT id, body FROM jobs").fetchall():
             body = with_fields_by_kind(json.loads(text))
