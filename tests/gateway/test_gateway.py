@@ -17,13 +17,22 @@ import pytest
 
 from callsd.v1.job_pb2 import JobState, ListJobsRequest
 from tests.conftest import StartDaemon
-from tests.helpers.daemon import Daemon
+from tests.helpers.daemon import CALM, GIB, Daemon
 from tests.helpers.job_service import TOKEN, Http, identifier, recording, transcribing
 from tests.helpers.ports import free_port
 from tests.helpers.waiting import eventually
 
 
 CERTIFICATE = Path(__file__).parents[1] / "rpc" / "tls" / "cert.pem"
+VAST = replace(
+    CALM,
+    cores_total=256.0,
+    memory_total_bytes=1024 * GIB,
+    disk_total_bytes=10_000 * GIB,
+    disk_free_bytes=10_000 * GIB,
+)
+"""Room for the jobs of all tests: what they leave goes on for a while."""
+
 ADMIN_KEY = "the administrator's own key, which is long"
 RUNNERS = ["mattermost/calls-recorder:v0.8.13", "mattermost/calls-transcriber:v0.7.2"]
 
@@ -34,6 +43,7 @@ def begin(daemon: StartDaemon, **settings: object) -> tuple[Daemon, Http]:
     server = daemon(
         is_started=False,
         config={"gateway": {"listen": f"127.0.0.1:{port}", "self_registration": True} | settings},
+        machine=VAST,
     )
     (server.root / "tmp" / "recorder").write_text("film 0.1")
     return server.start(), Http(port=port)

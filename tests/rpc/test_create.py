@@ -233,8 +233,11 @@ class TestIdempotency:
 class TestValidateOnly:
     """validate_only."""
 
-    def test_changes_nothing(self, api: Api, server: Daemon) -> None:
+    def test_changes_nothing(self, daemon: StartDaemon) -> None:
         """It tells what would happen, and nothing happens."""
+        # Of its own: jobs of other tests would still be changing.
+        server = daemon()
+        api = server.api()
         jobs, files = all_jobs(api), content(server)
         request_id = str(uuid.uuid4())
         answer = server.create(api, validate_only=True, request_id=request_id)
