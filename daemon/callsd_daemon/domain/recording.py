@@ -46,6 +46,15 @@ PROFILES = {
 }
 """The qualities that calls are recorded in elsewhere."""
 
+QUALITY_RANGES = {
+    "width": (1280, 3840),
+    "height": (720, 2160),
+    "frame_rate": (10, 60),
+    "video_kbps": (500, 10_000),
+    "audio_kbps": (32, 320),
+}
+"""What may be asked for in place of what the profile has."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageSecrets(SiteSecrets):

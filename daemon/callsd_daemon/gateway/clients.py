@@ -47,6 +47,10 @@ SESSION_SECONDS = 86_400.0
 UNAUTHORIZED = 401
 
 
+class TakenError(HttpError):
+    """Somebody has this name."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """Who asks."""
@@ -104,12 +108,12 @@ class Clients:
         if self._self_registration and may_register:
             try:
                 await self.register(client_id, key)
-            except HttpError as problem:
-                if "already" in problem.text:
-                    # Perhaps by another request of its own, a moment ago.
-                    if await self._is_right(client_id, key):
-                        return Caller(client_id=client_id)
-                    raise HttpError(UNAUTHORIZED, "authentication failed") from None
+            except TakenError:
+                # Perhaps by another request of its own, a moment ago.
+                if await self._is_right(client_id, key):
+                    return Caller(client_id=client_id)
+                raise HttpError(UNAUTHORIZED, "authentication failed") from None
+            except HttpError:
                 raise HttpError(UNAUTHORIZED, "authentication failed: unauthorized") from None
             return Caller(client_id=client_id)
         raise HttpError(UNAUTHORIZED, "authentication failed")
@@ -206,7 +210,7 @@ class Clients:
             lambda tx: (tx.gateway_client(client_id), tx.gateway_client_count())
         )
         if known is not None:
-            raise HttpError(400, "registration failed: already registered")
+            raise TakenError(400, "registration failed: already registered")
         if count >= MAX_CLIENTS:
             raise HttpError(400, "registration failed: too many clients: unregister some")
         salt = secrets.token_bytes(16)
@@ -219,7 +223,7 @@ class Clients:
             return True
 
         if not await self._database.write(write):
-            raise HttpError(400, "registration failed: already registered")
+            raise TakenError(400, "registration failed: already registered")
         self._remember(self._mark(client_id, key), client_id)
         log.info("gateway_client_registered", client=client_id)
 

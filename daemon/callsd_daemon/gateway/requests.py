@@ -14,6 +14,7 @@ from callsd_daemon.domain.jobs import Job, Notice
 from callsd_daemon.domain.mattermost import MattermostCall, SiteSecrets
 from callsd_daemon.domain.recording import (
     PROFILES,
+    QUALITY_RANGES,
     RECORDING,
     PageSecrets,
     Profile,
@@ -27,6 +28,7 @@ from callsd_daemon.domain.transcription import (
     TranscriptionSpec,
 )
 from callsd_daemon.gateway.errors import HttpError
+from callsd_daemon.mattermost.work import JOB_TYPES
 from callsd_daemon.usecases.jobs import JobRequest
 
 
@@ -43,13 +45,15 @@ SITE_LABEL, CALL_LABEL, POST_LABEL, RUNNER_LABEL = (
 )
 
 QUALITY_KEYS = {
-    "width": ("width", 1280, 3840),
-    "height": ("height", 720, 2160),
-    "frame_rate": ("frame_rate", 10, 60),
-    "video_rate": ("video_kbps", 500, 10_000),
-    "audio_rate": ("audio_kbps", 32, 320),
+    "width": "width",
+    "height": "height",
+    "frame_rate": "frame_rate",
+    "video_rate": "video_kbps",
+    "audio_rate": "audio_kbps",
 }
-"""The plugin's names, ours, and the ranges of both."""
+"""The plugin's names and ours; the ranges are the same."""
+
+KINDS = {type_: kind for kind, type_ in JOB_TYPES.items()}
 
 CALL_KEYS = frozenset({"site_url", "call_id", "post_id", "auth_token"})
 RECORDING_KEYS = CALL_KEYS | QUALITY_KEYS.keys() | {"recording_id", "video_preset", "output_format"}
@@ -127,8 +131,7 @@ def wanted(message: Mapping[str, Any]) -> Wanted:
     seconds = message.get("max_duration_sec")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
         raise HttpError(400, "invalid MaxDurationSec value: should be positive")
-    kinds = {"recording": RECORDING, "transcribing": TRANSCRIPTION}
-    kind = kinds.get(type_) if isinstance(type_, str) else None
+    kind = KINDS.get(type_) if isinstance(type_, str) else None
     if kind is None:
         raise HttpError(400, f"invalid Type value: {json.dumps(type_)[:100]}")
     data = message.get("input_data")
@@ -189,7 +192,8 @@ def recording(asked: Wanted) -> JobRequest:
     """The recording that is wanted."""
     quality, notices = PROFILES[Profile.MEDIUM], list(asked.notices)
     changes = dict[str, int]()
-    for key, (name, low, high) in QUALITY_KEYS.items():
+    for key, name in QUALITY_KEYS.items():
+        low, high = QUALITY_RANGES[name]
         number = _number(asked.data.get(key))
         if number is None:
             continue
@@ -302,10 +306,10 @@ def answer(job: Job) -> dict[str, Any]:
             "recording_id" if is_recording else "transcription_id": spec.call.job_id,
         }
     if isinstance(spec, RecordingSpec):
-        data |= {key: getattr(spec.quality, name) for key, (name, *_) in QUALITY_KEYS.items()}
+        data |= {key: getattr(spec.quality, name) for key, name in QUALITY_KEYS.items()}
     message: dict[str, Any] = {
         "id": job.id,
-        "type": "recording" if is_recording else "transcribing",
+        "type": JOB_TYPES[job.kind],
         "max_duration_sec": round(job.max_duration_seconds),
         "runner": job.labels.get(RUNNER_LABEL, ""),
         "input_data": data,

@@ -24,9 +24,8 @@ from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Artifact, Job, State
 from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.recording import RECORDING
-from callsd_daemon.domain.transcription import TRANSCRIPTION
 from callsd_daemon.mattermost.site import Site, SiteError, TooLargeError
-from callsd_daemon.mattermost.work import Work, files, has_begun, language, look
+from callsd_daemon.mattermost.work import JOB_TYPES, Work, files, has_begun, language, look
 from callsd_daemon.metrics import DELIVERED_BYTES, DELIVERIES
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.failpoints import failpoint
@@ -42,8 +41,6 @@ MIN_FIRST_SLICE_BYTES = 5 * 1024**2
 MIN_SLICE_BYTES = 1024**2
 MAX_SLICE_BYTES = 32 * 1024**2
 """So much is sent again at most when a connection breaks."""
-
-JOB_TYPES = {RECORDING: "recording", TRANSCRIPTION: "transcribing"}
 
 TELL_FAILURE_TRIES = 5
 """The plugin notices by itself within a minute."""

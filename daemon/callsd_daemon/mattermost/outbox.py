@@ -55,7 +55,7 @@ class Outbox:
         self._directory = directory
         self._ca_file = ca_file
         if ca_file:
-            _trusted(ca_file)  # what is wrong with it is told now
+            trusted(ca_file)  # what is wrong with it is told now
         self._now = now
         self._budget = budget
         self._turn = asyncio.Semaphore(UPLOADS_AT_ONCE)
@@ -82,7 +82,7 @@ class Outbox:
         # Loaded when it is needed: it takes 10 MB, and few daemons have to do with Mattermost.
         from callsd_daemon.mattermost.site import open_session
 
-        async with open_session(_trusted(self._ca_file)) as session:
+        async with open_session(trusted(self._ca_file)) as session:
             try:
                 while True:
                     self._serve(pending, session)
@@ -141,7 +141,7 @@ class Outbox:
             log.error("delivery_failed", job_id=job_id, exc_info=problem)
 
 
-def _trusted(ca_file: str) -> ssl.SSLContext:
+def trusted(ca_file: str) -> ssl.SSLContext:
     """Whose certificates are believed: the system's, and those in the file. Raises OSError.
 
     Made when it is needed: the system's take some megabytes.

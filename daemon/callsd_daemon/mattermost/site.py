@@ -12,9 +12,12 @@ from typing import Any
 
 import aiohttp
 
-from callsd_daemon.domain.mattermost import PLUGIN_PATH, MattermostCall
+from callsd_daemon.domain.mattermost import PLUGIN_PATH, MattermostCall, is_identifier
 from callsd_daemon.files import open_regular
 
+
+BOT = f"{PLUGIN_PATH}/bot"
+"""Where the plugin's routes for its bot begin."""
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 30.0
@@ -30,8 +33,6 @@ MAX_PROBLEM_CHARACTERS = 300
 
 MAX_DIGITS = 18
 READ_BYTES = 256 * 1024
-
-ID = re.compile(r"[a-z0-9]{26}")
 
 _UNSAFE_IN_NAME = re.compile(r'[\\:*?"<>|\s/\x00-\x1f\x7f]')
 MAX_NAME_CHARACTERS = 200
@@ -85,16 +86,16 @@ class Site:
         self, call: MattermostCall, job_type: str, status: str, problem: str = ""
     ) -> None:
         """Tell that a job has started, or has failed and why."""
-        await self._plugin(
+        await self._ask(
             "POST",
-            f"/bot/calls/{call.call_id}/jobs/{call.job_id}/status",
+            f"{BOT}/calls/{call.call_id}/jobs/{call.job_id}/status",
             # The text's key is a slip of the plugin's, and the only one that it reads.
             {"JobType": job_type, "Status": status, "omitempty": problem},
         )
 
     async def file_name(self, call: MattermostCall) -> str:
         """What the call's files shall be called, without a suffix, fit for any file system."""
-        answer = await self._plugin("GET", f"/bot/calls/{call.call_id}/filename")
+        answer = await self._ask("GET", f"{BOT}/calls/{call.call_id}/filename")
         name = _UNSAFE_IN_NAME.sub("_", _storable(answer.get("filename", "")))
         name = name[:MAX_NAME_CHARACTERS]
         if not name.strip("._"):
@@ -104,7 +105,7 @@ class Site:
     async def publish_recording(self, call: MattermostCall, file_id: str) -> None:
         """Post a recording into the call's thread. Done twice, there are two posts."""
         body = {"JobID": call.job_id, "PostID": call.post_id, "FileIDs": [file_id]}
-        await self._plugin("POST", f"/bot/calls/{call.call_id}/recordings", body)
+        await self._ask("POST", f"{BOT}/calls/{call.call_id}/recordings", body)
 
     async def publish_transcription(
         self, call: MattermostCall, file_ids: Sequence[str], language: str
@@ -112,7 +113,7 @@ class Site:
         """Post a transcript, its WebVTT file first. Done twice, there are two posts."""
         track = {"Title": "", "Language": language, "FileIDs": list(file_ids)}
         body = {"JobID": call.job_id, "PostID": call.post_id, "Transcriptions": [track]}
-        await self._plugin("POST", f"/bot/calls/{call.call_id}/transcriptions", body)
+        await self._ask("POST", f"{BOT}/calls/{call.call_id}/transcriptions", body)
 
     # Files
 
@@ -125,12 +126,12 @@ class Site:
     async def create_upload(self, call: MattermostCall, name: str, size_bytes: int) -> str:
         """Begin an upload; returns its id."""
         body = {"channel_id": call.call_id, "filename": name, "file_size": size_bytes}
-        return _identifier(await self._plugin("POST", "/bot/uploads", body), "upload")
+        return _identifier(await self._ask("POST", f"{BOT}/uploads", body), "upload")
 
     async def upload_offset(self, upload_id: str) -> int | None:
         """How much of an upload has arrived; None when the site does not know it."""
         try:
-            answer = await self._plugin("GET", f"/bot/uploads/{upload_id}")
+            answer = await self._ask("GET", f"{BOT}/uploads/{upload_id}")
         except SiteError as problem:
             # Proxies and a site without the plugin answer by this status, too.
             if problem.status == 404 and problem.is_from_site:  # noqa: PLR2004
@@ -146,9 +147,9 @@ class Site:
 
         Raises TooLargeError, too.
         """
-        answer = await self._plugin(
+        answer = await self._ask(
             "POST",
-            f"/bot/uploads/{upload_id}",
+            f"{BOT}/uploads/{upload_id}",
             _read(path, offset, size_bytes),
             headers={"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"},
             answer_seconds=SLICE_SECONDS,
@@ -163,19 +164,6 @@ class Site:
         return bool(answer.get("post_id"))
 
     # Requests
-
-    async def _plugin(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, object] | AsyncIterator[bytes] | None = None,
-        *,
-        headers: Mapping[str, str] | None = None,
-        answer_seconds: float = 0.0,
-    ) -> dict[str, Any]:
-        return await self._ask(
-            method, PLUGIN_PATH + path, body, headers=headers, answer_seconds=answer_seconds
-        )
 
     async def _ask(
         self,
@@ -250,7 +238,7 @@ def _decoded(content: bytes) -> dict[str, Any]:
 
 def _identifier(answer: Mapping[str, Any], what: str) -> str:
     found = answer.get("id")
-    if not isinstance(found, str) or not ID.fullmatch(found):
+    if not isinstance(found, str) or not is_identifier(found):
         raise SiteError(f"the site's answer names no {what}")
     return found
 

@@ -8,9 +8,13 @@ from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.jobs import Artifact, Job
 from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.recording import RECORDING
-from callsd_daemon.domain.transcription import TranscriptionResult
+from callsd_daemon.domain.transcription import TRANSCRIPTION, TranscriptionResult
 from callsd_daemon.store.read_transaction import ReadTransaction
 from callsd_ipc.names import RECORDING_FILES
+
+
+JOB_TYPES = {RECORDING: "recording", TRANSCRIPTION: "transcribing"}
+"""What the plugin calls our kinds of jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from callsd.v1 import job_pb2
 from callsd_daemon.domain.errors import invalid_fields
 from callsd_daemon.rpc.convert import DELIVERIES, KINDS, STATES
-from callsd_daemon.rpc.kinds.transcription import UPLOAD
+from callsd_daemon.rpc.kinds.transcription import JOB, UPLOAD
 from callsd_daemon.rpc.problems import MODEL, Problems
 from callsd_daemon.store.read_transaction import JobFilter
 
@@ -23,7 +23,6 @@ MAX_NAMES = 100
 MAX_PAGE_SIZE = 1000
 DEFAULT_PAGE_SIZE = 50
 
-JOB = re.compile(r"jobs/([a-z0-9]{8,40})")
 _ARTIFACT = re.compile(r"jobs/([a-z0-9]{8,40})/artifacts/([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

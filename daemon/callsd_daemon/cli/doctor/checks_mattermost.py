@@ -23,6 +23,7 @@ from callsd_daemon.cli.doctor.checks_way import (
 )
 from callsd_daemon.cli.doctor.finding import Finding, Status, fine, problem
 from callsd_daemon.domain.mattermost import PAGE_HEADERS, PLUGIN_PATH
+from callsd_daemon.mattermost.outbox import trusted
 from callsd_daemon.mattermost.site import open_session
 
 
@@ -73,22 +74,20 @@ def check_site(url: str, ca_file: str) -> Iterator[Finding]:
             "http(s)://HOST or http(s)://HOST:PORT: the plugin cannot record where there is a path",
         )
         return
-    trusted = ssl.create_default_context()
-    if ca_file:
-        try:
-            trusted.load_verify_locations(ca_file)
-        except OSError as error:
-            yield problem("gateway.ca_file", f"{ca_file}: {error}", "name a PEM file")
-            return
-        if shutil.which("certutil") is None:
-            yield problem(
-                "gateway.ca_file",
-                "the browser cannot be told of it: there is no certutil",
-                "apt install libnss3-tools",
-            )
+    try:
+        context = trusted(ca_file)
+    except OSError as error:
+        yield problem("gateway.ca_file", f"{ca_file}: {error}", "name a PEM file")
+        return
+    if ca_file and shutil.which("certutil") is None:
+        yield problem(
+            "gateway.ca_file",
+            "the browser cannot be told of it: there is no certutil",
+            "apt install libnss3-tools",
+        )
     with asyncio.Runner() as runner:
-        way = Way(site, trusted)
-        mattermost = _Mattermost(f"{site.scheme}://{site.netloc}", trusted)
+        way = Way(site, context)
+        mattermost = _Mattermost(f"{site.scheme}://{site.netloc}", context)
         try:
             for step in (*way.steps, *mattermost.steps):
                 finding = runner.run(step())

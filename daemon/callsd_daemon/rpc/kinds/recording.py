@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from callsd.v1 import recording_pb2
 from callsd_daemon.domain.recording import (
     PROFILES,
+    QUALITY_RANGES,
     PageSecrets,
     Profile,
     RecordingResult,
@@ -25,15 +26,6 @@ MAX_HEADERS = 32
 MAX_EXPRESSION_CHARACTERS = 4096
 MAX_READY_SECONDS = 600.0
 DEFAULT_READY_SECONDS = 20.0
-QUALITY_RANGES = {
-    "width": (1280, 3840),
-    "height": (720, 2160),
-    "frame_rate": (10, 60),
-    "video_kbps": (500, 10_000),
-    "audio_kbps": (32, 320),
-}
-"""What may be asked for in place of what the profile has."""
-
 PAGE_FIELDS = frozenset(
     {
         "url",

@@ -26,7 +26,7 @@ MAX_WORD_CHARACTERS = 100
 MAX_PATH_CHARACTERS = 4096
 MAX_OFFSET_SECONDS = 30 * 86400.0
 
-RECORDING_JOB = re.compile(r"jobs/([a-z0-9]{8,40})")
+JOB = re.compile(r"jobs/([a-z0-9]{8,40})")
 UPLOAD = re.compile(r"uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 TASKS = {
@@ -127,7 +127,7 @@ def _parse_track(problems: Problems, at: str, track: transcription_pb2.Track) ->
             else:
                 upload_id = match[1]
         case "recording":
-            match = RECORDING_JOB.fullmatch(track.recording)
+            match = JOB.fullmatch(track.recording)
             if match is None:
                 problems.add(f"{at}.recording", 'must be "jobs/JOB"')
             else:
