@@ -88,12 +88,17 @@ class JoinError(Exception):
 
 
 class CallClient(Protocol):
-    """What differs between call servers: how to join, where the recording's state comes from, how
-    a stop arrives, and where captions go."""
+    """What differs between call servers.
+
+    That is how to join, where the recording's state comes from, how a stop arrives, and where
+    captions go.
+    """
 
     async def run(self) -> Ending:
-        """Join, tell the listener everything, and return when it is over; JoinError: it never
-        began. When it is cancelled, the call is left."""
+        """Join, tell the listener everything, and return when it is over.
+
+        Raises JoinError when it never began. When it is cancelled, the call is left.
+        """
 
     def request_stop(self) -> None:
         """Leave the call now: `run` returns soon. May be repeated."""
