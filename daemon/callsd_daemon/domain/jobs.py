@@ -170,8 +170,8 @@ class Job:
     start_time: datetime | None = None
     end_time: datetime | None = None
     expire_time: datetime | None = None
-    after_job: str = ""
-    """It begins when this job has ended; empty: as soon as there is room."""
+    after_jobs: tuple[str, ...] = ()
+    """It begins when these jobs have ended; none: as soon as there is room."""
     delivery: Delivery | None = None
     """Where its results go, besides being kept here."""
 

@@ -2,6 +2,7 @@
 """Recordings: what is asked for, how one that goes on is, and what came of it."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from callsd_daemon.domain.mattermost import MattermostCall, SiteSecrets
@@ -109,6 +110,8 @@ class RecordingResult(Result):
     segment_count: int = 0
     gap_seconds: float = 0.0
     is_cut_short: bool = False
+    start_time: datetime | None = None
+    """When its first picture was taken; None: not known."""
 
     @property
     def media_seconds(self) -> float:

@@ -24,6 +24,7 @@ class Role(StrEnum):
     TRANSCRIBER = "transcriber"
     RECORDER = "recorder"
     CAPTIONER = "captioner"
+    CAPTURER = "capturer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ class JobKind(ABC, Generic[S]):
     result_type: ClassVar[type[Result]]
     secrets_type: ClassVar[type[Secrets]] = Secrets
     role: ClassVar[Role | None]
-    """The program that does one such job; None: a shared worker serves it."""
+    """The program that does one such job; None: a shared worker alone serves it."""
     leaves_pieces: ClassVar[bool] = False
     """Whether a lost worker leaves pieces of which something can be made."""
 
@@ -105,9 +106,12 @@ class JobKind(ABC, Generic[S]):
         """The worker that serves this job and others."""
         return None
 
-    def assignment(self, job: Job, spec: S, secrets: Secrets) -> Assignment:
+    def assignment(
+        self, job: Job, spec: S, secrets: Secrets, after: Mapping[str, Job]
+    ) -> Assignment:
         """All that the worker must know; checks again that all is still there. Blocks.
 
+        `after` has the jobs that this one begins after, by id, as they have ended.
         Raises CallsdError.
         """
         raise NotImplementedError(f"{self.name} jobs have no worker of their own")
@@ -116,9 +120,9 @@ class JobKind(ABC, Generic[S]):
         """Ids of the uploads that the job needs until it has ended."""
         return frozenset()
 
-    def begins_after(self, spec: S) -> str:
-        """Id of a job that has to end first; empty: none."""
-        return ""
+    def begins_after(self, spec: S) -> tuple[str, ...]:
+        """Ids of jobs that have to end first."""
+        return ()
 
     def delivery(self, spec: S) -> Delivery | None:
         """Where the job's results go, besides being kept here."""

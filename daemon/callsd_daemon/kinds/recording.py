@@ -5,12 +5,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from callsd_daemon.domain import mattermost
 from callsd_daemon.domain.costs import recording_cost, recording_cost_key
 from callsd_daemon.domain.delivery import Delivery
-from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job, Notice, Reservation, Usage
 from callsd_daemon.domain.recording import (
     RECORDING,
@@ -21,6 +19,7 @@ from callsd_daemon.domain.recording import (
 )
 from callsd_daemon.domain.work import Secrets
 from callsd_daemon.kinds.kind import Bounds, JobKind, Opener, Role
+from callsd_daemon.kinds.sites import certificates
 
 
 OVERTIME_SECONDS = 60.0
@@ -118,7 +117,9 @@ class Recording(JobKind[RecordingSpec]):
         """Browser, display and encoder; disk for its longest time."""
         return recording_cost(spec, max_duration_seconds, observed)
 
-    def assignment(self, job: Job, spec: RecordingSpec, secrets: Secrets) -> RecordingAssignment:
+    def assignment(
+        self, job: Job, spec: RecordingSpec, secrets: Secrets, after: Mapping[str, Job]
+    ) -> RecordingAssignment:
         """The page with its secrets."""
         assert isinstance(secrets, PageSecrets)
         assignment = RecordingAssignment(
@@ -137,20 +138,8 @@ class Recording(JobKind[RecordingSpec]):
             patience_seconds=mattermost.PATIENCE_SECONDS,
             begun_expression=mattermost.PAGE_BEGUN,
             open_delay_seconds=self.pace.delay(call.site_url),
-            certificates=self._certificates(call.site_url),
+            certificates=certificates(self.ca_file, call.site_url),
         )
-
-    def _certificates(self, site_url: str) -> bytes:
-        """Raises CAPTURE_UNAVAILABLE."""
-        if not self.ca_file or not site_url.startswith("https:"):
-            return b""
-        try:
-            return Path(self.ca_file).read_bytes()
-        except OSError as problem:
-            raise CallsdError(
-                Reason.CAPTURE_UNAVAILABLE,
-                f"gateway.ca_file: {self.ca_file} cannot be read: {problem.strerror}",
-            ) from None
 
     def delivery(self, spec: RecordingSpec) -> Delivery | None:
         """Into the call's thread."""

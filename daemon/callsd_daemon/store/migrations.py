@@ -105,6 +105,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             transcribes INTEGER NOT NULL DEFAULT 0
         ) STRICT""",
     ),
+    (
+        # A transcript of a call waits for its recording, and for what was captured of it.
+        "ALTER TABLE jobs RENAME COLUMN after_job TO after_jobs",
+        """UPDATE jobs SET after_jobs =
+            CASE after_jobs WHEN '' THEN '[]' ELSE json_array(after_jobs) END""",
+        *(
+            f"""UPDATE {table} SET body = CAST(json_remove(json_set(CAST(body AS TEXT),
+                    '$.after_jobs',
+                    json_array(json_extract(CAST(body AS TEXT), '$.after_job'))),
+                '$.after_job') AS BLOB)
+            WHERE body IS NOT NULL
+                AND coalesce(json_extract(CAST(body AS TEXT), '$.after_job'), '') != ''"""  # noqa: S608 - names of ours
+            for table in ("jobs", "changes")
+        ),
+    ),
 )
 
 

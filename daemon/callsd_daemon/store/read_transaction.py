@@ -68,10 +68,11 @@ class GatewayClient:
     """Whether it will ask for a transcription with each recording."""
 
 
-_READY = f"""state = '{State.QUEUED}' AND (after_job = '' OR NOT EXISTS (
-    SELECT 1 FROM jobs AS first WHERE first.id = jobs.after_job AND first.state NOT IN
+_READY = f"""state = '{State.QUEUED}' AND (after_jobs = '[]' OR NOT EXISTS (
+    SELECT 1 FROM json_each(jobs.after_jobs) AS id JOIN jobs AS first ON first.id = id.value
+    WHERE first.state NOT IN
     ({", ".join(f"'{state}'" for state in sorted(FINAL_STATES))})))"""  # noqa: S608 - names of ours
-"""Jobs that wait for nothing but room; others begin after a job that has not ended."""
+"""Jobs that wait for nothing but room; others begin after jobs that have not ended."""
 
 
 class ReadTransaction:

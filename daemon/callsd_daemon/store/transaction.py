@@ -2,6 +2,7 @@
 """What can be done inside one transaction. Used only on the store's own thread."""
 
 import contextlib
+import json
 import sqlite3
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -62,7 +63,7 @@ class Transaction(ReadTransaction):
                 job.reservation.memory_bytes,
                 job.reservation.disk_bytes,
                 body,
-                job.after_job,
+                json.dumps(job.after_jobs),
                 "" if job.delivery is None else job.delivery.state,
             ),
         )

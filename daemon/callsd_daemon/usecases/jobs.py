@@ -53,6 +53,10 @@ class JobRequest:
     is_owed: bool = False
     """It belongs to a job that was accepted, and so is accepted, too: what cannot be done fails in
     its turn."""
+    companion: "JobRequest | None" = None
+    """What will be asked for in a moment: there must be room for it, too."""
+    followed_by: "JobRequest | None" = None
+    """What begins after this job, and is accepted with it."""
     request_id: str = ""
     """Of the same client with the same id there is one job, however often it asks."""
     fingerprint: str = ""
@@ -104,7 +108,7 @@ class Jobs:
 
         A preview tells what would be decided now, and keeps nothing.
         """
-        job_id = _job_id(creator, request.request_id)
+        job_id = job_id_of(creator, request.request_id)
         if request.request_id:
             known = await self._database.read(lambda tx: _same(tx, job_id, request.fingerprint))
             if known is not None:
@@ -112,16 +116,31 @@ class Jobs:
         if not request.is_owed:
             self._streams.check_work()
         job = await self._prepare(job_id, creator, request)
+        companion, follower = await self._beside(creator, request)
         if is_preview:
             return await self._preview(job, may_queue=request.may_queue)
 
         def place(tx: Transaction) -> Job | Placed:
-            if job.after_job:
-                tx.find(job.after_job)
+            for job_id in job.after_jobs:
+                tx.find(job_id)
             # Two requests with one id may have passed the first look side by side.
-            return _same(tx, job.id, job.payload_sha256) or self._supervisor.place(
-                tx, job, request.secrets, may_queue=request.may_queue
+            if (known := _same(tx, job.id, job.payload_sha256)) is not None:
+                return known
+            placed = self._supervisor.place(
+                tx,
+                job,
+                request.secrets,
+                may_queue=request.may_queue,
+                companion=companion,
+                is_owed=request.is_owed,
             )
+            if follower is not None and not isinstance(placed.verdict.decision, Refuse):
+                assert request.followed_by is not None
+                # It waits for the job that was placed just now, and so is in the queue.
+                self._supervisor.place(
+                    tx, follower, request.followed_by.secrets, may_queue=True, is_owed=True
+                )
+            return placed
 
         placed = await self._supervisor.accept(place)
         if isinstance(placed, Job):
@@ -140,6 +159,20 @@ class Jobs:
     async def _known(self, job: Job) -> Created:
         position = await self._database.read(lambda tx: _queue_positions(tx, [job]))
         return Created(job=job, queue_position=position.get(job.id, 0))
+
+    async def _beside(
+        self, creator: str, request: JobRequest
+    ) -> tuple[Companion | None, Job | None]:
+        """The jobs that come with this one: beside it in a moment, and after it."""
+        companion = follower = None
+        if (wish := request.companion) is not None:
+            wished = await self._prepare(job_id_of(creator, wish.request_id), creator, wish)
+            companion = Companion(
+                key=wished.id, kind=wished.kind, spec=wished.spec, reservation=wished.reservation
+            )
+        if (wish := request.followed_by) is not None:
+            follower = await self._prepare(job_id_of(creator, wish.request_id), creator, wish)
+        return companion, follower
 
     async def _prepare(self, job_id: str, creator: str, request: JobRequest) -> Job:
         """The job that the request asks for; raises the first reason why it cannot be done."""
@@ -165,7 +198,7 @@ class Jobs:
             request_id=request.request_id,
             payload_sha256=request.fingerprint,
             notices=(*request.notices, *notices),
-            after_job=kind.begins_after(spec),
+            after_jobs=kind.begins_after(spec),
             delivery=kind.delivery(spec),
         )
 
@@ -319,7 +352,7 @@ def _check_etag(job: Job, etag: str) -> None:
         )
 
 
-def _job_id(creator: str, request_id: str) -> str:
+def job_id_of(creator: str, request_id: str) -> str:
     """An id that is the same whenever the same client repeats the same request."""
     if not request_id:
         return secrets.token_hex(10)

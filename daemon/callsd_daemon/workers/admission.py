@@ -2,6 +2,7 @@
 """Admission at work: the latest look at the machine, the tx, and the decision."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,12 +16,14 @@ from callsd_daemon.domain.admission import (
     Host,
     Policy,
     Queue,
+    Refuse,
     Request,
     Snapshot,
     accounts,
     decide,
 )
 from callsd_daemon.domain.jobs import Job, Reservation
+from callsd_daemon.domain.work import Spec
 from callsd_daemon.host.probe import Probe, Spent, Use
 from callsd_daemon.kinds import Kinds
 from callsd_daemon.metrics import DECISIONS
@@ -28,6 +31,21 @@ from callsd_daemon.store.read_transaction import ReadTransaction
 
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Companion:
+    """A job that will be asked for in a moment, and must not be refused then."""
+
+    key: str
+    """By which it takes the room that is held for it."""
+    kind: str
+    spec: Spec
+    reservation: Reservation
+
+
+HOLD_SECONDS = 90.0
+"""For so long room is held for a companion that does not come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +73,7 @@ class AdmissionController:
         """
         self.policy = policy
         self._kinds = kinds
+        self._sharing = [name for name, kind in kinds.items() if kind.may_share]
         self._probe = probe
         self._spent = spent
         self._awaited_bytes = awaited_bytes
@@ -63,6 +82,8 @@ class AdmissionController:
         self.uses: dict[str, Use] = {}
         """What workers take, by name, as of the latest sample. A worker that serves one job bears
         the job's."""
+        self._held: dict[str, tuple[Reservation, float]] = {}
+        """Room for companions, and until when by the monotonic clock."""
 
     async def sample(self) -> None:
         """Sample the machine."""
@@ -70,8 +91,21 @@ class AdmissionController:
         self.host_time = datetime.now(UTC)
         self.uses = self._probe.uses
 
-    def decide(self, tx: ReadTransaction, job: Job, *, may_queue: bool) -> Verdict:
-        """Decide about a new job."""
+    def decide(
+        self,
+        tx: ReadTransaction,
+        job: Job,
+        *,
+        may_queue: bool,
+        companion: Companion | None = None,
+        is_owed: bool = False,
+    ) -> Verdict:
+        """Decide about a new job; if it may start, room for its companion is held from then on.
+
+        One that is owed takes the room that was held for it, or starts without.
+        """
+        if is_owed:
+            self.release(job.id)
         if _begins_later(tx, job):
             # Decided when it is its turn.
             return Verdict(decision=Queue(position=0, reason=None), snapshot=self._snapshot(tx))
@@ -82,7 +116,20 @@ class AdmissionController:
             queue_waiting_for=None if first is None else first.waiting_for,
         )
         request = self._request(tx, job, may_queue=may_queue)
-        return Verdict(decision=decide(snapshot, request, self.policy), snapshot=snapshot)
+        if companion is not None:
+            room = self._need(tx, companion.kind, companion.spec, companion.reservation)
+            request = replace(request, reservation=request.reservation + room)
+        decision = decide(snapshot, request, self.policy)
+        if companion is not None and isinstance(decision, Admit):
+            self._held[companion.key] = (room, time.monotonic() + HOLD_SECONDS)
+        if is_owed and isinstance(decision, Refuse):
+            log.warning("admitted_beyond_room", job_id=job.id, reason=decision.reason)
+            decision = Admit()
+        return Verdict(decision=decision, snapshot=snapshot)
+
+    def release(self, key: str) -> None:
+        """Hold no room for this companion any more."""
+        self._held.pop(key, None)
 
     def decide_next(self, tx: ReadTransaction, job: Job, *, waited_seconds: float) -> Verdict:
         """Decide whether the first job of the queue may start."""
@@ -102,7 +149,10 @@ class AdmissionController:
         return int(disk.headroom + disk.reserved)
 
     def _snapshot(self, tx: ReadTransaction) -> Snapshot:
+        now = time.monotonic()
+        self._held = {key: held for key, held in self._held.items() if held[1] > now}
         reserved = sum(self._shared_workers(tx).values(), tx.reserved())
+        reserved = sum((room for room, _until in self._held.values()), reserved)
         free = max(self.host.disk_free_bytes - self._awaited_bytes(), 0)
         return Snapshot(
             host=replace(self.host, disk_free_bytes=free),
@@ -115,23 +165,26 @@ class AdmissionController:
         self, tx: ReadTransaction, job: Job, *, may_queue: bool, waited_seconds: float = 0.0
     ) -> Request:
         """What the job needs, with the shared worker that it is the first one to need."""
-        kind, need = self._kinds[job.kind], job.reservation
-        worker = kind.shared_worker(job.spec)
-        if worker is not None and worker.name not in self._shared_workers(tx):
-            need += worker.reservation
         return Request(
             kind=job.kind,
-            reservation=need,
-            is_batch=kind.is_batch,
+            reservation=self._need(tx, job.kind, job.spec, job.reservation),
+            is_batch=self._kinds[job.kind].is_batch,
             may_queue=may_queue,
             waited_seconds=waited_seconds,
         )
 
+    def _need(
+        self, tx: ReadTransaction, kind: str, spec: Spec, reservation: Reservation
+    ) -> Reservation:
+        worker = self._kinds[kind].shared_worker(spec)
+        if worker is None or worker.name in self._shared_workers(tx):
+            return reservation
+        return reservation + worker.reservation
+
     def _shared_workers(self, tx: ReadTransaction) -> dict[str, Reservation]:
         """What workers hold that serve many jobs: each is charged once."""
-        sharing = [name for name, kind in self._kinds.items() if kind.role is None]
         found = dict[str, Reservation]()
-        for job in tx.active_of(sharing):
+        for job in tx.active_of(self._sharing):
             worker = self._kinds[job.kind].shared_worker(job.spec)
             if worker is not None:
                 found[worker.name] = worker.reservation
@@ -140,8 +193,9 @@ class AdmissionController:
 
 def _begins_later(tx: ReadTransaction, job: Job) -> bool:
     """Whether another job has to end before this one."""
-    first = tx.get(job.after_job) if job.after_job else None
-    return first is not None and not first.is_final
+    return any(
+        (first := tx.get(job_id)) is not None and not first.is_final for job_id in job.after_jobs
+    )
 
 
 def record_decision(job: Job, verdict: Verdict) -> None:

@@ -19,7 +19,7 @@ from callsd_daemon.store.database import Database
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers import ending
-from callsd_daemon.workers.admission import AdmissionController, Verdict, record_decision
+from callsd_daemon.workers.admission import Companion, AdmissionController, Verdict, record_decision
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.runner import JobRunner
 
@@ -69,13 +69,23 @@ class Supervisor:
     # Accepting
 
     def place(
-        self, tx: Transaction, job: Job, secrets: Secrets | None, *, may_queue: bool
+        self,
+        tx: Transaction,
+        job: Job,
+        secrets: Secrets | None,
+        *,
+        may_queue: bool,
+        companion: Companion | None = None,
+        is_owed: bool = False,
     ) -> Placed:
         """Decide about a new job and write it with its secrets, in the caller's transaction.
 
-        For `accept`. A job that is refused is not written.
+        For `accept`. A job that is refused is not written; one that is owed is never refused. There
+        must be room for its companion, too, for which that is held.
         """
-        verdict = self._admission.decide(tx, job, may_queue=may_queue)
+        verdict = self._admission.decide(
+            tx, job, may_queue=may_queue, companion=companion, is_owed=is_owed
+        )
         if secrets is not None and not isinstance(verdict.decision, Refuse):
             tx.put_secrets(job.id, secrets)
         match verdict.decision:
