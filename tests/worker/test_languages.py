@@ -170,7 +170,7 @@ def test_real_speech(
     monkeypatch: pytest.MonkeyPatch,
     write_wav: Callable[..., Path],
 ) -> None:
-    """ "Got it." before anybody else has spoken is English in an English call.
+    """In an English call "Got it." is English, also before anybody else has spoken.
 
     Alone it is taken for Telugu by this model.
     """
