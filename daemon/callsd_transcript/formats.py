@@ -46,10 +46,7 @@ def clean_name(name: str) -> str:
     kept = (
         letter
         for letter in name
-        if letter.isspace()
-        or letter in ".-_"
-        or unicodedata.category(letter)[0] == "L"
-        or unicodedata.category(letter) == "Nd"
+        if letter.isspace() or letter in ".-_" or unicodedata.category(letter)[0] in "LN"
     )
     return " ".join("".join(kept).split()) or UNKNOWN_SPEAKER
 

@@ -85,6 +85,7 @@ class TestNames:
     def test_letters_of_any_script_stay(self) -> None:
         """Only letters, digits, white space, dot, dash and underscore stay in a name."""
         assert clean_name("  Zoë \t O'Neil-中村_2. (sales) 🎉<x>& ") == "Zoë ONeil-中村_2. sales x"
+        assert clean_name("Henry Ⅷ (H₂O №٣)") == "Henry Ⅷ H₂O ٣"
 
     @pytest.mark.parametrize("name", ["", " ", "🎉", "???"])
     def test_nothing_to_show(self, name: str) -> None:
