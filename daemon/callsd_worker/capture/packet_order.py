@@ -15,6 +15,9 @@ MAX_LATE_SECONDS = 1.0
 MAX_WAITING_PACKETS = 2000
 """More than come in that time: 400 a second are the most there can be, of 2.5 ms each."""
 
+MAX_EARLIER_PACKETS = 400
+"""As many may have been sent before the first one that came, and come after it."""
+
 MAX_MISSING_PACKETS = 3000
 """A minute of the usual 20 ms. A larger step of the sequence is no loss …"""
 MAX_STALE_PACKETS = 500
@@ -81,7 +84,7 @@ class _Order:
 
     def feed(self, packet: Packet) -> Iterator[tuple[Packet, bool]]:
         if self._last is None:
-            self._last = packet.sequence - 1
+            self._last = packet.sequence - MAX_EARLIER_PACKETS
         number = nearest(packet.sequence, self._last, _SEQUENCES)
         step = number - self._last
         if step > MAX_MISSING_PACKETS or step < -MAX_STALE_PACKETS:
