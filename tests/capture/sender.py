@@ -68,74 +68,84 @@ class Sent:
 
 def send(spurts: Sequence[Spurt], network: Network, sizes: Sequence[int] = (60,)) -> Sent:
     """Say it."""
-    rng = random.Random(network.seed)
-    coming: list[tuple[float, int, Record]] = []
-    said: dict[int, float] = {}
-    spoken: list[list[int]] = []
-    now = BEGIN_SECONDS
-    sequence, timestamp = network.first_sequence, network.first_timestamp
-    number = 0
-    report_at = now + 0.5
-    last: tuple[int, float] | None = None
-
-    def come(record: Record, at: float) -> None:
-        coming.append((at, len(coming), record))
-
-    def delayed(at: float) -> float:
-        return at + network.delay_seconds + rng.random() * network.jitter_seconds
-
-    def reports_until(at: float) -> None:
-        nonlocal report_at
-        while report_at < at:
-            if last is not None and network.has_reports:
-                arrival = delayed(report_at)
-                come(
-                    SenderReport(
-                        timestamp=round(last[0] + (report_at - last[1]) * 48_000) % (1 << 32),
-                        ntp_seconds=report_at + SERVER_AHEAD_SECONDS,
-                        arrival_seconds=arrival,
-                    ),
-                    arrival,
-                )
-            report_at += 1.0
-
-    def packet(data: bytes, at: float) -> bool:
-        is_lost = data != b"" and rng.random() < network.loss
-        for copy in range(2 if rng.random() < network.doubled else 1):
-            if is_lost:
-                break
-            arrival = delayed(at) + copy * 0.01
-            come(
-                Packet(
-                    sequence=sequence % (1 << 16),
-                    timestamp=timestamp % (1 << 32),
-                    payload=data,
-                    arrival_seconds=arrival,
-                ),
-                arrival,
-            )
-        return not is_lost
-
+    sender = _Sender(network)
     for spurt in spurts:
-        reports_until(now + spurt.pause_seconds)
-        now += spurt.pause_seconds
-        if spurt.is_rtp_running:
-            timestamp += round(spurt.pause_seconds / PACKET_SECONDS) * PACKET_SAMPLES
-        for _ in range(spurt.paddings):
-            sequence += 1
-            packet(b"", now)
-        numbers = []
+        sender.pause(spurt)
         for _ in range(spurt.packets):
-            reports_until(now)
-            sequence += 1
-            timestamp += PACKET_SAMPLES
-            said[number] = now
-            if packet(payload(number, sizes[number % len(sizes)]), now):
-                numbers.append(number)
-            last = (timestamp, now)
-            number += 1
-            now += PACKET_SECONDS / (1 + network.drift)
-        spoken.append(numbers)
-    reports_until(now + 3)
-    coming.sort(key=lambda one: one[:2])
-    return Sent(records=[record for _, _, record in coming], said_seconds=said, spurts=spoken)
+            sender.say(sizes)
+    sender.report_until(sender.now + 3)
+    sender.coming.sort(key=lambda one: one[:2])
+    return Sent(
+        records=[record for _, _, record in sender.coming],
+        said_seconds=sender.said,
+        spurts=sender.spoken,
+    )
+
+
+class _Sender:
+    """At one moment of the call."""
+
+    def __init__(self, network: Network) -> None:
+        self.coming: list[tuple[float, int, Record]] = []
+        self.said: dict[int, float] = {}
+        self.spoken: list[list[int]] = []
+        self.now = BEGIN_SECONDS
+        self._network = network
+        self._rng = random.Random(network.seed)  # noqa: S311 - the same each time
+        self._sequence, self._timestamp = network.first_sequence, network.first_timestamp
+        self._report_at = self.now + 0.5
+        self._last: tuple[int, float] | None = None
+        """Timestamp and time of the last packet."""
+
+    def pause(self, spurt: Spurt) -> None:
+        self.report_until(self.now + spurt.pause_seconds)
+        self.now += spurt.pause_seconds
+        if spurt.is_rtp_running:
+            self._timestamp += round(spurt.pause_seconds / PACKET_SECONDS) * PACKET_SAMPLES
+        for _ in range(spurt.paddings):
+            self._sequence += 1
+            self._send(b"")
+        self.spoken.append([])
+
+    def say(self, sizes: Sequence[int]) -> None:
+        self.report_until(self.now)
+        self._sequence += 1
+        self._timestamp += PACKET_SAMPLES
+        number = len(self.said)
+        self.said[number] = self.now
+        if self._rng.random() >= self._network.loss:
+            self._send(payload(number, sizes[number % len(sizes)]))
+            self.spoken[-1].append(number)
+        self._last = (self._timestamp, self.now)
+        self.now += PACKET_SECONDS / (1 + self._network.drift)
+
+    def report_until(self, time_seconds: float) -> None:
+        """Once a second, counted on from the last packet, as the server does."""
+        while self._report_at < time_seconds:
+            if self._last is not None and self._network.has_reports:
+                timestamp, sent = self._last
+                report = SenderReport(
+                    timestamp=round(timestamp + (self._report_at - sent) * 48_000) % (1 << 32),
+                    ntp_seconds=self._report_at + SERVER_AHEAD_SECONDS,
+                    arrival_seconds=self._arrival(self._report_at),
+                )
+                self._come(report)
+            self._report_at += 1.0
+
+    def _send(self, data: bytes) -> None:
+        is_doubled = self._rng.random() < self._network.doubled
+        for copy in range(2 if is_doubled else 1):
+            packet = Packet(
+                sequence=self._sequence % (1 << 16),
+                timestamp=self._timestamp % (1 << 32),
+                payload=data,
+                arrival_seconds=self._arrival(self.now) + copy * 0.01,
+            )
+            self._come(packet)
+
+    def _come(self, record: Packet | SenderReport) -> None:
+        self.coming.append((record.arrival_seconds, len(self.coming), record))
+
+    def _arrival(self, sent: float) -> float:
+        network = self._network
+        return sent + network.delay_seconds + self._rng.random() * network.jitter_seconds

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from callsd_worker.capture.ogg import OggOpusWriter, page_checksum
 from callsd_worker.capture.timeline import STEP_SAMPLES, PlacedPacket
-from callsd_worker.media.decode import SAMPLE_RATE_HZ, Samples
+from callsd_worker.media.decode import Samples
 from callsd_worker.media.opus_packet import packet_samples
 
 from .sound import PACKET_SAMPLES, click_seconds, clicking, clicks, decoded, encoded
@@ -115,8 +115,8 @@ class TestForm:
         sound = np.stack([clicking(50), np.zeros_like(clicking(50))], axis=1)
         packets = encoded(sound)
         data = written([*placed(packets[:25]), *placed(packets[25:], RATE_HZ)])
-        with av.open(io.BytesIO(data)) as container:
-            frames = list(container.decode(audio=0))
+        with av.open(io.BytesIO(data), "r") as container:
+            frames = list(container.decode(container.streams.audio[0]))
 
         assert {frame.layout.name for frame in frames} == {"stereo"}
         assert pages(data)[0][3][0][9] == 2
@@ -139,7 +139,7 @@ class TestPlaces:
 
     @pytest.mark.parametrize("milliseconds", [2.5, 5, 10, 20, 40, 60])
     def test_lengths(self, tmp_path: Path, milliseconds: float) -> None:
-        """Packets of every length, with holes: our decoder and ffmpeg find clicks in their place."""
+        """Packets of every length, with holes: our decoder and ffmpeg find each click."""
         packets = placed(encoded(clicking(100), milliseconds=milliseconds))
         hole, cut = 3 * RATE_HZ + STEP_SAMPLES, round(1.2 * RATE_HZ)
         # The encoder of these tests looks less far ahead for short packets.
@@ -175,10 +175,11 @@ class TestPlaces:
         second = placed(packets[50:], 2 * RATE_HZ)
         (tmp_path / "a.ogg").write_bytes(written([*first, *second]))
         sound = decoded(tmp_path / "a.ogg")
-        milliseconds = np.abs(sound[: 3000 * 16 - 312]).reshape(-1, 8).max(axis=1)
+        milliseconds = np.abs(sound[:47_680]).reshape(-1, 8).max(axis=1)
 
         def at(begin: float, end: float) -> Samples:
-            return milliseconds[round(begin * 2000) : round(end * 2000)]
+            part: Samples = milliseconds[round(begin * 2000) : round(end * 2000)]
+            return part
 
         assert np.median(at(0.1, 0.99)) > 0.05
         assert at(1.02, 1.99).max() < 1e-3
@@ -223,15 +224,16 @@ class TestPlaces:
         assert len(two_days) < 30_000_000
         assert two_days[-4:] == data[-4:]
 
-    def test_silence_is_silent(self, tmp_path: Path) -> None:
+    def test_silence_is_silent(self) -> None:
         """Each length of silence that is written decodes to zeros, and lasts as long."""
         packet = clicks(1)[0]
         for hole in range(STEP_SAMPLES, 8 * PACKET_SAMPLES, STEP_SAMPLES):
             data = written([*placed([packet]), *placed([packet], PACKET_SAMPLES + hole)])
-            with av.open(io.BytesIO(data)) as container:
-                sound = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
+            with av.open(io.BytesIO(data), "r") as container:
+                sound = np.concatenate(
+                    [f.to_ndarray()[0] for f in container.decode(container.streams.audio[0])]
+                )
 
             assert sound.size == hole + 2 * PACKET_SAMPLES - 312
             if hole > 2 * PACKET_SAMPLES:
                 assert np.abs(sound[PACKET_SAMPLES + 240 : hole]).max() < 1e-4
-        assert SAMPLE_RATE_HZ == 16_000

@@ -4,7 +4,7 @@
 import itertools
 import statistics
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import example, given, settings
@@ -93,9 +93,9 @@ class TestTruth:
     def test_any_call(self, said: list[Spurt], network: Network) -> None:
         """Every spurt is within 60 ms of the truth, and exactly continuous inside.
 
-        With jitter up to 200 ms, reordering, loss, packets twice, numbers that wrap around anywhere,
-        timestamps that stand still or run on while the microphone is off, with padding or without,
-        with sender reports or without.
+        With jitter up to 200 ms, reordering, loss, packets twice, numbers that wrap around
+        anywhere, timestamps that stand still or run on while the microphone is off, with padding
+        or without, with sender reports or without.
         """
         sent = send(said, network)
         found = placed(sent)
@@ -201,7 +201,7 @@ class TestTruth:
             assert max(abs(error) for error in errors(sent, found)) < 0.03
 
 
-def packets(numbers: list[int], *, gap_seconds: float = 0.02) -> list[Packet]:
+def packets(numbers: Sequence[int], *, gap_seconds: float = 0.02) -> list[Packet]:
     """Packets of 20 ms in the order given, their timestamps by their numbers."""
     return [
         Packet(
@@ -214,7 +214,7 @@ def packets(numbers: list[int], *, gap_seconds: float = 0.02) -> list[Packet]:
     ]
 
 
-def run(records: list[Record]) -> list[tuple[int, int]]:
+def run(records: Sequence[Record]) -> list[tuple[int, int]]:
     """(number, position) of what is placed."""
     found = list(place(records, zero_seconds=BEGIN_SECONDS))
     assert_in_order(found)
