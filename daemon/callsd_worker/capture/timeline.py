@@ -8,6 +8,7 @@ begins is decided by the least delayed packets of its first seconds. This runs a
 looks ahead.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -188,12 +189,13 @@ class _Line:
             return False
         if late_seconds > CERTAIN_SECONDS:
             return True
-        # Packets may have been delayed before the pause: it is where they begin to be later most.
+        # The last few before the pause may have been delayed: it is where padding says, or
+        # where the step is largest.
         step = _delay(sound) - _delay(self._last)
         before = _delay(sound)
-        for other in self.ahead:
+        for other in itertools.islice(self.ahead, PROOF_PACKETS):
             delay = _delay(other)
-            if delay - before > step:
+            if other.is_after_padding or delay - before > step:
                 return False
             before = delay
         return True
