@@ -103,7 +103,7 @@ class Peer:
         return True
 
     async def close(self) -> None:
-        """Close all of it."""
+        """Close all of it, and tell the bot."""
         async with asyncio.timeout(CLOSE_SECONDS):
             await self._sctp.stop()
             await self._dtls.stop()
