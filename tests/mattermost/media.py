@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 
 from aiortc.rtcdtlstransport import RTCCertificate
 
-from tests.mattermost.participants import Room, Ticker
+from tests.mattermost.rooms import Room, Ticker
 from tests.mattermost.sfu import BotSession, SendSignal, Timing
+from tests.mattermost.state import Call
 from tests.mattermost.tracks import Track
 
 
@@ -103,6 +104,11 @@ class Media:
         """The process is gone: nothing is said to anybody, and no socket answers."""
         self.ticker.is_silent = True
         self.drop_udp(is_dropping=True)
+
+    async def close_bots(self, call: Call, bot_id: str) -> None:
+        """Close the sessions of the bots in a call."""
+        for session_id in [one for one, user_id in call.sessions.items() if user_id == bot_id]:
+            await self.close_session(session_id)
 
     async def close(self) -> None:
         """All of it."""

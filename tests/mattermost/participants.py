@@ -13,7 +13,7 @@ them of samples). The file goes on by the wall clock: what falls into a mute is 
 sound at `s` seconds of the file is sent at `participant.began_seconds + s`, a Unix time, and a
 decoder gives it 6.5 ms later, by its delay. Mutes can be planned as well, `mutes=[(at, for)]` in
 seconds of the file, and so can holes, in which nothing is sent while RTP time goes on
-(`holes=[(at, for)]`). Whoever is unmuted and plays nothing sends packets of silence, as browsers do.
+(`holes=[(at, for)]`). Whoever is unmuted and plays nothing sends silence, as browsers do.
 
 `server.participant(call, user, …)`: `has_spoken_before=True` = muted, with a track; `sequence` and
 `timestamp` = those of the first packet; `impairment=Impairment(loss=0.02, jitter_seconds=0.2,
@@ -30,14 +30,15 @@ Network faults, all of which end by themselves after so many seconds:
 `call.captions` and `call.metrics` are what bots have sent, the oldest first (`captions_seen`);
 `call.dropped_messages` counts those above the limit. `server.timing` has the SFU's waits and when
 it tells its candidate; `server.bot_session(call)` the newest session of a bot, with `is_stuck`,
-`offers_sent`, and `connected`, an event. `server.plugin.refused_signals` says what was refused.
+`offers_sent`, and `connected`, an event.
+`server.plugin.bots.refused_signals` is why some were not taken.
 """
 
 import asyncio
 import random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from tests.mattermost.impairments import BadNetwork, Impairment
 from tests.mattermost.opus_packets import SAMPLES, SILENCE, Sound, of_sound
@@ -46,8 +47,28 @@ from tests.mattermost.tracks import Track, new_track_id
 
 TICK_SECONDS = 0.02
 PADDING_PACKETS = 3
-VIDEO_PACKETS_PER_TICK = 1
-REPORT_TICKS = 50
+
+
+class Around(Protocol):
+    """What its room is to a participant."""
+
+    def add_track(self, track: Track) -> None:
+        """There is a new track."""
+
+    def remove_track(self, track: Track) -> None:
+        """A track is over."""
+
+    def remove(self, participant: "Participant") -> None:
+        """Somebody has left."""
+
+    def announce(self, publish: "Publish", event: str) -> None:
+        """Have an event published soon, by whoever may wait for that."""
+
+    def send_later(
+        self, delay_seconds: float, track: Track, sequence: int, timestamp: int, payload: bytes
+    ) -> None:
+        """Send a packet that is late."""
+
 
 Spans = Sequence[tuple[float, float]]
 """Where they begin, and how long they are, in seconds."""
@@ -64,7 +85,7 @@ class Participant:
         *,
         session_id: str,
         user_id: str,
-        room: "Room",
+        room: Around,
         publish: Publish,
         on_left: Callable[[], Awaitable[None]],
         sequence: int | None,
@@ -242,117 +263,3 @@ def _within(at_seconds: float, spans: Spans) -> bool:
     return at_seconds >= 0 and any(
         start - 1e-6 <= at_seconds < start + length - 1e-6 for start, length in spans
     )
-
-
-class Room:
-    """All participants of a call. `on_added` and `on_removed` tell the bots of tracks."""
-
-    def __init__(
-        self,
-        *,
-        on_added: Callable[[Track], None],
-        on_removed: Callable[[Track], None],
-        announce: Callable[[Publish, str], None],
-    ) -> None:
-        self.announce = announce
-        """Has an event published soon, by whoever may wait for that."""
-        self.participants: list[Participant] = []
-        self.tracks: list[Track] = []
-        self._on_added = on_added
-        self._on_removed = on_removed
-        self._timers: deque[asyncio.TimerHandle] = deque(maxlen=10_000)
-
-    def add_track(self, track: Track) -> None:
-        """There is a new track."""
-        self.tracks.append(track)
-        self._on_added(track)
-
-    def remove_track(self, track: Track) -> None:
-        """A track is over."""
-        if track in self.tracks:
-            self.tracks.remove(track)
-            track.is_over = True
-            self._on_removed(track)
-
-    def remove(self, participant: Participant) -> None:
-        """Somebody has left."""
-        if participant in self.participants:
-            self.participants.remove(participant)
-            participant.end()
-
-    def remove_session(self, session_id: str) -> None:
-        """The session has ended, whoever ended it."""
-        for participant in [one for one in self.participants if one.session_id == session_id]:
-            self.remove(participant)
-
-    def send_later(
-        self, delay_seconds: float, track: Track, sequence: int, timestamp: int, payload: bytes
-    ) -> None:
-        """Send a packet that is late."""
-
-        def send() -> None:
-            track.send(sequence=sequence, timestamp=timestamp, payload=payload)
-
-        self._timers.append(asyncio.get_running_loop().call_later(delay_seconds, send))
-
-    def close(self) -> None:
-        """Nobody is heard any more."""
-        for timer in self._timers:
-            timer.cancel()
-        for participant in list(self.participants):
-            self.remove(participant)
-
-
-class Ticker:
-    """Sends for everybody, each 20 ms; after a delay it catches up, as the sound's clock does."""
-
-    def __init__(self) -> None:
-        self.rooms: dict[str, Room] = {}
-        """By channel."""
-        self.is_silent = False
-        """The SFU has died: nothing is sent, and time goes on."""
-        self.clock_offset_seconds = 0.0
-        """How much the server's clock is ahead of ours."""
-        self._task: asyncio.Task[None] | None = None
-        self._announcer: asyncio.Task[None] | None = None
-        self._announcements: asyncio.Queue[tuple[Publish, str]] = asyncio.Queue(maxsize=1000)
-
-    def announce(self, publish: Publish, event: str) -> None:
-        """Publish an event soon, after those before it."""
-        self._announcements.put_nowait((publish, event))
-
-    def start(self) -> None:
-        """Begin, unless it has begun."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
-            self._announcer = asyncio.create_task(self._announce())
-
-    async def close(self) -> None:
-        """End."""
-        for room in self.rooms.values():
-            room.close()
-        for task in (self._task, self._announcer):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        self._task = self._announcer = None
-
-    async def _announce(self) -> None:
-        while True:
-            publish, event = await self._announcements.get()
-            await publish(event)
-
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        due, count = loop.time(), 0
-        while True:
-            await asyncio.sleep(max(0.0, due - loop.time()))
-            due += TICK_SECONDS
-            count += 1
-            if self.is_silent:
-                continue
-            for room in self.rooms.values():
-                for index, participant in enumerate(room.participants):
-                    participant.tick()
-                    if (count + index * 7) % REPORT_TICKS == 0:
-                        participant.report(self.clock_offset_seconds)

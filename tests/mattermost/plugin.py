@@ -3,18 +3,15 @@
 
 import asyncio
 import json
-from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
-from tests.mattermost.captions_seen import Allowance, read_caption, read_metric
+from tests.mattermost.bots import Bots
 from tests.mattermost.faults import Faults
-from tests.mattermost.impairments import Impairment
+from tests.mattermost.links import Links
 from tests.mattermost.media import FirstOffers, Media
-from tests.mattermost.participants import Participant
-from tests.mattermost.sfu import RefusedSignalError
 from tests.mattermost.sockets import PREFIX, Connection, Sockets
-from tests.mattermost.state import Call, Job, JobType, State, User, new_id, now_ms
+from tests.mattermost.state import Call, Job, JobType, State, now_ms
 
 
 START_CHECK_SECONDS = 60.0
@@ -25,9 +22,6 @@ RECONNECT_SECONDS = 10.0
 
 CLOSING_SECONDS = 5.0
 """So long after the end of a call its sessions are closed."""
-
-RECONNECT_DELAY_SECONDS = 0.3
-"""So long it takes until a session that was taken up again is listened to."""
 
 _COUPLED = {
     JobType.RECORDING: JobType.TRANSCRIBING,
@@ -60,8 +54,6 @@ class Plugin:
         self.media = Media()
         self.is_dead = False
         """It has crashed: no event of any kind is sent."""
-        self.refused_signals: deque[str] = deque(maxlen=1000)
-        """Why signals of bots were not taken; the real one says it in its log alone."""
         self._state = state
         self._faults = faults
         self._start_check_seconds = start_check_seconds
@@ -69,12 +61,7 @@ class Plugin:
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         """Those of them that wait for a session to be taken up again."""
-        self._current: dict[str, str] = {}
-        """Session id → id of its connection; these differ after a reconnect."""
-        self._away: dict[str, object] = {}
-        """Session id → a mark of the loss, while its websocket is lost."""
-        self._deaf_until: dict[str, float] = {}
-        self._allowances: dict[str, Allowance] = {}
+        self._links = Links()
         self._first_offers = FirstOffers(self.media, self._close_late)
         self.sockets = Sockets(
             state,
@@ -82,6 +69,7 @@ class Plugin:
             on_closed=self._on_closed,
             authentication_seconds=authentication_seconds,
         )
+        self.bots = Bots(self, state, self._links)
 
     async def close(self) -> None:
         """End what still waits."""
@@ -173,8 +161,7 @@ class Plugin:
         if user_id is None:
             return
         call.unmuted.discard(session_id)
-        self._current.pop(session_id, None)
-        self._away.pop(session_id, None)
+        self._links.forget(session_id)
         await self.media.close_session(session_id)
         is_bot = user_id == self._state.bot.id
         if is_bot:
@@ -266,8 +253,7 @@ class Plugin:
             await self.media.close_call(call.channel_id)
         self.media.ticker.is_silent = False
         self.media.drop_udp(is_dropping=False)
-        self._current.clear()
-        self._away.clear()
+        self._links.clear()
         self._faults.plugin_crashed.reset()
         self.is_dead = False
 
@@ -282,11 +268,11 @@ class Plugin:
             case "join":
                 await self._on_join(connection, channel_id, data)
             case "sdp" | "ice":
-                await self._signal(connection, action, data)
+                await self.bots.signal(connection, action, data)
             case "caption" | "metric":
-                await self._caption(connection, action, data)
+                await self.bots.caption(connection, action, data)
             case "leave":
-                session_id = self._session_of(connection)
+                session_id = self._links.session_of(connection.id)
                 for call in list(self._state.calls.values()):
                     await self.leave(call, session_id)
             case "reconnect":
@@ -310,9 +296,7 @@ class Plugin:
         origin, before = str(data.get("originalConnID", "")), str(data.get("prevConnID", ""))
         if origin not in call.sessions:
             return
-        self._current[origin] = connection.id
-        self._away.pop(origin, None)
-        self._deaf_until[origin] = asyncio.get_running_loop().time() + RECONNECT_DELAY_SECONDS
+        self._links.take_up(origin, connection.id)
         for job in call.jobs:
             if job.bot_conn_id == before:
                 # The session keeps its old name, so when the bot leaves now, its job is not found
@@ -349,9 +333,13 @@ class Plugin:
         user = connection.user
         assert user is not None
         call.sessions[connection.id] = user.id
-        self._current[connection.id] = connection.id
+        self._links.begin(connection.id)
         if user is self._state.bot:
-            self._open_media(connection.id, call, uses_channel=uses_channel)
+            session = self.bots.open(connection.id, call, uses_channel=uses_channel)
+            job = call.active(JobType.TRANSCRIBING)
+            if job is not None and job.bot_conn_id == connection.id:
+                # The page that recorders open here has no media, so nobody waits for its offer.
+                self._later(self._first_offers.watch(session))
         joined = {"connID": connection.id}
         await connection.send(f"{PREFIX}join", joined, connection_id=connection.id)
         recording = call.active(JobType.RECORDING)
@@ -376,137 +364,17 @@ class Plugin:
             connection_id=connection.id,
         )
 
-    def _session_of(self, connection: Connection) -> str:
-        return next(
-            (one for one, current in self._current.items() if current == connection.id),
-            connection.id,
-        )
-
     async def _on_closed(self, connection: Connection) -> None:
-        session_id = self._session_of(connection)
-        self._allowances.pop(connection.id, None)
-        if self._current.get(session_id) == connection.id:
-            mark = self._away[session_id] = object()
-            self._later(self._time_out(session_id, mark), among=self._leaving)
+        self.bots.forget(connection)
+        if (lost := self._links.lose(connection.id)) is not None:
+            self._later(self._time_out(*lost), among=self._leaving)
 
     async def _time_out(self, session_id: str, mark: object) -> None:
         await asyncio.sleep(self._reconnect_seconds)
-        if self._away.get(session_id) is not mark or self.is_dead:
+        if self.is_dead or not self._links.is_lost_since(session_id, mark):
             return
         for call in list(self._state.calls.values()):
             await self.leave(call, session_id)
-
-    # --- media and captions ---
-
-    async def participant(
-        self,
-        call: Call,
-        user: User,
-        *,
-        has_spoken_before: bool,
-        sequence: int | None,
-        timestamp: int | None,
-        impairment: Impairment,
-    ) -> Participant:
-        """Somebody who can be heard."""
-        room = self.media.room(call.channel_id)
-        self.media.ticker.start()
-        taken = {one.session_id for one in room.participants}
-        session_id = next(
-            (
-                one
-                for one, user_id in call.sessions.items()
-                if user_id == user.id and one not in taken
-            ),
-            "",
-        )
-        is_new = not session_id
-        session_id = session_id or new_id()
-
-        async def publish(event: str) -> None:
-            if event in {"user_muted", "user_unmuted"}:
-                (call.unmuted.add if event == "user_unmuted" else call.unmuted.discard)(session_id)
-            data = {"userID": user.id, "session_id": session_id}
-            await self.publish(call, event, data)
-
-        participant = Participant(
-            session_id=session_id,
-            user_id=user.id,
-            room=room,
-            publish=publish,
-            on_left=lambda: self.leave(call, session_id),
-            sequence=sequence,
-            timestamp=timestamp,
-            impairment=impairment,
-        )
-        room.participants.append(participant)
-        if has_spoken_before:
-            participant.be_known()
-        if is_new:
-            call.sessions[session_id] = user.id
-            joined = {"user_id": user.id, "session_id": session_id, "channelID": call.channel_id}
-            await self.publish(call, "user_joined", joined)
-        return participant
-
-    async def lose_media(self, call: Call) -> None:
-        """Close the media of the bots in a call."""
-        for session_id, user_id in call.sessions.items():
-            if user_id == self._state.bot.id:
-                await self.media.close_session(session_id)
-
-    def _open_media(self, session_id: str, call: Call, *, uses_channel: bool) -> None:
-        async def send_signal(data: dict[str, Any]) -> None:
-            connection_id = self._current.get(session_id, session_id)
-            connection = self.sockets.find(connection_id)
-            if connection is not None and not self.is_dead:
-                await connection.send(f"{PREFIX}signal", data, connection_id=connection_id)
-
-        session = self.media.open(
-            session_id, call.channel_id, uses_channel=uses_channel, send_signal=send_signal
-        )
-        job = call.active(JobType.TRANSCRIBING)
-        if job is not None and job.bot_conn_id == session_id:
-            # The page that recorders open here has no media, so nobody waits for its offer.
-            self._later(self._first_offers.watch(session))
-
-    async def _signal(self, connection: Connection, action: str, data: dict[str, Any]) -> None:
-        session_id = self._session_of(connection)
-        session = self.media.sessions.get(session_id)
-        now = asyncio.get_running_loop().time()
-        if session is None:
-            self.refused_signals.append("no session")
-        elif session_id in self._away or now < self._deaf_until.get(session_id, 0.0):
-            # Seen on a real server: what comes before the reconnect was handled is lost.
-            self.refused_signals.append("not reconnected yet")
-        else:
-            try:
-                if action == "sdp":
-                    await session.describe(data.get("data"))
-                else:
-                    await session.add_candidate(data.get("data"))
-            except RefusedSignalError as error:
-                self.refused_signals.append(str(error))
-
-    async def _caption(self, connection: Connection, action: str, data: dict[str, Any]) -> None:
-        session_id = self._session_of(connection)
-        calls = self._state.calls.values()
-        call = next((one for one in calls if session_id in one.sessions), None)
-        if call is None or connection.user is not self._state.bot:
-            return
-        if not self._allowances.setdefault(connection.id, Allowance()).take():
-            call.dropped_messages += 1
-        elif action == "metric":
-            metric = read_metric(data, call.sessions)
-            call.metrics += [] if metric is None else [metric]
-        elif (caption := read_caption(data, call.sessions)) is not None:
-            call.captions.append(caption)
-            shown = {
-                "channel_id": call.channel_id,
-                "user_id": caption.user_id,
-                "session_id": caption.session_id,
-                "text": caption.text,
-            }
-            await self.publish(call, "caption", shown)
 
     def _later(
         self, work: Coroutine[Any, Any, None], *, among: set[asyncio.Task[None]] | None = None

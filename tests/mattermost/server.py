@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler
 from tests.helpers.ports import free_port
 from tests.mattermost import plugin as rules
 from tests.mattermost import sockets
+from tests.mattermost.entering import enter
 from tests.mattermost.faults import Faults
 from tests.mattermost.gate import Gate
 from tests.mattermost.impairments import Impairment
@@ -124,7 +125,7 @@ class MattermostServer:
                 websockets=self._cut_websockets,
                 udp=lambda is_on: self.plugin.media.drop_udp(is_dropping=is_on),
                 plugin=self._crash_plugin,
-                sessions=self.plugin.lose_media,
+                sessions=lambda call: self.plugin.media.close_bots(call, self.state.bot.id),
             )
         )
 
@@ -194,7 +195,8 @@ class MattermostServer:
         impairment: Impairment | None = None,
     ) -> Participant:
         """Somebody who can be heard; they join, unless they are in the call already."""
-        return await self.plugin.participant(
+        return await enter(
+            self.plugin,
             call,
             user,
             has_spoken_before=has_spoken_before,

@@ -66,7 +66,7 @@ class TestGap:
         await listener.reconnect(resume=True)
         await server.until(lambda: listener.offers, "the offer")
         await server.until(lambda: server.bot_session(listener.call).is_stuck, "deafness")
-        assert server.plugin.refused_signals[-1] == "not reconnected yet"
+        assert server.plugin.bots.refused_signals[-1] == "not reconnected yet"
         assert sum(one["event"] == "hello" for one in listener.events) == 1
 
     async def test_resume_and_wait(

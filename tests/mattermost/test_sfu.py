@@ -85,7 +85,7 @@ class TestJoining:
         for data in ("text", b"no zlib", bomb, zlib.compress(b"{}"), zlib.compress(b"[]"), 7):
             await listener.act_binary("sdp", data=data)
         await listener.act("sdp", data="text")
-        await server.until(lambda: len(server.plugin.refused_signals) == 7, "all of them")
+        await server.until(lambda: len(server.plugin.bots.refused_signals) == 7, "all of them")
         assert not server.bot_session(call).first_offer.is_set()
 
     async def test_a_large_frame(self, server: MattermostServer, bot: OpenBot) -> None:
@@ -194,12 +194,8 @@ class TestOffers:
         _, job = recording
         await ada.unmute()
         bots = [await bot(), await bot(job=job, uses_channel=True)]
-        ssrcs = set()
-        for one in bots:
-            await server.until(lambda one=one: ada.track_id in one.heard, "the track")
-            heard = one.heard[ada.track_id]
-            await server.until(lambda heard=heard: heard.packets, "sound")
-            ssrcs.add(heard.packets[0][1].ssrc)
+        await server.until(lambda: all(one.has_heard(ada.track_id) for one in bots), "sound")
+        ssrcs = {one.heard[ada.track_id].packets[0][1].ssrc for one in bots}
         assert len(ssrcs) == 2
 
 
