@@ -30,8 +30,8 @@ Network faults, all of which end by themselves after so many seconds:
 `call.captions` and `call.metrics` are what bots have sent, the oldest first (`captions_seen`);
 `call.dropped_messages` counts those above the limit. `server.timing` has the SFU's waits and when
 it tells its candidate; `server.bot_session(call)` the newest session of a bot, with `is_stuck`,
-`offers_sent`, and `connected`, an event.
-`server.plugin.bots.refused_signals` is why some were not taken.
+`offers_sent`, and `connected`, an event. `server.plugin.bots.refused_signals` is why signals of
+bots were not taken.
 """
 
 import asyncio
