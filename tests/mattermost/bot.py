@@ -58,6 +58,8 @@ class Bot:
         self.answers = True
         self.answer_delay_seconds = 0.0
         self.refuses_video = True
+        self.edit: Callable[[str], str] = str
+        """Changes answers before they are sent."""
         self.events: list[dict[str, Any]] = []
         self.offers: list[str] = []
         self.messages: list[bytes | str] = []
@@ -220,7 +222,7 @@ class Bot:
                 if transceiver.kind == "video":
                     transceiver.direction = "inactive"
         await self.peer.setLocalDescription(await self.peer.createAnswer())
-        text = self.peer.localDescription.sdp
+        text = self.edit(self.peer.localDescription.sdp)
         await asyncio.sleep(self.answer_delay_seconds)
         if by_channel:
             self.channel.send(b"\xcc\x03" + msgspec.msgpack.encode(_packed("answer", text)))

@@ -7,7 +7,6 @@ Each returns as soon as it has begun, and ends by itself.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from tests.mattermost.state import Call
 
@@ -28,7 +27,8 @@ class NetworkFaults:
 
     def __init__(self, switches: Switches) -> None:
         self._switches = switches
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[None], Callable[[], Awaitable[None]]] = {}
+        """What waits for the end of a fault, and what ends it."""
 
     async def cut_websockets(self, seconds: float) -> None:
         """Cut all websockets, and refuse new ones for so long."""
@@ -61,11 +61,19 @@ class NetworkFaults:
         """Close the media of the bots in a call; they are not told by an event."""
         await self._switches.sessions(call)
 
+    async def mend(self) -> None:
+        """End now what would end by itself later."""
+        endings = list(self._tasks.values())
+        await self.close()
+        for end in endings:
+            await end()
+
     async def close(self) -> None:
         """Wait for nothing any more."""
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _later(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         async def wait() -> None:
@@ -73,5 +81,5 @@ class NetworkFaults:
             await work()
 
         task = asyncio.create_task(wait())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = work
+        task.add_done_callback(lambda task: self._tasks.pop(task, None))

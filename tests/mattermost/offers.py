@@ -115,6 +115,12 @@ def read(text: str) -> SessionDescription:
         raise ValueError(f"no session description: {error}") from error
 
 
+def keeps_codec(description: SessionDescription, section: Section) -> bool:
+    """Whether the answer names the codec that this section offers, be it refused or not."""
+    wanted = {"audio": OPUS, "video": VP8}.get(section.kind)
+    return any(one.rtp.muxId == section.mid and wanted in one.fmt for one in description.media)
+
+
 def accepts(description: SessionDescription, mid: str) -> bool:
     """Whether the answer takes what this section offers."""
     return any(

