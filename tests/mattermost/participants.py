@@ -48,6 +48,8 @@ from tests.mattermost.tracks import Track, new_track_id
 
 TICK_SECONDS = 0.02
 PADDING_PACKETS = 3
+SLACK_SECONDS = 20.0
+"""How much later than it should something may happen on a busy machine."""
 
 
 class Around(Protocol):
@@ -135,12 +137,15 @@ class Participant:
         self._finished.clear()
         self._mutes, self._holes = mutes, holes
         self._position, self._packets = 0, packets
-        await self._publish("user_voice_on")
-        await self._began.wait()
+        if self.is_unmuted:
+            await self._publish("user_voice_on")
+        async with asyncio.timeout(SLACK_SECONDS):
+            await self._began.wait()
 
     async def finished(self) -> None:
         """Wait until all of the sound was sent."""
-        await self._finished.wait()
+        async with asyncio.timeout(len(self._packets) * TICK_SECONDS + SLACK_SECONDS):
+            await self._finished.wait()
         await self._publish("user_voice_off")
 
     async def unmute(self) -> None:

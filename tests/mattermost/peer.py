@@ -6,6 +6,7 @@ below it are used, and RTP is protected and sent as it is.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -104,10 +105,11 @@ class Peer:
 
     async def close(self) -> None:
         """Close all of it, and tell the bot."""
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await self._sctp.stop()
-            await self._dtls.stop()
-            await self._ice.stop()
+        with contextlib.suppress(TimeoutError):  # then it is for the end of the process
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._sctp.stop()
+                await self._dtls.stop()
+                await self._ice.stop()
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         if channel.label == "calls-dc":
