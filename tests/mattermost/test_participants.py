@@ -5,6 +5,7 @@ import wave
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -192,6 +193,17 @@ class TestPackets:
         assert {bool(one[0] & 4) for one in packets} == {channels == 2}
         assert {one[0] & 3 for one in packets} == {0}  # one frame in each
         assert of_sound(path) is packets
+
+    def test_delay(self) -> None:
+        """A decoder gives the sound 6.5 ms later."""
+        click = np.zeros(48_000, np.int16)
+        click[24_000:24_048] = 20_000
+        decoder = av.CodecContext.create("libopus", "r")
+        decoder.sample_rate = 48_000
+        decoder.layout = "mono"
+        frames = [frame for one in of_pcm(click) for frame in decoder.decode(av.Packet(one))]
+        heard = np.concatenate([frame.to_ndarray()[0] for frame in frames])
+        assert int(np.argmax(np.abs(heard.astype(float)))) - 24_000 == pytest.approx(312, abs=60)
 
 
 async def test_little_cpu(server: MattermostServer, recording: Recording, bot: OpenBot) -> None:
