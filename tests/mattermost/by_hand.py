@@ -94,11 +94,11 @@ async def _obey(server: MattermostServer, call: Call, words: list[str]) -> None:
             _say(thread=[post.document() for post in server.thread(call)])
         case ["restart"]:
             _say(bot_token=server.restart_plugin())
-        case ["fault", name] if name in vars(server.faults):
+        case ["fault", name] if name in server.faults.switches():
             getattr(server.faults, name).always()
             _say(done=f"fault {name}")
         case ["reset"]:
             server.faults.reset()
             _say(done="reset")
         case _:
-            _say(commands=COMMANDS, faults=sorted(vars(server.faults)))
+            _say(commands=COMMANDS, faults=sorted(server.faults.switches()))

@@ -3,12 +3,18 @@
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
+from tests.mattermost.captions_seen import Allowance, read_caption, read_metric
 from tests.mattermost.faults import Faults
+from tests.mattermost.impairments import Impairment
+from tests.mattermost.media import FirstOffers, Media
+from tests.mattermost.participants import Participant
+from tests.mattermost.sfu import RefusedSignalError
 from tests.mattermost.sockets import PREFIX, Connection, Sockets
-from tests.mattermost.state import Call, Job, JobType, State, now_ms
+from tests.mattermost.state import Call, Job, JobType, State, User, new_id, now_ms
 
 
 START_CHECK_SECONDS = 60.0
@@ -19,6 +25,9 @@ RECONNECT_SECONDS = 10.0
 
 CLOSING_SECONDS = 5.0
 """So long after the end of a call its sessions are closed."""
+
+RECONNECT_DELAY_SECONDS = 0.3
+"""So long it takes until a session that was taken up again is listened to."""
 
 _COUPLED = {
     JobType.RECORDING: JobType.TRANSCRIBING,
@@ -48,6 +57,11 @@ class Plugin:
         start_check_seconds: float,
         reconnect_seconds: float,
     ) -> None:
+        self.media = Media()
+        self.is_dead = False
+        """It has crashed: no event of any kind is sent."""
+        self.refused_signals: deque[str] = deque(maxlen=1000)
+        """Why signals of bots were not taken; the real one says it in its log alone."""
         self._state = state
         self._faults = faults
         self._start_check_seconds = start_check_seconds
@@ -55,8 +69,13 @@ class Plugin:
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         """Those of them that wait for a session to be taken up again."""
-        self._origins: dict[str, str] = {}
-        """Id of a connection → session id, where these differ after a reconnect."""
+        self._current: dict[str, str] = {}
+        """Session id → id of its connection; these differ after a reconnect."""
+        self._away: dict[str, object] = {}
+        """Session id → a mark of the loss, while its websocket is lost."""
+        self._deaf_until: dict[str, float] = {}
+        self._allowances: dict[str, Allowance] = {}
+        self._first_offers = FirstOffers(self.media, self._close_late)
         self.sockets = Sockets(
             state,
             on_action=self._on_action,
@@ -69,6 +88,7 @@ class Plugin:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.media.close()
 
     async def settled(self) -> None:
         """Wait until it is decided what becomes of the sessions whose websockets are gone."""
@@ -78,6 +98,8 @@ class Plugin:
 
     async def publish(self, call: Call, event: str, data: dict[str, Any]) -> None:
         """Tell everybody in the call, and the bot."""
+        if self.is_dead:
+            return
         people = set(call.sessions.values()) - {self._state.bot.id}
         await self.sockets.send(event, data, channel_id=call.channel_id, human_ids=people)
 
@@ -88,7 +110,8 @@ class Plugin:
 
     async def send_stop(self, job: Job) -> None:
         """Ask a job to stop; whoever is not connected now is never asked again."""
-        await self.sockets.send_to_bot("job_stop", {"job_id": job.id})
+        if not self.is_dead:
+            await self.sockets.send_to_bot("job_stop", {"job_id": job.id})
 
     # --- states ---
 
@@ -149,6 +172,10 @@ class Plugin:
         user_id = call.sessions.pop(session_id, None)
         if user_id is None:
             return
+        call.unmuted.discard(session_id)
+        self._current.pop(session_id, None)
+        self._away.pop(session_id, None)
+        await self.media.close_session(session_id)
         is_bot = user_id == self._state.bot.id
         if is_bot:
             left = next((one for one in call.jobs if one.bot_conn_id == session_id), None)
@@ -219,6 +246,30 @@ class Plugin:
     async def _close_sessions(self, call: Call) -> None:
         await asyncio.sleep(CLOSING_SECONDS)
         call.sessions.clear()
+        await self.media.close_call(call.channel_id)
+
+    async def _close_late(self, session_id: str) -> None:
+        for call in list(self._state.calls.values()):
+            await self.leave(call, session_id)
+
+    async def crash(self) -> None:
+        """Die, without a word to anybody."""
+        self.is_dead = True
+        self._faults.plugin_crashed.always()
+        await self.media.die()
+
+    async def revive(self) -> None:
+        """Start again: there is no call any more, and nobody is told."""
+        for call in self._state.calls.values():
+            call.end_at = call.end_at or now_ms()
+            call.sessions.clear()
+            await self.media.close_call(call.channel_id)
+        self.media.ticker.is_silent = False
+        self.media.drop_udp(is_dropping=False)
+        self._current.clear()
+        self._away.clear()
+        self._faults.plugin_crashed.reset()
+        self.is_dead = False
 
     # --- the websocket ---
 
@@ -229,15 +280,13 @@ class Plugin:
         ongoing = self._state.ongoing(channel_id)
         match action:
             case "join":
-                try:
-                    call = self._admit(connection, channel_id, str(data.get("jobID", "")))
-                except RefusedError as refusal:
-                    error = {"data": refusal.message, "connID": connection.id}
-                    await connection.send(f"{PREFIX}error", error, connection_id=connection.id)
-                else:
-                    await self._join(connection, call)
+                await self._on_join(connection, channel_id, data)
+            case "sdp" | "ice":
+                await self._signal(connection, action, data)
+            case "caption" | "metric":
+                await self._caption(connection, action, data)
             case "leave":
-                session_id = self._origins.get(connection.id, connection.id)
+                session_id = self._session_of(connection)
                 for call in list(self._state.calls.values()):
                     await self.leave(call, session_id)
             case "reconnect":
@@ -248,11 +297,22 @@ class Plugin:
             case _:
                 pass  # media and reactions: jobs that record a page send none
 
+    async def _on_join(self, connection: Connection, channel_id: str, data: dict[str, Any]) -> None:
+        try:
+            call = self._admit(connection, channel_id, str(data.get("jobID", "")))
+        except RefusedError as refusal:
+            error = {"data": refusal.message, "connID": connection.id}
+            await connection.send(f"{PREFIX}error", error, connection_id=connection.id)
+        else:
+            await self._join(connection, call, uses_channel=bool(data.get("dcSignaling")))
+
     def _reconnect(self, connection: Connection, call: Call, data: dict[str, Any]) -> None:
         origin, before = str(data.get("originalConnID", "")), str(data.get("prevConnID", ""))
         if origin not in call.sessions:
             return
-        self._origins[connection.id] = origin
+        self._current[origin] = connection.id
+        self._away.pop(origin, None)
+        self._deaf_until[origin] = asyncio.get_running_loop().time() + RECONNECT_DELAY_SECONDS
         for job in call.jobs:
             if job.bot_conn_id == before:
                 # The session keeps its old name, so when the bot leaves now, its job is not found
@@ -285,10 +345,13 @@ class Plugin:
             raise RefusedError(400, "job not in progress or already started")
         job.bot_conn_id = connection.id
 
-    async def _join(self, connection: Connection, call: Call) -> None:
+    async def _join(self, connection: Connection, call: Call, *, uses_channel: bool) -> None:
         user = connection.user
         assert user is not None
         call.sessions[connection.id] = user.id
+        self._current[connection.id] = connection.id
+        if user is self._state.bot:
+            self._open_media(connection.id, call, uses_channel=uses_channel)
         joined = {"connID": connection.id}
         await connection.send(f"{PREFIX}join", joined, connection_id=connection.id)
         recording = call.active(JobType.RECORDING)
@@ -313,17 +376,137 @@ class Plugin:
             connection_id=connection.id,
         )
 
-    async def _on_closed(self, connection: Connection) -> None:
-        session_id = self._origins.pop(connection.id, connection.id)
-        if any(session_id in call.sessions for call in self._state.calls.values()):
-            self._later(self._time_out(session_id), among=self._leaving)
+    def _session_of(self, connection: Connection) -> str:
+        return next(
+            (one for one, current in self._current.items() if current == connection.id),
+            connection.id,
+        )
 
-    async def _time_out(self, session_id: str) -> None:
+    async def _on_closed(self, connection: Connection) -> None:
+        session_id = self._session_of(connection)
+        self._allowances.pop(connection.id, None)
+        if self._current.get(session_id) == connection.id:
+            mark = self._away[session_id] = object()
+            self._later(self._time_out(session_id, mark), among=self._leaving)
+
+    async def _time_out(self, session_id: str, mark: object) -> None:
         await asyncio.sleep(self._reconnect_seconds)
-        if session_id in self.sockets.connections or session_id in self._origins.values():
+        if self._away.get(session_id) is not mark or self.is_dead:
             return
         for call in list(self._state.calls.values()):
             await self.leave(call, session_id)
+
+    # --- media and captions ---
+
+    async def participant(
+        self,
+        call: Call,
+        user: User,
+        *,
+        has_spoken_before: bool,
+        sequence: int | None,
+        timestamp: int | None,
+        impairment: Impairment,
+    ) -> Participant:
+        """Somebody who can be heard."""
+        room = self.media.room(call.channel_id)
+        self.media.ticker.start()
+        taken = {one.session_id for one in room.participants}
+        session_id = next(
+            (
+                one
+                for one, user_id in call.sessions.items()
+                if user_id == user.id and one not in taken
+            ),
+            "",
+        )
+        is_new = not session_id
+        session_id = session_id or new_id()
+
+        async def publish(event: str) -> None:
+            if event in {"user_muted", "user_unmuted"}:
+                (call.unmuted.add if event == "user_unmuted" else call.unmuted.discard)(session_id)
+            data = {"userID": user.id, "session_id": session_id}
+            await self.publish(call, event, data)
+
+        participant = Participant(
+            session_id=session_id,
+            user_id=user.id,
+            room=room,
+            publish=publish,
+            on_left=lambda: self.leave(call, session_id),
+            sequence=sequence,
+            timestamp=timestamp,
+            impairment=impairment,
+        )
+        room.participants.append(participant)
+        if has_spoken_before:
+            participant.be_known()
+        if is_new:
+            call.sessions[session_id] = user.id
+            joined = {"user_id": user.id, "session_id": session_id, "channelID": call.channel_id}
+            await self.publish(call, "user_joined", joined)
+        return participant
+
+    async def lose_media(self, call: Call) -> None:
+        """Close the media of the bots in a call."""
+        for session_id, user_id in call.sessions.items():
+            if user_id == self._state.bot.id:
+                await self.media.close_session(session_id)
+
+    def _open_media(self, session_id: str, call: Call, *, uses_channel: bool) -> None:
+        async def send_signal(data: dict[str, Any]) -> None:
+            connection_id = self._current.get(session_id, session_id)
+            connection = self.sockets.find(connection_id)
+            if connection is not None and not self.is_dead:
+                await connection.send(f"{PREFIX}signal", data, connection_id=connection_id)
+
+        session = self.media.open(
+            session_id, call.channel_id, uses_channel=uses_channel, send_signal=send_signal
+        )
+        job = call.active(JobType.TRANSCRIBING)
+        if job is not None and job.bot_conn_id == session_id:
+            # The page that recorders open here has no media, so nobody waits for its offer.
+            self._later(self._first_offers.watch(session))
+
+    async def _signal(self, connection: Connection, action: str, data: dict[str, Any]) -> None:
+        session_id = self._session_of(connection)
+        session = self.media.sessions.get(session_id)
+        now = asyncio.get_running_loop().time()
+        if session is None:
+            self.refused_signals.append("no session")
+        elif session_id in self._away or now < self._deaf_until.get(session_id, 0.0):
+            # Seen on a real server: what comes before the reconnect was handled is lost.
+            self.refused_signals.append("not reconnected yet")
+        else:
+            try:
+                if action == "sdp":
+                    await session.describe(data.get("data"))
+                else:
+                    await session.add_candidate(data.get("data"))
+            except RefusedSignalError as error:
+                self.refused_signals.append(str(error))
+
+    async def _caption(self, connection: Connection, action: str, data: dict[str, Any]) -> None:
+        session_id = self._session_of(connection)
+        calls = self._state.calls.values()
+        call = next((one for one in calls if session_id in one.sessions), None)
+        if call is None or connection.user is not self._state.bot:
+            return
+        if not self._allowances.setdefault(connection.id, Allowance()).take():
+            call.dropped_messages += 1
+        elif action == "metric":
+            metric = read_metric(data, call.sessions)
+            call.metrics += [] if metric is None else [metric]
+        elif (caption := read_caption(data, call.sessions)) is not None:
+            call.captions.append(caption)
+            shown = {
+                "channel_id": call.channel_id,
+                "user_id": caption.user_id,
+                "session_id": caption.session_id,
+                "text": caption.text,
+            }
+            await self.publish(call, "caption", shown)
 
     def _later(
         self, work: Coroutine[Any, Any, None], *, among: set[asyncio.Task[None]] | None = None
