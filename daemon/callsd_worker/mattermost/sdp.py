@@ -170,8 +170,9 @@ def answer(sections: list[Section], transport: Transport, version: int) -> str:
 def _answered(section: Section, transport: Transport) -> list[str]:
     is_data = section.kind == "application"
     opus = section.opus
-    # The first format alone is enough for a section in which nothing is received.
-    formats = section.formats if is_data else [opus, *section.formats, "0"][not opus :][:1]
+    # All formats, also where nothing is received: the server's stack (pion) fails to start a track
+    # whose codec is not in the answer, and with it every track that comes later.
+    formats = [opus] if opus else section.formats or ["0"]
     lines = [
         f"m={section.kind} {9 if section.port else 0} {section.protocol} {' '.join(formats)}",
         "c=IN IP4 0.0.0.0",
