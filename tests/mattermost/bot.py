@@ -5,6 +5,7 @@ import asyncio
 import json
 import time
 import zlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,9 +121,14 @@ class Bot:
         """Send an offer or an answer over the websocket."""
         await self.act_binary("sdp", data=_packed(kind, text))
 
-    async def reconnect(self) -> None:
-        """Say which session this websocket goes on with."""
-        before, self.connection_id = self.connection_id, self.connection_id
+    async def reconnect(self, *, resume: bool) -> None:
+        """Open another websocket, and say which session it goes on with."""
+        before = self.connection_id
+        if not resume:
+            self.events.clear()
+        await self.connect(resume=resume)
+        if not resume:
+            self.connection_id = (await self.event("hello"))["data"]["connection_id"]
         await self.act(
             "reconnect",
             channelID=self.call.channel_id,
@@ -132,16 +138,16 @@ class Bot:
 
     async def event(self, name: str, *, timeout_seconds: float = 10.0) -> dict[str, Any]:
         """The first event of this name, which may have come before."""
-        return (
-            await self.server.until(
-                lambda: next(
-                    (one for one in self.events if one.get("event") in {name, PREFIX + name}), None
-                ),
-                f"event {name}",
-                timeout_seconds=timeout_seconds,
-            )
-            or {}
+        found = await self.server.until(
+            lambda: [one for one in self.events if one.get("event") in {name, PREFIX + name}],
+            f"event {name}",
+            timeout_seconds=timeout_seconds,
         )
+        return found[0]
+
+    def has_heard(self, track_id: str) -> bool:
+        """Whether packets of this track have come."""
+        return track_id in self.heard and bool(self.heard[track_id].packets)
 
     async def leave(self) -> None:
         """Leave and close everything."""
@@ -199,13 +205,16 @@ class Bot:
                 early.clear()
 
     async def _on_description(self, document: dict[str, Any], *, is_by_channel: bool) -> None:
-        if document["type"] == "offer":
-            self.offers.append(document["sdp"])
-            if not self.answers:
-                return
-        await self.peer.setRemoteDescription(RTCSessionDescription(**document))
         if document["type"] == "answer":
+            await self.peer.setRemoteDescription(RTCSessionDescription(**document))
             return
+        self.offers.append(document["sdp"])
+        if self.answers:
+            await self.answer(document["sdp"], by_channel=is_by_channel)
+
+    async def answer(self, offer: str, *, by_channel: bool = False) -> None:
+        """Answer an offer."""
+        await self.peer.setRemoteDescription(RTCSessionDescription(type="offer", sdp=offer))
         if self.refuses_video:
             for transceiver in self.peer.getTransceivers():
                 if transceiver.kind == "video":
@@ -213,7 +222,7 @@ class Bot:
         await self.peer.setLocalDescription(await self.peer.createAnswer())
         text = self.peer.localDescription.sdp
         await asyncio.sleep(self.answer_delay_seconds)
-        if is_by_channel:
+        if by_channel:
             self.channel.send(b"\xcc\x03" + msgspec.msgpack.encode(_packed("answer", text)))
         else:
             await self.send_description("answer", text)
@@ -239,3 +248,7 @@ class Bot:
 
 def _packed(kind: str, text: str) -> bytes:
     return zlib.compress(json.dumps({"type": kind, "sdp": text}).encode())
+
+
+OpenBot = Callable[..., Awaitable[Bot]]
+"""Opens bots that have joined a call, and listen unless `makes_offer` is off."""

@@ -42,7 +42,9 @@ class Media:
                 for session in listeners():
                     session.remove(track)
 
-            self.ticker.rooms[channel_id] = Room(on_added=added, on_removed=removed)
+            self.ticker.rooms[channel_id] = Room(
+                on_added=added, on_removed=removed, announce=self.ticker.announce
+            )
         return self.ticker.rooms[channel_id]
 
     def open(

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
 
 import av
 import numpy as np
@@ -53,7 +52,7 @@ def of_pcm(samples: Pcm, *, rate_hz: int = RATE_HZ, bit_rate: int = 32_000) -> l
 
 
 def _encoded(frames: Sequence[av.AudioFrame], layout: str, bit_rate: int) -> list[bytes]:
-    encoder = cast("av.AudioCodecContext", av.CodecContext.create("libopus", "w"))
+    encoder = av.CodecContext.create("libopus", "w")
     encoder.sample_rate = RATE_HZ
     encoder.layout = layout
     encoder.format = "s16"

@@ -10,10 +10,10 @@
 
 `play` takes a file (WAV, FLAC, any rate) or packets of Opus of 20 ms (`opus_packets.of_pcm` makes
 them of samples). The file goes on by the wall clock: what falls into a mute is not sent. So the
-sound at `s` seconds of the file is sent at `participant.began_seconds + s`, a Unix time. Mutes can
-be planned as well, `mutes=[(at, for)]` in seconds of the file, and so can holes, in which nothing
-is sent while RTP time goes on (`holes=[(at, for)]`). Whoever is unmuted and plays nothing sends
-packets of silence, as browsers do.
+sound at `s` seconds of the file is sent at `participant.began_seconds + s`, a Unix time, and a
+decoder gives it 6.5 ms later, by its delay. Mutes can be planned as well, `mutes=[(at, for)]` in
+seconds of the file, and so can holes, in which nothing is sent while RTP time goes on
+(`holes=[(at, for)]`). Whoever is unmuted and plays nothing sends packets of silence, as browsers do.
 
 `server.participant(call, user, …)`: `has_spoken_before=True` = muted, with a track; `sequence` and
 `timestamp` = those of the first packet; `impairment=Impairment(loss=0.02, jitter_seconds=0.2,
@@ -88,6 +88,7 @@ class Participant:
         self._timestamp = (first - SAMPLES) % 2**32
         self._has_sent = False
         self._is_after_mute = False
+        self._is_in_planned_mute = False
         self._packets: Sequence[bytes] = ()
         self._position = 0
         self._mutes: Spans = ()
@@ -180,7 +181,11 @@ class Participant:
             self._send_video()
         if self.track is None:
             return
-        if not self.is_unmuted or _within(at_seconds, self._mutes):
+        is_planned = self.is_unmuted and _within(at_seconds, self._mutes)
+        if is_planned is not self._is_in_planned_mute:
+            self._is_in_planned_mute = is_planned
+            self._room.announce(self._publish, "user_muted" if is_planned else "user_unmuted")
+        if is_planned or not self.is_unmuted:
             self._is_after_mute = self._has_sent
             return
         if self._is_after_mute:
@@ -243,8 +248,14 @@ class Room:
     """All participants of a call. `on_added` and `on_removed` tell the bots of tracks."""
 
     def __init__(
-        self, *, on_added: Callable[[Track], None], on_removed: Callable[[Track], None]
+        self,
+        *,
+        on_added: Callable[[Track], None],
+        on_removed: Callable[[Track], None],
+        announce: Callable[[Publish, str], None],
     ) -> None:
+        self.announce = announce
+        """Has an event published soon, by whoever may wait for that."""
         self.participants: list[Participant] = []
         self.tracks: list[Track] = []
         self._on_added = on_added
@@ -303,20 +314,33 @@ class Ticker:
         self.clock_offset_seconds = 0.0
         """How much the server's clock is ahead of ours."""
         self._task: asyncio.Task[None] | None = None
+        self._announcer: asyncio.Task[None] | None = None
+        self._announcements: asyncio.Queue[tuple[Publish, str]] = asyncio.Queue(maxsize=1000)
+
+    def announce(self, publish: Publish, event: str) -> None:
+        """Publish an event soon, after those before it."""
+        self._announcements.put_nowait((publish, event))
 
     def start(self) -> None:
         """Begin, unless it has begun."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
+            self._announcer = asyncio.create_task(self._announce())
 
     async def close(self) -> None:
         """End."""
         for room in self.rooms.values():
             room.close()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        for task in (self._task, self._announcer):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._task = self._announcer = None
+
+    async def _announce(self) -> None:
+        while True:
+            publish, event = await self._announcements.get()
+            await publish(event)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsTransport
 from aiortc.rtcicetransport import RTCIceGatherer, RTCIceTransport
 from aiortc.rtcsctptransport import RTCSctpTransport
 from aiortc.sdp import MediaDescription, candidate_to_sdp
+from pylibsrtp import Session
 
 
 HOST = "127.0.0.1"
@@ -71,6 +72,7 @@ class Peer:
         for candidate in media.ice_candidates:
             await self.add_candidate(candidate)
         assert media.dtls is not None
+        assert media.ice is not None
         async with asyncio.timeout(CONNECT_SECONDS):
             await self._ice.start(media.ice)
             if self._ice.state != "completed":
@@ -92,7 +94,7 @@ class Peer:
 
     def send_rtp(self, packet: bytes, *, is_rtcp: bool = False) -> bool:
         """Send a packet of RTP or RTCP; False: there is no connection."""
-        session = self._dtls._tx_srtp
+        session: Session | None = self._dtls._tx_srtp
         pair = self._ice._connection._nominated.get(1)
         if self._dtls.state != "connected" or session is None or pair is None:
             return False
@@ -101,7 +103,7 @@ class Peer:
         return True
 
     async def close(self) -> None:
-        """Close all of it."""
+        """Close all of it, and tell the bot."""
         async with asyncio.timeout(CLOSE_SECONDS):
             await self._sctp.stop()
             await self._dtls.stop()

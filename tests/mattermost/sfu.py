@@ -135,6 +135,10 @@ class BotSession:
                 track.copies.remove(self._copies[mid])
         await self.peer.close()
 
+    async def over(self) -> None:
+        """Wait until it signals no more."""
+        await asyncio.wait([self._task])
+
     def add(self, track: Track) -> None:
         """Offer a track as soon as it is its turn."""
         self._queue.put_nowait((track, True))
