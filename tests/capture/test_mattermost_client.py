@@ -3,11 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
-from callsd_worker.capture.call import End, JoinError
-from tests.capture.mattermost_calls import TONE, Notes, client_of, recorded_call, staying
+from callsd_worker.capture.call import End, JoinError, SenderReport
+from callsd_worker.mattermost.rest import Config, Rest
+from tests.capture.mattermost_calls import TONE, Notes, Stay, client_of, recorded_call, staying
+from tests.mattermost.participants import Participant
 from tests.mattermost.server import MattermostServer
 from tests.mattermost.sfu import Trickle
 from tests.mattermost.state import Call
@@ -26,7 +29,20 @@ def call(server: MattermostServer) -> Call:
     return recorded_call(server)
 
 
+async def heard(server: MattermostServer, stay: Stay, person: Participant) -> list[bytes]:
+    """All sound of somebody, once the end of TONE has come."""
+    await server.until(lambda: TONE[-1] in stay.notes.sound(person.track_id), "the end")
+    return stay.notes.sound(person.track_id)
+
+
+async def reports(server: MattermostServer, stay: Stay, track_id: str) -> list[SenderReport]:
+    """All reports on a track, once there is one."""
+    return await server.until(lambda: stay.notes.reports[track_id], "a report")
+
+
 class TestListening:
+    """What is heard and seen of a call, and shown to it."""
+
     async def test_hears_everybody_who_speaks_also_who_comes_late(
         self, server: MattermostServer, call: Call
     ) -> None:
@@ -44,20 +60,14 @@ class TestListening:
             for person, name in ((ada, "Ada Admin"), (bob, "Bob B"), (eve, "eve")):
                 track_id = person.track_id
                 assert track_id is not None
-                await server.until(
-                    lambda track_id=track_id: TONE[-1] in stay.notes.sound(track_id), "the end"
-                )
-                sound = stay.notes.sound(track_id)
+                sound = await heard(server, stay, person)
                 first = sound.index(TONE[0])
                 assert sound[first : first + len(TONE)] == TONE
                 speaker = stay.notes.speakers[track_id]
                 assert speaker.session_id == person.session_id
                 assert speaker.user_id == person.user_id
                 assert speaker.name == name
-                await server.until(
-                    lambda track_id=track_id: stay.notes.reports[track_id], "a report"
-                )
-                report = stay.notes.reports[track_id][0]
+                report = (await reports(server, stay, track_id))[0]
                 assert abs(report.ntp_seconds - report.arrival_seconds) < 1.0
 
     @pytest.mark.parametrize("trickle", list(Trickle))
@@ -156,6 +166,8 @@ class TestListening:
 
 
 class TestJoining:
+    """How a join fails, or comes about all the same."""
+
     async def test_says_that_a_token_is_not_accepted(
         self, server: MattermostServer, call: Call
     ) -> None:
@@ -168,7 +180,7 @@ class TestJoining:
 
     async def test_says_what_the_plugin_says(self, server: MattermostServer, call: Call) -> None:
         """A job that is over ends the join with the plugin's text and what to do."""
-        with pytest.raises(JoinError, match="job not in progress.*start it again"):
+        with pytest.raises(JoinError, match=r"job not in progress.*start it again"):
             await client_of(server, call, Notes(), job_id="x" * 26).run()
 
     async def test_tries_again_while_the_plugin_is_away(
@@ -183,7 +195,7 @@ class TestJoining:
     async def test_gives_up_in_time(self, server: MattermostServer, call: Call) -> None:
         """A join that leads nowhere ends when its time is over."""
         server.faults.plugin_crashed.always(path="/config")
-        with pytest.raises(JoinError, match="not joined within 2 s.*500"):
+        with pytest.raises(JoinError, match=r"not joined within 2 s.*500"):
             await client_of(server, call, Notes(), join_seconds=2.0).run()
 
     async def test_can_be_stopped_while_it_joins(
@@ -201,6 +213,8 @@ class TestJoining:
 
 
 class TestEnding:
+    """How a stay ends that nothing has gone wrong with."""
+
     async def test_leaves_when_the_host_stops(self, server: MattermostServer, call: Call) -> None:
         """`job_stop` ends the stay."""
         async with staying(server, call) as stay:
@@ -234,6 +248,8 @@ class TestEnding:
 
 
 class TestFaults:
+    """What is survived, and what is noticed."""
+
     async def test_hears_who_unmutes_while_the_websocket_is_cut(
         self, server: MattermostServer, call: Call
     ) -> None:
@@ -245,9 +261,33 @@ class TestFaults:
             await ada.finished()
             await server.until(lambda: TONE[-1] in stay.notes.sound(ada.track_id), "sound")
             bob = await server.participant(call, server.add_user("bob"))
-            await server.until(lambda: stay.client._link.is_up, "the websocket")
+            link = stay.client._link
+            assert link is not None
+            await server.until(lambda: link.is_up, "the websocket")
             await bob.play(TONE)
             await server.until(lambda: TONE[-1] in stay.notes.sound(bob.track_id), "sound")
+
+    async def test_answers_what_it_has_missed(
+        self, server: MattermostServer, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An offer that came by the websocket while that was cut is answered after it."""
+        ask = Rest.config
+
+        async def config(rest: Rest) -> Config:
+            return replace(await ask(rest), has_data_channel_signaling=False)
+
+        monkeypatch.setattr(Rest, "config", config)
+        ada = await server.participant(call, server.state.users[call.owner_id])
+        async with staying(server, call) as stay:
+            await server.faults.network.cut_websockets(3.0)
+            await ada.unmute()
+            await server.until(lambda: stay.notes.sound(ada.track_id), "sound")
+            await ada.play(TONE)
+            await heard(server, stay, ada)
+            bob = await server.participant(call, server.add_user("bob"))
+            await bob.play(TONE)
+            await heard(server, stay, bob)
+            assert not server.bot_session(call).is_stuck
 
     async def test_gives_up_when_the_websocket_is_away_for_too_long(
         self, server: MattermostServer, call: Call

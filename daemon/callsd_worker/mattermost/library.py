@@ -3,7 +3,7 @@
 
 aiortc decodes every track that it receives, each in a thread, through a jitter buffer that throws
 away the packets' times. We want the packets, so its transport hands them to us before that.
-`tests/capture/test_library.py` fails when a newer aiortc works differently.
+`tests/capture/test_mattermost_library.py` fails when a newer aiortc works differently.
 """
 
 import functools

@@ -19,7 +19,7 @@ from callsd_worker.mattermost.websocket import ConnectError, Websocket
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.3
-MAX_PAUSE_SECONDS = 1.5
+MAX_PAUSE_SECONDS = 1.0
 _LONGER = 1.5
 
 RESUMED_SECONDS = 0.3
