@@ -133,6 +133,22 @@ class TestListening:
             await server.until(lambda: stay.notes.started_seconds, "a start")
             assert stay.notes.started_seconds == [recording.start_at / 1000]
 
+    async def test_finds_the_name_of_who_has_left(
+        self, server: MattermostServer, call: Call
+    ) -> None:
+        """Somebody whose session has ended before it was looked up is asked for as a user."""
+        server.faults.internal_error.times(1, path="/profile")
+        ada = await server.participant(call, server.state.users[call.owner_id])
+        bob = await server.participant(call, server.add_user("bob", "Bob", "B"))
+        async with staying(server, call) as stay:
+            await ada.unmute()
+            await bob.unmute()
+            await server.until(lambda: bob.track_id in stay.notes.speakers, "a track")
+            track_id = bob.track_id
+            assert track_id is not None
+            await bob.leave()
+            await server.until(lambda: stay.notes.speakers[track_id].name == "Bob B", "a name")
+
     async def test_shows_captions_and_counts(self, server: MattermostServer, call: Call) -> None:
         """Captions and metrics arrive; of who is not in the call nothing is sent."""
         session_id = next(iter(call.sessions))
@@ -261,9 +277,9 @@ class TestFaults:
             await ada.finished()
             await server.until(lambda: TONE[-1] in stay.notes.sound(ada.track_id), "sound")
             bob = await server.participant(call, server.add_user("bob"))
-            link = stay.client._link
-            assert link is not None
-            await server.until(lambda: link.is_up, "the websocket")
+            connection = stay.client._connection
+            assert connection is not None
+            await server.until(lambda: connection.link.is_up, "the websocket")
             await bob.play(TONE)
             await server.until(lambda: TONE[-1] in stay.notes.sound(bob.track_id), "sound")
 
@@ -300,6 +316,35 @@ class TestFaults:
             ending = await stay.ending()
             assert ending.end is End.LOST
             assert "could not be reached for" in ending.message
+
+    async def test_learns_after_a_gap_that_the_call_is_over(
+        self, server: MattermostServer, call: Call
+    ) -> None:
+        """A call that has ended while the websocket was away for too long is over, not lost."""
+        async with staying(server, call, away_seconds=1.0) as stay:
+            await server.faults.network.cut_websockets(60.0)
+            await server.end_call(call)
+            call.end_at = call.end_at or 1
+            assert (await stay.ending()).end is End.OVER
+
+    async def test_keeps_secrets(
+        self, server: MattermostServer, call: Call, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Neither the token nor the name of a person is in a log, whatever goes wrong."""
+        caplog.set_level("INFO", logger="callsd_worker")
+        server.faults.internal_error.times(2, path="/profile")
+        ada = await server.participant(call, server.state.users[call.owner_id])
+        async with staying(server, call) as stay:
+            await ada.unmute()
+            await server.until(
+                lambda: any(who.name for who in stay.notes.speakers.values()), "a name"
+            )
+            await server.faults.network.cut_websockets(0.5)
+            await server.stop_recording(call)
+            await stay.ending()
+        assert "out of the call" in caplog.text
+        assert server.bot_token not in caplog.text
+        assert "Ada" not in caplog.text
 
     async def test_survives_a_gap_of_the_media(self, server: MattermostServer, call: Call) -> None:
         """Media that is away for 5 s goes on afterwards."""

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 # It tells of each address that it tries, at the level at which we tell of a call.
 logging.getLogger("aioice").setLevel(logging.WARNING)
 
+MAX_REPORTS = 10
+"""So many exceptions are logged: there are fifty packets a second."""
+
 OnDatagram = Callable[[bytes], None]
 
 
@@ -32,12 +35,13 @@ def take_packets(
     transport: RTCDtlsTransport, on_packet: OnDatagram, on_reports: OnDatagram
 ) -> None:
     """Have decrypted packets of RTP and of RTCP handed over, and nothing else done with them."""
+    call = _Careful()
 
     async def handle_packet(data: bytes, arrival_time_ms: int) -> None:  # noqa: ARG001 - theirs
-        _call(on_packet, data)
+        call(on_packet, data)
 
     async def handle_reports(data: bytes) -> None:
-        _call(on_reports, data)
+        call(on_reports, data)
 
     for name, handler in (
         ("_handle_rtp_data", handle_packet),
@@ -56,9 +60,16 @@ def limit_gathering(transport: RTCIceTransport, seconds: float) -> None:
     ice.get_component_candidates = functools.partial(gather, timeout=seconds)  # type: ignore[method-assign]
 
 
-def _call(handler: OnDatagram, data: bytes) -> None:
-    try:
-        handler(data)
-    except Exception:
-        # An exception would end the library's loop, and with it the whole connection.
-        log.exception("a packet could not be handled")
+class _Careful:
+    """Calls handlers: an exception would end the library's loop, and with it the connection."""
+
+    def __init__(self) -> None:
+        self._reports_left = MAX_REPORTS
+
+    def __call__(self, handler: OnDatagram, data: bytes) -> None:
+        try:
+            handler(data)
+        except Exception:
+            if self._reports_left:
+                self._reports_left -= 1
+                log.exception("a packet could not be handled")

@@ -6,7 +6,8 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import aiohttp
 
@@ -37,7 +38,7 @@ class Link:
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        tasks: asyncio.TaskGroup,
+        run_task: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         call: Call,
         token: str,
         *,
@@ -45,7 +46,7 @@ class Link:
         on_event: OnEvent,
     ) -> None:
         self._session = session
-        self._tasks = tasks
+        self._run_task = run_task
         self._call = call
         self._token = token
         self._limits = limits
@@ -171,8 +172,8 @@ class Link:
         self._socket = socket
         self.lost.clear()
         self._running = [
-            self._tasks.create_task(self._read(socket)),
-            self._tasks.create_task(socket.send_waiting()),
+            self._run_task(self._read(socket)),
+            self._run_task(socket.send_waiting()),
         ]
 
     async def _read(self, socket: Websocket) -> None:

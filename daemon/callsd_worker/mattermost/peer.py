@@ -73,8 +73,14 @@ class Peer:
         self._channel.on("message", self._take_message)
 
     async def offer(self) -> Description:
-        """Make the first offer, with all our candidates in it."""
-        await self._connection.setLocalDescription(await self._connection.createOffer())
+        """Make the first offer, with all our candidates in it.
+
+        Raises PeerError.
+        """
+        try:
+            await self._connection.setLocalDescription(await self._connection.createOffer())
+        except (OSError, ValueError) as problem:
+            raise PeerError(f"the network of this machine cannot be used: {problem}") from None
         self._ours = self._connection.localDescription.sdp
         return Description(type="offer", sdp=self._ours)
 

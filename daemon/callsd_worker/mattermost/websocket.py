@@ -116,7 +116,7 @@ class Websocket:
                 else:
                     await self._socket.send_bytes(message)
                 self._waiting.task_done()
-        except (aiohttp.ClientError, OSError, RuntimeError):
+        except (aiohttp.ClientError, OSError, RuntimeError, ValueError):
             log.info("the websocket takes no more messages")
 
     async def flush(self) -> None:
