@@ -317,6 +317,22 @@ class TestFaults:
             assert ending.end is End.LOST
             assert "could not be reached for" in ending.message
 
+    async def test_goes_on_where_it_cannot_resume(
+        self, server: MattermostServer, call: Call
+    ) -> None:
+        """A server that knows nothing of the old websocket greets us anew, and we go on."""
+        session_id = next(iter(call.sessions))
+        async with staying(server, call) as stay:
+            await server.stop_listening()
+            await server.start_listening()
+            connection = stay.client._connection
+            assert connection is not None
+            await server.until(lambda: connection.link.is_up, "the websocket")
+            await asyncio.sleep(0.5)  # for the reconnect, which nothing answers
+            stay.client.show_caption(session_id, "hello", 2.0)
+            await server.until(lambda: call.captions, "a caption")
+            assert not stay.running.done()
+
     async def test_learns_after_a_gap_that_the_call_is_over(
         self, server: MattermostServer, call: Call
     ) -> None:

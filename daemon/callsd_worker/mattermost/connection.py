@@ -86,7 +86,8 @@ class Connection:
             await self.link.connect()
             offer = await gathering
         finally:
-            gathering.cancel()
+            if not gathering.cancel() and not gathering.cancelled():
+                gathering.exception()  # a failure of both is told as that of the websocket
         self.link.send(
             "join",
             {
