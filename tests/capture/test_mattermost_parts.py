@@ -10,7 +10,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callsd_worker.mattermost import data_channel, rtp
+from callsd_worker.mattermost import data_channel, events, rtp
 from callsd_worker.mattermost.data_channel import Description
 from callsd_worker.mattermost.ice_servers import ice_servers
 from callsd_worker.mattermost.pace import BURST, Pace
@@ -50,6 +50,43 @@ class TestPackets:
         """Garbage is no packet, and raises nothing."""
         rtp.parse_packet(data)
         list(rtp.sender_reports(data))
+
+
+class TestEvents:
+    """Events of the websocket."""
+
+    @pytest.mark.parametrize(
+        "frame", ["", "[]", "7", '{"event":5}', '{"event":"hello","broadcast":7}', "[" * 10_000]
+    )
+    def test_ignores_what_is_no_event(self, frame: str) -> None:
+        """Garbage is no event, and raises nothing."""
+        assert events.parse(frame) is None
+
+    def test_reads_whom_an_event_is_for(self) -> None:
+        """The call and the connection are named by the broadcast, or else by the data."""
+        prefix = f'{{"event":"{events.PREFIX}'
+        event = events.parse(f'{prefix}user_left","data":{{"channelID":"c","session_id":"s"}}}}')
+        assert event is not None
+        assert (event.name, event.channel_id, event.text("session_id")) == ("user_left", "c", "s")
+        event = events.parse(f'{prefix}signal","data":{{"connID":"x"}},"seq":4}}')
+        assert event is not None
+        assert (event.connection_id, event.seq, event.text("data")) == ("x", 4, "")
+        event = events.parse(f'{prefix}join","data":[],"broadcast":{{"connection_id":"y"}}}}')
+        assert event is not None
+        assert (event.connection_id, dict(event.data)) == ("y", {})
+
+    @pytest.mark.parametrize(
+        ("call", "is_known"),
+        [("null", True), ("{}", True), ("{", False), ('{"sessions":7}', False)],
+    )
+    def test_reads_a_calls_state(self, call: str, *, is_known: bool) -> None:
+        """No call is a call without anybody, and garbage is no state."""
+        event = events.Event(
+            name="call_state", seq=1, data={"call": call}, channel_id="c", connection_id=""
+        )
+        state = events.call_state(event)
+        assert (state is not None) == is_known
+        assert not (state and state.sessions)
 
 
 class TestDataChannel:

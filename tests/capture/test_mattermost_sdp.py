@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callsd_worker.mattermost.data_channel import Description, pack
 from callsd_worker.mattermost.sdp import Section, Transport, answer, parse, voices
 
 
@@ -102,7 +103,9 @@ def test_large_calls_fit() -> None:
     """The answer to an offer of 300 voices is within what the server takes."""
     voice = OFFER[OFFER.index("m=audio") : OFFER.index("m=video")]
     offer = OFFER + "".join(voice.replace("a=mid:1", f"a=mid:{number}") for number in range(4, 304))
-    assert len(answer(parse(offer), TRANSPORT, 1)) < 64 * 1024 - 1024
+    text = answer(parse(offer), TRANSPORT, 1)
+    assert len(text) < 64 * 1024 - 1024
+    assert len(pack(Description(type="answer", sdp=text))) < 8 * 1024 - 1024
 
 
 def test_reads_the_roles() -> None:
