@@ -25,6 +25,10 @@ JSON_VERSION = 1
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;"})
 
 
+UNKNOWN_SPEAKER = "Unknown"
+"""Whose name has nothing that can be shown."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compaction:
     """When the text format joins segments; both zero: never."""
@@ -34,16 +38,17 @@ class Compaction:
 
 
 def clean_name(name: str) -> str:
-    """Letters and digits of any script, white space (runs as one space), ".", "-", "_"."""
+    """Letters and digits of any script, white space (runs as one space), ".", "-", "_".
+
+    UNKNOWN_SPEAKER if nothing is left: a voice without a name is no valid cue, and an empty line
+    ends a paragraph.
+    """
     kept = (
         letter
         for letter in name
-        if letter.isspace()
-        or letter in ".-_"
-        or unicodedata.category(letter)[0] == "L"
-        or unicodedata.category(letter) == "Nd"
+        if letter.isspace() or letter in ".-_" or unicodedata.category(letter)[0] in "LN"
     )
-    return " ".join("".join(kept).split())
+    return " ".join("".join(kept).split()) or UNKNOWN_SPEAKER
 
 
 def clean_text(text: str) -> str:

@@ -13,7 +13,7 @@ from callsd.v1.error_pb2 import ERROR_REASON_INPUT_INVALID, ERROR_REASON_UNSPECI
 from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED
 from tests.e2e.media import FLOAT, GOOD, RATE_HZ, UNUSABLE, silence, tone, wav
 from tests.helpers.api import Api
-from tests.helpers.daemon import Daemon
+from tests.helpers.daemon import SAMPLE_CALL, Daemon
 from tests.helpers.invariants import assert_invariants
 from tests.helpers.reasons import failure, refused
 from tests.helpers.transcripts import transcribe, transcript
@@ -54,6 +54,27 @@ def test_one_bad_track_never_loses_the_others(server: Daemon, api: Api) -> None:
     assert results["joe"].failure_reason == ERROR_REASON_UNSPECIFIED
     assert results["joe"].speech_duration.ToTimedelta().total_seconds() > 10
     assert HEARD in transcript(server, job)
+    assert_invariants(server)
+
+
+@pytest.mark.parametrize("kind", ["scrambled", "header only", "empty"])
+def test_one_bad_ogg_of_three(server: Daemon, api: Api, kind: str) -> None:
+    """Of a call's three speakers the two whose tracks are whole are in every file."""
+    bad = server.media / f"kenji {kind}.ogg"
+    UNUSABLE[kind](bad)
+    job = transcribe(server, api, SAMPLE_CALL / "maya.ogg", bad, GOOD)
+
+    assert job.state == JOB_STATE_SUCCEEDED
+    assert [track.failure_reason for track in job.transcription_result.tracks] == [
+        ERROR_REASON_UNSPECIFIED,
+        ERROR_REASON_INPUT_INVALID,
+        ERROR_REASON_UNSPECIFIED,
+    ]
+    for suffix in ("vtt", "txt", "srt", "json"):
+        written = transcript(server, job, suffix)
+        assert HEARD in written
+        assert "maya" in written
+    assert "<v kenji" not in transcript(server, job, "vtt")
     assert_invariants(server)
 
 

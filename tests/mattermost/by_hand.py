@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from tests.mattermost.state import Call
 
 
 COMMANDS = (
-    "start, stop, end, leave, jobs, thread, files, down, up, restart, fault NAME, reset, quit"
+    "start, stop, end, leave, jobs, thread, files, down, up, restart, fault NAME, reset, "
+    "speak NAME FILE, mute NAME, unmute NAME, captions, quit"
 )
 
 
@@ -59,6 +61,8 @@ async def _serve(options: argparse.Namespace) -> None:
                 await _obey(server, call, line.split())
             except HostError as error:
                 _say(error=error.message, status=error.status)
+            except OSError as error:
+                _say(error=str(error))  # a file that cannot be read
 
 
 def _jobs(call: Call) -> list[dict[str, Any]]:
@@ -71,6 +75,22 @@ def _files(server: MattermostServer) -> list[dict[str, Any]]:
         {"id": file.id, "name": file.name, "sha256": sha256(file.path.read_bytes()).hexdigest()}
         for file in server.state.files.values()
     ]
+
+
+async def _have(
+    server: MattermostServer, call: Call, word: str, name: str, files: list[str]
+) -> None:
+    """Have somebody speak or be silent; who is not in the call joins it."""
+    room = server.plugin.media.room(call.channel_id)
+    users = server.state.users
+    people = {users[one.user_id].username: one for one in room.participants}
+    person = people.get(name) or await server.participant(call, server.add_user(name, name))
+    if word == "speak" and files:
+        await person.play(Path(files[0]))
+    elif word == "mute":
+        await person.mute()
+    else:
+        await person.unmute()
 
 
 async def _obey(server: MattermostServer, call: Call, words: list[str]) -> None:
@@ -86,6 +106,11 @@ async def _obey(server: MattermostServer, call: Call, words: list[str]) -> None:
         case [word] if word in plain:
             await plain[word]()
             _say(done=word, jobs=_jobs(call))
+        case ["speak" | "mute" | "unmute" as word, name, *files]:
+            await _have(server, call, word, name, files)
+            _say(done=f"{word} {name}")
+        case ["captions"]:
+            _say(captions=[asdict(caption) for caption in call.captions])
         case ["jobs"]:
             _say(jobs=_jobs(call))
         case ["files"]:
@@ -94,11 +119,11 @@ async def _obey(server: MattermostServer, call: Call, words: list[str]) -> None:
             _say(thread=[post.document() for post in server.thread(call)])
         case ["restart"]:
             _say(bot_token=server.restart_plugin())
-        case ["fault", name] if name in vars(server.faults):
+        case ["fault", name] if name in server.faults.switches():
             getattr(server.faults, name).always()
             _say(done=f"fault {name}")
         case ["reset"]:
             server.faults.reset()
             _say(done="reset")
         case _:
-            _say(commands=COMMANDS, faults=sorted(vars(server.faults)))
+            _say(commands=COMMANDS, faults=sorted(server.faults.switches()))

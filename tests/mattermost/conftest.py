@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -7,9 +8,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from tests.mattermost.bot import Bot, OpenBot
 from tests.mattermost.client import Client, Connect, Recording, Socket
 from tests.mattermost.job_service import JobService
 from tests.mattermost.server import MattermostServer
+from tests.mattermost.state import Job
 
 
 @pytest.fixture
@@ -59,3 +62,26 @@ async def connect(server: MattermostServer, client: Client) -> Connect:
         return Socket(await client.session.ws_connect(url, headers=headers))
 
     return open_one
+
+
+@pytest.fixture
+async def bot(
+    server: MattermostServer, client: Client, recording: Recording
+) -> AsyncIterator[OpenBot]:
+    """Opens bots that join as the transcription's."""
+    bots: list[Bot] = []
+
+    async def open_one(*, makes_offer: bool = True, job: Job | None = None, **options: Any) -> Bot:
+        call, _ = recording
+        one = Bot(server, client.session, call, job or call.transcription, **options)
+        bots.append(one)
+        await one.join(makes_offer=makes_offer)
+        if makes_offer:
+            async with asyncio.timeout(10.0):
+                await server.bot_session(call).connected.wait()
+            await server.until(lambda: one.channel.readyState == "open", "the data channel")
+        return one
+
+    yield open_one
+    for one in bots:
+        await one.close()

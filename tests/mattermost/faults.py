@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be made to go wrong on the server, once, a number of times or until it is reset."""
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from tests.mattermost.network_faults import NetworkFaults
 
 
 T = TypeVar("T")
@@ -70,6 +72,9 @@ class Faults:
     A value is given with the switch: `faults.too_large.always(10 * MIB)`.
     """
 
+    network: NetworkFaults
+    """Those that begin at once and end by themselves."""
+
     def __init__(self) -> None:
         self.plugin_disabled = Fault(default=True)
         """All routes of the plugin answer 404 `404 page not found`."""
@@ -90,7 +95,11 @@ class Faults:
         self.lost_answer = Fault(default=True, paths=PUBLISHING)
         """The request is handled (the post is made), then the connection is cut."""
 
+    def switches(self) -> dict[str, Fault[Any]]:
+        """All by name."""
+        return {name: one for name, one in vars(self).items() if isinstance(one, Fault)}
+
     def reset(self) -> None:
         """All of them go wrong no more."""
-        for fault in vars(self).values():
+        for fault in self.switches().values():
             fault.reset()

@@ -54,7 +54,7 @@ class Pages:
                 "EnableSimulcast": False,
                 "EnableRinging": False,
                 "EnableAV1": False,
-                "EnableDCSignaling": False,
+                "EnableDCSignaling": True,
                 "HostControlsAllowed": True,
             }
         )

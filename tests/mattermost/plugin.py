@@ -6,7 +6,10 @@ import json
 from collections.abc import Coroutine
 from typing import Any
 
+from tests.mattermost.bots import Bots
 from tests.mattermost.faults import Faults
+from tests.mattermost.links import Links
+from tests.mattermost.media import FirstOffers, Media
 from tests.mattermost.sockets import PREFIX, Connection, Sockets
 from tests.mattermost.state import Call, Job, JobType, State, now_ms
 
@@ -48,6 +51,9 @@ class Plugin:
         start_check_seconds: float,
         reconnect_seconds: float,
     ) -> None:
+        self.media = Media()
+        self.is_dead = False
+        """It has crashed: no event of any kind is sent."""
         self._state = state
         self._faults = faults
         self._start_check_seconds = start_check_seconds
@@ -55,20 +61,22 @@ class Plugin:
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         """Those of them that wait for a session to be taken up again."""
-        self._origins: dict[str, str] = {}
-        """Id of a connection → session id, where these differ after a reconnect."""
+        self._links = Links()
+        self._first_offers = FirstOffers(self.media, self._close_late)
         self.sockets = Sockets(
             state,
             on_action=self._on_action,
             on_closed=self._on_closed,
             authentication_seconds=authentication_seconds,
         )
+        self.bots = Bots(self, state, self._links)
 
     async def close(self) -> None:
         """End what still waits."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.media.close()
 
     async def settled(self) -> None:
         """Wait until it is decided what becomes of the sessions whose websockets are gone."""
@@ -78,6 +86,8 @@ class Plugin:
 
     async def publish(self, call: Call, event: str, data: dict[str, Any]) -> None:
         """Tell everybody in the call, and the bot."""
+        if self.is_dead:
+            return
         people = set(call.sessions.values()) - {self._state.bot.id}
         await self.sockets.send(event, data, channel_id=call.channel_id, human_ids=people)
 
@@ -88,7 +98,8 @@ class Plugin:
 
     async def send_stop(self, job: Job) -> None:
         """Ask a job to stop; whoever is not connected now is never asked again."""
-        await self.sockets.send_to_bot("job_stop", {"job_id": job.id})
+        if not self.is_dead:
+            await self.sockets.send_to_bot("job_stop", {"job_id": job.id})
 
     # --- states ---
 
@@ -149,6 +160,9 @@ class Plugin:
         user_id = call.sessions.pop(session_id, None)
         if user_id is None:
             return
+        call.unmuted.discard(session_id)
+        self._links.forget(session_id)
+        await self.media.close_session(session_id)
         is_bot = user_id == self._state.bot.id
         if is_bot:
             left = next((one for one in call.jobs if one.bot_conn_id == session_id), None)
@@ -219,6 +233,29 @@ class Plugin:
     async def _close_sessions(self, call: Call) -> None:
         await asyncio.sleep(CLOSING_SECONDS)
         call.sessions.clear()
+        await self.media.close_call(call.channel_id)
+
+    async def _close_late(self, session_id: str) -> None:
+        for call in list(self._state.calls.values()):
+            await self.leave(call, session_id)
+
+    async def crash(self) -> None:
+        """Die, without a word to anybody."""
+        self.is_dead = True
+        self._faults.plugin_crashed.always()
+        await self.media.die()
+
+    async def revive(self) -> None:
+        """Start again: there is no call any more, and nobody is told."""
+        for call in self._state.calls.values():
+            call.end_at = call.end_at or now_ms()
+            call.sessions.clear()
+            await self.media.close_call(call.channel_id)
+        self.media.ticker.is_silent = False
+        self.media.drop_udp(is_dropping=False)
+        self._links.clear()
+        self._faults.plugin_crashed.reset()
+        self.is_dead = False
 
     # --- the websocket ---
 
@@ -229,15 +266,13 @@ class Plugin:
         ongoing = self._state.ongoing(channel_id)
         match action:
             case "join":
-                try:
-                    call = self._admit(connection, channel_id, str(data.get("jobID", "")))
-                except RefusedError as refusal:
-                    error = {"data": refusal.message, "connID": connection.id}
-                    await connection.send(f"{PREFIX}error", error, connection_id=connection.id)
-                else:
-                    await self._join(connection, call)
+                await self._on_join(connection, channel_id, data)
+            case "sdp" | "ice":
+                await self.bots.signal(connection, action, data)
+            case "caption" | "metric":
+                await self.bots.caption(connection, action, data)
             case "leave":
-                session_id = self._origins.get(connection.id, connection.id)
+                session_id = self._links.session_of(connection.id)
                 for call in list(self._state.calls.values()):
                     await self.leave(call, session_id)
             case "reconnect":
@@ -248,11 +283,20 @@ class Plugin:
             case _:
                 pass  # media and reactions: jobs that record a page send none
 
+    async def _on_join(self, connection: Connection, channel_id: str, data: dict[str, Any]) -> None:
+        try:
+            call = self._admit(connection, channel_id, str(data.get("jobID", "")))
+        except RefusedError as refusal:
+            error = {"data": refusal.message, "connID": connection.id}
+            await connection.send(f"{PREFIX}error", error, connection_id=connection.id)
+        else:
+            await self._join(connection, call, uses_channel=bool(data.get("dcSignaling")))
+
     def _reconnect(self, connection: Connection, call: Call, data: dict[str, Any]) -> None:
         origin, before = str(data.get("originalConnID", "")), str(data.get("prevConnID", ""))
         if origin not in call.sessions:
             return
-        self._origins[connection.id] = origin
+        self._links.take_up(origin, connection.id)
         for job in call.jobs:
             if job.bot_conn_id == before:
                 # The session keeps its old name, so when the bot leaves now, its job is not found
@@ -285,10 +329,17 @@ class Plugin:
             raise RefusedError(400, "job not in progress or already started")
         job.bot_conn_id = connection.id
 
-    async def _join(self, connection: Connection, call: Call) -> None:
+    async def _join(self, connection: Connection, call: Call, *, uses_channel: bool) -> None:
         user = connection.user
         assert user is not None
         call.sessions[connection.id] = user.id
+        self._links.begin(connection.id)
+        if user is self._state.bot:
+            session = self.bots.open(connection.id, call, uses_channel=uses_channel)
+            job = call.active(JobType.TRANSCRIBING)
+            if job is not None and job.bot_conn_id == connection.id:
+                # The page that recorders open here has no media, so nobody waits for its offer.
+                self._later(self._first_offers.watch(session))
         joined = {"connID": connection.id}
         await connection.send(f"{PREFIX}join", joined, connection_id=connection.id)
         recording = call.active(JobType.RECORDING)
@@ -314,13 +365,13 @@ class Plugin:
         )
 
     async def _on_closed(self, connection: Connection) -> None:
-        session_id = self._origins.pop(connection.id, connection.id)
-        if any(session_id in call.sessions for call in self._state.calls.values()):
-            self._later(self._time_out(session_id), among=self._leaving)
+        self.bots.forget(connection)
+        if (lost := self._links.lose(connection.id)) is not None:
+            self._later(self._time_out(*lost), among=self._leaving)
 
-    async def _time_out(self, session_id: str) -> None:
+    async def _time_out(self, session_id: str, mark: object) -> None:
         await asyncio.sleep(self._reconnect_seconds)
-        if session_id in self.sockets.connections or session_id in self._origins.values():
+        if self.is_dead or not self._links.is_lost_since(session_id, mark):
             return
         for call in list(self._state.calls.values()):
             await self.leave(call, session_id)

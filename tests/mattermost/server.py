@@ -20,8 +20,10 @@ from aiohttp.typedefs import Handler
 from tests.helpers.ports import free_port
 from tests.mattermost import plugin as rules
 from tests.mattermost import sockets
+from tests.mattermost.entering import enter
 from tests.mattermost.faults import Faults
 from tests.mattermost.gate import Gate
+from tests.mattermost.impairments import Impairment
 from tests.mattermost.job_client import (
     RECORDER,
     TRANSCRIBER,
@@ -30,9 +32,12 @@ from tests.mattermost.job_client import (
     recording_input,
     transcribing_input,
 )
+from tests.mattermost.network_faults import NetworkFaults, Switches
 from tests.mattermost.pages import Pages
+from tests.mattermost.participants import Participant
 from tests.mattermost.plugin import Plugin
 from tests.mattermost.routes import BotRoutes, CoreRoutes
+from tests.mattermost.sfu import BotSession, Timing
 from tests.mattermost.state import Call, Channel, Job, JobType, Post, State, User, new_id
 from tests.mattermost.threads import note_jobs
 from tests.mattermost.uploads import MAX_FILE_SIZE, Uploads
@@ -115,6 +120,14 @@ class MattermostServer:
         )
         self._bot = BotRoutes(self.state, self.plugin, self.uploads, self.faults)
         self._pages = Pages(self.state, sample)
+        self.faults.network = NetworkFaults(
+            Switches(
+                websockets=self._cut_websockets,
+                udp=lambda is_on: self.plugin.media.drop_udp(is_dropping=is_on),
+                plugin=self._crash_plugin,
+                sessions=lambda call: self.plugin.media.close_bots(call, self.state.bot.id),
+            )
+        )
 
     async def __aenter__(self) -> Self:
         await self.start_listening()
@@ -129,6 +142,7 @@ class MattermostServer:
         traceback: TracebackType | None,
     ) -> None:
         await self.stop_listening()
+        await self.faults.network.close()
         await self.plugin.close()
         if self._job_service is not None:
             await self._job_service.close()
@@ -169,6 +183,36 @@ class MattermostServer:
         call.sessions.update((new_id(), user.id) for user in people)
         self.state.calls[channel.id] = call
         return call
+
+    async def participant(
+        self,
+        call: Call,
+        user: User,
+        *,
+        has_spoken_before: bool = False,
+        sequence: int | None = None,
+        timestamp: int | None = None,
+        impairment: Impairment | None = None,
+    ) -> Participant:
+        """Somebody who can be heard; they join, unless they are in the call already."""
+        return await enter(
+            self.plugin,
+            call,
+            user,
+            has_spoken_before=has_spoken_before,
+            sequence=sequence,
+            timestamp=timestamp,
+            impairment=impairment or Impairment(),
+        )
+
+    @property
+    def timing(self) -> Timing:
+        """How long the SFU waits, and when it tells its candidate."""
+        return self.plugin.media.timing
+
+    def bot_session(self, call: Call) -> BotSession:
+        """What the SFU has of the bot that came last."""
+        return self.plugin.media.newest(call.channel_id)
 
     def thread(self, call: Call) -> list[Post]:
         """The posts in the call's thread, the oldest first."""
@@ -324,6 +368,14 @@ class MattermostServer:
             assert loop.time() < deadline, f"not within {timeout_seconds:g} s: {what}"
             await asyncio.sleep(_POLL_SECONDS)
         return found
+
+    def _cut_websockets(self, is_away: bool) -> None:  # noqa: FBT001
+        self.plugin.sockets.is_away = is_away
+        if is_away:
+            self.plugin.sockets.cut()
+
+    async def _crash_plugin(self, is_dead: bool) -> None:  # noqa: FBT001
+        await (self.plugin.crash() if is_dead else self.plugin.revive())
 
     async def _start_transcription(
         self, call: Call, service: JobClient, max_duration_seconds: int, extras: Mapping[str, str]

@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from tests.mattermost.captions_seen import Caption, Metric
+
 
 MIB = 1024 * 1024
 
@@ -115,8 +117,16 @@ class Call:
     end_at: int = 0
     sessions: dict[str, str] = field(default_factory=dict)
     """Session id → user id, those of the bot too."""
+    unmuted: set[str] = field(default_factory=set)
+    """Ids of the sessions that can be heard."""
     jobs: list[Job] = field(default_factory=list)
     """All rows, the oldest first."""
+    captions: list[Caption] = field(default_factory=list)
+    """What bots have shown, the oldest first."""
+    metrics: list[Metric] = field(default_factory=list)
+    """What bots have counted, the oldest first."""
+    dropped_messages: int = 0
+    """Captions and metrics above what a connection may send."""
 
     def active(self, job_type: JobType) -> Job | None:
         """The row of this type that has not ended: there is one at most."""
@@ -150,7 +160,7 @@ class Call:
                 {
                     "session_id": session_id,
                     "user_id": user_id,
-                    "unmuted": False,
+                    "unmuted": session_id in self.unmuted,
                     "raised_hand": 0,
                     "video": False,
                 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import json
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import pytest
 
 from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.web_source import Page, WebSource
+from tests.helpers.waiting import eventually
 from tests.mattermost.client import Recording
 from tests.mattermost.routes import PLUGIN
 from tests.mattermost.server import MattermostServer
@@ -26,7 +28,7 @@ async def server() -> AsyncIterator[MattermostServer]:
 
 
 async def test_page(server: MattermostServer, recording: Recording) -> None:
-    """It joins with its fragment's token, survives a gap, and closes when its job is stopped."""
+    """It joins with its fragment's token, survives a gap, shows captions, and ends with its job."""
     call, job = recording
     payload = base64.urlsafe_b64encode(json.dumps({"token": server.bot_token}).encode()).decode()
     address = f"{server.url}{PLUGIN}/standalone/recording.html"
@@ -48,6 +50,14 @@ async def test_page(server: MattermostServer, recording: Recording) -> None:
         await server.start_listening()
         await server.until(lambda: job.bot_conn_id != session_id, "the page is back")
         assert not await loop.run_in_executor(thread, source.is_over)
+        (speaker,) = [one for one, user in call.sessions.items() if user == call.owner_id]
+        shown = {"channel_id": call.channel_id, "session_id": speaker, "text": "hello there"}
+        await server.plugin.publish(call, "caption", shown)
+        text = "document.querySelector('#captions').innerText"
+        is_true = source._browser.is_true
+        for expression in (f"{text} === 'Ada Admin: hello there'", f"{text} === ''"):
+            seen = functools.partial(is_true, expression)
+            await loop.run_in_executor(thread, eventually, seen, expression)
         await server.stop_recording(call)
         await server.until(lambda: session_id not in call.sessions, "the page has left")
         assert await loop.run_in_executor(thread, source.is_over)

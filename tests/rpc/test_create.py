@@ -25,6 +25,7 @@ from callsd.v1.server_pb2 import GetCapacityRequest, GetServerInfoRequest
 from callsd.v1.transcription_pb2 import (
     SPEECH_ENGINE_WHISPERCPP,
     TRANSCRIPTION_TASK_TRANSLATE,
+    TextCompaction,
     Track,
     TranscriptionSpec,
 )
@@ -36,6 +37,7 @@ from tests.helpers.api import Api
 from tests.helpers.daemon import CALM, GIB, Daemon
 from tests.helpers.invariants import all_jobs, assert_invariants
 from tests.helpers.reasons import failure, refused
+from tests.helpers.speech import seconds
 
 
 def content(one: Daemon) -> set[str]:
@@ -72,6 +74,9 @@ class TestFields:
                     language="xx",
                     initial_prompt="p" * 2001,
                     vocabulary=["fine", "w" * 101, "bell\a"],
+                    text_compaction=TextCompaction(
+                        silence=Duration(nanos=-1), max_duration=Duration(seconds=3601)
+                    ),
                 ),
             ),
         )
@@ -99,6 +104,8 @@ class TestFields:
             f"{spec}.initial_prompt",
             f"{spec}.vocabulary[1]",
             f"{spec}.vocabulary[2]",
+            f"{spec}.text_compaction.silence",
+            f"{spec}.text_compaction.max_duration",
         }
 
     @pytest.mark.reason("FIELD_INVALID")
@@ -132,6 +139,36 @@ class TestFields:
             api(api.jobs.CreateJob, request)
 
         assert len(refusal.error.message) < 2000
+
+    @pytest.mark.parametrize(
+        ("asked", "kept"),
+        [
+            (None, None),
+            (TextCompaction(), (2.0, 10.0)),
+            (TextCompaction(silence=Duration(nanos=500_000_000)), (0.5, 10.0)),
+            (TextCompaction(silence=Duration(), max_duration=Duration()), (0.0, 0.0)),
+        ],
+        ids=["as usual", "defaults", "one", "never"],
+    )
+    def test_text_compaction(
+        self,
+        api: Api,
+        server: Daemon,
+        asked: TextCompaction | None,
+        kept: tuple[float, float] | None,
+    ) -> None:
+        """How the text file joins segments is kept with the job, with what was not said; 0 is 0."""
+        request = server.request()
+        if asked is not None:
+            request.job.transcription.text_compaction.CopyFrom(asked)
+        name = api(api.jobs.CreateJob, request).job.name
+        spec = server.job(api, name).transcription
+
+        if kept is None:
+            assert not spec.HasField("text_compaction")
+        else:
+            rule = spec.text_compaction
+            assert (seconds(rule.silence), seconds(rule.max_duration)) == kept
 
     def test_clamped_threads(self, api: Api, server: Daemon) -> None:
         """Threads beyond the machine's are reduced, with a notice."""

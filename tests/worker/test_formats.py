@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,6 +85,14 @@ class TestNames:
     def test_letters_of_any_script_stay(self) -> None:
         """Only letters, digits, white space, dot, dash and underscore stay in a name."""
         assert clean_name("  Zoë \t O'Neil-中村_2. (sales) 🎉<x>& ") == "Zoë ONeil-中村_2. sales x"
+        assert clean_name("Henry Ⅷ (H₂O №٣)") == "Henry Ⅷ H₂O ٣"
+
+    @pytest.mark.parametrize("name", ["", " ", "🎉", "???"])
+    def test_nothing_to_show(self, name: str) -> None:
+        """Whose name has nothing that can be shown is unknown, but not nameless."""
+        assert clean_name(name) == "Unknown"
+        assert to_vtt([say(name, 0, 1, "x")]).endswith("\n<v Unknown>(Unknown) x\n")
+        assert to_text([say(name, 0, 1, "x")]).splitlines()[1] == "Unknown"
 
     @given(st.text())
     def test_never_breaks_the_file(self, name: str) -> None:
@@ -91,6 +100,7 @@ class TestNames:
         cleaned = clean_name(name)
 
         assert not set(cleaned) & set("<>&\"'\n\r")
+        assert cleaned
         assert cleaned == cleaned.strip()
         assert clean_name(cleaned) == cleaned
 
@@ -135,6 +145,16 @@ class TestText:
         text = to_text(A_AND_B, compaction=Compaction(silence_seconds=0, max_seconds=0))
 
         assert text.count(" -> ") == 5
+
+    @pytest.mark.parametrize(
+        ("silence_seconds", "max_seconds", "blocks"),
+        [(2.0, 10.0, 3), (1.0, 10.0, 4), (0.0, 10.0, 5), (1.001, 2.0, 4), (60.0, 60.0, 3)],
+    )
+    def test_limits(self, silence_seconds: float, max_seconds: float, blocks: int) -> None:
+        """Both limits can be set; one of them 0 is a limit, too, within which nothing is."""
+        rule = Compaction(silence_seconds=silence_seconds, max_seconds=max_seconds)
+
+        assert to_text(A_AND_B, compaction=rule).count(" -> ") == blocks
 
     def test_seconds_are_carried(self) -> None:
         """59.6 s is one minute, never second 60."""

@@ -23,7 +23,7 @@ from callsd_worker.transcriber.pipeline import (
 )
 from callsd_worker.transcriber.segments import MAX_SEGMENT_SECONDS
 
-from .conftest import SAMPLE_CALL, SPEAKERS
+from .conftest import SAMPLE_CALL, SPEAKERS, decode
 
 
 TURNS = json.loads((SAMPLE_CALL / "turns.json").read_text())["turns"]
@@ -202,6 +202,54 @@ class TestSilence:
         assert plain("I will write to them today") in plain(transcript.segments[0].text)
         assert 59.5 < transcript.segments[0].start_seconds < 61
         assert len(" ".join(s.text for s in transcript.segments).split()) < 14
+
+
+class TestShortAnswers:
+    """One word in a track of its own."""
+
+    @pytest.mark.parametrize("engine", ["ctranslate2", "whispercpp"])
+    @pytest.mark.parametrize("noise", [0.0, 0.001], ids=["muted", "open microphone"])
+    def test_yes(
+        self, tiny: Settings, write_wav: Callable[..., Path], engine: str, noise: float
+    ) -> None:
+        """A "Yes." of 0.4 s in a minute of nothing is in the transcript, at its time."""
+        yes = decode(SAMPLE_CALL / "kenji.ogg")[int(71.24 * SAMPLE_RATE_HZ) :]
+        yes = yes[: int(0.4 * SAMPLE_RATE_HZ)]
+        track = noise * np.random.default_rng(3).standard_normal(60 * SAMPLE_RATE_HZ)
+        track[30 * SAMPLE_RATE_HZ :][: yes.size] += yes
+
+        transcript = run(
+            [Track(source=write_wav(track.astype(np.float32)), speaker="Kenji")],
+            replace(tiny, engine=engine),
+        )
+
+        (segment,) = transcript.segments
+        assert plain(segment.text) == "yes"
+        assert 29.8 < segment.start_seconds < segment.end_seconds < 30.6
+
+    def test_among_those_who_speak(self, tiny: Settings, write_wav: Callable[..., Path]) -> None:
+        """Nor is it lost where others say more, or where it is the last thing of a track."""
+        yes = decode(SAMPLE_CALL / "kenji.ogg")[int(71.24 * SAMPLE_RATE_HZ) :]
+        yes = yes[: int(0.4 * SAMPLE_RATE_HZ)]
+        tracks = [
+            Track(source=SAMPLE_CALL / "maya.ogg", speaker="maya"),
+            Track(source=write_wav(yes), speaker="kenji", start_offset_seconds=42),
+        ]
+
+        transcript = run(tracks, tiny)
+
+        (answer,) = (segment for segment in transcript.segments if segment.speaker == "kenji")
+        assert plain(answer.text) == "yes"
+        assert 42 <= answer.start_seconds < answer.end_seconds < 42.5
+
+    def test_at_the_same_time(self, tiny: Settings) -> None:
+        """What begins at the same time is in the order of the tracks, however often it is made."""
+        tracks = [Track(source=SAMPLE_CALL / "maya.ogg", speaker=name) for name in ("b", "a", "c")]
+
+        speakers = [segment.speaker for segment in run(tracks, tiny).segments]
+
+        assert speakers == ["b", "a", "c"] * (len(speakers) // 3)
+        assert speakers
 
 
 class TestRefusals:

@@ -38,15 +38,36 @@ class TestLanguageDecision:
     ) -> None:
         """A "yes" alone does not make a speaker Welsh among English ones."""
         assert decide({1: [({"en": 0.9}, 20.0)], 2: [vote]}, {}) == {1: "en", 2: "en"}
-        assert decide({2: [vote]}, {1: "en"}) == {2: "en"}
+        assert decide({2: [vote]}, {"en": 5.0, "de": 0.0}) == {2: "en"}
         assert decide({2: [vote]}, {}) == {2: "cy"}
 
-    def test_probes_are_the_longest_windows(self) -> None:
-        """As few windows as give enough speech, the longest first."""
-        windows = [blank_window(seconds) for seconds in (2.0, 9.0, 5.0, 8.0)]
+    def test_an_uncertain_speaker_speaks_the_likeliest_of_the_call(self) -> None:
+        """In a call of two languages a short answer is in the one it sounds like.
 
-        assert choose_probes(windows) == [1, 3]
+        One that sounds like neither is in the one that most is spoken in.
+        """
+        spoken = {"en": 300.0, "de": 200.0}
+
+        assert decide({1: [({"de": 0.7, "en": 0.2}, 1.5)]}, spoken) == {1: "de"}
+        assert decide({1: [({"cy": 0.9}, 1.5)]}, spoken) == {1: "en"}
+
+    def test_short_answers_are_taken_together(self) -> None:
+        """Where nobody is certain, all of the call's speech decides together."""
+        votes = {
+            1: [({"en": 0.6, "cy": 0.3}, 2.0)],
+            2: [({"en": 0.5, "cy": 0.2}, 2.0)],
+            3: [({"cy": 0.4, "en": 0.3}, 1.0)],
+        }
+
+        assert decide(votes, {}) == {1: "en", 2: "en", 3: "en"}
+
+    def test_probes_are_the_longest_windows(self) -> None:
+        """As few windows as give enough speech, the longest first: not the first words."""
+        windows = [blank_window(seconds) for seconds in (2.0, 23.0, 15.0, 24.0)]
+
+        assert choose_probes(windows) == [3, 1]
         assert choose_probes(windows[:1]) == [0]
+        assert choose_probes(windows[:3]) == [1, 2, 0]
 
 
 def blank_window(seconds: float, *, pieces: int = 1) -> Window:

@@ -15,6 +15,8 @@ from callsd_worker.speech.vad import (
     VoiceDetector,
 )
 
+from .conftest import SAMPLE_CALL, decode
+
 
 def silence(seconds: float) -> Samples:
     """Digital silence."""
@@ -70,6 +72,27 @@ class TestSpeech:
 
         assert len(found) == 1
         assert 29 < found[0].start_sample / SAMPLE_RATE_HZ < 30.5
+
+    @pytest.mark.parametrize("level", [0.001, 0.003], ids=str)
+    @pytest.mark.parametrize("ripple_db", [0.0, 5.0], ids=["even", "uneven"])
+    def test_a_short_answer_is_heard_in_noise(self, level: float, ripple_db: float) -> None:
+        """An answer after half a minute of an open microphone's noise is an utterance.
+
+        The noise is not taken for a quiet speaker's voice: with its gain the answer was distorted
+        beyond recognition.
+        """
+        answer = decode(SAMPLE_CALL / "joe.ogg")[int(70.05 * SAMPLE_RATE_HZ) :][:SAMPLE_RATE_HZ]
+        random = np.random.default_rng(3)
+        track = level * random.standard_normal(60 * SAMPLE_RATE_HZ)
+        ripple = random.normal(0.0, ripple_db, 60 * 20)
+        track *= 10 ** (np.interp(np.arange(track.size) / 800, np.arange(ripple.size), ripple) / 20)
+        track[30 * SAMPLE_RATE_HZ :][: answer.size] += answer
+
+        found = find(track.astype(np.float32))
+
+        assert len(found) == 1
+        assert 29.5 < found[0].start_sample / SAMPLE_RATE_HZ < 30.5
+        assert found[0].voiced_seconds > 0.25
 
     def test_a_quiet_speaker_is_heard_and_raised(self, speech: Samples) -> None:
         """Speech 40 dB down is found, and handed on at a level recognisers know."""

@@ -2,6 +2,7 @@
 """What workers are told, and what their reports are taken for."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,13 @@ from callsd_daemon.domain.recording import (
     RecordingResult,
     RecordingSpec,
 )
-from callsd_daemon.domain.transcription import TRANSCRIPTION, Engine, TranscriptionResult
+from callsd_daemon.domain.transcription import (
+    TRANSCRIPTION,
+    Engine,
+    Track,
+    TranscriptionResult,
+    TranscriptionSpec,
+)
 from callsd_daemon.kinds import ModelFile, Role
 from callsd_daemon.kinds.recording import RecordingAssignment
 from callsd_daemon.kinds.transcription import TranscriptionAssignment
@@ -27,6 +34,7 @@ from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.slot import Endpoint
 from callsd_ipc.names import MAX_OUTCOME_BYTES, OUTCOME
 from callsd_ipc.v1 import worker_pb2
+from callsd_transcript.formats import Compaction
 from tests.helpers.jobs import SPEC
 
 
@@ -43,6 +51,11 @@ def page(*, fragment: str = "", headers: dict[str, str] | None = None) -> Record
         max_seconds=60.0,
         min_free_bytes=0,
     )
+
+
+def assigned(spec: TranscriptionSpec) -> TranscriptionAssignment:
+    """A transcription without files."""
+    return TranscriptionAssignment(spec=spec, media=(), model_files=(), threads=1)
 
 
 class TestBootstrap:
@@ -183,6 +196,36 @@ class TestAssignments:
         assert not told.HasField("recording")
         assert slot.files == {"media/0": open_media, "model/ct2/model.bin": open_model}
         assert SPEC.tracks[0].path not in str(told)
+
+    @pytest.mark.parametrize(
+        "rule", [None, Compaction(), Compaction(silence_seconds=0, max_seconds=0)], ids=repr
+    )
+    def test_files_of_a_transcription(self, rule: Compaction | None) -> None:
+        """How its files are written is told; two limits of 0 are not the same as none."""
+        spec = replace(SPEC, text_compaction=rule, webvtt_omit_speaker=True)
+
+        work = messages.assignment(assigned(spec)).transcription
+
+        assert work.webvtt_omit_speaker
+        assert work.HasField("text_compaction") is (rule is not None)
+        if rule is not None:
+            told = work.text_compaction
+            assert (told.silence_seconds, told.max_seconds) == (
+                rule.silence_seconds,
+                rule.max_seconds,
+            )
+
+    def test_speakers(self) -> None:
+        """Which tracks are of one speaker is told."""
+        tracks = (
+            Track(speaker="Maya", path="/calls/1.ogg", speaker_id="u1"),
+            Track(speaker="Joe", path="/calls/2.ogg"),
+            Track(speaker="Maya", path="/calls/3.ogg", speaker_id="u1", start_offset_seconds=60),
+        )
+
+        work = messages.assignment(assigned(replace(SPEC, tracks=tracks))).transcription
+
+        assert [track.speaker_id for track in work.tracks] == ["u1", "", "u1"]
 
     def test_a_recording_reads_nothing(self) -> None:
         """A recorder may read no file of the daemon's."""

@@ -7,6 +7,7 @@ from enum import StrEnum
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.mattermost import MattermostCall
 from callsd_daemon.domain.work import Result, Spec
+from callsd_transcript.formats import Compaction
 
 
 TRANSCRIPTION = "transcription"
@@ -48,6 +49,8 @@ class Track:
     """A recording job's id: the sound of what it has recorded."""
     start_offset_seconds: float = 0.0
     language: str = ""
+    speaker_id: str = ""
+    """Who the speaker is, if there may be other tracks of the same one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,8 @@ class TranscriptionSpec(Spec):
     vocabulary: tuple[str, ...] = ()
     formats: tuple[Format, ...] = tuple(Format)
     webvtt_omit_speaker: bool = False
+    text_compaction: Compaction | None = None
+    """When the text file joins segments; None: as usual."""
     call: MattermostCall | None = None
     """Into whose thread the transcript goes."""
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from callsd_daemon.domain import mattermost
 from callsd_daemon.domain.jobs import Job, Notice
+from callsd_daemon.domain.languages import LANGUAGES
 from callsd_daemon.domain.mattermost import MattermostCall, SiteSecrets
 from callsd_daemon.domain.recording import (
     PROFILES,
@@ -30,10 +31,11 @@ from callsd_daemon.domain.transcription import (
 from callsd_daemon.gateway.errors import HttpError
 from callsd_daemon.mattermost.work import JOB_TYPES
 from callsd_daemon.usecases.jobs import JobRequest
+from callsd_transcript.formats import Compaction
 
 
 MAX_DURATION_SECONDS = 7 * 86400.0
-MAX_NUMBER = 1_000_000
+MAX_NUMBER = 10_000_000
 """Larger ones mean nothing, and would not fit into messages."""
 MAX_RUNNER_CHARACTERS = 256
 
@@ -53,6 +55,12 @@ QUALITY_KEYS = {
 }
 """The plugin's names and ours; the ranges are the same."""
 
+COMPACTION_KEYS = {
+    "text_compact_silence_threshold_ms": "silence_seconds",
+    "text_compact_max_segment_duration_ms": "max_seconds",
+}
+"""The plugin's names and ours."""
+
 KINDS = {type_: kind for kind, type_ in JOB_TYPES.items()}
 
 CALL_KEYS = frozenset({"site_url", "call_id", "post_id", "auth_token"})
@@ -71,11 +79,12 @@ TRANSCRIBING_KEYS = CALL_KEYS | {
     "live_captions_num_threads_per_transcriber",
     "live_captions_language",
     "webvtt_omit_speaker",
-    "text_compact_silence_threshold_ms",
-    "text_compact_max_segment_duration_ms",
+    *COMPACTION_KEYS,
 }
 
-_LANGUAGE = re.compile(r"[a-z]{2}")
+MAX_COMPACTION_MS = 3_600_000
+
+_LANGUAGE = re.compile(r"([a-z]{2,3})(?:[-_][a-z0-9]+)*")
 
 SPEAKER = "Call"
 """Whose a transcript's words are that is made of a recording: who spoke is not known there."""
@@ -218,20 +227,21 @@ def recording(asked: Wanted) -> JobRequest:
 
 def transcription(asked: Wanted, recording_id: str, default_model: str) -> JobRequest:
     """The transcription that is wanted, of what the recording will have recorded."""
-    data = asked.data
-    language = data.get("language")
+    data, notices = asked.data, list(asked.notices)
+    tracks = (Track(speaker=SPEAKER, recording=recording_id),)
     threads = _number(data.get("num_threads")) or 0
     return JobRequest(
         kind=TRANSCRIPTION,
         spec=TranscriptionSpec(
-            tracks=(Track(speaker=SPEAKER, recording=recording_id),),
+            tracks=tracks,
             model=str(data.get("model_size") or default_model)[:64],
             threads=max(threads, 0),
-            language=language
-            if isinstance(language, str) and _LANGUAGE.fullmatch(language)
-            else "",
-            formats=(Format.VTT, Format.TEXT),
-            webvtt_omit_speaker=True,
+            language=_language(data, notices),
+            formats=_formats(data, notices),
+            # Of a recording nobody knows who speaks.
+            webvtt_omit_speaker=_is_set(data.get("webvtt_omit_speaker"))
+            or all(track.recording for track in tracks),
+            text_compaction=_compaction(data, notices),
             call=asked.call,
         ),
         secrets=SiteSecrets(token=asked.token),
@@ -240,7 +250,7 @@ def transcription(asked: Wanted, recording_id: str, default_model: str) -> JobRe
         is_owed=True,
         request_id=f"{TRANSCRIPTION}/{asked.call.job_id}",
         fingerprint=asked.fingerprint,
-        notices=asked.notices,
+        notices=tuple(notices),
     )
 
 
@@ -268,18 +278,69 @@ def choices(wish: JobRequest, model: str) -> Iterator[JobRequest]:
     )
 
 
+def _language(data: Mapping[str, Any], notices: list[Notice]) -> str:
+    """A code that a model may know, of "de", "DE" or "de-AT"; empty = to be detected."""
+    asked = data.get("language")
+    text = asked.strip().lower() if isinstance(asked, str) else ""
+    if text in ("", "auto"):
+        return ""
+    match = _LANGUAGE.fullmatch(text)
+    if match is not None and match[1] in LANGUAGES:
+        return match[1]
+    notices.append(
+        Notice(
+            code="INPUT_CHANGED",
+            message=f"language: {text[:40]} is not known, what is spoken is detected",
+        )
+    )
+    return ""
+
+
+def _formats(data: Mapping[str, Any], notices: list[Notice]) -> tuple[Format, ...]:
+    """Subtitles and text, as a call's thread gets both, whichever is asked for."""
+    formats = (Format.VTT, Format.TEXT)
+    asked = data.get("output_format")
+    if asked and asked not in (*formats, "text"):
+        notices.append(_changed("output_format", str(asked)[:40], "vtt with txt"))
+    return formats
+
+
+def _compaction(data: Mapping[str, Any], notices: list[Notice]) -> Compaction | None:
+    """None if neither limit is given."""
+    limits = dict[str, float]()
+    for key, name in COMPACTION_KEYS.items():
+        number = _integer(data.get(key))
+        if number is None:
+            continue
+        used = min(max(number, 0), MAX_COMPACTION_MS)
+        if used != number:
+            notices.append(_changed(key, number, used))
+        limits[name] = used / 1000
+    return Compaction(**limits) if limits else None
+
+
+def _is_set(value: object) -> bool:
+    """Whether it is true, be it written as text."""
+    return value is True or (isinstance(value, str) and value.strip().lower() in ("true", "1"))
+
+
 def _number(value: object) -> int | None:
     """An integer, be it written as one or as text; 0 and what is none count as not given."""
+    return _integer(value) or None
+
+
+def _integer(value: object) -> int | None:
+    """An integer, be it written as one or as text; None if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         number = int(float(value))
     except (ValueError, OverflowError):
         return None
-    return min(max(number, -MAX_NUMBER), MAX_NUMBER) or None
+    return min(max(number, -MAX_NUMBER), MAX_NUMBER)
 
 
-def _changed(key: str, asked: int, used: int) -> Notice:
+def _changed(key: str, asked: object, used: object) -> Notice:
     return Notice(code="INPUT_CHANGED", message=f"{key}: {asked} was asked for, {used} is used")
 
 

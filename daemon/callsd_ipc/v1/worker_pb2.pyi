@@ -815,6 +815,7 @@ class TranscriptionWork(_message.Message):
     VOCABULARY_FIELD_NUMBER: _builtins.int
     FORMATS_FIELD_NUMBER: _builtins.int
     WEBVTT_OMIT_SPEAKER_FIELD_NUMBER: _builtins.int
+    TEXT_COMPACTION_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Name of the model."""
     engine: _builtins.str
@@ -845,6 +846,10 @@ class TranscriptionWork(_message.Message):
     def formats(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """vtt, txt, srt, json."""
 
+    @_builtins.property
+    def text_compaction(self) -> Global___TextCompaction:
+        """When the text file joins segments; not set = as usual."""
+
     def __init__(
         self,
         *,
@@ -859,14 +864,41 @@ class TranscriptionWork(_message.Message):
         vocabulary: _abc.Iterable[_builtins.str] | None = ...,
         formats: _abc.Iterable[_builtins.str] | None = ...,
         webvtt_omit_speaker: _builtins.bool = ...,
+        text_compaction: Global___TextCompaction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["text_compaction", b"text_compaction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "formats", b"formats", "initial_prompt", b"initial_prompt", "language", b"language", "model_files", b"model_files", "model_name", b"model_name", "task", b"task", "threads", b"threads", "tracks", b"tracks", "vocabulary", b"vocabulary", "webvtt_omit_speaker", b"webvtt_omit_speaker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "formats", b"formats", "initial_prompt", b"initial_prompt", "language", b"language", "model_files", b"model_files", "model_name", b"model_name", "task", b"task", "text_compaction", b"text_compaction", "threads", b"threads", "tracks", b"tracks", "vocabulary", b"vocabulary", "webvtt_omit_speaker", b"webvtt_omit_speaker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TranscriptionWork: _TypeAlias = TranscriptionWork  # noqa: Y015
+
+@_typing.final
+class TextCompaction(_message.Message):
+    """When the text file joins segments of one speaker; both 0 = never."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SILENCE_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    silence_seconds: _builtins.float
+    """A pause of this length ends a block. Unit: seconds."""
+    max_seconds: _builtins.float
+    """A segment that begins so long after the block's start begins another. Unit: seconds."""
+    def __init__(
+        self,
+        *,
+        silence_seconds: _builtins.float = ...,
+        max_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_seconds", b"max_seconds", "silence_seconds", b"silence_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextCompaction: _TypeAlias = TextCompaction  # noqa: Y015
 
 @_typing.final
 class TrackWork(_message.Message):
@@ -877,22 +909,28 @@ class TrackWork(_message.Message):
     SPEAKER_FIELD_NUMBER: _builtins.int
     START_OFFSET_SECONDS_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
+    SPEAKER_ID_FIELD_NUMBER: _builtins.int
     speaker: _builtins.str
     """Name to show."""
     start_offset_seconds: _builtins.float
     """When the track begins, from the start of the call. Unit: seconds."""
     language: _builtins.str
     """ISO 639-1 code; empty = the job's."""
+    speaker_id: _builtins.str
+    """Tracks with the same one are of one speaker, whose language is detected in all of
+    them; empty = nobody else's.
+    """
     def __init__(
         self,
         *,
         speaker: _builtins.str = ...,
         start_offset_seconds: _builtins.float = ...,
         language: _builtins.str = ...,
+        speaker_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "speaker", b"speaker", "start_offset_seconds", b"start_offset_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "speaker", b"speaker", "speaker_id", b"speaker_id", "start_offset_seconds", b"start_offset_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,8 +11,10 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from av.error import FFmpegError
 
+from callsd_worker.media import opus_packet
 from callsd_worker.media.decode import SAMPLE_RATE_HZ, Block
 from callsd_worker.media.live import TOLERANCE_SAMPLES, Piece, TimeLine, joined
+from callsd_worker.media.opus_packet import OPUS_RATE_HZ
 
 
 MAX_HELD_PACKETS = 3
@@ -21,37 +23,19 @@ MAX_HELD_PACKETS = 3
 MAX_CONCEALED_SAMPLES = SAMPLE_RATE_HZ // 10
 """The codec fills up to 100 ms of lost audio by what was before; more would be invented."""
 
-MAX_PACKET_SAMPLES = SAMPLE_RATE_HZ * 120 // 1000
-"""RFC 6716: no packet is longer than 120 ms."""
-
-_OPUS_RATE_HZ = 48_000
-
-# Length of a frame for each of the 32 configurations (RFC 6716, table 2), at 16 kHz.
-_SILK, _HYBRID, _CELT = (160, 320, 640, 960), (160, 320), (40, 80, 160, 320)
-_FRAME_SAMPLES = _SILK * 3 + _HYBRID * 2 + _CELT * 4
+_RATIO = OPUS_RATE_HZ // SAMPLE_RATE_HZ
 
 _CODE_MASK = 0b11
-_CODE_COUNTED = 3
-"""Number of frames in the second byte; code 0 is one frame, 1 and 2 are two."""
-_COUNT_MASK = 0b11_1111
 
 
 def frame_samples(first_byte: int) -> int:
     """Length of each frame of a packet, in samples at 16 kHz."""
-    return _FRAME_SAMPLES[first_byte >> 3]
+    return opus_packet.frame_samples(first_byte) // _RATIO
 
 
 def packet_samples(packet: bytes) -> int:
     """Length of a packet in samples at 16 kHz, by its first bytes; 0 = not a packet."""
-    if not packet:
-        return 0
-    code = packet[0] & _CODE_MASK
-    if code == _CODE_COUNTED:
-        frames = packet[1] & _COUNT_MASK if len(packet) > 1 else 0
-    else:
-        frames = 1 if code == 0 else 2
-    length = frames * frame_samples(packet[0])
-    return length if length <= MAX_PACKET_SAMPLES else 0
+    return opus_packet.claimed_samples(packet) // _RATIO
 
 
 class OpusDecoder:
@@ -62,7 +46,7 @@ class OpusDecoder:
         self._codec = av.AudioCodecContext.create("libopus", "r")
         # The codec itself mixes two channels into one, which is cheaper than to do it afterwards.
         self._codec.layout = "mono"
-        self._codec.sample_rate = _OPUS_RATE_HZ
+        self._codec.sample_rate = OPUS_RATE_HZ
         self._codec.thread_count = 1
         self._resampler: AudioResampler | None = None
         self._line = TimeLine(start_sample)
@@ -151,7 +135,7 @@ class OpusDecoder:
         for frame in frames:
             # Positions are counted in samples; with timestamps the filter would fill holes itself.
             frame.pts = None
-            self._end_sample += frame.samples * SAMPLE_RATE_HZ // _OPUS_RATE_HZ
+            self._end_sample += frame.samples * SAMPLE_RATE_HZ // OPUS_RATE_HZ
             self._place(self._resampler.resample(frame), blocks)
         return True
 

@@ -45,6 +45,7 @@ def transcribe(session: Session, inputs: Inputs) -> None:
                 speaker=track.speaker,
                 start_offset_seconds=track.start_offset_seconds,
                 language=track.language,
+                speaker_id=track.speaker_id,
             )
             for number, track in enumerate(work.tracks)
         ],
@@ -61,6 +62,12 @@ def transcribe(session: Session, inputs: Inputs) -> None:
         should_stop=session.should_stop,
     )
     elapsed = time.monotonic() - began
+    compaction = None
+    if work.HasField("text_compaction"):
+        compaction = formats.Compaction(
+            silence_seconds=work.text_compaction.silence_seconds,
+            max_seconds=work.text_compaction.max_seconds,
+        )
     writers: dict[str, tuple[str, Callable[[], str]]] = {
         "vtt": (
             "text/vtt",
@@ -68,7 +75,7 @@ def transcribe(session: Session, inputs: Inputs) -> None:
                 transcript.segments, is_speaker_shown=not work.webvtt_omit_speaker
             ),
         ),
-        "txt": ("text/plain", lambda: formats.to_text(transcript.segments)),
+        "txt": ("text/plain", lambda: formats.to_text(transcript.segments, compaction=compaction)),
         "srt": ("application/x-subrip", lambda: formats.to_srt(transcript.segments)),
         "json": ("application/json", lambda: formats.to_json(transcript)),
     }

@@ -32,6 +32,15 @@ _SPEECH_POWER = 10.0 ** (-20.0 / 10.0)
 _MAX_GAIN = 100.0
 """40 dB, for a microphone turned nearly off. More would turn circuit noise into speech."""
 
+_LOUDER = 10.0
+"""10 dB above the measured level a moment is no longer amplified like the rest."""
+
+_MOMENT_FRAMES = 8
+"""A quarter of a second."""
+
+_SPEECH_OVER_NOISE = 2.5
+"""4 dB: frames of noise differ by less, syllables and the pauses between them by far more."""
+
 _LEVEL_DECAY_PER_SECOND = 0.95
 """Decay of the measured level after a loud moment: half in 13 s."""
 
@@ -153,23 +162,25 @@ class VoiceGate:
         power = frame_power(samples)
         loud = power >= self._floor_power
         self._follow_level(power[loud], power.size)
-        gain = _gain(self._level_power)
+        gains = _gains(power, self._level_power)
+        before_gain = gains[0]
         before = before[-CONTEXT_SAMPLES:]
         before = np.pad(before, (CONTEXT_SAMPLES - before.size, 0))
         probabilities = np.zeros(loud.size, dtype=np.float32)
         for begin, end in self._open_stretches(loud):
             if begin > 0:
                 before = samples[begin * FRAME_SAMPLES - CONTEXT_SAMPLES : begin * FRAME_SAMPLES]
-            piece = samples[begin * FRAME_SAMPLES : end * FRAME_SAMPLES]
+                before_gain = gains[begin * FRAME_SAMPLES - 1]
+            within = slice(begin * FRAME_SAMPLES, end * FRAME_SAMPLES)
             probabilities[begin:end] = self._detector.probabilities(
-                piece * gain, before * gain, self._state
+                samples[within] * gains[within], before * before_gain, self._state
             )
         return probabilities
 
     def _follow_level(self, loud_power: NDArray[np.float32], frames: int) -> None:
         self._level_power *= _LEVEL_DECAY_PER_SECOND ** (frames * FRAME_SECONDS)
         if loud_power.size:
-            self._level_power = max(self._level_power, float(np.percentile(loud_power, 90)))
+            self._level_power = max(self._level_power, _speech_level(loud_power))
 
     def _open_stretches(self, loud: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
         """Runs of frames, as (first, after), in which the gate is open.
@@ -340,6 +351,36 @@ def frame_power(samples: Samples) -> NDArray[np.float32]:
     frames = samples.reshape(-1, FRAME_SAMPLES)
     power: NDArray[np.float32] = np.einsum("ij,ij->i", frames, frames) / np.float32(FRAME_SAMPLES)
     return power
+
+
+def _speech_level(power: NDArray[np.float32]) -> float:
+    """The level of what may be speech in these frames; 0.0 if all is alike, as noise is.
+
+    A short answer after a long silence is too small a part to show in a percentile.
+    """
+    floor, level = np.percentile(power, (10, 90)).tolist()
+    if power.size <= _MOMENT_FRAMES or level > _SPEECH_OVER_NOISE * floor:
+        return float(level)
+    moments = np.lib.stride_tricks.sliding_window_view(power, _MOMENT_FRAMES)
+    moment = float(np.percentile(moments, 70, axis=1).max())
+    return moment if moment > _SPEECH_OVER_NOISE * floor else 0.0
+
+
+def _gains(power: NDArray[np.float32], level_power: float) -> Samples:
+    """The factor for each sample of these frames, at this level of the speaker.
+
+    A short answer after a long silence is a small part of what the level was measured in. With the
+    gain for the noise around it, it would be far too loud for the network, and not be heard.
+    """
+    usual = _gain(level_power)
+    around = np.lib.stride_tricks.sliding_window_view(
+        np.pad(power, _MOMENT_FRAMES, mode="edge"), 2 * _MOMENT_FRAMES + 1
+    ).max(axis=1)
+    if usual == 1.0 or not (around > _LOUDER * level_power).any():
+        return np.full(power.size * FRAME_SAMPLES, usual, dtype=np.float32)
+    frames = [_gain(peak) if peak > _LOUDER * level_power else usual for peak in around.tolist()]
+    middles = (np.arange(power.size) + 0.5) * FRAME_SAMPLES
+    return np.interp(np.arange(power.size * FRAME_SAMPLES), middles, frames).astype(np.float32)
 
 
 def _gain(power: float) -> np.float32:

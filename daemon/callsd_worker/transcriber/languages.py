@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which language each speaker speaks: decided once, from the speech available then."""
+"""Which language each speaker speaks: decided once, from speech of all of the speaker's tracks."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from callsd_worker.speech.engine import Engine
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.windows import Window
 
 
-PROBE_SECONDS = 15.0
-"""Speech pooled for one decision; the model itself looks at 30 s at most."""
+PROBE_SECONDS = 45.0
+"""Speech pooled for one decision: three windows of ordinary length, so that one that is odd, such
+as a greeting in another language, is outvoted."""
+
+MAX_WAITING_SECONDS = 450.0
+"""Speech, of all speakers, that waits in memory for more of the same speaker's."""
 
 CERTAIN_PROBABILITY = 0.5
 CERTAIN_SECONDS = 4.0
 """Less speech, or a lower probability, decides nothing: "yes" is a word of many languages."""
+
+Speaker = TypeVar("Speaker", bound=Hashable)
 
 Vote = tuple[Mapping[str, float], float]
 """Probabilities of the languages in a window, and its seconds."""
@@ -53,40 +60,44 @@ def choose_probes(windows: Sequence[Window]) -> list[int]:
     return chosen
 
 
-def decide(votes: Mapping[int, Iterable[Vote]], decided: Mapping[int, str]) -> dict[int, str]:
-    """A language for each track that voted.
+def decide(
+    votes: Mapping[Speaker, Iterable[Vote]], spoken: Mapping[str, float]
+) -> dict[Speaker, str]:
+    """A language for each speaker with votes.
 
-    `decided` has the tracks known before. A track that is not certain by itself gets the language
-    of the rest of the call.
+    `spoken` has the seconds of speech of those whose languages are known. Who is not certain alone
+    speaks one of the languages of the rest of the call: what it sounds like counts, and how much
+    each of them is spoken.
     """
-    scores: dict[int, dict[str, float]] = {}
-    seconds_of: dict[int, float] = {}
-    for track, track_votes in votes.items():
-        pooled: dict[str, float] = defaultdict(float)
-        total = 0.0
-        for probabilities, seconds in track_votes:
-            total += seconds
-            for language, probability in probabilities.items():
-                pooled[language] += probability * seconds
-        scores[track] = {language: score / total for language, score in pooled.items()}
-        seconds_of[track] = total
-
-    def is_certain(track: int) -> bool:
-        return (
-            seconds_of[track] >= CERTAIN_SECONDS
-            and max(scores[track].values()) >= CERTAIN_PROBABILITY
-        )
-
-    result = {
-        track: max(score, key=score.__getitem__)
-        for track, score in scores.items()
-        if is_certain(track)
-    }
-    spoken: dict[str, float] = defaultdict(float)
-    for track, language in (*decided.items(), *result.items()):
-        spoken[language] += seconds_of.get(track, CERTAIN_SECONDS)
-    for track, score in scores.items():
-        if track not in result:
-            candidates = spoken or score
-            result[track] = max(candidates, key=candidates.__getitem__)
+    heard = {speaker: _pooled(own) for speaker, own in votes.items()}
+    result = {}
+    shares = defaultdict[str, float](float, {one: part for one, part in spoken.items() if part > 0})
+    for speaker, (scores, seconds) in heard.items():
+        language = max(scores, key=scores.__getitem__)
+        if seconds >= CERTAIN_SECONDS and scores[language] >= CERTAIN_PROBABILITY:
+            result[speaker] = language
+            shares[language] += seconds
+    if not shares:
+        # Nobody is certain, but all together may be.
+        for scores, seconds in heard.values():
+            for language, probability in scores.items():
+                shares[language] += probability * seconds
+    for speaker, (scores, _) in heard.items():
+        if speaker not in result:
+            fit = {
+                language: scores.get(language, 0.0) * share for language, share in shares.items()
+            }
+            likely = fit if any(fit.values()) else shares
+            result[speaker] = max(likely, key=likely.__getitem__)
     return result
+
+
+def _pooled(votes: Iterable[Vote]) -> tuple[dict[str, float], float]:
+    """The probabilities in all windows of a speaker, which count by their length."""
+    scores: dict[str, float] = defaultdict(float)
+    total = 0.0
+    for probabilities, seconds in votes:
+        total += seconds
+        for language, probability in probabilities.items():
+            scores[language] += probability * seconds
+    return {language: score / total for language, score in scores.items()}, total

@@ -12,10 +12,18 @@ from callsd_transcript.transcript import Segment, TrackResult, Transcript, Word
 from callsd_worker.speech.engine import DecodeOptions, Encoded
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.loading import ModelFiles, clamp_threads, load_engine
-from callsd_worker.transcriber.languages import Vote, check_language, choose_probes, decide
+from callsd_worker.transcriber.languages import (
+    MAX_WAITING_SECONDS,
+    PROBE_SECONDS,
+    Vote,
+    check_language,
+    choose_probes,
+    decide,
+)
 from callsd_worker.transcriber.progress import Meter
 from callsd_worker.transcriber.reading import (
     OwnedWindow,
+    SpeakerKey,
     TrackState,
     open_tracks,
     refuse_if_all_failed,
@@ -60,12 +68,12 @@ def transcribe(
     meter.enter("loading")
     threads, notices = clamp_threads(settings.threads)
     states = open_tracks(tracks, meter)
-    recogniser = _Recogniser(settings, threads=threads, meter=meter)
+    recogniser = _Recogniser(settings, states, threads=threads, meter=meter)
     for state in states:
         state.language = recogniser.given_language(state.track)
     meter.enter("decoding")
-    for windows in rounds(states, meter, notices):
-        recogniser.recognise(windows)
+    for windows, is_last in rounds(states, meter, notices):
+        recogniser.recognise(windows, is_last=is_last)
     refuse_if_all_failed(states)
     meter.finish()
     return _transcript(states, recogniser.engine_name, notices)
@@ -74,9 +82,13 @@ def transcribe(
 class _Recogniser:
     """The loaded engine; sorts windows into batches for it."""
 
-    def __init__(self, settings: Settings, *, threads: int, meter: Meter) -> None:
+    def __init__(
+        self, settings: Settings, states: list[TrackState], *, threads: int, meter: Meter
+    ) -> None:
         self._settings = settings
+        self._states = states
         self._meter = meter
+        self._waiting: list[OwnedWindow] = []
         self._engine = load_engine(
             settings.model,
             engine=settings.engine,
@@ -97,8 +109,14 @@ class _Recogniser:
         )
         return given if self._engine.is_multilingual else "en"
 
-    def recognise(self, windows: list[OwnedWindow]) -> None:
-        """Recognise one round, and add the segments to their tracks."""
+    def recognise(self, windows: list[OwnedWindow], *, is_last: bool) -> None:
+        """Recognise one round, and add the segments to their tracks.
+
+        What is too little to tell the speaker's language is kept for a later round.
+        """
+        windows = self._ready(self._waiting + windows, is_last=is_last)
+        if not windows:
+            return
         self._meter.begin_round(sum(window.seconds for _, window in windows))
         by_language: dict[str, list[OwnedWindow]] = defaultdict(list)
         for state, window in self._probe_languages(windows):
@@ -108,18 +126,38 @@ class _Recogniser:
                 self._recognise_batch(batch, self._encode(batch))
         self._meter.end_round()
 
+    def _ready(self, windows: list[OwnedWindow], *, is_last: bool) -> list[OwnedWindow]:
+        """The windows of speakers whose language is known, or can be decided now; others wait."""
+        self._waiting = []
+        if is_last:
+            return windows
+        waiting = set[SpeakerKey]()
+        waiting_seconds = 0.0
+        for speaker, own in _undecided(windows).items():
+            seconds = sum(window.seconds for _, window in own)
+            if seconds < PROBE_SECONDS and waiting_seconds + seconds <= MAX_WAITING_SECONDS:
+                waiting.add(speaker)
+                waiting_seconds += seconds
+                self._waiting += own
+        return [
+            (state, window)
+            for state, window in windows
+            if state.language or state.speaker not in waiting
+        ]
+
     def _probe_languages(self, windows: list[OwnedWindow]) -> list[OwnedWindow]:
         """Detect missing languages, and recognise the windows used for that.
 
         Returns the windows that remain.
         """
-        probes: list[OwnedWindow] = []
-        for state in _unique(state for state, _ in windows if not state.language):
-            own = [window for owner, window in windows if owner is state]
-            probes += [(state, own[at]) for at in choose_probes(own)]
+        probes = [
+            own[at]
+            for own in _undecided(windows).values()
+            for at in choose_probes([window for _, window in own])
+        ]
         if not probes:
             return windows
-        votes: dict[int, list[Vote]] = defaultdict(list)
+        votes: dict[SpeakerKey, list[Vote]] = defaultdict(list)
         encodings = []
         for batch in self._batches(probes):
             encoded = self._encode(batch)
@@ -127,11 +165,10 @@ class _Recogniser:
             for (state, window), probabilities in zip(
                 batch, self._engine.detect_language(encoded), strict=True
             ):
-                votes[id(state)].append((probabilities, window.seconds))
-        known = {id(state): state.language for state, _ in windows if state.language}
-        languages = decide(votes, known)
-        for state, _ in probes:
-            state.language = languages[id(state)]
+                votes[state.speaker].append((probabilities, window.seconds))
+        languages = decide(votes, _spoken(self._states))
+        for state in self._states:
+            state.language = state.language or languages.get(state.speaker, "")
         for batch, encoded in encodings:
             self._recognise_batch(batch, encoded)
         used = {id(window) for _, window in probes}
@@ -185,8 +222,22 @@ class _Recogniser:
         )
 
 
-def _unique(items: Iterator[TrackState]) -> list[TrackState]:
-    return list({id(item): item for item in items}.values())
+def _undecided(windows: list[OwnedWindow]) -> dict[SpeakerKey, list[OwnedWindow]]:
+    """The windows of each speaker whose language is not known."""
+    found: dict[SpeakerKey, list[OwnedWindow]] = defaultdict(list)
+    for state, window in windows:
+        if not state.language:
+            found[state.speaker].append((state, window))
+    return found
+
+
+def _spoken(states: list[TrackState]) -> dict[str, float]:
+    """Seconds of speech in each language that is known."""
+    spoken: dict[str, float] = defaultdict(float)
+    for state in states:
+        if state.language and state.speech_seconds:
+            spoken[state.language] += state.speech_seconds
+    return spoken
 
 
 def _transcript(
@@ -196,10 +247,7 @@ def _transcript(
         (segment for state in states for segment in state.segments),
         key=lambda segment: segment.start_seconds,
     )
-    spoken: dict[str, float] = defaultdict(float)
-    for state in states:
-        if state.speech_seconds:
-            spoken[state.language] += state.speech_seconds
+    spoken = _spoken(states)
     return Transcript(
         segments=tuple(segments),
         tracks=tuple(

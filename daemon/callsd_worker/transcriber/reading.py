@@ -20,11 +20,16 @@ ROUND_SPEECH_SECONDS = 900.0
 """Speech in memory at a time (58 MB): enough for good batches, whatever the length of the call."""
 
 
+SpeakerKey = tuple[str, int]
+"""The same for all tracks of one speaker."""
+
+
 @dataclass(slots=True)
 class TrackState:
     """One track, with its results so far."""
 
     track: Track
+    speaker: SpeakerKey
     declared_seconds: float = 0.0
     duration_seconds: float = 0.0
     speech_seconds: float = 0.0
@@ -43,7 +48,10 @@ def open_tracks(tracks: Sequence[Track], meter: Meter) -> list[TrackState]:
     """
     if not tracks:
         raise SpeechError(SpeechReason.INPUT_INVALID, "no tracks given; name at least one file")
-    states = [TrackState(track=track) for track in tracks]
+    states = [
+        TrackState(track=track, speaker=speaker_key(track, number))
+        for number, track in enumerate(tracks)
+    ]
     for state in states:
         meter.check()
         try:
@@ -61,6 +69,11 @@ def open_tracks(tracks: Sequence[Track], meter: Meter) -> list[TrackState]:
     return states
 
 
+def speaker_key(track: Track, number: int) -> SpeakerKey:
+    """Whose the track is; `number` is its place among the tracks."""
+    return (track.speaker_id, 0) if track.speaker_id else ("", number)
+
+
 def refuse_if_all_failed(states: Sequence[TrackState]) -> None:
     """Raises SpeechError INPUT_INVALID if no track is left."""
     if all(state.failure for state in states):
@@ -72,8 +85,8 @@ def refuse_if_all_failed(states: Sequence[TrackState]) -> None:
 
 def rounds(
     states: Sequence[TrackState], meter: Meter, notices: list[tuple[str, str]]
-) -> Iterator[list[OwnedWindow]]:
-    """Windows of all tracks, at most ROUND_SPEECH_SECONDS at a time.
+) -> Iterator[tuple[list[OwnedWindow], bool]]:
+    """Windows of all tracks, at most ROUND_SPEECH_SECONDS at a time, and whether they are the last.
 
     Sets `duration_seconds`, `speech_seconds` and `failure` of the states, and adds to `notices`.
     """
@@ -89,12 +102,11 @@ def rounds(
                 collected.append((state, window))
                 seconds += window.seconds
                 if seconds >= ROUND_SPEECH_SECONDS:
-                    yield collected
+                    yield collected, False
                     collected, seconds = [], 0.0
         except MediaError as error:
             state.failure = str(error)
-    if collected:
-        yield collected
+    yield collected, True
 
 
 def _windows(

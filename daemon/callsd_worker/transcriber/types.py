@@ -17,6 +17,8 @@ class Track:
     """When the track begins in the call."""
     language: str = ""
     """Whisper's code; empty: the job's language, and if that is empty, too, it is detected."""
+    speaker_id: str = ""
+    """Tracks with the same one are of one speaker; empty: nobody else's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ const PERIOD_SECONDS = 2.01; // five in turn fall anywhere between two frames, o
 const FLASH_SECONDS = 0.1;
 const BEEP_SECONDS = 0.08;
 const BEEP_HZ = 1000;
+const CAPTION_SECONDS = 5;
 const RETRY_SECONDS = 1;
 const GIVE_UP_SECONDS = 30;
 
@@ -92,6 +93,9 @@ class CallsClient {
         console.error("join failed", data.data);
         this.disconnect();
         break;
+      case `${PREFIX}caption`:
+        if (data.channel_id === callID) showCaption(data, this.token);
+        break;
       case `${PREFIX}job_stop`:
         if (data.job_id === jobID) this.disconnect();
         break;
@@ -126,6 +130,28 @@ function play() {
     document.body.append(audio);
   }
   startBeeps();
+}
+
+// As in the clients of a call: each speaker's newest caption, for five seconds.
+const captions = new Map();
+
+function showCaption({ session_id: sessionID, text }, token) {
+  let caption = captions.get(sessionID);
+  if (!caption) {
+    caption = { line: document.createElement("p"), name: "…", text, timer: 0 };
+    captions.set(sessionID, caption);
+    get(`/bot/calls/${callID}/sessions/${sessionID}/profile`, token)
+      .then((user) => {
+        caption.name = `${user.first_name} ${user.last_name}`.trim() || user.username;
+        caption.line.textContent = `${caption.name}: ${caption.text}`;
+      })
+      .catch((error) => console.warn(String(error)));
+  }
+  caption.text = text;
+  caption.line.textContent = `${caption.name}: ${text}`;
+  document.querySelector("#captions").append(caption.line);
+  clearTimeout(caption.timer);
+  caption.timer = setTimeout(() => caption.line.remove(), CAPTION_SECONDS * 1000);
 }
 
 function startPicture() {

@@ -227,6 +227,9 @@ type TranscriptionSpec struct {
 	// Put the transcript into the thread of this call. Needs the formats VTT and TEXT.
 	// Default: it is only kept here.
 	MattermostCall *MattermostCall `protobuf:"bytes,11,opt,name=mattermost_call,json=mattermostCall,proto3" json:"mattermost_call,omitempty"`
+	// When the text file joins segments of one speaker into a block. Default: as its
+	// fields' defaults say.
+	TextCompaction *TextCompaction `protobuf:"bytes,12,opt,name=text_compaction,json=textCompaction,proto3" json:"text_compaction,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -338,6 +341,71 @@ func (x *TranscriptionSpec) GetMattermostCall() *MattermostCall {
 	return nil
 }
 
+func (x *TranscriptionSpec) GetTextCompaction() *TextCompaction {
+	if x != nil {
+		return x.TextCompaction
+	}
+	return nil
+}
+
+// When a segment joins the block before it, in the text file: when that is of the same
+// speaker, and both of these allow it. With both 0 none joins.
+type TextCompaction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It begins less than this after the segment before it has ended. Range 0 to 1 hour.
+	// Default: 2 s.
+	Silence *durationpb.Duration `protobuf:"bytes,1,opt,name=silence,proto3" json:"silence,omitempty"`
+	// It begins less than this after the block has begun. Range 0 to 1 hour.
+	// Default: 10 s.
+	MaxDuration   *durationpb.Duration `protobuf:"bytes,2,opt,name=max_duration,json=maxDuration,proto3" json:"max_duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TextCompaction) Reset() {
+	*x = TextCompaction{}
+	mi := &file_callsd_v1_transcription_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TextCompaction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TextCompaction) ProtoMessage() {}
+
+func (x *TextCompaction) ProtoReflect() protoreflect.Message {
+	mi := &file_callsd_v1_transcription_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TextCompaction.ProtoReflect.Descriptor instead.
+func (*TextCompaction) Descriptor() ([]byte, []int) {
+	return file_callsd_v1_transcription_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TextCompaction) GetSilence() *durationpb.Duration {
+	if x != nil {
+		return x.Silence
+	}
+	return nil
+}
+
+func (x *TextCompaction) GetMaxDuration() *durationpb.Duration {
+	if x != nil {
+		return x.MaxDuration
+	}
+	return nil
+}
+
 // One speaker's sound.
 type Track struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -362,7 +430,7 @@ type Track struct {
 
 func (x *Track) Reset() {
 	*x = Track{}
-	mi := &file_callsd_v1_transcription_proto_msgTypes[1]
+	mi := &file_callsd_v1_transcription_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +442,7 @@ func (x *Track) String() string {
 func (*Track) ProtoMessage() {}
 
 func (x *Track) ProtoReflect() protoreflect.Message {
-	mi := &file_callsd_v1_transcription_proto_msgTypes[1]
+	mi := &file_callsd_v1_transcription_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +455,7 @@ func (x *Track) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Track.ProtoReflect.Descriptor instead.
 func (*Track) Descriptor() ([]byte, []int) {
-	return file_callsd_v1_transcription_proto_rawDescGZIP(), []int{1}
+	return file_callsd_v1_transcription_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Track) GetMedia() isTrack_Media {
@@ -495,7 +563,7 @@ type TranscriptionResult struct {
 
 func (x *TranscriptionResult) Reset() {
 	*x = TranscriptionResult{}
-	mi := &file_callsd_v1_transcription_proto_msgTypes[2]
+	mi := &file_callsd_v1_transcription_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -507,7 +575,7 @@ func (x *TranscriptionResult) String() string {
 func (*TranscriptionResult) ProtoMessage() {}
 
 func (x *TranscriptionResult) ProtoReflect() protoreflect.Message {
-	mi := &file_callsd_v1_transcription_proto_msgTypes[2]
+	mi := &file_callsd_v1_transcription_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -520,7 +588,7 @@ func (x *TranscriptionResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TranscriptionResult.ProtoReflect.Descriptor instead.
 func (*TranscriptionResult) Descriptor() ([]byte, []int) {
-	return file_callsd_v1_transcription_proto_rawDescGZIP(), []int{2}
+	return file_callsd_v1_transcription_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TranscriptionResult) GetTracks() []*TrackResult {
@@ -593,7 +661,7 @@ type TrackResult struct {
 
 func (x *TrackResult) Reset() {
 	*x = TrackResult{}
-	mi := &file_callsd_v1_transcription_proto_msgTypes[3]
+	mi := &file_callsd_v1_transcription_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -605,7 +673,7 @@ func (x *TrackResult) String() string {
 func (*TrackResult) ProtoMessage() {}
 
 func (x *TrackResult) ProtoReflect() protoreflect.Message {
-	mi := &file_callsd_v1_transcription_proto_msgTypes[3]
+	mi := &file_callsd_v1_transcription_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -618,7 +686,7 @@ func (x *TrackResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackResult.ProtoReflect.Descriptor instead.
 func (*TrackResult) Descriptor() ([]byte, []int) {
-	return file_callsd_v1_transcription_proto_rawDescGZIP(), []int{3}
+	return file_callsd_v1_transcription_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TrackResult) GetSpeaker() string {
@@ -667,7 +735,7 @@ var File_callsd_v1_transcription_proto protoreflect.FileDescriptor
 
 const file_callsd_v1_transcription_proto_rawDesc = "" +
 	"\n" +
-	"\x1dcallsd/v1/transcription.proto\x12\tcallsd.v1\x1a\x15callsd/v1/error.proto\x1a\x1acallsd/v1/mattermost.proto\x1a\x1egoogle/protobuf/duration.proto\"\xef\x03\n" +
+	"\x1dcallsd/v1/transcription.proto\x12\tcallsd.v1\x1a\x15callsd/v1/error.proto\x1a\x1acallsd/v1/mattermost.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb3\x04\n" +
 	"\x11TranscriptionSpec\x12(\n" +
 	"\x06tracks\x18\x01 \x03(\v2\x10.callsd.v1.TrackR\x06tracks\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12/\n" +
@@ -682,9 +750,13 @@ const file_callsd_v1_transcription_proto_rawDesc = "" +
 	"\aformats\x18\t \x03(\x0e2\x1b.callsd.v1.TranscriptFormatR\aformats\x12.\n" +
 	"\x13webvtt_omit_speaker\x18\n" +
 	" \x01(\bR\x11webvttOmitSpeaker\x12B\n" +
-	"\x0fmattermost_call\x18\v \x01(\v2\x19.callsd.v1.MattermostCallR\x0emattermostCallB\n" +
+	"\x0fmattermost_call\x18\v \x01(\v2\x19.callsd.v1.MattermostCallR\x0emattermostCall\x12B\n" +
+	"\x0ftext_compaction\x18\f \x01(\v2\x19.callsd.v1.TextCompactionR\x0etextCompactionB\n" +
 	"\n" +
-	"\b_threads\"\xd4\x01\n" +
+	"\b_threads\"\x83\x01\n" +
+	"\x0eTextCompaction\x123\n" +
+	"\asilence\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\asilence\x12<\n" +
+	"\fmax_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vmaxDuration\"\xd4\x01\n" +
 	"\x05Track\x12\x14\n" +
 	"\x04path\x18\x01 \x01(\tH\x00R\x04path\x12\x18\n" +
 	"\x06upload\x18\x02 \x01(\tH\x00R\x06upload\x12\x1e\n" +
@@ -739,37 +811,41 @@ func file_callsd_v1_transcription_proto_rawDescGZIP() []byte {
 }
 
 var file_callsd_v1_transcription_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_callsd_v1_transcription_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_callsd_v1_transcription_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_callsd_v1_transcription_proto_goTypes = []any{
 	(SpeechEngine)(0),           // 0: callsd.v1.SpeechEngine
 	(TranscriptionTask)(0),      // 1: callsd.v1.TranscriptionTask
 	(TranscriptFormat)(0),       // 2: callsd.v1.TranscriptFormat
 	(*TranscriptionSpec)(nil),   // 3: callsd.v1.TranscriptionSpec
-	(*Track)(nil),               // 4: callsd.v1.Track
-	(*TranscriptionResult)(nil), // 5: callsd.v1.TranscriptionResult
-	(*TrackResult)(nil),         // 6: callsd.v1.TrackResult
-	(*MattermostCall)(nil),      // 7: callsd.v1.MattermostCall
-	(*durationpb.Duration)(nil), // 8: google.protobuf.Duration
-	(ErrorReason)(0),            // 9: callsd.v1.ErrorReason
+	(*TextCompaction)(nil),      // 4: callsd.v1.TextCompaction
+	(*Track)(nil),               // 5: callsd.v1.Track
+	(*TranscriptionResult)(nil), // 6: callsd.v1.TranscriptionResult
+	(*TrackResult)(nil),         // 7: callsd.v1.TrackResult
+	(*MattermostCall)(nil),      // 8: callsd.v1.MattermostCall
+	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
+	(ErrorReason)(0),            // 10: callsd.v1.ErrorReason
 }
 var file_callsd_v1_transcription_proto_depIdxs = []int32{
-	4,  // 0: callsd.v1.TranscriptionSpec.tracks:type_name -> callsd.v1.Track
+	5,  // 0: callsd.v1.TranscriptionSpec.tracks:type_name -> callsd.v1.Track
 	0,  // 1: callsd.v1.TranscriptionSpec.engine:type_name -> callsd.v1.SpeechEngine
 	1,  // 2: callsd.v1.TranscriptionSpec.task:type_name -> callsd.v1.TranscriptionTask
 	2,  // 3: callsd.v1.TranscriptionSpec.formats:type_name -> callsd.v1.TranscriptFormat
-	7,  // 4: callsd.v1.TranscriptionSpec.mattermost_call:type_name -> callsd.v1.MattermostCall
-	8,  // 5: callsd.v1.Track.start_offset:type_name -> google.protobuf.Duration
-	6,  // 6: callsd.v1.TranscriptionResult.tracks:type_name -> callsd.v1.TrackResult
-	0,  // 7: callsd.v1.TranscriptionResult.engine:type_name -> callsd.v1.SpeechEngine
-	8,  // 8: callsd.v1.TranscriptionResult.audio_duration:type_name -> google.protobuf.Duration
-	8,  // 9: callsd.v1.TrackResult.duration:type_name -> google.protobuf.Duration
-	8,  // 10: callsd.v1.TrackResult.speech_duration:type_name -> google.protobuf.Duration
-	9,  // 11: callsd.v1.TrackResult.failure_reason:type_name -> callsd.v1.ErrorReason
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	8,  // 4: callsd.v1.TranscriptionSpec.mattermost_call:type_name -> callsd.v1.MattermostCall
+	4,  // 5: callsd.v1.TranscriptionSpec.text_compaction:type_name -> callsd.v1.TextCompaction
+	9,  // 6: callsd.v1.TextCompaction.silence:type_name -> google.protobuf.Duration
+	9,  // 7: callsd.v1.TextCompaction.max_duration:type_name -> google.protobuf.Duration
+	9,  // 8: callsd.v1.Track.start_offset:type_name -> google.protobuf.Duration
+	7,  // 9: callsd.v1.TranscriptionResult.tracks:type_name -> callsd.v1.TrackResult
+	0,  // 10: callsd.v1.TranscriptionResult.engine:type_name -> callsd.v1.SpeechEngine
+	9,  // 11: callsd.v1.TranscriptionResult.audio_duration:type_name -> google.protobuf.Duration
+	9,  // 12: callsd.v1.TrackResult.duration:type_name -> google.protobuf.Duration
+	9,  // 13: callsd.v1.TrackResult.speech_duration:type_name -> google.protobuf.Duration
+	10, // 14: callsd.v1.TrackResult.failure_reason:type_name -> callsd.v1.ErrorReason
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_callsd_v1_transcription_proto_init() }
@@ -780,7 +856,7 @@ func file_callsd_v1_transcription_proto_init() {
 	file_callsd_v1_error_proto_init()
 	file_callsd_v1_mattermost_proto_init()
 	file_callsd_v1_transcription_proto_msgTypes[0].OneofWrappers = []any{}
-	file_callsd_v1_transcription_proto_msgTypes[1].OneofWrappers = []any{
+	file_callsd_v1_transcription_proto_msgTypes[2].OneofWrappers = []any{
 		(*Track_Path)(nil),
 		(*Track_Upload)(nil),
 		(*Track_Recording)(nil),
@@ -791,7 +867,7 @@ func file_callsd_v1_transcription_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_callsd_v1_transcription_proto_rawDesc), len(file_callsd_v1_transcription_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

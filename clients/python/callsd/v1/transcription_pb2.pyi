@@ -126,6 +126,7 @@ class TranscriptionSpec(_message.Message):
     FORMATS_FIELD_NUMBER: _builtins.int
     WEBVTT_OMIT_SPEAKER_FIELD_NUMBER: _builtins.int
     MATTERMOST_CALL_FIELD_NUMBER: _builtins.int
+    TEXT_COMPACTION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of a model that is present on the server, such as "base". Default: the
     server's default model.
@@ -166,6 +167,12 @@ class TranscriptionSpec(_message.Message):
         Default: it is only kept here.
         """
 
+    @_builtins.property
+    def text_compaction(self) -> Global___TextCompaction:
+        """When the text file joins segments of one speaker into a block. Default: as its
+        fields' defaults say.
+        """
+
     def __init__(
         self,
         *,
@@ -180,16 +187,53 @@ class TranscriptionSpec(_message.Message):
         formats: _abc.Iterable[Global___TranscriptFormat.ValueType] | None = ...,
         webvtt_omit_speaker: _builtins.bool = ...,
         mattermost_call: _mattermost_pb2.MattermostCall | None = ...,
+        text_compaction: Global___TextCompaction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_threads", b"_threads", "mattermost_call", b"mattermost_call", "threads", b"threads"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_threads", b"_threads", "mattermost_call", b"mattermost_call", "text_compaction", b"text_compaction", "threads", b"threads"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threads", b"_threads", "engine", b"engine", "formats", b"formats", "initial_prompt", b"initial_prompt", "language", b"language", "mattermost_call", b"mattermost_call", "model", b"model", "task", b"task", "threads", b"threads", "tracks", b"tracks", "vocabulary", b"vocabulary", "webvtt_omit_speaker", b"webvtt_omit_speaker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threads", b"_threads", "engine", b"engine", "formats", b"formats", "initial_prompt", b"initial_prompt", "language", b"language", "mattermost_call", b"mattermost_call", "model", b"model", "task", b"task", "text_compaction", b"text_compaction", "threads", b"threads", "tracks", b"tracks", "vocabulary", b"vocabulary", "webvtt_omit_speaker", b"webvtt_omit_speaker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__threads: _TypeAlias = _typing.Literal["threads"]  # noqa: Y015
     _WhichOneofArgType__threads: _TypeAlias = _typing.Literal["_threads", b"_threads"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__threads) -> _WhichOneofReturnType__threads | None: ...
 
 Global___TranscriptionSpec: _TypeAlias = TranscriptionSpec  # noqa: Y015
+
+@_typing.final
+class TextCompaction(_message.Message):
+    """When a segment joins the block before it, in the text file: when that is of the same
+    speaker, and both of these allow it. With both 0 none joins.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SILENCE_FIELD_NUMBER: _builtins.int
+    MAX_DURATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def silence(self) -> _duration_pb2.Duration:
+        """It begins less than this after the segment before it has ended. Range 0 to 1 hour.
+        Default: 2 s.
+        """
+
+    @_builtins.property
+    def max_duration(self) -> _duration_pb2.Duration:
+        """It begins less than this after the block has begun. Range 0 to 1 hour.
+        Default: 10 s.
+        """
+
+    def __init__(
+        self,
+        *,
+        silence: _duration_pb2.Duration | None = ...,
+        max_duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_duration", b"max_duration", "silence", b"silence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_duration", b"max_duration", "silence", b"silence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextCompaction: _TypeAlias = TextCompaction  # noqa: Y015
 
 @_typing.final
 class Track(_message.Message):

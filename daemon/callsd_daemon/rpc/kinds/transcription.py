@@ -17,6 +17,7 @@ from callsd_daemon.kinds.transcription import Transcription
 from callsd_daemon.rpc.convert import ENGINES, REASONS, duration
 from callsd_daemon.rpc.kinds import mattermost
 from callsd_daemon.rpc.problems import CONTROL_IN_PROMPT, MAX_SPEAKER_CHARACTERS, Problems
+from callsd_transcript.formats import Compaction
 
 
 MAX_TRACKS = 256
@@ -25,6 +26,7 @@ MAX_VOCABULARY = 100
 MAX_WORD_CHARACTERS = 100
 MAX_PATH_CHARACTERS = 4096
 MAX_OFFSET_SECONDS = 30 * 86400.0
+MAX_COMPACTION_SECONDS = 3600.0
 
 JOB = re.compile(r"jobs/([a-z0-9]{8,40})")
 UPLOAD = re.compile(r"uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
@@ -81,6 +83,7 @@ def parse(
         vocabulary=tuple(message.vocabulary),
         formats=formats,
         webvtt_omit_speaker=message.webvtt_omit_speaker,
+        text_compaction=_parse_compaction(problems, f"{at}.text_compaction", message),
         call=call,
     )
     return spec, secrets
@@ -111,6 +114,25 @@ def _parse_formats(
         elif FORMAT_OF[wanted] not in formats:
             formats.append(FORMAT_OF[wanted])
     return tuple(formats) or tuple(Format)
+
+
+def _parse_compaction(
+    problems: Problems, at: str, message: transcription_pb2.TranscriptionSpec
+) -> Compaction | None:
+    """What is not said is as usual."""
+    if not message.HasField("text_compaction"):
+        return None
+    asked, usual = message.text_compaction, Compaction()
+    silence_seconds, max_seconds = usual.silence_seconds, usual.max_seconds
+    if asked.HasField("silence"):
+        silence_seconds = problems.seconds(
+            f"{at}.silence", asked.silence, 0, MAX_COMPACTION_SECONDS
+        )
+    if asked.HasField("max_duration"):
+        max_seconds = problems.seconds(
+            f"{at}.max_duration", asked.max_duration, 0, MAX_COMPACTION_SECONDS
+        )
+    return Compaction(silence_seconds=silence_seconds, max_seconds=max_seconds)
 
 
 def _parse_track(problems: Problems, at: str, track: transcription_pb2.Track) -> Track:
@@ -160,7 +182,14 @@ def spec(spec: TranscriptionSpec) -> transcription_pb2.TranscriptionSpec:
         vocabulary=spec.vocabulary,
         formats=[FORMATS[format_] for format_ in spec.formats],
         webvtt_omit_speaker=spec.webvtt_omit_speaker,
+        text_compaction=None if spec.text_compaction is None else _compaction(spec.text_compaction),
         mattermost_call=None if spec.call is None else mattermost.message(spec.call),
+    )
+
+
+def _compaction(rule: Compaction) -> transcription_pb2.TextCompaction:
+    return transcription_pb2.TextCompaction(
+        silence=duration(rule.silence_seconds), max_duration=duration(rule.max_seconds)
     )
 
 

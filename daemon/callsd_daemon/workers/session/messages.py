@@ -111,12 +111,13 @@ def _recording_work(assignment: RecordingAssignment) -> worker_pb2.Assignment:
 
 
 def _transcription_work(assignment: TranscriptionAssignment) -> worker_pb2.Assignment:
-    spec = assignment.spec
+    spec, rule = assignment.spec, assignment.spec.text_compaction
     tracks = [
         worker_pb2.TrackWork(
             speaker=track.speaker,
             start_offset_seconds=track.start_offset_seconds,
             language=track.language,
+            speaker_id=track.speaker_id,
         )
         for track in spec.tracks
     ]
@@ -132,6 +133,11 @@ def _transcription_work(assignment: TranscriptionAssignment) -> worker_pb2.Assig
         vocabulary=spec.vocabulary,
         formats=spec.formats,
         webvtt_omit_speaker=spec.webvtt_omit_speaker,
+        text_compaction=None
+        if rule is None
+        else worker_pb2.TextCompaction(
+            silence_seconds=rule.silence_seconds, max_seconds=rule.max_seconds
+        ),
     )
     return worker_pb2.Assignment(transcription=work)
 

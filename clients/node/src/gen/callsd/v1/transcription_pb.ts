@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file callsd/v1/transcription.proto.
  */
 export const file_callsd_v1_transcription: GenFile = /*@__PURE__*/
-  fileDesc("Ch1jYWxsc2QvdjEvdHJhbnNjcmlwdGlvbi5wcm90bxIJY2FsbHNkLnYxIvgCChFUcmFuc2NyaXB0aW9uU3BlYxIgCgZ0cmFja3MYASADKAsyEC5jYWxsc2QudjEuVHJhY2sSDQoFbW9kZWwYAiABKAkSJwoGZW5naW5lGAMgASgOMhcuY2FsbHNkLnYxLlNwZWVjaEVuZ2luZRIUCgd0aHJlYWRzGAQgASgFSACIAQESEAoIbGFuZ3VhZ2UYBSABKAkSKgoEdGFzaxgGIAEoDjIcLmNhbGxzZC52MS5UcmFuc2NyaXB0aW9uVGFzaxIWCg5pbml0aWFsX3Byb21wdBgHIAEoCRISCgp2b2NhYnVsYXJ5GAggAygJEiwKB2Zvcm1hdHMYCSADKA4yGy5jYWxsc2QudjEuVHJhbnNjcmlwdEZvcm1hdBIbChN3ZWJ2dHRfb21pdF9zcGVha2VyGAogASgIEjIKD21hdHRlcm1vc3RfY2FsbBgLIAEoCzIZLmNhbGxzZC52MS5NYXR0ZXJtb3N0Q2FsbEIKCghfdGhyZWFkcyKbAQoFVHJhY2sSDgoEcGF0aBgBIAEoCUgAEhAKBnVwbG9hZBgCIAEoCUgAEhMKCXJlY29yZGluZxgGIAEoCUgAEg8KB3NwZWFrZXIYAyABKAkSLwoMc3RhcnRfb2Zmc2V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhAKCGxhbmd1YWdlGAUgASgJQgcKBW1lZGlhIvABChNUcmFuc2NyaXB0aW9uUmVzdWx0EiYKBnRyYWNrcxgBIAMoCzIWLmNhbGxzZC52MS5UcmFja1Jlc3VsdBIQCghsYW5ndWFnZRgCIAEoCRInCgZlbmdpbmUYAyABKA4yFy5jYWxsc2QudjEuU3BlZWNoRW5naW5lEhUKDXNlZ21lbnRfY291bnQYBCABKAUSEgoKd29yZF9jb3VudBgFIAEoBRIxCg5hdWRpb19kdXJhdGlvbhgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIYChByZWFsX3RpbWVfZmFjdG9yGAcgASgBItoBCgtUcmFja1Jlc3VsdBIPCgdzcGVha2VyGAEgASgJEisKCGR1cmF0aW9uGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjIKD3NwZWVjaF9kdXJhdGlvbhgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghsYW5ndWFnZRgEIAEoCRIuCg5mYWlsdXJlX3JlYXNvbhgFIAEoDjIWLmNhbGxzZC52MS5FcnJvclJlYXNvbhIXCg9mYWlsdXJlX21lc3NhZ2UYBiABKAkqggEKDFNwZWVjaEVuZ2luZRIdChlTUEVFQ0hfRU5HSU5FX1VOU1BFQ0lGSUVEEAASFgoSU1BFRUNIX0VOR0lORV9BVVRPEAESHQoZU1BFRUNIX0VOR0lORV9DVFJBTlNMQVRFMhACEhwKGFNQRUVDSF9FTkdJTkVfV0hJU1BFUkNQUBADKnwKEVRyYW5zY3JpcHRpb25UYXNrEiIKHlRSQU5TQ1JJUFRJT05fVEFTS19VTlNQRUNJRklFRBAAEiEKHVRSQU5TQ1JJUFRJT05fVEFTS19UUkFOU0NSSUJFEAESIAocVFJBTlNDUklQVElPTl9UQVNLX1RSQU5TTEFURRACKqMBChBUcmFuc2NyaXB0Rm9ybWF0EiEKHVRSQU5TQ1JJUFRfRk9STUFUX1VOU1BFQ0lGSUVEEAASGQoVVFJBTlNDUklQVF9GT1JNQVRfVlRUEAESGgoWVFJBTlNDUklQVF9GT1JNQVRfVEVYVBACEhkKFVRSQU5TQ1JJUFRfRk9STUFUX1NSVBADEhoKFlRSQU5TQ1JJUFRfRk9STUFUX0pTT04QBEJpCg1kZXYuY2FsbHNkLnYxQhJUcmFuc2NyaXB0aW9uUHJvdG9QAVo2Z2l0aHViLmNvbS9jYWxsc2QvY2FsbHNkL2NsaWVudHMvZ28vY2FsbHNkL3YxO2NhbGxzZHYxqgIJQ2FsbHNkLlYxYgZwcm90bzM", [file_callsd_v1_error, file_callsd_v1_mattermost, file_google_protobuf_duration]);
+  fileDesc("Ch1jYWxsc2QvdjEvdHJhbnNjcmlwdGlvbi5wcm90bxIJY2FsbHNkLnYxIqwDChFUcmFuc2NyaXB0aW9uU3BlYxIgCgZ0cmFja3MYASADKAsyEC5jYWxsc2QudjEuVHJhY2sSDQoFbW9kZWwYAiABKAkSJwoGZW5naW5lGAMgASgOMhcuY2FsbHNkLnYxLlNwZWVjaEVuZ2luZRIUCgd0aHJlYWRzGAQgASgFSACIAQESEAoIbGFuZ3VhZ2UYBSABKAkSKgoEdGFzaxgGIAEoDjIcLmNhbGxzZC52MS5UcmFuc2NyaXB0aW9uVGFzaxIWCg5pbml0aWFsX3Byb21wdBgHIAEoCRISCgp2b2NhYnVsYXJ5GAggAygJEiwKB2Zvcm1hdHMYCSADKA4yGy5jYWxsc2QudjEuVHJhbnNjcmlwdEZvcm1hdBIbChN3ZWJ2dHRfb21pdF9zcGVha2VyGAogASgIEjIKD21hdHRlcm1vc3RfY2FsbBgLIAEoCzIZLmNhbGxzZC52MS5NYXR0ZXJtb3N0Q2FsbBIyCg90ZXh0X2NvbXBhY3Rpb24YDCABKAsyGS5jYWxsc2QudjEuVGV4dENvbXBhY3Rpb25CCgoIX3RocmVhZHMibQoOVGV4dENvbXBhY3Rpb24SKgoHc2lsZW5jZRgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIvCgxtYXhfZHVyYXRpb24YAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24imwEKBVRyYWNrEg4KBHBhdGgYASABKAlIABIQCgZ1cGxvYWQYAiABKAlIABITCglyZWNvcmRpbmcYBiABKAlIABIPCgdzcGVha2VyGAMgASgJEi8KDHN0YXJ0X29mZnNldBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghsYW5ndWFnZRgFIAEoCUIHCgVtZWRpYSLwAQoTVHJhbnNjcmlwdGlvblJlc3VsdBImCgZ0cmFja3MYASADKAsyFi5jYWxsc2QudjEuVHJhY2tSZXN1bHQSEAoIbGFuZ3VhZ2UYAiABKAkSJwoGZW5naW5lGAMgASgOMhcuY2FsbHNkLnYxLlNwZWVjaEVuZ2luZRIVCg1zZWdtZW50X2NvdW50GAQgASgFEhIKCndvcmRfY291bnQYBSABKAUSMQoOYXVkaW9fZHVyYXRpb24YBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGAoQcmVhbF90aW1lX2ZhY3RvchgHIAEoASLaAQoLVHJhY2tSZXN1bHQSDwoHc3BlYWtlchgBIAEoCRIrCghkdXJhdGlvbhgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIyCg9zcGVlY2hfZHVyYXRpb24YAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEAoIbGFuZ3VhZ2UYBCABKAkSLgoOZmFpbHVyZV9yZWFzb24YBSABKA4yFi5jYWxsc2QudjEuRXJyb3JSZWFzb24SFwoPZmFpbHVyZV9tZXNzYWdlGAYgASgJKoIBCgxTcGVlY2hFbmdpbmUSHQoZU1BFRUNIX0VOR0lORV9VTlNQRUNJRklFRBAAEhYKElNQRUVDSF9FTkdJTkVfQVVUTxABEh0KGVNQRUVDSF9FTkdJTkVfQ1RSQU5TTEFURTIQAhIcChhTUEVFQ0hfRU5HSU5FX1dISVNQRVJDUFAQAyp8ChFUcmFuc2NyaXB0aW9uVGFzaxIiCh5UUkFOU0NSSVBUSU9OX1RBU0tfVU5TUEVDSUZJRUQQABIhCh1UUkFOU0NSSVBUSU9OX1RBU0tfVFJBTlNDUklCRRABEiAKHFRSQU5TQ1JJUFRJT05fVEFTS19UUkFOU0xBVEUQAiqjAQoQVHJhbnNjcmlwdEZvcm1hdBIhCh1UUkFOU0NSSVBUX0ZPUk1BVF9VTlNQRUNJRklFRBAAEhkKFVRSQU5TQ1JJUFRfRk9STUFUX1ZUVBABEhoKFlRSQU5TQ1JJUFRfRk9STUFUX1RFWFQQAhIZChVUUkFOU0NSSVBUX0ZPUk1BVF9TUlQQAxIaChZUUkFOU0NSSVBUX0ZPUk1BVF9KU09OEARCaQoNZGV2LmNhbGxzZC52MUISVHJhbnNjcmlwdGlvblByb3RvUAFaNmdpdGh1Yi5jb20vY2FsbHNkL2NhbGxzZC9jbGllbnRzL2dvL2NhbGxzZC92MTtjYWxsc2R2MaoCCUNhbGxzZC5WMWIGcHJvdG8z", [file_callsd_v1_error, file_callsd_v1_mattermost, file_google_protobuf_duration]);
 
 /**
  * What to transcribe, and how.
@@ -109,6 +109,14 @@ export type TranscriptionSpec = Message<"callsd.v1.TranscriptionSpec"> & {
    * @generated from field: callsd.v1.MattermostCall mattermost_call = 11;
    */
   mattermostCall?: MattermostCall | undefined;
+
+  /**
+   * When the text file joins segments of one speaker into a block. Default: as its
+   * fields' defaults say.
+   *
+   * @generated from field: callsd.v1.TextCompaction text_compaction = 12;
+   */
+  textCompaction?: TextCompaction | undefined;
 };
 
 /**
@@ -117,6 +125,37 @@ export type TranscriptionSpec = Message<"callsd.v1.TranscriptionSpec"> & {
  */
 export const TranscriptionSpecSchema: GenMessage<TranscriptionSpec> = /*@__PURE__*/
   messageDesc(file_callsd_v1_transcription, 0);
+
+/**
+ * When a segment joins the block before it, in the text file: when that is of the same
+ * speaker, and both of these allow it. With both 0 none joins.
+ *
+ * @generated from message callsd.v1.TextCompaction
+ */
+export type TextCompaction = Message<"callsd.v1.TextCompaction"> & {
+  /**
+   * It begins less than this after the segment before it has ended. Range 0 to 1 hour.
+   * Default: 2 s.
+   *
+   * @generated from field: google.protobuf.Duration silence = 1;
+   */
+  silence?: Duration | undefined;
+
+  /**
+   * It begins less than this after the block has begun. Range 0 to 1 hour.
+   * Default: 10 s.
+   *
+   * @generated from field: google.protobuf.Duration max_duration = 2;
+   */
+  maxDuration?: Duration | undefined;
+};
+
+/**
+ * Describes the message callsd.v1.TextCompaction.
+ * Use `create(TextCompactionSchema)` to create a new message.
+ */
+export const TextCompactionSchema: GenMessage<TextCompaction> = /*@__PURE__*/
+  messageDesc(file_callsd_v1_transcription, 1);
 
 /**
  * One speaker's sound.
@@ -184,7 +223,7 @@ export type Track = Message<"callsd.v1.Track"> & {
  * Use `create(TrackSchema)` to create a new message.
  */
 export const TrackSchema: GenMessage<Track> = /*@__PURE__*/
-  messageDesc(file_callsd_v1_transcription, 1);
+  messageDesc(file_callsd_v1_transcription, 2);
 
 /**
  * What a finished transcription found out.
@@ -248,7 +287,7 @@ export type TranscriptionResult = Message<"callsd.v1.TranscriptionResult"> & {
  * Use `create(TranscriptionResultSchema)` to create a new message.
  */
 export const TranscriptionResultSchema: GenMessage<TranscriptionResult> = /*@__PURE__*/
-  messageDesc(file_callsd_v1_transcription, 2);
+  messageDesc(file_callsd_v1_transcription, 3);
 
 /**
  * What became of one track.
@@ -304,7 +343,7 @@ export type TrackResult = Message<"callsd.v1.TrackResult"> & {
  * Use `create(TrackResultSchema)` to create a new message.
  */
 export const TrackResultSchema: GenMessage<TrackResult> = /*@__PURE__*/
-  messageDesc(file_callsd_v1_transcription, 3);
+  messageDesc(file_callsd_v1_transcription, 4);
 
 /**
  * Programs that turn speech into words.

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One language for each speaker, from speech of all of the speaker's tracks."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
+from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.windows import Piece, Window
+from callsd_worker.transcriber import pipeline, reading
+from callsd_worker.transcriber.languages import MAX_WAITING_SECONDS
+from callsd_worker.transcriber.pipeline import ModelFiles, Settings, Track, transcribe
+from callsd_worker.transcriber.progress import Meter
+from callsd_worker.transcriber.reading import OwnedWindow, TrackState
+
+from .conftest import SAMPLE_CALL, decode
+
+
+LANGUAGES = ("en", "de", "cy")
+
+
+class ToneEngine:
+    """Takes the value of the samples for the language, and says nothing else."""
+
+    name = "tone"
+    is_multilingual = True
+    languages = frozenset(LANGUAGES)
+    usual_beam_size = 1
+    batch_windows = 8
+
+    def padded_seconds(self, window_seconds: float) -> float:
+        return window_seconds
+
+    def encode(self, window: Samples, *, padded_seconds: float) -> Encoded:
+        return Encoded(payload=int(window[0]), seconds=window.size / SAMPLE_RATE_HZ)
+
+    def detect_language(self, encoded: Sequence[Encoded]) -> list[dict[str, float]]:
+        return [{LANGUAGES[item.payload]: 0.9} for item in encoded]
+
+    def recognise(self, encoded: Sequence[Encoded], options: DecodeOptions) -> list[Recognised]:
+        word = TimedWord(text=options.language, start_seconds=0.0, end_seconds=0.5, probability=0.9)
+        return [
+            Recognised(
+                text=options.language,
+                words=(word,),
+                token_count=1,
+                average_log_probability=-0.1,
+                no_speech_probability=0.0,
+            )
+            for _ in encoded
+        ]
+
+
+class Call:
+    """What is recognised of a call, round by round."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *speaker_ids: str) -> None:
+        tracks = [
+            Track(source=0, speaker="Somebody", speaker_id=speaker_id) for speaker_id in speaker_ids
+        ]
+        self.states = [
+            TrackState(track=track, speaker=reading.speaker_key(track, number))
+            for number, track in enumerate(tracks)
+        ]
+        monkeypatch.setattr(pipeline, "load_engine", lambda *args, **settings: ToneEngine())
+        self._recogniser = pipeline._Recogniser(
+            Settings(model=ModelFiles(name="tone", directory=Path())),
+            self.states,
+            threads=1,
+            meter=Meter(lambda progress: None, lambda: False),
+        )
+
+    def hear(self, *spoken: tuple[int, str, float], is_last: bool = False) -> None:
+        """One round: in which track how many seconds of which language were spoken."""
+        windows = list[OwnedWindow]()
+        for number, language, seconds in spoken:
+            self.states[number].speech_seconds += seconds
+            windows.append((self.states[number], window(LANGUAGES.index(language), seconds)))
+        self._recogniser.recognise(windows, is_last=is_last)
+
+    @property
+    def languages(self) -> list[str]:
+        """Of each track, as far as known."""
+        return [state.language for state in self.states]
+
+    @property
+    def heard(self) -> list[list[str]]:
+        """The language in which each part of each track was recognised."""
+        return [[segment.text for segment in state.segments] for state in self.states]
+
+
+def window(language: int, seconds: float) -> Window:
+    """Speech in a language."""
+    samples = np.full(int(seconds * SAMPLE_RATE_HZ), language, dtype=np.float32)
+    piece = Piece(
+        track_start_sample=0,
+        window_start_sample=0,
+        length_samples=samples.size,
+        voiced_seconds=seconds,
+    )
+    return Window(samples=samples, pieces=(piece,))
+
+
+def test_tracks_of_one_speaker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who came back has several tracks and one language: of most speech in all of them."""
+    call = Call(monkeypatch, "ada", "", "ada")
+    call.hear((0, "cy", 8), (1, "en", 20), (2, "de", 20), is_last=True)
+
+    assert call.languages == ["de", "en", "de"]
+    assert call.heard == [["de"], ["en"], ["de"]]
+
+
+def test_same_name_is_not_the_same_speaker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two people may have one name: without an identifier each track is by itself."""
+    call = Call(monkeypatch, "", "")
+    call.hear((0, "en", 20), (1, "de", 20), is_last=True)
+
+    assert call.languages == ["en", "de"]
+
+
+def test_first_words_do_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A little speech waits for more of the same speaker, in whichever track and round."""
+    call = Call(monkeypatch, "ada", "bob", "ada")
+    call.hear((0, "cy", 8), *[(1, "en", 24.0)] * 3)
+    assert call.languages == ["", "en", ""]
+    call.hear(*[(2, "de", 24.0)] * 3)
+
+    assert call.languages == ["de", "en", "de"]
+    assert call.heard == [["de"], ["en"] * 3, ["de"] * 3]
+
+
+def test_decided_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes later is recognised in the language that is decided, in new tracks too."""
+    call = Call(monkeypatch, "ada", "ada")
+    call.hear(*[(0, "en", 24.0)] * 3)
+    assert call.languages == ["en", "en"]
+    call.hear((1, "cy", 2), is_last=True)
+
+    assert call.heard == [["en"] * 3, ["en"]]
+
+
+def test_short_answers_follow_the_whole_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who says hardly anything speaks the call's language, also if the others speak later."""
+    call = Call(monkeypatch, "ada", "bob")
+    call.hear((0, "cy", 1))
+    call.hear(*[(1, "en", 24.0)] * 3)
+    call.hear(is_last=True)
+
+    assert call.languages == ["en", "en"]
+    assert call.heard == [["en"], ["en"] * 3]
+
+
+def test_waiting_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many say little, no more than so much speech waits in memory."""
+    speakers = [f"speaker {number}" for number in range(30)]
+    call = Call(monkeypatch, *speakers)
+    call.hear(*((number, "en", 20.0) for number in range(30)))
+
+    waiting = call.languages.count("")
+    assert 20.0 * waiting <= MAX_WAITING_SECONDS < 20.0 * (waiting + 1)
+    call.hear(is_last=True)
+    assert call.heard == [["en"]] * 30
+
+
+def test_real_speech(
+    model_dir: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    write_wav: Callable[..., Path],
+) -> None:
+    """In an English call "Got it." is English, also before anybody else has spoken.
+
+    Alone it is taken for Telugu by this model.
+    """
+    monkeypatch.setattr(reading, "ROUND_SPEECH_SECONDS", 1.0)
+    answer = decode(SAMPLE_CALL / "nina.ogg")[int(23.7 * SAMPLE_RATE_HZ) :][:SAMPLE_RATE_HZ]
+    transcript = transcribe(
+        [
+            Track(source=write_wav(answer), speaker="Nina"),
+            Track(source=SAMPLE_CALL / "joe.ogg", speaker="Joe"),
+        ],
+        Settings(model=ModelFiles(name="base", directory=model_dir("base"))),
+        on_progress=lambda progress: None,
+        should_stop=lambda: False,
+    )
+
+    assert [track.language for track in transcript.tracks] == ["en", "en"]
+    assert transcript.language == "en"
+    assert {segment.language for segment in transcript.segments} == {"en"}
+    assert {segment.speaker for segment in transcript.segments} == {"Nina", "Joe"}
