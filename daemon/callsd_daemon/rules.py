@@ -16,6 +16,7 @@ from callsd_daemon.domain.transcription import TRANSCRIPTION, Engine
 from callsd_daemon.host.probe import limits
 from callsd_daemon.kinds import Bounds, Kinds
 from callsd_daemon.kinds.captions import Captions
+from callsd_daemon.kinds.capture import Capture
 from callsd_daemon.kinds.recording import Recording
 from callsd_daemon.kinds.transcription import Transcription
 from callsd_daemon.media.roots import MediaRoots
@@ -148,6 +149,13 @@ def kinds(config: Config, models: ModelStore, uploads: Uploads) -> Kinds:
         workers=config.captions.workers or max(1, round(limits().cores)),
         abandoned_seconds=config.captions.abandoned_seconds,
     )
+    capture = Capture(
+        captions=captions,
+        bounds=replace(bounds, stop_grace_seconds=config.recording.stop_grace_seconds),
+        max_duration_seconds=config.recording.max_duration_seconds,
+        min_free_bytes=config.admission.headroom_disk_bytes,
+        ca_file=config.gateway.ca_file,
+    )
     recording = Recording(
         bounds=replace(bounds, stop_grace_seconds=config.recording.stop_grace_seconds),
         max_duration_seconds=config.recording.max_duration_seconds,
@@ -155,4 +163,4 @@ def kinds(config: Config, models: ModelStore, uploads: Uploads) -> Kinds:
         min_free_bytes=config.admission.headroom_disk_bytes,
         ca_file=config.gateway.ca_file,
     )
-    return {kind.name: kind for kind in (transcription, captions, recording)}
+    return {kind.name: kind for kind in (transcription, captions, recording, capture)}

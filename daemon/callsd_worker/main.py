@@ -14,7 +14,13 @@ import os
 import signal
 import sys
 
-from callsd_worker.session.bootstrap import Bootstrap, is_captioner, is_recorder, read_bootstrap
+from callsd_worker.session.bootstrap import (
+    Bootstrap,
+    is_captioner,
+    is_capturer,
+    is_recorder,
+    read_bootstrap,
+)
 from callsd_worker.session.client import Session
 from callsd_worker.session.failures import failure_of
 from callsd_worker.session.inputs import Inputs
@@ -53,8 +59,8 @@ def main() -> int:
         _salvage(session, bootstrap)
         session.deliver()
         return 0
-    if is_recorder(bootstrap):
-        # Parts of a recorder are loaded late, the joining at the end: keep this release's code.
+    if is_recorder(bootstrap) or is_capturer(bootstrap):
+        # Parts of them are loaded late, what is done at the end: keep this release's code.
         from callsd_worker.session.code import hold_code
 
         hold_code(session.directory)
@@ -78,9 +84,12 @@ def _salvage(session: Session, bootstrap: Bootstrap) -> None:
         return
     if is_recorder(bootstrap):
         from callsd_worker.session.recording import salvage
-
-        reason, message = bootstrap.salvage.reason, bootstrap.salvage.message
-        salvage(session.directory, bootstrap.generation, reason, message)
+    elif is_capturer(bootstrap):
+        from callsd_worker.session.capture import salvage
+    else:
+        return
+    reason, message = bootstrap.salvage.reason, bootstrap.salvage.message
+    salvage(session.directory, bootstrap.generation, reason, message)
 
 
 def _work(session: Session, bootstrap: Bootstrap) -> tuple[str, str] | None:
@@ -100,6 +109,10 @@ def _work(session: Session, bootstrap: Bootstrap) -> tuple[str, str] | None:
                 from callsd_worker.session.recording import record
 
                 record(session)
+            case "capture":
+                from callsd_worker.session.capture import capture
+
+                capture(session, bootstrap)
             case unknown:
                 return "KIND_UNAVAILABLE", f"this worker does not know the work {unknown}"
     except Exception as error:  # noqa: BLE001 - the root of the work; what is unknown is logged

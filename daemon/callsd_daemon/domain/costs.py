@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from callsd_daemon.domain.captions import CaptionsSpec
+from callsd_daemon.domain.capture import CaptureSpec
 from callsd_daemon.domain.jobs import Reservation, Usage
 from callsd_daemon.domain.recording import Quality, RecordingSpec
 from callsd_daemon.domain.transcription import TranscriptionSpec
@@ -54,6 +55,15 @@ PIXEL_MEMORY_BYTES = 120
 
 KBIT_BYTES = 125
 
+CAPTURE_CORES = 0.08
+"""What receiving eight speakers takes."""
+
+CAPTURE_MEMORY_BYTES = 160 * MIB
+
+CAPTURE_BYTES_A_SECOND = 60_000
+"""Four who talk at once, each with 50 packets of 120 bytes and what is noted of them, and the files
+made of these at the end. Calls in which more talk for hours are rare."""
+
 JOINING_COPIES = 2
 """In the end there are the pieces and the file that is joined from them."""
 
@@ -98,6 +108,21 @@ def captioner_cost(model: str) -> Reservation:
     """What a captioner holds however many calls it serves."""
     memory = _of_size(CAPTIONER_MEMORY_BYTES, model, MEMORY_FLOOR_UNKNOWN_BYTES)
     return Reservation(memory_bytes=memory)
+
+
+def capture_cost_key(spec: CaptureSpec) -> str:
+    """Jobs with the same key are expected to cost the same."""
+    return "capture" if spec.captions is None else f"capture/{captions_cost_key(spec.captions)}"
+
+
+def capture_cost(spec: CaptureSpec, max_duration_seconds: float) -> Reservation:
+    """What to charge for capturing a call for so long, beside the captioner that serves it."""
+    captions = Reservation() if spec.captions is None else captions_cost(spec.captions, ())
+    return captions + Reservation(
+        cores=CAPTURE_CORES,
+        memory_bytes=CAPTURE_MEMORY_BYTES,
+        disk_bytes=DISK_FLOOR_BYTES + round(CAPTURE_BYTES_A_SECOND * max_duration_seconds),
+    )
 
 
 def recording_cost_key(spec: RecordingSpec) -> str:

@@ -40,13 +40,19 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Track:
-    """One speaker's sound: `path`, `upload_id` or `recording` says where it is."""
+    """One speaker's sound: `path`, `upload_id` or `recording` says where it is.
+
+    With `capture` it stands for all tracks of a call, each with its speaker.
+    """
 
     speaker: str
     path: str = ""
     upload_id: str = ""
     recording: str = ""
     """A recording job's id: the sound of what it has recorded."""
+    capture: str = ""
+    """A capture job's id: all that it has captured, timed from the start of the recording. If
+    nothing could be captured, the recording's sound stands for it."""
     start_offset_seconds: float = 0.0
     language: str = ""
     speaker_id: str = ""

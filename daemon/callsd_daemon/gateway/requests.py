@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from callsd_daemon.domain import mattermost
+from callsd_daemon.domain.captions import CaptionsSpec
+from callsd_daemon.domain.capture import CAPTURE, CaptureSpec
 from callsd_daemon.domain.jobs import Job, Notice
 from callsd_daemon.domain.languages import LANGUAGES
 from callsd_daemon.domain.mattermost import MattermostCall, SiteSecrets
@@ -61,7 +63,7 @@ COMPACTION_KEYS = {
 }
 """The plugin's names and ours."""
 
-KINDS = {type_: kind for kind, type_ in JOB_TYPES.items()}
+KINDS = {"recording": RECORDING, "transcribing": TRANSCRIPTION}
 
 CALL_KEYS = frozenset({"site_url", "call_id", "post_id", "auth_token"})
 RECORDING_KEYS = CALL_KEYS | QUALITY_KEYS.keys() | {"recording_id", "video_preset", "output_format"}
@@ -225,10 +227,36 @@ def recording(asked: Wanted) -> JobRequest:
     )
 
 
-def transcription(asked: Wanted, recording_id: str, default_model: str) -> JobRequest:
-    """The transcription that is wanted, of what the recording will have recorded."""
+def capture(asked: Wanted, recording_id: str, captions_model: str) -> JobRequest:
+    """The capture of the call, of which the transcription is made."""
     data, notices = asked.data, list(asked.notices)
-    tracks = (Track(speaker=SPEAKER, recording=recording_id),)
+    captions = None
+    if _is_set(data.get("live_captions_on")):
+        captions = CaptionsSpec(
+            model=str(data.get("live_captions_model_size") or captions_model)[:64],
+            language=_language(data, notices, "live_captions_language"),
+        )
+    return JobRequest(
+        kind=CAPTURE,
+        spec=CaptureSpec(call=asked.call, captions=captions),
+        secrets=SiteSecrets(token=asked.token),
+        labels=asked.labels,
+        max_duration_seconds=asked.max_duration_seconds,
+        may_queue=False,
+        is_owed=True,
+        companion_of=recording_id,
+        request_id=f"{CAPTURE}/{asked.call.job_id}",
+        fingerprint=asked.fingerprint,
+        notices=tuple(notices),
+    )
+
+
+def transcription(
+    asked: Wanted, capture_id: str, recording_id: str, default_model: str
+) -> JobRequest:
+    """The transcription that is wanted, of what will have been captured of the call."""
+    data, notices = asked.data, list(asked.notices)
+    tracks = (Track(speaker=SPEAKER, capture=capture_id, recording=recording_id),)
     threads = _number(data.get("num_threads")) or 0
     return JobRequest(
         kind=TRANSCRIPTION,
@@ -238,9 +266,7 @@ def transcription(asked: Wanted, recording_id: str, default_model: str) -> JobRe
             threads=max(threads, 0),
             language=_language(data, notices),
             formats=_formats(data, notices),
-            # Of a recording nobody knows who speaks.
-            webvtt_omit_speaker=_is_set(data.get("webvtt_omit_speaker"))
-            or all(track.recording for track in tracks),
+            webvtt_omit_speaker=_is_set(data.get("webvtt_omit_speaker")),
             text_compaction=_compaction(data, notices),
             call=asked.call,
         ),
@@ -257,6 +283,36 @@ def transcription(asked: Wanted, recording_id: str, default_model: str) -> JobRe
 def plain_transcription(model: str) -> TranscriptionSpec:
     """A transcription of some recording by this model, to see whether there can be one."""
     return TranscriptionSpec(tracks=(Track(speaker=SPEAKER, recording="-"),), model=model)
+
+
+def plain_capture(asked: Wanted, captions_model: str) -> JobRequest:
+    """A capture as it will be asked for in a moment, as far as that is known."""
+    captions = CaptionsSpec(model=captions_model) if captions_model else None
+    return JobRequest(
+        kind=CAPTURE,
+        spec=CaptureSpec(call=asked.call, captions=captions),
+        max_duration_seconds=asked.max_duration_seconds,
+    )
+
+
+def capture_choices(wish: JobRequest, model: str) -> Iterator[JobRequest]:
+    """A capture as it is wanted, with another model for captions, and without captions."""
+    yield wish
+    assert isinstance(wish.spec, CaptureSpec)
+    if wish.spec.captions is None:
+        return
+    told = f"captions by {wish.spec.captions.model} cannot be had here, {model} makes them"
+    yield replace(
+        wish,
+        spec=replace(wish.spec, captions=CaptionsSpec(model=model)),
+        notices=(*wish.notices, Notice(code="INPUT_CHANGED", message=told)),
+    )
+    told = f"there are no captions: neither {wish.spec.captions.model} nor {model} is here"
+    yield replace(
+        wish,
+        spec=replace(wish.spec, captions=None),
+        notices=(*wish.notices, Notice(code="INPUT_CHANGED", message=told)),
+    )
 
 
 def choices(wish: JobRequest, model: str) -> Iterator[JobRequest]:
@@ -278,9 +334,9 @@ def choices(wish: JobRequest, model: str) -> Iterator[JobRequest]:
     )
 
 
-def _language(data: Mapping[str, Any], notices: list[Notice]) -> str:
+def _language(data: Mapping[str, Any], notices: list[Notice], key: str = "language") -> str:
     """A code that a model may know, of "de", "DE" or "de-AT"; empty = to be detected."""
-    asked = data.get("language")
+    asked = data.get(key)
     text = asked.strip().lower() if isinstance(asked, str) else ""
     if text in ("", "auto"):
         return ""
@@ -290,7 +346,7 @@ def _language(data: Mapping[str, Any], notices: list[Notice]) -> str:
     notices.append(
         Notice(
             code="INPUT_CHANGED",
-            message=f"language: {text[:40]} is not known, what is spoken is detected",
+            message=f"{key}: {text[:40]} is not known, what is spoken is detected",
         )
     )
     return ""
@@ -356,7 +412,7 @@ def _profile(quality: Quality) -> Profile:
 def answer(job: Job) -> dict[str, Any]:
     """A job as the plugin's client knows it. Of its secrets nothing is shown."""
     spec = job.spec
-    assert isinstance(spec, RecordingSpec | TranscriptionSpec)
+    assert isinstance(spec, RecordingSpec | TranscriptionSpec | CaptureSpec)
     is_recording = isinstance(spec, RecordingSpec)
     data: dict[str, Any] = {"auth_token": "***"}
     if spec.call is not None:

@@ -5,6 +5,8 @@ import asyncio
 import contextlib
 import os
 import ssl
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 
 import structlog
@@ -12,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from callsd_daemon.config import Config, read_secret, secret_file
+from callsd_daemon.domain.captions import CAPTIONS
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job
 from callsd_daemon.domain.recording import RECORDING
@@ -21,11 +24,12 @@ from callsd_daemon.gateway.clients import Caller, Clients
 from callsd_daemon.gateway.connections import Connections
 from callsd_daemon.gateway.errors import HttpError
 from callsd_daemon.kinds import Kinds
+from callsd_daemon.kinds.captions import Captions
 from callsd_daemon.kinds.transcription import Transcription
 from callsd_daemon.startup import EXIT_CONFIG, EXIT_STATE_UNUSABLE, StartError
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import JobFilter, ReadTransaction
-from callsd_daemon.usecases.jobs import JobRequest, Jobs
+from callsd_daemon.usecases.jobs import JobRequest, Jobs, job_id_of
 
 
 log = structlog.get_logger(__name__)
@@ -224,6 +228,12 @@ class Gateway:
                 # The plugin asks for the transcription in a moment, and cannot take the recording
                 # back when that is refused: what would be refused then is refused now.
                 await self._check_transcription(creator)
+                plain = requests.plain_capture(asked, self._captions_model)
+                companion = await self._fitting(
+                    creator, requests.capture_choices(plain, self._captions_model)
+                )
+                wish = replace(requests.recording(asked), companion=companion)
+                return (await self._jobs.create(creator, wish)).job
             return (await self._jobs.create(creator, requests.recording(asked))).job
         recording = await self._database.read(lambda tx: _recording(tx, creator, asked))
         if recording is None:
@@ -232,8 +242,21 @@ class Gateway:
                 "no recording of this call is made here: has a proxy sent its two jobs to two "
                 "machines?",
             )
-        wish = requests.transcription(asked, recording.id, self._model)
-        return (await self._jobs.create(creator, await self._fitting(creator, wish))).job
+        capture = await self._fitting(
+            creator,
+            requests.capture_choices(
+                requests.capture(asked, recording.id, self._captions_model), self._captions_model
+            ),
+        )
+        capture_id = job_id_of(creator, capture.request_id)
+        transcription = await self._fitting(
+            creator,
+            requests.choices(
+                requests.transcription(asked, capture_id, recording.id, self._model), self._model
+            ),
+        )
+        wish = replace(capture, followed_by=transcription)
+        return (await self._jobs.create(creator, wish)).job
 
     @property
     def _model(self) -> str:
@@ -241,19 +264,30 @@ class Gateway:
         assert isinstance(kind, Transcription)
         return kind.default_model
 
-    async def _fitting(self, creator: str, wish: JobRequest) -> JobRequest:
-        """The transcription as it can be done here; as it is wanted, if not at all.
+    @property
+    def _captions_model(self) -> str:
+        kind = self._kinds[CAPTIONS]
+        assert isinstance(kind, Captions)
+        return kind.default_model
 
-        Its recording goes on: it is not refused any more, and fails in its turn if it must.
+    async def _fitting(self, creator: str, choices: Iterator[JobRequest]) -> JobRequest:
+        """The first of these that can be done here; the first one, if none can.
+
+        The call's recording goes on: this is not refused any more, and fails in its turn if it
+        must.
         """
-        for candidate in requests.choices(wish, self._model):
+        wish = first = next(choices)
+        while True:
             try:
-                await asyncio.to_thread(self._kinds[TRANSCRIPTION].check, candidate.spec, creator)
+                await asyncio.to_thread(self._kinds[wish.kind].check, wish.spec, creator)
             except CallsdError as problem:
-                log.warning("transcription_changed", problem=problem.message)
+                log.warning("work_changed", kind=wish.kind, problem=problem.message)
             else:
-                return candidate
-        return wish
+                return wish
+            following = next(choices, None)
+            if following is None:
+                return first
+            wish = following
 
     def _refused(self, problem: CallsdError) -> HttpError:
         """A refusal as the plugin shows it to the host, and as a proxy understands it."""

@@ -39,6 +39,7 @@ class Captions(JobKind[CaptionsSpec]):
     spec_type = CaptionsSpec
     result_type = CaptionsResult
     role = None
+    may_share = True
 
     models: ModelStore
     bounds: Bounds

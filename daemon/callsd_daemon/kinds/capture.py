@@ -47,6 +47,7 @@ class Capture(JobKind[CaptureSpec]):
     result_type = CaptureResult
     secrets_type = SiteSecrets
     role = Role.CAPTURER
+    may_share = True
     leaves_pieces = True
 
     captions: Captions

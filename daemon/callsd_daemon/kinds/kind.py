@@ -80,6 +80,8 @@ class JobKind(ABC, Generic[S]):
     secrets_type: ClassVar[type[Secrets]] = Secrets
     role: ClassVar[Role | None]
     """The program that does one such job; None: a shared worker alone serves it."""
+    may_share: ClassVar[bool] = False
+    """Whether a shared worker serves its jobs, alone or beside their own."""
     leaves_pieces: ClassVar[bool] = False
     """Whether a lost worker leaves pieces of which something can be made."""
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from callsd_daemon.kinds.captions import Captions
+from callsd_daemon.kinds.capture import Capture
 from callsd_daemon.kinds.kind import JobKind
 from callsd_daemon.kinds.recording import Recording
 from callsd_daemon.kinds.transcription import Transcription
@@ -12,7 +13,12 @@ from callsd_daemon.store.codec import JobCodec, KindTypes
 
 
 def codec(
-    kinds: Iterable[JobKind[Any] | type[JobKind[Any]]] = (Transcription, Captions, Recording),
+    kinds: Iterable[JobKind[Any] | type[JobKind[Any]]] = (
+        Transcription,
+        Captions,
+        Recording,
+        Capture,
+    ),
 ) -> JobCodec:
     """For a database that holds jobs of these kinds."""
     return JobCodec(

@@ -2,15 +2,18 @@
 """Transcription of files."""
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from callsd_daemon.domain.capture import CAPTURE, CaptureResult
 from callsd_daemon.domain.costs import transcription_cost, transcription_cost_key
 from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job, Notice, Reservation, Usage
 from callsd_daemon.domain.mattermost import SiteSecrets
+from callsd_daemon.domain.recording import RECORDING, RecordingResult
 from callsd_daemon.domain.transcription import (
     TRANSCRIPTION,
     Engine,
@@ -27,6 +30,7 @@ from callsd_daemon.media.roots import MediaRoots
 from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.models.store import ModelStatus, ModelStore
 from callsd_ipc.names import ARTIFACTS, RECORDING_FILES
+from callsd_transcript.formats import UNKNOWN_SPEAKER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +99,15 @@ class Transcription(JobKind[TranscriptionSpec]):
         return transcription_cost(spec, self._threads(spec), observed)
 
     def assignment(
-        self, job: Job, spec: TranscriptionSpec, secrets: Secrets
+        self, job: Job, spec: TranscriptionSpec, secrets: Secrets, after: Mapping[str, Job]
     ) -> TranscriptionAssignment:
         """Files that are opened when the worker asks for them."""
         # Whose the uploads are was seen when the job was accepted.
         model = self._require(spec, None)
+        tracks = (
+            tuple(resolved(track, after)) if track.capture else (track,) for track in spec.tracks
+        )
+        spec = replace(spec, tracks=tuple(itertools.chain.from_iterable(tracks)))
         return TranscriptionAssignment(
             spec=spec,
             media=tuple(self._opener(track) for track in spec.tracks),
@@ -111,13 +119,23 @@ class Transcription(JobKind[TranscriptionSpec]):
         """Tracks that were uploaded."""
         return frozenset(track.upload_id for track in spec.tracks if track.upload_id)
 
-    def begins_after(self, spec: TranscriptionSpec) -> str:
-        """The recording of which the sound is taken."""
-        return next((track.recording for track in spec.tracks if track.recording), "")
+    def begins_after(self, spec: TranscriptionSpec) -> tuple[str, ...]:
+        """The recordings and captures of which the sound is taken."""
+        return tuple(
+            dict.fromkeys(
+                job_id
+                for track in spec.tracks
+                for job_id in (track.recording, track.capture)
+                if job_id
+            )
+        )
 
     def delivery(self, spec: TranscriptionSpec) -> Delivery | None:
-        """Into the call's thread."""
-        return None if spec.call is None else Delivery(call=spec.call)
+        """Into the call's thread. That the work has begun is told by who captures the call."""
+        if spec.call is None:
+            return None
+        is_captured = any(track.capture for track in spec.tracks)
+        return Delivery(call=spec.call, is_start_told=is_captured)
 
     def _threads(self, spec: TranscriptionSpec) -> int:
         return min(max(spec.threads or self.default_threads, 1), self.max_threads)
@@ -126,7 +144,7 @@ class Transcription(JobKind[TranscriptionSpec]):
         for track in spec.tracks:
             if track.upload_id:
                 self.upload_store.check(track.upload_id, creator)
-            elif not track.recording:
+            elif not (track.recording or track.capture):
                 self.roots.check(track.path)
         languages = {spec.language, *(track.language for track in spec.tracks)}
         if spec.task is Task.TRANSLATE:
@@ -145,9 +163,14 @@ class Transcription(JobKind[TranscriptionSpec]):
         """Looks the file up anew each time: what is opened is what is checked."""
         if track.upload_id:
             return functools.partial(self.upload_store.open, track.upload_id)
+        if track.capture:
+            return functools.partial(self._open_captured, track)
         if track.recording:
             return functools.partial(self._open_recording, track.recording)
         return functools.partial(self.roots.open, track.path)
+
+    def _open_captured(self, track: Track) -> int:
+        return open_regular(self.jobs_directory / track.capture / ARTIFACTS / track.path)
 
     def _open_recording(self, job_id: str) -> int:
         for name in RECORDING_FILES:
@@ -159,4 +182,29 @@ class Transcription(JobKind[TranscriptionSpec]):
             Reason.MEDIA_NOT_FOUND,
             f"the job {job_id} has recorded nothing: there is no sound to transcribe",
             metadata={"job": job_id},
+        )
+
+
+def resolved(track: Track, after: Mapping[str, Job]) -> Iterator[Track]:
+    """The tracks that a capture has left: `path` is the name of its artifact.
+
+    They are timed from the start of the recording's file, else from when the server said that it
+    began, else from the first sound. Without any, the recording's sound stands for them.
+    """
+    capture, recording = after.get(track.capture), after.get(track.recording)
+    captured = capture.results.get(CAPTURE) if capture is not None else None
+    if not isinstance(captured, CaptureResult) or not captured.tracks:
+        if recording is not None and (capture is None or capture.failure is not None):
+            yield replace(track, capture="")
+        return
+    recorded = recording.results.get(RECORDING) if recording is not None else None
+    zero = recorded.start_time if isinstance(recorded, RecordingResult) else None
+    zero = zero or captured.recording_start_time or min(one.start_time for one in captured.tracks)
+    for one in captured.tracks:
+        yield replace(
+            track,
+            speaker=one.speaker or UNKNOWN_SPEAKER,
+            speaker_id=one.speaker_id,
+            path=one.file_name,
+            start_offset_seconds=(one.start_time - zero).total_seconds(),
         )

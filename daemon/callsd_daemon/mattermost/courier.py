@@ -25,7 +25,7 @@ from callsd_daemon.domain.jobs import Artifact, Job, State
 from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.recording import RECORDING
 from callsd_daemon.mattermost.site import Site, SiteError, TooLargeError
-from callsd_daemon.mattermost.work import JOB_TYPES, Work, files, has_begun, language, look
+from callsd_daemon.mattermost.work import JOB_TYPES, Work, failure, files, has_begun, language, look
 from callsd_daemon.metrics import DELIVERED_BYTES, DELIVERIES
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.failpoints import failpoint
@@ -47,6 +47,10 @@ TELL_FAILURE_TRIES = 5
 
 SECOND_LOOK_SECONDS = 30.0
 """A post whose answer was lost may be in the making while we look for it."""
+
+RECORDING_SECONDS = 6 * 3600.0
+"""How long a transcript waits for its recording to be posted: without that the film has no
+captions, but the transcript is there."""
 
 NAME_TRIES = 3
 """Then the files get a name of ours."""
@@ -89,8 +93,8 @@ class Courier:
         self._refusals = 0
         """Parts in a row that the site itself has refused."""
         self._woken = asyncio.Event()
-        self.after_job = ""
-        """Id of the job whose changes concern this one, too."""
+        self.after_jobs: tuple[str, ...] = ()
+        """Ids of jobs whose changes concern this one, too."""
 
     def wake(self) -> None:
         """Something has changed."""
@@ -103,7 +107,7 @@ class Courier:
             work = await self._database.read(lambda tx: look(tx, self._job_id))
             if work is None:
                 return
-            self.after_job = work.job.after_job
+            self.after_jobs = work.job.after_jobs
             if work.newer_token:
                 await self._take_token(work.newer_token)
                 continue
@@ -163,8 +167,8 @@ class Courier:
     async def _deliver(self, work: Work, site: Site, found: list[Artifact]) -> bool:
         """Do the next step of bringing these files; False when there is nothing to do now."""
         delivery = work.delivery
-        if work.first is not None and work.first.is_undelivered:
-            return False  # the plugin joins a transcript to the recording that is there already
+        if self._waits_for_recording(work):
+            return False
         if not delivery.title:
             await self._name(work, site)
             return True
@@ -175,6 +179,13 @@ class Courier:
                 return True
         await self._publish(work, site, [delivery.uploads[one.file_name].file_id for one in found])
         return True
+
+    def _waits_for_recording(self, work: Work) -> bool:
+        """The plugin joins a transcript to the recording that is there already."""
+        recording, end_time = work.recording, work.job.end_time
+        if recording is None or not recording.is_undelivered:
+            return False
+        return end_time is None or (self._now() - end_time).total_seconds() < RECORDING_SECONDS
 
     async def _tell_start(self, work: Work, site: Site) -> None:
         try:
@@ -191,7 +202,7 @@ class Courier:
     async def _tell_end(self, work: Work, site: Site) -> None:
         """Of a job that has made nothing."""
         job, delivery = work.job, work.delivery
-        problem = job.failure.message if job.failure else ""
+        problem = failure(job)
         if not delivery.is_start_told and job.state is State.CANCELLED:
             problem = "it was stopped before it had begun"
         if problem and delivery.failures < TELL_FAILURE_TRIES:
@@ -205,8 +216,8 @@ class Courier:
 
     async def _name(self, work: Work, site: Site) -> None:
         """Ask what the files shall be called; a transcript is called as its recording is."""
-        first = work.first
-        title = first.delivery.title if first is not None and first.delivery is not None else ""
+        recording = work.recording
+        title = recording.delivery.title if recording and recording.delivery else ""
         try:
             title = title or await site.file_name(work.delivery.call)
         except SiteError as problem:

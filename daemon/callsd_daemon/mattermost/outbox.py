@@ -72,7 +72,7 @@ class Outbox:
             if job.is_undelivered and job.id not in self._couriers:
                 self._changed.set()
             for job_id, courier in self._couriers.items():
-                if job.id in (job_id, courier.after_job):
+                if job.id == job_id or job.id in courier.after_jobs:
                     courier.wake()
 
     async def run(self) -> None:

@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from callsd_daemon.domain.capture import CAPTURE, CAPTURING_PHASE, CaptureResult
 from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.jobs import Artifact, Job
 from callsd_daemon.domain.mattermost import SiteSecrets
@@ -13,8 +14,9 @@ from callsd_daemon.store.read_transaction import ReadTransaction
 from callsd_ipc.names import RECORDING_FILES
 
 
-JOB_TYPES = {RECORDING: "recording", TRANSCRIPTION: "transcribing"}
-"""What the plugin calls our kinds of jobs."""
+JOB_TYPES = {RECORDING: "recording", CAPTURE: "transcribing", TRANSCRIPTION: "transcribing"}
+"""What the plugin calls our kinds of jobs. What it takes for one is two of ours: the call is
+captured while it goes on, and transcribed afterwards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +28,8 @@ class Work:
     token: str
     newer_token: str
     """That of the latest job of the same client and site, if the own one has failed; else empty."""
-    first: Job | None
-    """The job that this one begins after."""
+    recording: Job | None
+    """The recording of the same call, if this job begins after it."""
 
 
 def look(tx: ReadTransaction, job_id: str) -> Work | None:
@@ -42,8 +44,13 @@ def look(tx: ReadTransaction, job_id: str) -> Work | None:
         delivery=job.delivery,
         token=token,
         newer_token=newest_token if newest_token != token else "",
-        first=tx.get(job.after_job) if job.after_job else None,
+        recording=_recording(tx, job),
     )
+
+
+def _recording(tx: ReadTransaction, job: Job) -> Job | None:
+    before = (tx.get(job_id) for job_id in job.after_jobs)
+    return next((one for one in before if one is not None and one.kind == RECORDING), None)
 
 
 def _token(tx: ReadTransaction, job: Job) -> str:
@@ -71,16 +78,23 @@ def _newest_token(tx: ReadTransaction, job: Job, delivery: Delivery) -> str:
 
 
 def has_begun(work: Work) -> bool:
-    """Whether a recording has its first picture. A transcript begins with its recording."""
+    """Whether a recording has its first picture, and a capture is in its call.
+
+    A transcript begins with its recording.
+    """
+    if work.job.kind == CAPTURE:
+        return work.job.progress.phase == CAPTURING_PHASE
     if work.job.kind == RECORDING:
         health = work.job.progress.recording
         return health is not None and health.frame_count > 0
-    first = work.first
-    return first is None or first.delivery is None or first.delivery.is_start_told
+    recording = work.recording
+    return recording is None or recording.delivery is None or recording.delivery.is_start_told
 
 
 def files(job: Job) -> list[Artifact]:
     """What is published of a job, in the order in which it is named."""
+    if job.kind == CAPTURE:
+        return []  # its transcription is, in its turn
     if job.kind == RECORDING:
         return [one for one in job.artifacts if one.file_name in RECORDING_FILES]
     result = job.results.get(job.kind)
@@ -88,6 +102,14 @@ def files(job: Job) -> list[Artifact]:
         return []  # nobody has said anything
     by_suffix = {Path(one.file_name).suffix: one for one in job.artifacts}
     return [by_suffix[suffix] for suffix in (".vtt", ".txt") if suffix in by_suffix]
+
+
+def failure(job: Job) -> str:
+    """What the plugin is told of a job that ended otherwise than it should have; else empty."""
+    if (captured := job.results.get(CAPTURE)) is not None:
+        assert isinstance(captured, CaptureResult)
+        return captured.problem
+    return job.failure.message if job.failure else ""
 
 
 def language(job: Job) -> str:

@@ -23,7 +23,7 @@ from callsd_daemon.store.read_transaction import JobFilter, ReadTransaction
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.usecases.changes import Changes
 from callsd_daemon.usecases.streams import Streams
-from callsd_daemon.workers.admission import AdmissionController, record_decision
+from callsd_daemon.workers.admission import AdmissionController, Companion, record_decision
 from callsd_daemon.workers.supervisor import Placed, Supervisor
 from callsd_ipc.names import ARTIFACTS, WORKER_LOG
 
@@ -55,6 +55,8 @@ class JobRequest:
     its turn."""
     companion: "JobRequest | None" = None
     """What will be asked for in a moment: there must be room for it, too."""
+    companion_of: str = ""
+    """Id of the job with which room was held for this one."""
     followed_by: "JobRequest | None" = None
     """What begins after this job, and is accepted with it."""
     request_id: str = ""
@@ -133,6 +135,7 @@ class Jobs:
                 may_queue=request.may_queue,
                 companion=companion,
                 is_owed=request.is_owed,
+                companion_of=request.companion_of,
             )
             if follower is not None and not isinstance(placed.verdict.decision, Refuse):
                 assert request.followed_by is not None
@@ -166,9 +169,9 @@ class Jobs:
         """The jobs that come with this one: beside it in a moment, and after it."""
         companion = follower = None
         if (wish := request.companion) is not None:
-            wished = await self._prepare(job_id_of(creator, wish.request_id), creator, wish)
+            wished = await self._prepare("", creator, wish)
             companion = Companion(
-                key=wished.id, kind=wished.kind, spec=wished.spec, reservation=wished.reservation
+                kind=wished.kind, spec=wished.spec, reservation=wished.reservation
             )
         if (wish := request.followed_by) is not None:
             follower = await self._prepare(job_id_of(creator, wish.request_id), creator, wish)

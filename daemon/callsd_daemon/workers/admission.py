@@ -37,8 +37,6 @@ log = structlog.get_logger(__name__)
 class Companion:
     """A job that will be asked for in a moment, and must not be refused then."""
 
-    key: str
-    """By which it takes the room that is held for it."""
     kind: str
     spec: Spec
     reservation: Reservation
@@ -83,7 +81,7 @@ class AdmissionController:
         """What workers take, by name, as of the latest sample. A worker that serves one job bears
         the job's."""
         self._held: dict[str, tuple[Reservation, float]] = {}
-        """Room for companions, and until when by the monotonic clock."""
+        """Room for the companions of jobs, and until when by the monotonic clock."""
 
     async def sample(self) -> None:
         """Sample the machine."""
@@ -99,13 +97,13 @@ class AdmissionController:
         may_queue: bool,
         companion: Companion | None = None,
         is_owed: bool = False,
+        companion_of: str = "",
     ) -> Verdict:
         """Decide about a new job; if it may start, room for its companion is held from then on.
 
-        One that is owed takes the room that was held for it, or starts without.
+        That companion takes the room. One that is owed is admitted without, too.
         """
-        if is_owed:
-            self.release(job.id)
+        self._held.pop(companion_of, None)
         if _begins_later(tx, job):
             # Decided when it is its turn.
             return Verdict(decision=Queue(position=0, reason=None), snapshot=self._snapshot(tx))
@@ -121,15 +119,11 @@ class AdmissionController:
             request = replace(request, reservation=request.reservation + room)
         decision = decide(snapshot, request, self.policy)
         if companion is not None and isinstance(decision, Admit):
-            self._held[companion.key] = (room, time.monotonic() + HOLD_SECONDS)
+            self._held[job.id] = (room, time.monotonic() + HOLD_SECONDS)
         if is_owed and isinstance(decision, Refuse):
             log.warning("admitted_beyond_room", job_id=job.id, reason=decision.reason)
             decision = Admit()
         return Verdict(decision=decision, snapshot=snapshot)
-
-    def release(self, key: str) -> None:
-        """Hold no room for this companion any more."""
-        self._held.pop(key, None)
 
     def decide_next(self, tx: ReadTransaction, job: Job, *, waited_seconds: float) -> Verdict:
         """Decide whether the first job of the queue may start."""

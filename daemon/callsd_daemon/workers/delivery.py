@@ -27,7 +27,7 @@ from callsd_daemon.workers.waits import until
 
 log = structlog.get_logger(__name__)
 
-MAX_FILES = 64
+MAX_FILES = 300
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 IDLE_SECONDS = 30.0

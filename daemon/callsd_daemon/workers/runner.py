@@ -20,6 +20,7 @@ from callsd_daemon.workers import ending
 from callsd_daemon.workers.attempt import Attempt
 from callsd_daemon.workers.captions.attempt import CaptionsAttempt
 from callsd_daemon.workers.captions.calls import Calls
+from callsd_daemon.workers.captions.captured import captioned
 from callsd_daemon.workers.conclusion import Conclusion, Grant
 from callsd_daemon.workers.ending import EndRules
 from callsd_daemon.workers.launchers.launcher import Launcher, WorkerId
@@ -179,7 +180,9 @@ class JobRunner:
         kind = self._kinds[job.kind]
         attempt = Attempt(slot, process, kind.bounds, self._observer(job), is_batch=kind.is_batch)
         try:
-            return await self._see_through(job, attempt) or ending.death(process.end, slot.progress)
+            async with captioned(self._calls, job, self._directory / job.id) as slot.call:
+                verdict = await self._see_through(job, attempt)
+            return verdict or ending.death(process.end, slot.progress)
         finally:
             if process.exited.is_set():
                 await slot.log.take_rest(functools.partial(self._launcher.read_log, job.id))

@@ -11,6 +11,7 @@ from typing import Any
 from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Progress
 from callsd_daemon.kinds import Assignment, Opener
+from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.delivery import Delivery
 from callsd_daemon.workers.worker_log import WorkerLog
 
@@ -62,6 +63,8 @@ class WorkerSlot:
         """Set when the worker will tell nothing more: its outcome is kept, or there is none."""
         self.end_session: Callable[[], None] = lambda: None
         """Ends the session that there is, when another one begins."""
+        self.call: Call | None = None
+        """The call that its sound belongs to, while it is captioned."""
         self._resolve = resolve
         self._assignment: Assignment | None = None
 

@@ -97,8 +97,13 @@ class WorkerStarter:
         await worker_log.open()
 
         async def resolve() -> Assignment:
-            kept = await self._store.read(lambda tx: tx.secrets(job))
-            return await self._pool.run(self._kinds[job.kind].assignment, job, job.spec, kept)
+            kept, after = await self._store.read(
+                lambda tx: (tx.secrets(job), {one: tx.get(one) for one in job.after_jobs})
+            )
+            known = {job_id: first for job_id, first in after.items() if first is not None}
+            return await self._pool.run(
+                self._kinds[job.kind].assignment, job, job.spec, kept, known
+            )
 
         return WorkerSlot(
             resolve,

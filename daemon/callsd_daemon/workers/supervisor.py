@@ -19,7 +19,7 @@ from callsd_daemon.store.database import Database
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.transaction import Transaction
 from callsd_daemon.workers import ending
-from callsd_daemon.workers.admission import Companion, AdmissionController, Verdict, record_decision
+from callsd_daemon.workers.admission import AdmissionController, Companion, Verdict, record_decision
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.runner import JobRunner
 
@@ -77,6 +77,7 @@ class Supervisor:
         may_queue: bool,
         companion: Companion | None = None,
         is_owed: bool = False,
+        companion_of: str = "",
     ) -> Placed:
         """Decide about a new job and write it with its secrets, in the caller's transaction.
 
@@ -84,7 +85,12 @@ class Supervisor:
         must be room for its companion, too, for which that is held.
         """
         verdict = self._admission.decide(
-            tx, job, may_queue=may_queue, companion=companion, is_owed=is_owed
+            tx,
+            job,
+            may_queue=may_queue,
+            companion=companion,
+            is_owed=is_owed,
+            companion_of=companion_of,
         )
         if secrets is not None and not isinstance(verdict.decision, Refuse):
             tx.put_secrets(job.id, secrets)

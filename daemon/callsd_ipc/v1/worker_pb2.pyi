@@ -39,6 +39,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """Does one recording."""
     ROLE_CAPTIONER: _Role.ValueType  # 3
     """Serves live captions with one model."""
+    ROLE_CAPTURER: _Role.ValueType  # 4
+    """Captures one call."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """Kinds of workers. Each loads all its code before it dials."""
@@ -51,6 +53,8 @@ ROLE_RECORDER: Role.ValueType  # 2
 """Does one recording."""
 ROLE_CAPTIONER: Role.ValueType  # 3
 """Serves live captions with one model."""
+ROLE_CAPTURER: Role.ValueType  # 4
+"""Captures one call."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 class _SpeechChange:
@@ -654,6 +658,7 @@ class Assignment(_message.Message):
 
     TRANSCRIPTION_FIELD_NUMBER: _builtins.int
     RECORDING_FIELD_NUMBER: _builtins.int
+    CAPTURE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def transcription(self) -> Global___TranscriptionWork:
         """Turn tracks into a transcript."""
@@ -662,21 +667,230 @@ class Assignment(_message.Message):
     def recording(self) -> Global___RecordingWork:
         """Record a page."""
 
+    @_builtins.property
+    def capture(self) -> Global___CaptureWork:
+        """Capture a call."""
+
     def __init__(
         self,
         *,
         transcription: Global___TranscriptionWork | None = ...,
         recording: Global___RecordingWork | None = ...,
+        capture: Global___CaptureWork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["recording", b"recording", "transcription", b"transcription", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "recording", b"recording", "transcription", b"transcription", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["recording", b"recording", "transcription", b"transcription", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "recording", b"recording", "transcription", b"transcription", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["transcription", "recording"]  # noqa: Y015
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["transcription", "recording", "capture"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 
 Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
+
+@_typing.final
+class CaptureWork(_message.Message):
+    """A call to capture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_URL_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    CAPTIONS_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    MIN_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    site_url: _builtins.str
+    """The site's address."""
+    call_id: _builtins.str
+    """The call's identifier."""
+    job_id: _builtins.str
+    """The plugin's identifier of the job by which the call is joined."""
+    token: _builtins.str
+    """The bot's token."""
+    certificates: _builtins.bytes
+    """Whose certificates the site may have, besides those the system trusts; PEM."""
+    captions: _builtins.bool
+    """Have the call captioned."""
+    max_seconds: _builtins.float
+    """Longest time in the call. Unit: seconds."""
+    min_free_bytes: _builtins.int
+    """Space that is left to others: nothing more is kept before it is used. Unit: bytes."""
+    def __init__(
+        self,
+        *,
+        site_url: _builtins.str = ...,
+        call_id: _builtins.str = ...,
+        job_id: _builtins.str = ...,
+        token: _builtins.str = ...,
+        certificates: _builtins.bytes = ...,
+        captions: _builtins.bool = ...,
+        max_seconds: _builtins.float = ...,
+        min_free_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "captions", b"captions", "certificates", b"certificates", "job_id", b"job_id", "max_seconds", b"max_seconds", "min_free_bytes", b"min_free_bytes", "site_url", b"site_url", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptureWork: _TypeAlias = CaptureWork  # noqa: Y015
+
+@_typing.final
+class CaptionCallRequest(_message.Message):
+    """Sound of a call that is captured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    AUDIO_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hello(self) -> Global___Hello:
+        """Who calls; in the first message."""
+
+    @_builtins.property
+    def audio(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpeakerAudio]:
+        """Opus packets, in the order they came."""
+
+    @_builtins.property
+    def paused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Speakers who say no more for now."""
+
+    def __init__(
+        self,
+        *,
+        hello: Global___Hello | None = ...,
+        audio: _abc.Iterable[Global___SpeakerAudio] | None = ...,
+        paused: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "hello", b"hello", "paused", b"paused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptionCallRequest: _TypeAlias = CaptionCallRequest  # noqa: Y015
+
+@_typing.final
+class SpeakerAudio(_message.Message):
+    """An Opus packet of one speaker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEAKER_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    START_SAMPLE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    speaker: _builtins.str
+    """The speaker's session."""
+    sequence: _builtins.int
+    """Counts up by one from 1; what was lost on the way is left out."""
+    start_sample: _builtins.int
+    """Where it begins, from the start of the capture. Unit: samples at 16 kHz."""
+    data: _builtins.bytes
+    """The packet."""
+    def __init__(
+        self,
+        *,
+        speaker: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        start_sample: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "sequence", b"sequence", "speaker", b"speaker", "start_sample", b"start_sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpeakerAudio: _TypeAlias = SpeakerAudio  # noqa: Y015
+
+@_typing.final
+class CaptionCallResponse(_message.Message):
+    """What the captioner makes of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORDS_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    skipped: _builtins.str
+    """Sound of this speaker was skipped."""
+    degraded: _builtins.bool
+    """Captions come late, or by a smaller model."""
+    @_builtins.property
+    def words(self) -> Global___SpeakerWords:
+        """Words of a speaker; interim ones replace those before of the same segment."""
+
+    def __init__(
+        self,
+        *,
+        words: Global___SpeakerWords | None = ...,
+        skipped: _builtins.str = ...,
+        degraded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "event", b"event", "skipped", b"skipped", "words", b"words"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "event", b"event", "skipped", b"skipped", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["words", "skipped", "degraded"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___CaptionCallResponse: _TypeAlias = CaptionCallResponse  # noqa: Y015
+
+@_typing.final
+class SpeakerWords(_message.Message):
+    """Words of one speaker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEAKER_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
+    END_OF_UTTERANCE_FIELD_NUMBER: _builtins.int
+    HEARD_SAMPLE_FIELD_NUMBER: _builtins.int
+    START_SAMPLE_FIELD_NUMBER: _builtins.int
+    speaker: _builtins.str
+    """The speaker's session."""
+    segment: _builtins.int
+    """Tells utterances apart."""
+    revision: _builtins.int
+    """Counts what was reported of the segment."""
+    text: _builtins.str
+    """The words; empty = those before are withdrawn."""
+    final: _builtins.bool
+    """They do not change any more."""
+    end_of_utterance: _builtins.bool
+    """The speaker has come to the end of an utterance."""
+    heard_sample: _builtins.int
+    """Sound before this is in the text. Unit: samples at 16 kHz."""
+    start_sample: _builtins.int
+    """Where the first word begins. Unit: samples at 16 kHz."""
+    def __init__(
+        self,
+        *,
+        speaker: _builtins.str = ...,
+        segment: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        text: _builtins.str = ...,
+        final: _builtins.bool = ...,
+        end_of_utterance: _builtins.bool = ...,
+        heard_sample: _builtins.int = ...,
+        start_sample: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_of_utterance", b"end_of_utterance", "final", b"final", "heard_sample", b"heard_sample", "revision", b"revision", "segment", b"segment", "speaker", b"speaker", "start_sample", b"start_sample", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpeakerWords: _TypeAlias = SpeakerWords  # noqa: Y015
 
 @_typing.final
 class RecordingWork(_message.Message):
@@ -1028,6 +1242,7 @@ class Outcome(_message.Message):
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     WALL_SECONDS_FIELD_NUMBER: _builtins.int
     RECORDING_FIELD_NUMBER: _builtins.int
+    CAPTURE_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """As in the bootstrap; one from an older worker does not count."""
     failure_reason: _builtins.str
@@ -1046,7 +1261,7 @@ class Outcome(_message.Message):
 
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactFile]:
-        """Files made, at most 64."""
+        """Files made, at most 300."""
 
     @_builtins.property
     def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeNotice]:
@@ -1059,6 +1274,10 @@ class Outcome(_message.Message):
     @_builtins.property
     def recording(self) -> Global___RecordingOutcome:
         """Result of a recording."""
+
+    @_builtins.property
+    def capture(self) -> Global___CaptureOutcome:
+        """Result of a capture."""
 
     def __init__(
         self,
@@ -1074,14 +1293,89 @@ class Outcome(_message.Message):
         peak_memory_bytes: _builtins.int = ...,
         wall_seconds: _builtins.float = ...,
         recording: Global___RecordingOutcome | None = ...,
+        capture: Global___CaptureOutcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["recording", b"recording", "transcription", b"transcription"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "recording", b"recording", "transcription", b"transcription"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "cpu_seconds", b"cpu_seconds", "failure_message", b"failure_message", "failure_metadata", b"failure_metadata", "failure_reason", b"failure_reason", "generation", b"generation", "notices", b"notices", "peak_memory_bytes", b"peak_memory_bytes", "recording", b"recording", "transcription", b"transcription", "wall_seconds", b"wall_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "capture", b"capture", "cpu_seconds", b"cpu_seconds", "failure_message", b"failure_message", "failure_metadata", b"failure_metadata", "failure_reason", b"failure_reason", "generation", b"generation", "notices", b"notices", "peak_memory_bytes", b"peak_memory_bytes", "recording", b"recording", "transcription", b"transcription", "wall_seconds", b"wall_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+@_typing.final
+class CaptureOutcome(_message.Message):
+    """What was captured of a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACKS_FIELD_NUMBER: _builtins.int
+    RECORDING_START_MS_FIELD_NUMBER: _builtins.int
+    CAPTION_COUNT_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    recording_start_ms: _builtins.int
+    """When the recording began, as the site told; 0 = not known. Unit: ms of Unix time."""
+    caption_count: _builtins.int
+    """Captions shown in the call."""
+    problem: _builtins.str
+    """Why it ended before the call; empty = it did not."""
+    @_builtins.property
+    def tracks(self) -> _containers.RepeatedCompositeFieldContainer[Global___CapturedTrack]:
+        """One for each file."""
+
+    def __init__(
+        self,
+        *,
+        tracks: _abc.Iterable[Global___CapturedTrack] | None = ...,
+        recording_start_ms: _builtins.int = ...,
+        caption_count: _builtins.int = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption_count", b"caption_count", "problem", b"problem", "recording_start_ms", b"recording_start_ms", "tracks", b"tracks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptureOutcome: _TypeAlias = CaptureOutcome  # noqa: Y015
+
+@_typing.final
+class CapturedTrack(_message.Message):
+    """One speaker's sound."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    SPEAKER_FIELD_NUMBER: _builtins.int
+    SPEAKER_ID_FIELD_NUMBER: _builtins.int
+    START_MS_FIELD_NUMBER: _builtins.int
+    DURATION_SECONDS_FIELD_NUMBER: _builtins.int
+    file_name: _builtins.str
+    """Plain file name."""
+    speaker: _builtins.str
+    """Name to show; empty = not known."""
+    speaker_id: _builtins.str
+    """The same for all tracks of one person."""
+    start_ms: _builtins.int
+    """When its first sample was said. Unit: ms of Unix time."""
+    duration_seconds: _builtins.float
+    """Length. Unit: seconds."""
+    def __init__(
+        self,
+        *,
+        file_name: _builtins.str = ...,
+        speaker: _builtins.str = ...,
+        speaker_id: _builtins.str = ...,
+        start_ms: _builtins.int = ...,
+        duration_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_seconds", b"duration_seconds", "file_name", b"file_name", "speaker", b"speaker", "speaker_id", b"speaker_id", "start_ms", b"start_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CapturedTrack: _TypeAlias = CapturedTrack  # noqa: Y015
 
 @_typing.final
 class RecordingOutcome(_message.Message):
@@ -1097,6 +1391,7 @@ class RecordingOutcome(_message.Message):
     SEGMENT_COUNT_FIELD_NUMBER: _builtins.int
     GAP_SECONDS_FIELD_NUMBER: _builtins.int
     CUT_SHORT_FIELD_NUMBER: _builtins.int
+    START_MS_FIELD_NUMBER: _builtins.int
     duration_seconds: _builtins.float
     """Length. Unit: seconds."""
     width: _builtins.int
@@ -1113,6 +1408,8 @@ class RecordingOutcome(_message.Message):
     """Time between pieces. Unit: seconds."""
     cut_short: _builtins.bool
     """It ended otherwise than it should have."""
+    start_ms: _builtins.int
+    """When its first picture was taken. Unit: ms of Unix time."""
     def __init__(
         self,
         *,
@@ -1124,10 +1421,11 @@ class RecordingOutcome(_message.Message):
         segment_count: _builtins.int = ...,
         gap_seconds: _builtins.float = ...,
         cut_short: _builtins.bool = ...,
+        start_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut_short", b"cut_short", "duration_seconds", b"duration_seconds", "frame_rate", b"frame_rate", "gap_seconds", b"gap_seconds", "height", b"height", "segment_count", b"segment_count", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut_short", b"cut_short", "duration_seconds", b"duration_seconds", "frame_rate", b"frame_rate", "gap_seconds", b"gap_seconds", "height", b"height", "segment_count", b"segment_count", "size_bytes", b"size_bytes", "start_ms", b"start_ms", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,6 +45,11 @@ class WorkerServiceStub(object):
                 request_serializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionRequest.SerializeToString,
                 response_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionResponse.FromString,
                 _registered_method=True)
+        self.CaptionCall = channel.stream_stream(
+                '/callsd_ipc.v1.WorkerService/CaptionCall',
+                request_serializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionCallRequest.SerializeToString,
+                response_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionCallResponse.FromString,
+                _registered_method=True)
         self.ReadFile = channel.unary_stream(
                 '/callsd_ipc.v1.WorkerService/ReadFile',
                 request_serializer=callsd__ipc_dot_v1_dot_worker__pb2.ReadFileRequest.SerializeToString,
@@ -80,6 +85,15 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CaptionCall(self, request_iterator, context):
+        """Sound of the call that a worker captures, to be captioned, and its captions. The
+        first request is `hello`. When this stream breaks, the worker opens it again, and
+        goes on with what is said then: what was said before is in its files.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadFile(self, request, context):
         """Reads a file that the assignment names. For a worker that shares no disk with
         the daemon; the others are handed descriptors over the file socket.
@@ -107,6 +121,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Caption,
                     request_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionRequest.FromString,
                     response_serializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionResponse.SerializeToString,
+            ),
+            'CaptionCall': grpc.stream_stream_rpc_method_handler(
+                    servicer.CaptionCall,
+                    request_deserializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionCallRequest.FromString,
+                    response_serializer=callsd__ipc_dot_v1_dot_worker__pb2.CaptionCallResponse.SerializeToString,
             ),
             'ReadFile': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadFile,
@@ -174,6 +193,33 @@ class WorkerService(object):
             '/callsd_ipc.v1.WorkerService/Caption',
             callsd__ipc_dot_v1_dot_worker__pb2.CaptionRequest.SerializeToString,
             callsd__ipc_dot_v1_dot_worker__pb2.CaptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CaptionCall(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/callsd_ipc.v1.WorkerService/CaptionCall',
+            callsd__ipc_dot_v1_dot_worker__pb2.CaptionCallRequest.SerializeToString,
+            callsd__ipc_dot_v1_dot_worker__pb2.CaptionCallResponse.FromString,
             options,
             channel_credentials,
             insecure,

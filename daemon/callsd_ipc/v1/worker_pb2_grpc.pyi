@@ -50,6 +50,11 @@ class WorkerServiceStub:
     the captioner ends: sound comes through the daemon, and the daemon has all
     that a new captioner needs.
     """
+    CaptionCall: _grpc.StreamStreamMultiCallable[_worker_pb2.CaptionCallRequest, _worker_pb2.CaptionCallResponse]
+    """Sound of the call that a worker captures, to be captioned, and its captions. The
+    first request is `hello`. When this stream breaks, the worker opens it again, and
+    goes on with what is said then: what was said before is in its files.
+    """
     ReadFile: _grpc.UnaryStreamMultiCallable[_worker_pb2.ReadFileRequest, _worker_pb2.ReadFileResponse]
     """Reads a file that the assignment names. For a worker that shares no disk with
     the daemon; the others are handed descriptors over the file socket.
@@ -72,6 +77,11 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     first report is `hello`, the first order is `work`. When this session breaks,
     the captioner ends: sound comes through the daemon, and the daemon has all
     that a new captioner needs.
+    """
+    CaptionCall: _aio.StreamStreamMultiCallable[_worker_pb2.CaptionCallRequest, _worker_pb2.CaptionCallResponse]  # type: ignore[assignment]
+    """Sound of the call that a worker captures, to be captioned, and its captions. The
+    first request is `hello`. When this stream breaks, the worker opens it again, and
+    goes on with what is said then: what was said before is in its files.
     """
     ReadFile: _aio.UnaryStreamMultiCallable[_worker_pb2.ReadFileRequest, _worker_pb2.ReadFileResponse]  # type: ignore[assignment]
     """Reads a file that the assignment names. For a worker that shares no disk with
@@ -104,6 +114,17 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         first report is `hello`, the first order is `work`. When this session breaks,
         the captioner ends: sound comes through the daemon, and the daemon has all
         that a new captioner needs.
+        """
+
+    @_abc_1.abstractmethod
+    def CaptionCall(
+        self,
+        request_iterator: _MaybeAsyncIterator[_worker_pb2.CaptionCallRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.CaptionCallResponse], _abc.AsyncIterator[_worker_pb2.CaptionCallResponse]]:
+        """Sound of the call that a worker captures, to be captioned, and its captions. The
+        first request is `hello`. When this stream breaks, the worker opens it again, and
+        goes on with what is said then: what was said before is in its files.
         """
 
     @_abc_1.abstractmethod

@@ -30,6 +30,11 @@ def is_recorder(bootstrap: worker_pb2.Bootstrap) -> bool:
     return bootstrap.role == worker_pb2.ROLE_RECORDER
 
 
+def is_capturer(bootstrap: worker_pb2.Bootstrap) -> bool:
+    """Whether to capture a call."""
+    return bootstrap.role == worker_pb2.ROLE_CAPTURER
+
+
 def hello(bootstrap: worker_pb2.Bootstrap, *, is_assigned: bool = False) -> worker_pb2.Hello:
     """The first message of each session."""
     return worker_pb2.Hello(
@@ -38,6 +43,15 @@ def hello(bootstrap: worker_pb2.Bootstrap, *, is_assigned: bool = False) -> work
         token=bootstrap.token,
         protocol_version=names.PROTOCOL_VERSION,
         is_assigned=is_assigned,
+    )
+
+
+def aio_channel(bootstrap: worker_pb2.Bootstrap) -> grpc.aio.Channel:
+    """A connection to the daemon for a worker with an event loop."""
+    if bootstrap.endpoint.startswith("unix:"):
+        return grpc.aio.insecure_channel(bootstrap.endpoint)
+    return grpc.aio.secure_channel(
+        bootstrap.endpoint, grpc.ssl_channel_credentials(root_certificates=bootstrap.tls_roots)
     )
 
 

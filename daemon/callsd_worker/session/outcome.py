@@ -59,6 +59,7 @@ def write_outcome(
     notices: list[tuple[str, str]] | None = None,
     transcription: worker_pb2.TranscriptionOutcome | None = None,
     recording: worker_pb2.RecordingOutcome | None = None,
+    capture: worker_pb2.CaptureOutcome | None = None,
     wall_seconds: float = 0.0,
 ) -> None:
     """Write how the work ended. `failure` is (reason, message); None = success."""
@@ -75,6 +76,7 @@ def write_outcome(
         notices=[worker_pb2.OutcomeNotice(code=code, message=text) for code, text in notices or []],
         transcription=transcription,
         recording=recording,
+        capture=capture,
         cpu_seconds=sum(u.ru_utime + u.ru_stime for u in (own, children)),
         wall_seconds=wall_seconds,
         peak_memory_bytes=max(own.ru_maxrss, children.ru_maxrss) * KIB,

@@ -146,6 +146,7 @@ def _finish(
             size_bytes=joined.size_bytes,
             segment_count=joined.piece_count,
             gap_seconds=joined.gap_seconds,
+            start_ms=round(min(piece.start_seconds for piece in pieces) * 1000),
             cut_short=is_cut_short,
         ),
         wall_seconds=wall_seconds,

@@ -129,6 +129,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The page to record did not load, or did not become ready in time."""
     ERROR_REASON_RECORDING_LOST: _ErrorReason.ValueType  # 49
     """Nothing was recorded, or what was recorded cannot be read."""
+    ERROR_REASON_CALL_UNAVAILABLE: _ErrorReason.ValueType  # 50
+    """The call to capture could not be joined."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a request was refused or a job failed.
@@ -243,4 +245,6 @@ ERROR_REASON_PAGE_UNAVAILABLE: ErrorReason.ValueType  # 48
 """The page to record did not load, or did not become ready in time."""
 ERROR_REASON_RECORDING_LOST: ErrorReason.ValueType  # 49
 """Nothing was recorded, or what was recorded cannot be read."""
+ERROR_REASON_CALL_UNAVAILABLE: ErrorReason.ValueType  # 50
+"""The call to capture could not be joined."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from callsd.v1 import capacity_pb2 as callsd_dot_v1_dot_capacity__pb2
+from callsd.v1 import capture_pb2 as callsd_dot_v1_dot_capture__pb2
 from callsd.v1 import caption_pb2 as callsd_dot_v1_dot_caption__pb2
 from callsd.v1 import error_pb2 as callsd_dot_v1_dot_error__pb2
 from callsd.v1 import kind_pb2 as callsd_dot_v1_dot_kind__pb2
@@ -33,7 +34,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63\x61llsd/v1/job.proto\x12\tcallsd.v1\x1a\x18\x63\x61llsd/v1/capacity.proto\x1a\x17\x63\x61llsd/v1/caption.proto\x1a\x15\x63\x61llsd/v1/error.proto\x1a\x14\x63\x61llsd/v1/kind.proto\x1a\x1a\x63\x61llsd/v1/mattermost.proto\x1a\x19\x63\x61llsd/v1/recording.proto\x1a\x1d\x63\x61llsd/v1/transcription.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xad\t\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12 \n\x04kind\x18\x03 \x01(\x0e\x32\x12.callsd.v1.JobKind\x12\"\n\x05state\x18\x04 \x01(\x0e\x32\x13.callsd.v1.JobState\x12*\n\x06labels\x18\x05 \x03(\x0b\x32\x1a.callsd.v1.Job.LabelsEntry\x12\x35\n\rtranscription\x18\x06 \x01(\x0b\x32\x1c.callsd.v1.TranscriptionSpecH\x00\x12+\n\x08\x63\x61ptions\x18\x07 \x01(\x0b\x32\x17.callsd.v1.CaptionsSpecH\x00\x12-\n\trecording\x18\x08 \x01(\x0b\x32\x18.callsd.v1.RecordingSpecH\x00\x12/\n\x0cmax_duration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x08progress\x18\n \x01(\x0b\x32\x13.callsd.v1.Progress\x12#\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\x12.callsd.v1.Failure\x12\"\n\x07notices\x18\x0c \x03(\x0b\x32\x11.callsd.v1.Notice\x12&\n\tartifacts\x18\r \x03(\x0b\x32\x13.callsd.v1.Artifact\x12<\n\x14transcription_result\x18\x0e \x01(\x0b\x32\x1e.callsd.v1.TranscriptionResult\x12+\n\x0breservation\x18\x0f \x01(\x0b\x32\x16.callsd.v1.Reservation\x12\x1f\n\x05usage\x18\x10 \x01(\x0b\x32\x10.callsd.v1.Usage\x12\x16\n\x0equeue_position\x18\x11 \x01(\x05\x12+\n\x0bwaiting_for\x18\x12 \x01(\x0e\x32\x16.callsd.v1.ErrorReason\x12\x0f\n\x07\x61ttempt\x18\x13 \x01(\x05\x12\x0f\n\x07\x63reator\x18\x14 \x01(\t\x12\x10\n\x08revision\x18\x15 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0f\x63\x61ptions_result\x18\x1b \x01(\x0b\x32\x19.callsd.v1.CaptionsResult\x12\x34\n\x10recording_result\x18\x1c \x01(\x0b\x32\x1a.callsd.v1.RecordingResult\x12%\n\x08\x64\x65livery\x18\x1d \x01(\x0b\x32\x13.callsd.v1.Delivery\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04spec\"\xcc\x01\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\x12,\n\tprocessed\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10real_time_factor\x18\x05 \x01(\x01\x12-\n\trecording\x18\x06 \x01(\x0b\x32\x1a.callsd.v1.RecordingHealth\"\xa7\x01\n\x07\x46\x61ilure\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.callsd.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x32\n\x08metadata\x18\x03 \x03(\x0b\x32 .callsd.v1.Failure.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\'\n\x06Notice\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"P\n\x08\x41rtifact\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"7\n\x05Usage\x12\x13\n\x0b\x63pu_seconds\x18\x01 \x01(\x01\x12\x19\n\x11peak_memory_bytes\x18\x02 \x01(\x03\"l\n\x10\x43reateJobRequest\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.callsd.v1.Job\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x10\n\x08no_queue\x18\x04 \x01(\x08\"Y\n\x11\x43reateJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.callsd.v1.Job\x12\'\n\tadmission\x18\x02 \x01(\x0b\x32\x14.callsd.v1.Admission\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"-\n\x0eGetJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.callsd.v1.Job\"\xf1\x01\n\tJobFilter\x12#\n\x06states\x18\x01 \x03(\x0e\x32\x13.callsd.v1.JobState\x12!\n\x05kinds\x18\x02 \x03(\x0e\x32\x12.callsd.v1.JobKind\x12\x30\n\x06labels\x18\x03 \x03(\x0b\x32 .callsd.v1.JobFilter.LabelsEntry\x12\r\n\x05names\x18\x04 \x03(\t\x12,\n\ndeliveries\x18\x05 \x03(\x0e\x32\x18.callsd.v1.DeliveryState\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x0fListJobsRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.callsd.v1.JobFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x10ListJobsResponse\x12\x1c\n\x04jobs\x18\x01 \x03(\x0b\x32\x0e.callsd.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\",\n\x0eStopJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\".\n\x0fStopJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.callsd.v1.Job\".\n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"0\n\x11PublishJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\"1\n\x12PublishJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.callsd.v1.Job\"\x7f\n\x10WatchJobsRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.callsd.v1.JobFilter\x12\x1c\n\x0fresume_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0b\x64\x61tabase_id\x18\x03 \x01(\tB\x12\n\x10_resume_revision\"{\n\x11WatchJobsResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.callsd.v1.JobEvent\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x1a\n\x12initial_state_sent\x18\x03 \x01(\x08\x12\x13\n\x0b\x64\x61tabase_id\x18\x04 \x01(\t\"c\n\x08JobEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12%\n\x0bjob_changed\x18\x02 \x01(\x0b\x32\x0e.callsd.v1.JobH\x00\x12\x15\n\x0bjob_deleted\x18\x03 \x01(\tH\x00\x42\x07\n\x05\x65vent\">\n\x0eReadLogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"/\n\x0fReadLogResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"4\n\x14\x46\x65tchArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"\\\n\x15\x46\x65tchArtifactResponse\x12%\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x13.callsd.v1.Artifact\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c*\xca\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x16\n\x12JOB_STATE_STARTING\x10\x02\x12\x15\n\x11JOB_STATE_RUNNING\x10\x03\x12\x16\n\x12JOB_STATE_STOPPING\x10\x04\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x05\x12\x14\n\x10JOB_STATE_FAILED\x10\x06\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x07\x32\x91\x05\n\nJobService\x12\x46\n\tCreateJob\x12\x1b.callsd.v1.CreateJobRequest\x1a\x1c.callsd.v1.CreateJobResponse\x12=\n\x06GetJob\x12\x18.callsd.v1.GetJobRequest\x1a\x19.callsd.v1.GetJobResponse\x12\x43\n\x08ListJobs\x12\x1a.callsd.v1.ListJobsRequest\x1a\x1b.callsd.v1.ListJobsResponse\x12@\n\x07StopJob\x12\x19.callsd.v1.StopJobRequest\x1a\x1a.callsd.v1.StopJobResponse\x12\x46\n\tDeleteJob\x12\x1b.callsd.v1.DeleteJobRequest\x1a\x1c.callsd.v1.DeleteJobResponse\x12H\n\tWatchJobs\x12\x1b.callsd.v1.WatchJobsRequest\x1a\x1c.callsd.v1.WatchJobsResponse0\x01\x12\x42\n\x07ReadLog\x12\x19.callsd.v1.ReadLogRequest\x1a\x1a.callsd.v1.ReadLogResponse0\x01\x12T\n\rFetchArtifact\x12\x1f.callsd.v1.FetchArtifactRequest\x1a .callsd.v1.FetchArtifactResponse0\x01\x12I\n\nPublishJob\x12\x1c.callsd.v1.PublishJobRequest\x1a\x1d.callsd.v1.PublishJobResponseB_\n\rdev.callsd.v1B\x08JobProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63\x61llsd/v1/job.proto\x12\tcallsd.v1\x1a\x18\x63\x61llsd/v1/capacity.proto\x1a\x17\x63\x61llsd/v1/capture.proto\x1a\x17\x63\x61llsd/v1/caption.proto\x1a\x15\x63\x61llsd/v1/error.proto\x1a\x14\x63\x61llsd/v1/kind.proto\x1a\x1a\x63\x61llsd/v1/mattermost.proto\x1a\x19\x63\x61llsd/v1/recording.proto\x1a\x1d\x63\x61llsd/v1/transcription.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\n\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12 \n\x04kind\x18\x03 \x01(\x0e\x32\x12.callsd.v1.JobKind\x12\"\n\x05state\x18\x04 \x01(\x0e\x32\x13.callsd.v1.JobState\x12*\n\x06labels\x18\x05 \x03(\x0b\x32\x1a.callsd.v1.Job.LabelsEntry\x12\x35\n\rtranscription\x18\x06 \x01(\x0b\x32\x1c.callsd.v1.TranscriptionSpecH\x00\x12+\n\x08\x63\x61ptions\x18\x07 \x01(\x0b\x32\x17.callsd.v1.CaptionsSpecH\x00\x12-\n\trecording\x18\x08 \x01(\x0b\x32\x18.callsd.v1.RecordingSpecH\x00\x12)\n\x07\x63\x61pture\x18\x1e \x01(\x0b\x32\x16.callsd.v1.CaptureSpecH\x00\x12/\n\x0cmax_duration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x08progress\x18\n \x01(\x0b\x32\x13.callsd.v1.Progress\x12#\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\x12.callsd.v1.Failure\x12\"\n\x07notices\x18\x0c \x03(\x0b\x32\x11.callsd.v1.Notice\x12&\n\tartifacts\x18\r \x03(\x0b\x32\x13.callsd.v1.Artifact\x12<\n\x14transcription_result\x18\x0e \x01(\x0b\x32\x1e.callsd.v1.TranscriptionResult\x12+\n\x0breservation\x18\x0f \x01(\x0b\x32\x16.callsd.v1.Reservation\x12\x1f\n\x05usage\x18\x10 \x01(\x0b\x32\x10.callsd.v1.Usage\x12\x16\n\x0equeue_position\x18\x11 \x01(\x05\x12+\n\x0bwaiting_for\x18\x12 \x01(\x0e\x32\x16.callsd.v1.ErrorReason\x12\x0f\n\x07\x61ttempt\x18\x13 \x01(\x05\x12\x0f\n\x07\x63reator\x18\x14 \x01(\t\x12\x10\n\x08revision\x18\x15 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0f\x63\x61ptions_result\x18\x1b \x01(\x0b\x32\x19.callsd.v1.CaptionsResult\x12\x34\n\x10recording_result\x18\x1c \x01(\x0b\x32\x1a.callsd.v1.RecordingResult\x12%\n\x08\x64\x65livery\x18\x1d \x01(\x0b\x32\x13.callsd.v1.Delivery\x12\x30\n\x0e\x63\x61pture_result\x18\x1f \x01(\x0b\x32\x18.callsd.v1.CaptureResult\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04spec\"\xcc\x01\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\x12,\n\tprocessed\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10real_time_factor\x18\x05 \x01(\x01\x12-\n\trecording\x18\x06 \x01(\x0b\x32\x1a.callsd.v1.RecordingHealth\"\xa7\x01\n\x07\x46\x61ilure\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.callsd.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x32\n\x08metadata\x18\x03 \x03(\x0b\x32 .callsd.v1.Failure.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\'\n\x06Notice\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"P\n\x08\x41rtifact\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"7\n\x05Usage\x12\x13\n\x0b\x63pu_seconds\x18\x01 \x01(\x01\x12\x19\n\x11peak_memory_bytes\x18\x02 \x01(\x03\"l\n\x10\x43reateJobRequest\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.callsd.v1.Job\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x10\n\x08no_queue\x18\x04 \x01(\x08\"Y\n\x11\x43reateJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.callsd.v1.Job\x12\'\n\tadmission\x18\x02 \x01(\x0b\x32\x14.callsd.v1.Admission\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"-\n\x0eGetJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.callsd.v1.Job\"\xf1\x01\n\tJobFilter\x12#\n\x06states\x18\x01 \x03(\x0e\x32\x13.callsd.v1.JobState\x12!\n\x05kinds\x18\x02 \x03(\x0e\x32\x12.callsd.v1.JobKind\x12\x30\n\x06labels\x18\x03 \x03(\x0b\x32 .callsd.v1.JobFilter.LabelsEntry\x12\r\n\x05names\x18\x04 \x03(\t\x12,\n\ndeliveries\x18\x05 \x03(\x0e\x32\x18.callsd.v1.DeliveryState\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x0fListJobsRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.callsd.v1.JobFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x10ListJobsResponse\x12\x1c\n\x04jobs\x18\x01 \x03(\x0b\x32\x0e.callsd.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\",\n\x0eStopJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\".\n\x0fStopJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.callsd.v1.Job\".\n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"0\n\x11PublishJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\"1\n\x12PublishJobResponse\x12\x1b\n\x03job\x18\x01 \x01(\x0b\x32\x0e.callsd.v1.Job\"\x7f\n\x10WatchJobsRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.callsd.v1.JobFilter\x12\x1c\n\x0fresume_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0b\x64\x61tabase_id\x18\x03 \x01(\tB\x12\n\x10_resume_revision\"{\n\x11WatchJobsResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.callsd.v1.JobEvent\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x1a\n\x12initial_state_sent\x18\x03 \x01(\x08\x12\x13\n\x0b\x64\x61tabase_id\x18\x04 \x01(\t\"c\n\x08JobEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12%\n\x0bjob_changed\x18\x02 \x01(\x0b\x32\x0e.callsd.v1.JobH\x00\x12\x15\n\x0bjob_deleted\x18\x03 \x01(\tH\x00\x42\x07\n\x05\x65vent\">\n\x0eReadLogRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"/\n\x0fReadLogResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"4\n\x14\x46\x65tchArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"\\\n\x15\x46\x65tchArtifactResponse\x12%\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x13.callsd.v1.Artifact\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c*\xca\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x16\n\x12JOB_STATE_STARTING\x10\x02\x12\x15\n\x11JOB_STATE_RUNNING\x10\x03\x12\x16\n\x12JOB_STATE_STOPPING\x10\x04\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x05\x12\x14\n\x10JOB_STATE_FAILED\x10\x06\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x07\x32\x91\x05\n\nJobService\x12\x46\n\tCreateJob\x12\x1b.callsd.v1.CreateJobRequest\x1a\x1c.callsd.v1.CreateJobResponse\x12=\n\x06GetJob\x12\x18.callsd.v1.GetJobRequest\x1a\x19.callsd.v1.GetJobResponse\x12\x43\n\x08ListJobs\x12\x1a.callsd.v1.ListJobsRequest\x1a\x1b.callsd.v1.ListJobsResponse\x12@\n\x07StopJob\x12\x19.callsd.v1.StopJobRequest\x1a\x1a.callsd.v1.StopJobResponse\x12\x46\n\tDeleteJob\x12\x1b.callsd.v1.DeleteJobRequest\x1a\x1c.callsd.v1.DeleteJobResponse\x12H\n\tWatchJobs\x12\x1b.callsd.v1.WatchJobsRequest\x1a\x1c.callsd.v1.WatchJobsResponse0\x01\x12\x42\n\x07ReadLog\x12\x19.callsd.v1.ReadLogRequest\x1a\x1a.callsd.v1.ReadLogResponse0\x01\x12T\n\rFetchArtifact\x12\x1f.callsd.v1.FetchArtifactRequest\x1a .callsd.v1.FetchArtifactResponse0\x01\x12I\n\nPublishJob\x12\x1c.callsd.v1.PublishJobRequest\x1a\x1d.callsd.v1.PublishJobResponseB_\n\rdev.callsd.v1B\x08JobProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,66 +48,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAILURE_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_JOBFILTER_LABELSENTRY']._loaded_options = None
   _globals['_JOBFILTER_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_JOBSTATE']._serialized_start=3631
-  _globals['_JOBSTATE']._serialized_end=3833
-  _globals['_JOB']._serialized_start=282
-  _globals['_JOB']._serialized_end=1479
-  _globals['_JOB_LABELSENTRY']._serialized_start=1426
-  _globals['_JOB_LABELSENTRY']._serialized_end=1471
-  _globals['_PROGRESS']._serialized_start=1482
-  _globals['_PROGRESS']._serialized_end=1686
-  _globals['_FAILURE']._serialized_start=1689
-  _globals['_FAILURE']._serialized_end=1856
-  _globals['_FAILURE_METADATAENTRY']._serialized_start=1809
-  _globals['_FAILURE_METADATAENTRY']._serialized_end=1856
-  _globals['_NOTICE']._serialized_start=1858
-  _globals['_NOTICE']._serialized_end=1897
-  _globals['_ARTIFACT']._serialized_start=1899
-  _globals['_ARTIFACT']._serialized_end=1979
-  _globals['_USAGE']._serialized_start=1981
-  _globals['_USAGE']._serialized_end=2036
-  _globals['_CREATEJOBREQUEST']._serialized_start=2038
-  _globals['_CREATEJOBREQUEST']._serialized_end=2146
-  _globals['_CREATEJOBRESPONSE']._serialized_start=2148
-  _globals['_CREATEJOBRESPONSE']._serialized_end=2237
-  _globals['_GETJOBREQUEST']._serialized_start=2239
-  _globals['_GETJOBREQUEST']._serialized_end=2268
-  _globals['_GETJOBRESPONSE']._serialized_start=2270
-  _globals['_GETJOBRESPONSE']._serialized_end=2315
-  _globals['_JOBFILTER']._serialized_start=2318
-  _globals['_JOBFILTER']._serialized_end=2559
-  _globals['_JOBFILTER_LABELSENTRY']._serialized_start=1426
-  _globals['_JOBFILTER_LABELSENTRY']._serialized_end=1471
-  _globals['_LISTJOBSREQUEST']._serialized_start=2561
-  _globals['_LISTJOBSREQUEST']._serialized_end=2655
-  _globals['_LISTJOBSRESPONSE']._serialized_start=2657
-  _globals['_LISTJOBSRESPONSE']._serialized_end=2748
-  _globals['_STOPJOBREQUEST']._serialized_start=2750
-  _globals['_STOPJOBREQUEST']._serialized_end=2794
-  _globals['_STOPJOBRESPONSE']._serialized_start=2796
-  _globals['_STOPJOBRESPONSE']._serialized_end=2842
-  _globals['_DELETEJOBREQUEST']._serialized_start=2844
-  _globals['_DELETEJOBREQUEST']._serialized_end=2890
-  _globals['_DELETEJOBRESPONSE']._serialized_start=2892
-  _globals['_DELETEJOBRESPONSE']._serialized_end=2911
-  _globals['_PUBLISHJOBREQUEST']._serialized_start=2913
-  _globals['_PUBLISHJOBREQUEST']._serialized_end=2961
-  _globals['_PUBLISHJOBRESPONSE']._serialized_start=2963
-  _globals['_PUBLISHJOBRESPONSE']._serialized_end=3012
-  _globals['_WATCHJOBSREQUEST']._serialized_start=3014
-  _globals['_WATCHJOBSREQUEST']._serialized_end=3141
-  _globals['_WATCHJOBSRESPONSE']._serialized_start=3143
-  _globals['_WATCHJOBSRESPONSE']._serialized_end=3266
-  _globals['_JOBEVENT']._serialized_start=3268
-  _globals['_JOBEVENT']._serialized_end=3367
-  _globals['_READLOGREQUEST']._serialized_start=3369
-  _globals['_READLOGREQUEST']._serialized_end=3431
-  _globals['_READLOGRESPONSE']._serialized_start=3433
-  _globals['_READLOGRESPONSE']._serialized_end=3480
-  _globals['_FETCHARTIFACTREQUEST']._serialized_start=3482
-  _globals['_FETCHARTIFACTREQUEST']._serialized_end=3534
-  _globals['_FETCHARTIFACTRESPONSE']._serialized_start=3536
-  _globals['_FETCHARTIFACTRESPONSE']._serialized_end=3628
-  _globals['_JOBSERVICE']._serialized_start=3836
-  _globals['_JOBSERVICE']._serialized_end=4493
+  _globals['_JOBSTATE']._serialized_start=3749
+  _globals['_JOBSTATE']._serialized_end=3951
+  _globals['_JOB']._serialized_start=307
+  _globals['_JOB']._serialized_end=1597
+  _globals['_JOB_LABELSENTRY']._serialized_start=1544
+  _globals['_JOB_LABELSENTRY']._serialized_end=1589
+  _globals['_PROGRESS']._serialized_start=1600
+  _globals['_PROGRESS']._serialized_end=1804
+  _globals['_FAILURE']._serialized_start=1807
+  _globals['_FAILURE']._serialized_end=1974
+  _globals['_FAILURE_METADATAENTRY']._serialized_start=1927
+  _globals['_FAILURE_METADATAENTRY']._serialized_end=1974
+  _globals['_NOTICE']._serialized_start=1976
+  _globals['_NOTICE']._serialized_end=2015
+  _globals['_ARTIFACT']._serialized_start=2017
+  _globals['_ARTIFACT']._serialized_end=2097
+  _globals['_USAGE']._serialized_start=2099
+  _globals['_USAGE']._serialized_end=2154
+  _globals['_CREATEJOBREQUEST']._serialized_start=2156
+  _globals['_CREATEJOBREQUEST']._serialized_end=2264
+  _globals['_CREATEJOBRESPONSE']._serialized_start=2266
+  _globals['_CREATEJOBRESPONSE']._serialized_end=2355
+  _globals['_GETJOBREQUEST']._serialized_start=2357
+  _globals['_GETJOBREQUEST']._serialized_end=2386
+  _globals['_GETJOBRESPONSE']._serialized_start=2388
+  _globals['_GETJOBRESPONSE']._serialized_end=2433
+  _globals['_JOBFILTER']._serialized_start=2436
+  _globals['_JOBFILTER']._serialized_end=2677
+  _globals['_JOBFILTER_LABELSENTRY']._serialized_start=1544
+  _globals['_JOBFILTER_LABELSENTRY']._serialized_end=1589
+  _globals['_LISTJOBSREQUEST']._serialized_start=2679
+  _globals['_LISTJOBSREQUEST']._serialized_end=2773
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2775
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2866
+  _globals['_STOPJOBREQUEST']._serialized_start=2868
+  _globals['_STOPJOBREQUEST']._serialized_end=2912
+  _globals['_STOPJOBRESPONSE']._serialized_start=2914
+  _globals['_STOPJOBRESPONSE']._serialized_end=2960
+  _globals['_DELETEJOBREQUEST']._serialized_start=2962
+  _globals['_DELETEJOBREQUEST']._serialized_end=3008
+  _globals['_DELETEJOBRESPONSE']._serialized_start=3010
+  _globals['_DELETEJOBRESPONSE']._serialized_end=3029
+  _globals['_PUBLISHJOBREQUEST']._serialized_start=3031
+  _globals['_PUBLISHJOBREQUEST']._serialized_end=3079
+  _globals['_PUBLISHJOBRESPONSE']._serialized_start=3081
+  _globals['_PUBLISHJOBRESPONSE']._serialized_end=3130
+  _globals['_WATCHJOBSREQUEST']._serialized_start=3132
+  _globals['_WATCHJOBSREQUEST']._serialized_end=3259
+  _globals['_WATCHJOBSRESPONSE']._serialized_start=3261
+  _globals['_WATCHJOBSRESPONSE']._serialized_end=3384
+  _globals['_JOBEVENT']._serialized_start=3386
+  _globals['_JOBEVENT']._serialized_end=3485
+  _globals['_READLOGREQUEST']._serialized_start=3487
+  _globals['_READLOGREQUEST']._serialized_end=3549
+  _globals['_READLOGRESPONSE']._serialized_start=3551
+  _globals['_READLOGRESPONSE']._serialized_end=3598
+  _globals['_FETCHARTIFACTREQUEST']._serialized_start=3600
+  _globals['_FETCHARTIFACTREQUEST']._serialized_end=3652
+  _globals['_FETCHARTIFACTRESPONSE']._serialized_start=3654
+  _globals['_FETCHARTIFACTRESPONSE']._serialized_end=3746
+  _globals['_JOBSERVICE']._serialized_start=3954
+  _globals['_JOBSERVICE']._serialized_end=4611
 # @@protoc_insertion_point(module_scope)

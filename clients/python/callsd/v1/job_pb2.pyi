@@ -8,6 +8,7 @@ Jobs: create, look at, follow and stop work.
 
 from callsd.v1 import capacity_pb2 as _capacity_pb2
 from callsd.v1 import caption_pb2 as _caption_pb2
+from callsd.v1 import capture_pb2 as _capture_pb2
 from callsd.v1 import error_pb2 as _error_pb2
 from callsd.v1 import kind_pb2 as _kind_pb2
 from callsd.v1 import mattermost_pb2 as _mattermost_pb2
@@ -109,6 +110,7 @@ class Job(_message.Message):
     TRANSCRIPTION_FIELD_NUMBER: _builtins.int
     CAPTIONS_FIELD_NUMBER: _builtins.int
     RECORDING_FIELD_NUMBER: _builtins.int
+    CAPTURE_FIELD_NUMBER: _builtins.int
     MAX_DURATION_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
@@ -130,6 +132,7 @@ class Job(_message.Message):
     CAPTIONS_RESULT_FIELD_NUMBER: _builtins.int
     RECORDING_RESULT_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
+    CAPTURE_RESULT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, "jobs/{job}". Set by the server."""
     etag: _builtins.str
@@ -170,6 +173,10 @@ class Job(_message.Message):
     @_builtins.property
     def recording(self) -> _recording_pb2.RecordingSpec:
         """Turn a web page into a recording."""
+
+    @_builtins.property
+    def capture(self) -> _capture_pb2.CaptureSpec:
+        """Capture what each speaker of a call says."""
 
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
@@ -240,6 +247,10 @@ class Job(_message.Message):
         such a place. A job is not deleted while it is PENDING. Set by the server.
         """
 
+    @_builtins.property
+    def capture_result(self) -> _capture_pb2.CaptureResult:
+        """What was captured. Set by the server at the end."""
+
     def __init__(
         self,
         *,
@@ -251,6 +262,7 @@ class Job(_message.Message):
         transcription: _transcription_pb2.TranscriptionSpec | None = ...,
         captions: _caption_pb2.CaptionsSpec | None = ...,
         recording: _recording_pb2.RecordingSpec | None = ...,
+        capture: _capture_pb2.CaptureSpec | None = ...,
         max_duration: _duration_pb2.Duration | None = ...,
         progress: Global___Progress | None = ...,
         failure: Global___Failure | None = ...,
@@ -272,12 +284,13 @@ class Job(_message.Message):
         captions_result: _caption_pb2.CaptionsResult | None = ...,
         recording_result: _recording_pb2.RecordingResult | None = ...,
         delivery: _mattermost_pb2.Delivery | None = ...,
+        capture_result: _capture_pb2.CaptureResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "captions_result", b"captions_result", "create_time", b"create_time", "delivery", b"delivery", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "max_duration", b"max_duration", "progress", b"progress", "recording", b"recording", "recording_result", b"recording_result", "reservation", b"reservation", "spec", b"spec", "start_time", b"start_time", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "captions_result", b"captions_result", "capture", b"capture", "capture_result", b"capture_result", "create_time", b"create_time", "delivery", b"delivery", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "max_duration", b"max_duration", "progress", b"progress", "recording", b"recording", "recording_result", b"recording_result", "reservation", b"reservation", "spec", b"spec", "start_time", b"start_time", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "captions", b"captions", "captions_result", b"captions_result", "create_time", b"create_time", "creator", b"creator", "delivery", b"delivery", "end_time", b"end_time", "etag", b"etag", "expire_time", b"expire_time", "failure", b"failure", "kind", b"kind", "labels", b"labels", "max_duration", b"max_duration", "name", b"name", "notices", b"notices", "progress", b"progress", "queue_position", b"queue_position", "recording", b"recording", "recording_result", b"recording_result", "reservation", b"reservation", "revision", b"revision", "spec", b"spec", "start_time", b"start_time", "state", b"state", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "captions", b"captions", "captions_result", b"captions_result", "capture", b"capture", "capture_result", b"capture_result", "create_time", b"create_time", "creator", b"creator", "delivery", b"delivery", "end_time", b"end_time", "etag", b"etag", "expire_time", b"expire_time", "failure", b"failure", "kind", b"kind", "labels", b"labels", "max_duration", b"max_duration", "name", b"name", "notices", b"notices", "progress", b"progress", "queue_position", b"queue_position", "recording", b"recording", "recording_result", b"recording_result", "reservation", b"reservation", "revision", b"revision", "spec", b"spec", "start_time", b"start_time", "state", b"state", "transcription", b"transcription", "transcription_result", b"transcription_result", "update_time", b"update_time", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["transcription", "captions", "recording"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["transcription", "captions", "recording", "capture"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 

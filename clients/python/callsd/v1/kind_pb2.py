@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x63\x61llsd/v1/kind.proto\x12\tcallsd.v1*n\n\x07JobKind\x12\x18\n\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16JOB_KIND_TRANSCRIPTION\x10\x01\x12\x15\n\x11JOB_KIND_CAPTIONS\x10\x02\x12\x16\n\x12JOB_KIND_RECORDING\x10\x03\x42`\n\rdev.callsd.v1B\tKindProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x63\x61llsd/v1/kind.proto\x12\tcallsd.v1*\x84\x01\n\x07JobKind\x12\x18\n\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16JOB_KIND_TRANSCRIPTION\x10\x01\x12\x15\n\x11JOB_KIND_CAPTIONS\x10\x02\x12\x16\n\x12JOB_KIND_RECORDING\x10\x03\x12\x14\n\x10JOB_KIND_CAPTURE\x10\x04\x42`\n\rdev.callsd.v1B\tKindProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,6 +32,6 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'callsd.v1.kind_pb2', _globa
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.callsd.v1B\tKindProtoP\001Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\252\002\tCallsd.V1'
-  _globals['_JOBKIND']._serialized_start=35
-  _globals['_JOBKIND']._serialized_end=145
+  _globals['_JOBKIND']._serialized_start=36
+  _globals['_JOBKIND']._serialized_end=168
 # @@protoc_insertion_point(module_scope)

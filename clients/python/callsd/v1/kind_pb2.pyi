@@ -33,6 +33,8 @@ class _JobKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobKind.Value
     """Live audio becomes captions. Live work: starts at once or is refused."""
     JOB_KIND_RECORDING: _JobKind.ValueType  # 3
     """A call's page becomes a recording. Live work."""
+    JOB_KIND_CAPTURE: _JobKind.ValueType  # 4
+    """What each speaker of a call says becomes a file of its own. Live work."""
 
 class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper):
     """A kind of job."""
@@ -45,4 +47,6 @@ JOB_KIND_CAPTIONS: JobKind.ValueType  # 2
 """Live audio becomes captions. Live work: starts at once or is refused."""
 JOB_KIND_RECORDING: JobKind.ValueType  # 3
 """A call's page becomes a recording. Live work."""
+JOB_KIND_CAPTURE: JobKind.ValueType  # 4
+"""What each speaker of a call says becomes a file of its own. Live work."""
 Global___JobKind: _TypeAlias = JobKind  # noqa: Y015

@@ -27,7 +27,7 @@ from callsd.v1 import mattermost_pb2 as callsd_dot_v1_dot_mattermost__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61llsd/v1/transcription.proto\x12\tcallsd.v1\x1a\x15\x63\x61llsd/v1/error.proto\x1a\x1a\x63\x61llsd/v1/mattermost.proto\x1a\x1egoogle/protobuf/duration.proto\"\xac\x03\n\x11TranscriptionSpec\x12 \n\x06tracks\x18\x01 \x03(\x0b\x32\x10.callsd.v1.Track\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\x06\x65ngine\x18\x03 \x01(\x0e\x32\x17.callsd.v1.SpeechEngine\x12\x14\n\x07threads\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x10\n\x08language\x18\x05 \x01(\t\x12*\n\x04task\x18\x06 \x01(\x0e\x32\x1c.callsd.v1.TranscriptionTask\x12\x16\n\x0einitial_prompt\x18\x07 \x01(\t\x12\x12\n\nvocabulary\x18\x08 \x03(\t\x12,\n\x07\x66ormats\x18\t \x03(\x0e\x32\x1b.callsd.v1.TranscriptFormat\x12\x1b\n\x13webvtt_omit_speaker\x18\n \x01(\x08\x12\x32\n\x0fmattermost_call\x18\x0b \x01(\x0b\x32\x19.callsd.v1.MattermostCall\x12\x32\n\x0ftext_compaction\x18\x0c \x01(\x0b\x32\x19.callsd.v1.TextCompactionB\n\n\x08_threads\"m\n\x0eTextCompaction\x12*\n\x07silence\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmax_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9b\x01\n\x05Track\x12\x0e\n\x04path\x18\x01 \x01(\tH\x00\x12\x10\n\x06upload\x18\x02 \x01(\tH\x00\x12\x13\n\trecording\x18\x06 \x01(\tH\x00\x12\x0f\n\x07speaker\x18\x03 \x01(\t\x12/\n\x0cstart_offset\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08language\x18\x05 \x01(\tB\x07\n\x05media\"\xf0\x01\n\x13TranscriptionResult\x12&\n\x06tracks\x18\x01 \x03(\x0b\x32\x16.callsd.v1.TrackResult\x12\x10\n\x08language\x18\x02 \x01(\t\x12\'\n\x06\x65ngine\x18\x03 \x01(\x0e\x32\x17.callsd.v1.SpeechEngine\x12\x15\n\rsegment_count\x18\x04 \x01(\x05\x12\x12\n\nword_count\x18\x05 \x01(\x05\x12\x31\n\x0e\x61udio_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10real_time_factor\x18\x07 \x01(\x01\"\xda\x01\n\x0bTrackResult\x12\x0f\n\x07speaker\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0fspeech_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08language\x18\x04 \x01(\t\x12.\n\x0e\x66\x61ilure_reason\x18\x05 \x01(\x0e\x32\x16.callsd.v1.ErrorReason\x12\x17\n\x0f\x66\x61ilure_message\x18\x06 \x01(\t*\x82\x01\n\x0cSpeechEngine\x12\x1d\n\x19SPEECH_ENGINE_UNSPECIFIED\x10\x00\x12\x16\n\x12SPEECH_ENGINE_AUTO\x10\x01\x12\x1d\n\x19SPEECH_ENGINE_CTRANSLATE2\x10\x02\x12\x1c\n\x18SPEECH_ENGINE_WHISPERCPP\x10\x03*|\n\x11TranscriptionTask\x12\"\n\x1eTRANSCRIPTION_TASK_UNSPECIFIED\x10\x00\x12!\n\x1dTRANSCRIPTION_TASK_TRANSCRIBE\x10\x01\x12 \n\x1cTRANSCRIPTION_TASK_TRANSLATE\x10\x02*\xa3\x01\n\x10TranscriptFormat\x12!\n\x1dTRANSCRIPT_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n\x15TRANSCRIPT_FORMAT_VTT\x10\x01\x12\x1a\n\x16TRANSCRIPT_FORMAT_TEXT\x10\x02\x12\x19\n\x15TRANSCRIPT_FORMAT_SRT\x10\x03\x12\x1a\n\x16TRANSCRIPT_FORMAT_JSON\x10\x04\x42i\n\rdev.callsd.v1B\x12TranscriptionProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61llsd/v1/transcription.proto\x12\tcallsd.v1\x1a\x15\x63\x61llsd/v1/error.proto\x1a\x1a\x63\x61llsd/v1/mattermost.proto\x1a\x1egoogle/protobuf/duration.proto\"\xac\x03\n\x11TranscriptionSpec\x12 \n\x06tracks\x18\x01 \x03(\x0b\x32\x10.callsd.v1.Track\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\x06\x65ngine\x18\x03 \x01(\x0e\x32\x17.callsd.v1.SpeechEngine\x12\x14\n\x07threads\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x10\n\x08language\x18\x05 \x01(\t\x12*\n\x04task\x18\x06 \x01(\x0e\x32\x1c.callsd.v1.TranscriptionTask\x12\x16\n\x0einitial_prompt\x18\x07 \x01(\t\x12\x12\n\nvocabulary\x18\x08 \x03(\t\x12,\n\x07\x66ormats\x18\t \x03(\x0e\x32\x1b.callsd.v1.TranscriptFormat\x12\x1b\n\x13webvtt_omit_speaker\x18\n \x01(\x08\x12\x32\n\x0fmattermost_call\x18\x0b \x01(\x0b\x32\x19.callsd.v1.MattermostCall\x12\x32\n\x0ftext_compaction\x18\x0c \x01(\x0b\x32\x19.callsd.v1.TextCompactionB\n\n\x08_threads\"m\n\x0eTextCompaction\x12*\n\x07silence\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmax_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xae\x01\n\x05Track\x12\x0e\n\x04path\x18\x01 \x01(\tH\x00\x12\x10\n\x06upload\x18\x02 \x01(\tH\x00\x12\x13\n\trecording\x18\x06 \x01(\tH\x00\x12\x11\n\x07\x63\x61pture\x18\x07 \x01(\tH\x00\x12\x0f\n\x07speaker\x18\x03 \x01(\t\x12/\n\x0cstart_offset\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08language\x18\x05 \x01(\tB\x07\n\x05media\"\xf0\x01\n\x13TranscriptionResult\x12&\n\x06tracks\x18\x01 \x03(\x0b\x32\x16.callsd.v1.TrackResult\x12\x10\n\x08language\x18\x02 \x01(\t\x12\'\n\x06\x65ngine\x18\x03 \x01(\x0e\x32\x17.callsd.v1.SpeechEngine\x12\x15\n\rsegment_count\x18\x04 \x01(\x05\x12\x12\n\nword_count\x18\x05 \x01(\x05\x12\x31\n\x0e\x61udio_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10real_time_factor\x18\x07 \x01(\x01\"\xda\x01\n\x0bTrackResult\x12\x0f\n\x07speaker\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0fspeech_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08language\x18\x04 \x01(\t\x12.\n\x0e\x66\x61ilure_reason\x18\x05 \x01(\x0e\x32\x16.callsd.v1.ErrorReason\x12\x17\n\x0f\x66\x61ilure_message\x18\x06 \x01(\t*\x82\x01\n\x0cSpeechEngine\x12\x1d\n\x19SPEECH_ENGINE_UNSPECIFIED\x10\x00\x12\x16\n\x12SPEECH_ENGINE_AUTO\x10\x01\x12\x1d\n\x19SPEECH_ENGINE_CTRANSLATE2\x10\x02\x12\x1c\n\x18SPEECH_ENGINE_WHISPERCPP\x10\x03*|\n\x11TranscriptionTask\x12\"\n\x1eTRANSCRIPTION_TASK_UNSPECIFIED\x10\x00\x12!\n\x1dTRANSCRIPTION_TASK_TRANSCRIBE\x10\x01\x12 \n\x1cTRANSCRIPTION_TASK_TRANSLATE\x10\x02*\xa3\x01\n\x10TranscriptFormat\x12!\n\x1dTRANSCRIPT_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n\x15TRANSCRIPT_FORMAT_VTT\x10\x01\x12\x1a\n\x16TRANSCRIPT_FORMAT_TEXT\x10\x02\x12\x19\n\x15TRANSCRIPT_FORMAT_SRT\x10\x03\x12\x1a\n\x16TRANSCRIPT_FORMAT_JSON\x10\x04\x42i\n\rdev.callsd.v1B\x12TranscriptionProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,20 +35,20 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'callsd.v1.transcription_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.callsd.v1B\022TranscriptionProtoP\001Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\252\002\tCallsd.V1'
-  _globals['_SPEECHENGINE']._serialized_start=1292
-  _globals['_SPEECHENGINE']._serialized_end=1422
-  _globals['_TRANSCRIPTIONTASK']._serialized_start=1424
-  _globals['_TRANSCRIPTIONTASK']._serialized_end=1548
-  _globals['_TRANSCRIPTFORMAT']._serialized_start=1551
-  _globals['_TRANSCRIPTFORMAT']._serialized_end=1714
+  _globals['_SPEECHENGINE']._serialized_start=1311
+  _globals['_SPEECHENGINE']._serialized_end=1441
+  _globals['_TRANSCRIPTIONTASK']._serialized_start=1443
+  _globals['_TRANSCRIPTIONTASK']._serialized_end=1567
+  _globals['_TRANSCRIPTFORMAT']._serialized_start=1570
+  _globals['_TRANSCRIPTFORMAT']._serialized_end=1733
   _globals['_TRANSCRIPTIONSPEC']._serialized_start=128
   _globals['_TRANSCRIPTIONSPEC']._serialized_end=556
   _globals['_TEXTCOMPACTION']._serialized_start=558
   _globals['_TEXTCOMPACTION']._serialized_end=667
   _globals['_TRACK']._serialized_start=670
-  _globals['_TRACK']._serialized_end=825
-  _globals['_TRANSCRIPTIONRESULT']._serialized_start=828
-  _globals['_TRANSCRIPTIONRESULT']._serialized_end=1068
-  _globals['_TRACKRESULT']._serialized_start=1071
-  _globals['_TRACKRESULT']._serialized_end=1289
+  _globals['_TRACK']._serialized_end=844
+  _globals['_TRANSCRIPTIONRESULT']._serialized_start=847
+  _globals['_TRANSCRIPTIONRESULT']._serialized_end=1087
+  _globals['_TRACKRESULT']._serialized_start=1090
+  _globals['_TRACKRESULT']._serialized_end=1308
 # @@protoc_insertion_point(module_scope)

@@ -244,6 +244,7 @@ class Track(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     UPLOAD_FIELD_NUMBER: _builtins.int
     RECORDING_FIELD_NUMBER: _builtins.int
+    CAPTURE_FIELD_NUMBER: _builtins.int
     SPEAKER_FIELD_NUMBER: _builtins.int
     START_OFFSET_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
@@ -254,6 +255,11 @@ class Track(_message.Message):
     recording: _builtins.str
     """Name of a recording job, "jobs/{job}": the sound of what it has recorded. The
     transcription begins when that job has ended. At most one track.
+    """
+    capture: _builtins.str
+    """Name of a capture job, "jobs/{job}": all that it has captured, a track for each,
+    with the speakers' names. The transcription begins when that job has ended. At
+    most one track.
     """
     speaker: _builtins.str
     """Name shown in the transcript. At most 200 characters."""
@@ -271,15 +277,16 @@ class Track(_message.Message):
         path: _builtins.str = ...,
         upload: _builtins.str = ...,
         recording: _builtins.str = ...,
+        capture: _builtins.str = ...,
         speaker: _builtins.str = ...,
         start_offset: _duration_pb2.Duration | None = ...,
         language: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "path", b"path", "recording", b"recording", "start_offset", b"start_offset", "upload", b"upload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "media", b"media", "path", b"path", "recording", b"recording", "start_offset", b"start_offset", "upload", b"upload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "media", b"media", "path", b"path", "recording", b"recording", "speaker", b"speaker", "start_offset", b"start_offset", "upload", b"upload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "language", b"language", "media", b"media", "path", b"path", "recording", b"recording", "speaker", b"speaker", "start_offset", b"start_offset", "upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_media: _TypeAlias = _typing.Literal["path", "upload", "recording"]  # noqa: Y015
+    _WhichOneofReturnType_media: _TypeAlias = _typing.Literal["path", "upload", "recording", "capture"]  # noqa: Y015
     _WhichOneofArgType_media: _TypeAlias = _typing.Literal["media", b"media"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_media) -> _WhichOneofReturnType_media | None: ...
 

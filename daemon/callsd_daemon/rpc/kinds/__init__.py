@@ -8,10 +8,11 @@ from typing import Any
 from google.protobuf.message import Message
 
 from callsd_daemon.domain.captions import CAPTIONS
+from callsd_daemon.domain.capture import CAPTURE
 from callsd_daemon.domain.recording import RECORDING
 from callsd_daemon.domain.transcription import TRANSCRIPTION
 from callsd_daemon.domain.work import Secrets, Spec
-from callsd_daemon.rpc.kinds import captions, recording, transcription
+from callsd_daemon.rpc.kinds import captions, capture, recording, transcription
 from callsd_daemon.rpc.problems import Problems
 
 
@@ -32,4 +33,5 @@ TRANSLATIONS = {
     ),
     CAPTIONS: Translation(parse=captions.parse, spec=captions.spec, result=captions.result),
     RECORDING: Translation(parse=recording.parse, spec=recording.spec, result=recording.result),
+    CAPTURE: Translation(parse=capture.parse, spec=capture.spec, result=capture.result),
 }

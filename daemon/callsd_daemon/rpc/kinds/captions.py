@@ -16,7 +16,13 @@ def parse(
     problems: Problems, message: caption_pb2.CaptionsSpec, kind: Captions
 ) -> tuple[CaptionsSpec, None]:
     """What is asked for."""
-    at = "job.captions"
+    return parse_spec(problems, "job.captions", message, kind), None
+
+
+def parse_spec(
+    problems: Problems, at: str, message: caption_pb2.CaptionsSpec, kind: Captions
+) -> CaptionsSpec:
+    """How a call is to be captioned."""
     problems.model(f"{at}.model", message.model)
     problems.language(f"{at}.language", message.language)
     speakers = message.max_active_speakers or DEFAULT_ACTIVE_SPEAKERS
@@ -24,12 +30,11 @@ def parse(
         problems.add(
             f"{at}.max_active_speakers", f"is {speakers}, must be 1 to {MAX_ACTIVE_SPEAKERS}"
         )
-    spec = CaptionsSpec(
+    return CaptionsSpec(
         model=message.model or kind.default_model,
         language=message.language,
         max_active_speakers=speakers,
     )
-    return spec, None
 
 
 def spec(spec: CaptionsSpec) -> caption_pb2.CaptionsSpec:

@@ -98,8 +98,9 @@ def _parse_tracks(
         _parse_track(problems, f"{at}[{index}]", track)
         for index, track in enumerate(message.tracks[:MAX_TRACKS])
     )
-    if sum(bool(track.recording) for track in tracks) > 1:
-        problems.add(at, "has more than one track of a recording")
+    for source in ("recording", "capture"):
+        if sum(bool(getattr(track, source)) for track in tracks) > 1:
+            problems.add(at, f"has more than one track of a {source}")
     return tracks
 
 
@@ -136,7 +137,7 @@ def _parse_compaction(
 
 
 def _parse_track(problems: Problems, at: str, track: transcription_pb2.Track) -> Track:
-    upload_id = recording = ""
+    upload_id = recording = capture = ""
     match track.WhichOneof("media"):
         case "path":
             problems.text(f"{at}.path", track.path, MAX_PATH_CHARACTERS)
@@ -154,8 +155,14 @@ def _parse_track(problems: Problems, at: str, track: transcription_pb2.Track) ->
                 problems.add(f"{at}.recording", 'must be "jobs/JOB"')
             else:
                 recording = match[1]
+        case "capture":
+            match = JOB.fullmatch(track.capture)
+            if match is None:
+                problems.add(f"{at}.capture", 'must be "jobs/JOB"')
+            else:
+                capture = match[1]
         case _:
-            problems.add(f"{at}.media", "is missing: set path, upload or recording")
+            problems.add(f"{at}.media", "is missing: set path, upload, recording or capture")
     offset = 0.0
     if track.HasField("start_offset"):
         offset = problems.seconds(f"{at}.start_offset", track.start_offset, 0, MAX_OFFSET_SECONDS)
@@ -164,6 +171,7 @@ def _parse_track(problems: Problems, at: str, track: transcription_pb2.Track) ->
         path=track.path,
         upload_id=upload_id,
         recording=recording,
+        capture=capture,
         start_offset_seconds=offset,
         language=problems.language(f"{at}.language", track.language),
     )

@@ -3,11 +3,13 @@
 
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from callsd_daemon.domain.capture import CAPTURE, CapturedTrack, CaptureResult
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Artifact, Failure, Notice, Outcome, Progress, Usage
 from callsd_daemon.domain.recording import RECORDING, Picture, RecordingHealth, RecordingResult
@@ -20,6 +22,7 @@ from callsd_daemon.domain.transcription import (
 from callsd_daemon.domain.work import Result
 from callsd_daemon.files import read_regular
 from callsd_daemon.kinds import Assignment, ModelFile, Role
+from callsd_daemon.kinds.capture import CaptureAssignment
 from callsd_daemon.kinds.recording import RecordingAssignment
 from callsd_daemon.kinds.transcription import TranscriptionAssignment
 from callsd_daemon.workers.slot import Endpoint
@@ -33,6 +36,9 @@ MAX_NOTICES = 64
 MAX_TRACKS = 256
 """Limits of what is stored of a worker's outcome. Texts in characters."""
 
+MAX_UNIX_MILLISECONDS = 4_102_444_800_000
+"""The year 2100."""
+
 MAX_NUMBER = 1e9
 """No number that a worker reports is larger: seconds of audio, loudness, ratios."""
 
@@ -43,6 +49,7 @@ _ROLES = {
     Role.TRANSCRIBER: worker_pb2.ROLE_TRANSCRIBER,
     Role.RECORDER: worker_pb2.ROLE_RECORDER,
     Role.CAPTIONER: worker_pb2.ROLE_CAPTIONER,
+    Role.CAPTURER: worker_pb2.ROLE_CAPTURER,
 }
 
 
@@ -142,9 +149,25 @@ def _transcription_work(assignment: TranscriptionAssignment) -> worker_pb2.Assig
     return worker_pb2.Assignment(transcription=work)
 
 
+def _capture_work(assignment: CaptureAssignment) -> worker_pb2.Assignment:
+    call = assignment.spec.call
+    work = worker_pb2.CaptureWork(
+        site_url=call.site_url,
+        call_id=call.call_id,
+        job_id=call.job_id,
+        token=assignment.secrets.token,
+        certificates=assignment.certificates,
+        captions=assignment.spec.captions is not None,
+        max_seconds=assignment.max_seconds,
+        min_free_bytes=assignment.min_free_bytes,
+    )
+    return worker_pb2.Assignment(capture=work)
+
+
 WORK: dict[type, Callable[[Any], worker_pb2.Assignment]] = {
     TranscriptionAssignment: _transcription_work,
     RecordingAssignment: _recording_work,
+    CaptureAssignment: _capture_work,
 }
 """How each kind of work is told."""
 
@@ -232,6 +255,8 @@ def _results(message: worker_pb2.Outcome) -> dict[str, Result]:
         results[TRANSCRIPTION] = _transcription(message.transcription)
     if message.HasField("recording"):
         results[RECORDING] = _recording(message.recording)
+    if message.HasField("capture"):
+        results[CAPTURE] = _capture(message.capture)
     return results
 
 
@@ -267,7 +292,34 @@ def _recording(message: worker_pb2.RecordingOutcome) -> RecordingResult:
         segment_count=message.segment_count,
         gap_seconds=finite(message.gap_seconds),
         is_cut_short=message.cut_short,
+        start_time=_time(message.start_ms),
     )
+
+
+def _capture(message: worker_pb2.CaptureOutcome) -> CaptureResult:
+    return CaptureResult(
+        tracks=tuple(
+            CapturedTrack(
+                file_name=track.file_name[:MAX_NAME],
+                speaker=track.speaker[:MAX_NAME],
+                speaker_id=track.speaker_id[:MAX_NAME],
+                start_time=start_time,
+                duration_seconds=finite(track.duration_seconds),
+            )
+            for track in message.tracks[:MAX_TRACKS]
+            if (start_time := _time(track.start_ms)) is not None
+        ),
+        recording_start_time=_time(message.recording_start_ms),
+        caption_count=max(0, message.caption_count),
+        problem=message.problem[:MAX_TEXT],
+    )
+
+
+def _time(milliseconds: int) -> datetime | None:
+    """A moment of Unix time; None if it is not told, or is no plausible one."""
+    if not 0 < milliseconds < MAX_UNIX_MILLISECONDS:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def finite(value: float) -> float:

@@ -24,7 +24,7 @@ from callsd_daemon.kinds import Opener
 from callsd_daemon.tokens import digest
 from callsd_daemon.workers.captions.link import Link
 from callsd_daemon.workers.delivery import UnusableError
-from callsd_daemon.workers.session import captioning, messages
+from callsd_daemon.workers.session import call_captions, captioning, messages
 from callsd_daemon.workers.session.file_socket import FileSocket
 from callsd_daemon.workers.session.incoming import Incoming, Reads
 from callsd_daemon.workers.session.pace import Pace
@@ -233,6 +233,24 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+    async def CaptionCall(
+        self, request_iterator: AsyncIterator[worker_pb2.CaptionCallRequest], context: Context
+    ) -> AsyncIterator[worker_pb2.CaptionCallResponse]:
+        """Sound of the call that a worker captures, and its captions."""
+        requests = Incoming(request_iterator, self._reads)
+        hello = (await _first(requests, context)).hello
+        slot = self._slots.get(hello.job_id)
+        if slot is None and hello.job_id in self._expected:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not ready for this worker yet")
+        if not _is_proved(slot, hello):
+            await _refuse(hello, context)
+        assert slot is not None
+        if slot.call is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the call is not captioned now")
+        async with contextlib.aclosing(call_captions.converse(requests, slot.call)) as responses:
+            async for response in responses:
+                yield response
 
     # Files
 

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captions of a call that a worker captures: they are beside its work, and never hold it up."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import structlog
+
+from callsd_daemon.domain.capture import CaptureSpec
+from callsd_daemon.domain.errors import CallsdError
+from callsd_daemon.domain.jobs import Job
+from callsd_daemon.workers.captions.call import Call
+from callsd_daemon.workers.captions.calls import Calls
+from callsd_daemon.workers.captions.captioner import Captioner
+from callsd_daemon.workers.waits import until
+
+
+log = structlog.get_logger(__name__)
+
+TICK_SECONDS = 0.5
+KEEP_TICKS = 2
+"""How often positions are saved: once a second."""
+
+
+@contextlib.asynccontextmanager
+async def captioned(calls: Calls, job: Job, directory: Path) -> AsyncIterator[Call | None]:
+    """Caption the job's call while this is entered; None if it wants none, or gets none."""
+    captions = job.spec.captions if isinstance(job.spec, CaptureSpec) else None
+    if captions is None:
+        yield None
+        return
+    try:
+        call, captioner = await calls.open(job.id, captions, directory)
+    except (CallsdError, OSError) as problem:
+        log.error("call_not_captioned", job_id=job.id, problem=str(problem))
+        yield None
+        return
+    tending = asyncio.create_task(_tend(call, captioner), name=f"captions of {job.id}")
+    try:
+        yield call
+    finally:
+        tending.cancel()
+        await asyncio.gather(tending, return_exceptions=True)
+        call.close_input()
+        calls.close(call, captioner)
+
+
+async def _tend(call: Call, captioner: Captioner) -> None:
+    """Until this is cancelled, or no captioner can serve the call any more."""
+    ticks = 0
+    while not captioner.failed.is_set():
+        call.tick()
+        ticks += 1
+        if ticks % KEEP_TICKS == 0:
+            call.save_positions()
+            with contextlib.suppress(OSError):  # the disk may be full; captions go on
+                await asyncio.to_thread(call.sync)
+        await until(captioner.failed, TICK_SECONDS)
+    problem = captioner.failure.message if captioner.failure else "the captioner has ended"
+    log.error("call_not_captioned", job_id=call.job_id, problem=problem)
+    call.note(f"captions have ended: {problem}")

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sound of a call that a worker captures in, its captions out."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import structlog
+
+from callsd_daemon.domain.captions import SAMPLE_RATE_HZ, Encoding, opus_samples
+from callsd_daemon.domain.errors import CallsdError
+from callsd_daemon.workers.captions.call import Call
+from callsd_daemon.workers.captions.feed import Caption, Event, EventType, Published
+from callsd_ipc.v1 import worker_pb2
+
+
+log = structlog.get_logger(__name__)
+
+MAX_PACKET_BYTES = 1500
+MAX_SAMPLE = 7 * 86400 * SAMPLE_RATE_HZ
+"""No call lasts longer."""
+
+LOOK_SECONDS = 1.0
+"""How often it is looked whether the worker is still there."""
+
+_SPEAKER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+async def converse(
+    requests: AsyncIterator[worker_pb2.CaptionCallRequest], call: Call
+) -> AsyncGenerator[worker_pb2.CaptionCallResponse, None]:
+    """What the worker is told of its call, until its stream or the call ends.
+
+    A stream that begins later takes over from this one.
+    """
+    stream = call.attach(Encoding.OPUS)
+    receiving = asyncio.create_task(_receive(requests, call, stream))
+    feed, sequence, version = call.feed, call.feed.last_sequence, call.feed.version
+    try:
+        while not receiving.done() and not feed.ended.is_set():
+            items, version = feed.after(sequence, version), feed.version
+            for item in items:
+                if isinstance(item.content, Caption) and item.content.sequence:
+                    sequence = item.content.sequence
+                if (response := _response(item)) is not None:
+                    yield response
+            if feed.version == version:
+                await feed.wait(LOOK_SECONDS)
+    finally:
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
+        call.detach(stream)
+
+
+async def _receive(
+    requests: AsyncIterator[worker_pb2.CaptionCallRequest], call: Call, stream: int
+) -> None:
+    try:
+        async for request in requests:
+            call.check_stream(stream)
+            for piece in request.audio:
+                _take(call, piece)
+            for speaker in request.paused:
+                if speaker in call.speakers:
+                    call.pause(speaker)
+            # Who sends faster than can be worked off waits here.
+            await call.room.wait()
+    except CallsdError as problem:
+        log.warning("captured_sound_refused", job_id=call.job_id, problem=problem.message)
+
+
+def _take(call: Call, piece: worker_pb2.SpeakerAudio) -> None:
+    """Raises CallsdError when the sound cannot be that of a call."""
+    is_plausible = (
+        _SPEAKER.fullmatch(piece.speaker)
+        and piece.sequence > 0
+        and 0 <= piece.start_sample < MAX_SAMPLE
+        and len(piece.data) <= MAX_PACKET_BYTES
+    )
+    if not is_plausible:
+        return
+    try:
+        length = opus_samples(piece.data)
+    except ValueError:
+        return
+    call.receive(piece.speaker, piece.sequence, piece.start_sample, length, piece.data)
+
+
+def _response(item: Published[Caption] | Published[Event]) -> worker_pb2.CaptionCallResponse | None:
+    content = item.content
+    if isinstance(content, Caption):
+        words = content.words
+        return worker_pb2.CaptionCallResponse(
+            words=worker_pb2.SpeakerWords(
+                speaker=content.speaker,
+                segment=words.segment,
+                revision=words.revision,
+                text=words.text,
+                final=content.sequence > 0,
+                end_of_utterance=words.is_end_of_utterance,
+                heard_sample=words.heard_sample,
+                start_sample=words.start_sample,
+            )
+        )
+    match content.type:
+        case EventType.AUDIO_SKIPPED:
+            return worker_pb2.CaptionCallResponse(skipped=content.speaker)
+        case EventType.DEGRADED | EventType.RECOVERED:
+            return worker_pb2.CaptionCallResponse(degraded=content.type is EventType.DEGRADED)
+        case _:
+            return None

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captures one call: hears it, keeps what is said, and has it captioned."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from callsd_worker.capture.call import CallClient, Ending, Packet, SenderReport, Speaker
+from callsd_worker.capture.caption_text import Words
+from callsd_worker.capture.live_place import LivePlacer
+from callsd_worker.capture.packet_log import PacketLogs
+from callsd_worker.capture.publisher import Metric, Publisher, Show
+
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 0.2
+"""How much is lost at most when the capture is killed."""
+
+DISK_SECONDS = 5.0
+GATHER_SECONDS = 0.04
+"""Packets are sent to the captioner together, two of each speaker."""
+
+MAX_WAITING_PACKETS = 5_000
+"""That wait for a captioner: 100 s of one speaker. What is older is left out of the captions."""
+
+REDIAL_SECONDS = 1.0
+IDLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """A packet on its way to the captioner; without data: the speaker says no more for now."""
+
+    session_id: str
+    sequence: int = 0
+    start_sample: int = 0
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortfall:
+    """Captions fell short."""
+
+    metric: Metric
+    session_id: str = ""
+    """Empty: of all speakers."""
+
+
+Heard = Words | Shortfall
+
+
+class Captioner(Protocol):
+    """Recognises what is said while it is said."""
+
+    def converse(self, sound: AsyncIterator[list[Sound]]) -> AsyncIterator[Heard]:
+        """Words come out while sound goes in. Ends, or raises OSError, when the connection does."""
+
+
+class Capture:
+    """A listener of a call. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        directory: Path,
+        captioner: Captioner | None,
+        *,
+        clock: Callable[[], float],
+        min_free_bytes: int,
+        report: Callable[[str], None],
+    ) -> None:
+        """`directory` takes the packets; `report` is told the phase. Raises OSError."""
+        self._directory = directory
+        self._captioner = captioner
+        self._clock = clock
+        self._min_free_bytes = min_free_bytes
+        self._report = report
+        self._logs = PacketLogs(directory)
+        self._start_seconds = clock()
+        self._placers: dict[str, LivePlacer] = {}
+        self._speakers: dict[str, str] = {}
+        """Session of each track."""
+        self._sound: deque[Sound] = deque()
+        self._has_sound = asyncio.Event()
+        self._publisher = Publisher()
+        self._has_words = asyncio.Event()
+        self.caption_count = 0
+        self.problem = ""
+        """Why what is said is not kept any more; empty: it is."""
+
+    async def run(self, client: CallClient) -> Ending:
+        """Until the call is over; raises JoinError."""
+        self._report("joining")
+        work = [self._keep(client)]
+        if self._captioner is not None:
+            work += [self._caption(self._captioner), self._publish(client)]
+        tasks = [asyncio.create_task(one) for one in work]
+        try:
+            return await client.run()
+        finally:
+            for task in tasks:
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(result, Exception):
+                    log.error("a part of the capture failed", exc_info=result)
+            with contextlib.suppress(OSError):
+                self._logs.close()
+
+    # The call
+
+    def joined(self) -> None:
+        """We are in the call."""
+        self._report("capturing")
+
+    def recording_started(self, time_seconds: float) -> None:
+        """By the server, the recording began at this time."""
+        self._logs.recording_started(time_seconds)
+
+    def track(self, track_id: str, speaker: Speaker) -> None:
+        """A track has begun, or more is known of its speaker."""
+        self._logs.track(track_id, speaker)
+        self._speakers[track_id] = speaker.session_id
+
+    def packet(self, track_id: str, packet: Packet) -> None:
+        """Sound has come."""
+        self._logs.packet(track_id, packet)
+        session_id = self._speakers.get(track_id)
+        if self._captioner is None or session_id is None:
+            return
+        placer = self._placers.get(track_id)
+        if placer is None:
+            placer = self._placers[track_id] = LivePlacer(self._start_seconds)
+        if (place := placer.place(packet)) is not None:
+            self._send(
+                Sound(
+                    session_id=session_id,
+                    sequence=place.sequence,
+                    start_sample=place.start_sample,
+                    data=packet.payload,
+                )
+            )
+
+    def sender_report(self, track_id: str, report: SenderReport) -> None:
+        """The sender's clock has been told."""
+        self._logs.sender_report(track_id, report)
+
+    def muted(self, session_id: str) -> None:
+        """Nothing more comes for now: what was said is captioned at once."""
+        for track_id, session in self._speakers.items():
+            if session == session_id:
+                self._logs.muted(track_id)
+        if self._captioner is not None:
+            self._send(Sound(session_id=session_id))
+
+    def track_ended(self, track_id: str) -> None:
+        """Its speaker has left."""
+        self._logs.track_ended(track_id)
+        self._placers.pop(track_id, None)
+        session_id = self._speakers.pop(track_id, None)
+        if session_id is not None and session_id not in self._speakers.values():
+            self._publisher.gone(session_id)
+
+    def _send(self, sound: Sound) -> None:
+        if len(self._sound) >= MAX_WAITING_PACKETS:
+            lost = self._sound.popleft()
+            self._publisher.count(lost.session_id, Metric.PACKETS_DROPPED, self._clock())
+        self._sound.append(sound)
+        self._has_sound.set()
+
+    # What is said is kept
+
+    async def _keep(self, client: CallClient) -> None:
+        looked = 0.0
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            try:
+                await asyncio.to_thread(self._logs.flush)
+            except OSError as problem:
+                log.warning("some sound could not be kept: %s", problem)
+            now = self._clock()
+            if now - looked >= DISK_SECONDS:
+                looked = now
+                free_bytes = (await asyncio.to_thread(shutil.disk_usage, self._directory)).free
+                if free_bytes < self._min_free_bytes:
+                    self.problem = "the capture was ended before the disk was full"
+                    client.request_stop()
+
+    # It is captioned
+
+    async def _caption(self, captioner: Captioner) -> None:
+        while True:
+            try:
+                async for heard in captioner.converse(self._parcels()):
+                    self._take(heard)
+            except OSError as problem:
+                log.warning("captions are interrupted: %s", problem)
+            await asyncio.sleep(REDIAL_SECONDS)
+
+    async def _parcels(self) -> AsyncIterator[list[Sound]]:
+        while True:
+            await self._has_sound.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            parcel = list(self._sound)[:500]
+            for _ in parcel:
+                self._sound.popleft()
+            if not self._sound:
+                self._has_sound.clear()
+            if parcel:
+                yield parcel
+
+    def _take(self, heard: Heard) -> None:
+        match heard:
+            case Words():
+                self._publisher.words(heard)
+            case Shortfall(session_id=""):
+                self._publisher.fell_behind(self._clock())
+            case Shortfall():
+                self._publisher.count(heard.session_id, heard.metric, self._clock())
+        self._has_words.set()
+
+    async def _publish(self, client: CallClient) -> None:
+        while True:
+            now = self._clock()
+            for message in self._publisher.take(now):
+                if isinstance(message, Show):
+                    self.caption_count += 1
+                    client.show_caption(message.session_id, message.text, message.new_audio_seconds)
+                else:
+                    client.count(message.session_id, message.metric)
+            again = self._publisher.next_seconds()
+            pause = IDLE_SECONDS if again is None else min(max(again - now, 0.0), IDLE_SECONDS)
+            self._has_words.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._has_words.wait()

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captures a call as the daemon assigns it, and salvages a capture whose worker has died."""
+
+import asyncio
+import logging
+import shutil
+import ssl
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+
+from callsd_ipc.names import ARTIFACTS, PIECES
+from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
+from callsd_worker.capture.call import End, Ending
+from callsd_worker.capture.caption_text import Words
+from callsd_worker.capture.capturing import Captioner, Capture, Heard, Shortfall, Sound
+from callsd_worker.capture.publisher import Metric
+from callsd_worker.capture.tracks import finish
+from callsd_worker.mattermost.client import MattermostClient
+from callsd_worker.mattermost.settings import Call, steady_clock
+from callsd_worker.session.bootstrap import aio_channel, hello
+from callsd_worker.session.client import Session
+from callsd_worker.session.failures import failure_of
+from callsd_worker.session.outcome import artifact_of, write_outcome
+
+
+log = logging.getLogger(__name__)
+
+TRACK_TYPE = "audio/ogg"
+LOOK_SECONDS = 0.1
+SAMPLE_RATE_HZ = 16_000
+
+
+def capture(session: Session, bootstrap: worker_pb2.Bootstrap) -> None:
+    """Capture the call of the session's assignment, and write its outcome.
+
+    Raises JoinError when the call could not be joined.
+    """
+    assert session.assignment is not None
+    began = time.monotonic()
+    problem, count = asyncio.run(_capture(session, bootstrap, session.assignment.capture))
+    session.report(worker_pb2.Status(phase="finishing"))
+    _finish(
+        session.directory,
+        session.generation,
+        problem=problem,
+        caption_count=count,
+        wall_seconds=time.monotonic() - began,
+    )
+
+
+async def _capture(
+    session: Session, bootstrap: worker_pb2.Bootstrap, work: worker_pb2.CaptureWork
+) -> tuple[str, int]:
+    """Until the call is over; returns why it ended too early, if it did, and its captions."""
+    pieces, clock = session.directory / PIECES, steady_clock()
+    pieces.mkdir(exist_ok=True)
+    async with aio_channel(bootstrap) as channel:
+        captioner: Captioner | None = None
+        if work.captions:
+            captioner = _DaemonsCaptioner(bootstrap, channel)
+        capturing = Capture(
+            pieces,
+            captioner,
+            clock=clock,
+            min_free_bytes=work.min_free_bytes,
+            report=lambda phase: session.report(worker_pb2.Status(phase=phase)),
+        )
+        client = MattermostClient(
+            Call(site_url=work.site_url, call_id=work.call_id, job_id=work.job_id),
+            work.token,
+            capturing,
+            context=_trusted(work.certificates),
+            clock=clock,
+        )
+        stopping = asyncio.create_task(_stop_when_asked(session, client, work.max_seconds))
+        try:
+            ending: Ending = await capturing.run(client)
+        finally:
+            stopping.cancel()
+    log.info("the capture has ended: %s %s", ending.end, ending.message)
+    lost = ending.message if ending.end is End.LOST else ""
+    return capturing.problem or lost, capturing.caption_count
+
+
+async def _stop_when_asked(session: Session, client: MattermostClient, max_seconds: float) -> None:
+    deadline = time.monotonic() + max_seconds
+    while not session.should_stop() and time.monotonic() < deadline:
+        await asyncio.sleep(LOOK_SECONDS)
+    client.request_stop()
+
+
+def _trusted(certificates: bytes) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if certificates:
+        context.load_verify_locations(cadata=certificates.decode())
+    return context
+
+
+class _DaemonsCaptioner:
+    """The captioner that the daemon runs, reached through the daemon."""
+
+    def __init__(self, bootstrap: worker_pb2.Bootstrap, channel: grpc.aio.Channel) -> None:
+        self._bootstrap = bootstrap
+        self._stub = worker_pb2_grpc.WorkerServiceStub(channel)
+
+    async def converse(self, sound: AsyncIterator[list[Sound]]) -> AsyncIterator[Heard]:
+        """Words come out while sound goes in. Raises OSError when the connection breaks."""
+        try:
+            async for response in self._stub.CaptionCall(self._requests(sound)):
+                if (heard := _heard(response)) is not None:
+                    yield heard
+        except grpc.aio.AioRpcError as problem:
+            raise ConnectionError(problem.details()) from None
+
+    async def _requests(
+        self, sound: AsyncIterator[list[Sound]]
+    ) -> AsyncIterator[worker_pb2.CaptionCallRequest]:
+        yield worker_pb2.CaptionCallRequest(hello=hello(self._bootstrap, is_assigned=True))
+        async for parcel in sound:
+            yield worker_pb2.CaptionCallRequest(
+                audio=[
+                    worker_pb2.SpeakerAudio(
+                        speaker=one.session_id,
+                        sequence=one.sequence,
+                        start_sample=one.start_sample,
+                        data=one.data,
+                    )
+                    for one in parcel
+                    if one.data
+                ],
+                paused=[one.session_id for one in parcel if not one.data],
+            )
+
+
+def _heard(response: worker_pb2.CaptionCallResponse) -> Heard | None:
+    match response.WhichOneof("event"):
+        case "words":
+            words = response.words
+            return Words(
+                session_id=words.speaker,
+                segment=str(words.segment),
+                revision=words.revision,
+                text=words.text,
+                is_final=words.final,
+                is_end_of_utterance=words.end_of_utterance,
+                start_seconds=words.start_sample / SAMPLE_RATE_HZ,
+                heard_seconds=words.heard_sample / SAMPLE_RATE_HZ,
+            )
+        case "skipped":
+            return Shortfall(metric=Metric.AUDIO_SKIPPED, session_id=response.skipped)
+        case "degraded" if response.degraded:
+            return Shortfall(metric=Metric.FELL_BEHIND)
+        case _:
+            return None
+
+
+def salvage(directory: Path, generation: int, reason: str, message: str) -> None:
+    """Make the files of what an earlier worker has captured, and write an outcome.
+
+    Without anything no outcome is written: the job then fails by the reason of the worker's end.
+    """
+    try:
+        if (directory / PIECES).is_dir() and any((directory / PIECES).iterdir()):
+            problem = f"{message} [{reason}]"
+            _finish(directory, generation, problem=problem, caption_count=0, wall_seconds=0.0)
+    except Exception as error:  # noqa: BLE001 - the root of the work; what is unknown is logged
+        log.error("nothing was saved: %s: %s", *failure_of(error))  # noqa: TRY400 - logged there
+
+
+def _finish(
+    directory: Path, generation: int, *, problem: str, caption_count: int, wall_seconds: float
+) -> None:
+    tracks = finish(directory / PIECES, directory / ARTIFACTS)
+    notices = [
+        ("TRACK_DAMAGED", f"{track.name or track.session_id}: {track.problem}")
+        for track in tracks
+        if track.problem
+    ]
+    if problem:
+        notices.append(("CAPTURE_CUT_SHORT", f"what was captured is here; {problem}"))
+    starts = [track.recording_start_seconds or 0.0 for track in tracks]
+    kept = [track for track in tracks if track.file_name]
+    write_outcome(
+        directory,
+        generation,
+        artifacts=[artifact_of(directory, track.file_name, TRACK_TYPE) for track in kept],
+        notices=notices,
+        capture=worker_pb2.CaptureOutcome(
+            tracks=[
+                worker_pb2.CapturedTrack(
+                    file_name=track.file_name,
+                    speaker=track.name,
+                    speaker_id=track.user_id or track.session_id,
+                    start_ms=round(track.start_seconds * 1000),
+                    duration_seconds=track.duration_seconds,
+                )
+                for track in kept
+            ],
+            recording_start_ms=round(max(starts, default=0.0) * 1000),
+            caption_count=caption_count,
+            problem=problem,
+        ),
+        wall_seconds=wall_seconds,
+    )
+    # The outcome is on the disk: the pieces are not needed any more.
+    shutil.rmtree(directory / PIECES, ignore_errors=True)
