@@ -12,7 +12,7 @@ from tests.boot.service import Service
 NAME = captioner_name("x")
 """As workers are named."""
 
-WORKERS = [f"callsd-{role}@{NAME}.service" for role in ("transcriber", "captioner", "recorder")]
+WORKERS = [f"callsd-{role}@{NAME}.service" for role in ("transcriber", "captioner", "recorder", "capturer")]
 UNITS = ["callsd.service", "callsd-workers.slice", *WORKERS]
 
 

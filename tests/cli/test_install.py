@@ -20,6 +20,7 @@ FILES = {
     "etc/callsd/callsd.toml",
     "etc/polkit-1/rules.d/50-callsd.rules",
     "etc/systemd/system/callsd-captioner@.service",
+    "etc/systemd/system/callsd-capturer@.service",
     "etc/systemd/system/callsd-recorder@.service",
     "etc/systemd/system/callsd-transcriber@.service",
     "etc/systemd/system/callsd-workers.slice",

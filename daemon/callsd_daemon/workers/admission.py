@@ -114,9 +114,10 @@ class AdmissionController:
             queue_waiting_for=None if first is None else first.waiting_for,
         )
         request = self._request(tx, job, may_queue=may_queue)
+        room = Reservation()
         if companion is not None:
             room = self._need(tx, companion.kind, companion.spec, companion.reservation)
-            request = replace(request, reservation=request.reservation + room)
+        request = replace(request, reservation=request.reservation + room)
         decision = decide(snapshot, request, self.policy)
         if companion is not None and isinstance(decision, Admit):
             self._held[job.id] = (room, time.monotonic() + HOLD_SECONDS)

@@ -21,6 +21,7 @@ UNITS = {
     "callsd-transcriber@.service": "systemd/system",
     "callsd-captioner@.service": "systemd/system",
     "callsd-recorder@.service": "systemd/system",
+    "callsd-capturer@.service": "systemd/system",
     "callsd-workers.slice": "systemd/system",
     "callsd.sysusers.conf": "sysusers.d",
     "callsd.tmpfiles.conf": "tmpfiles.d",

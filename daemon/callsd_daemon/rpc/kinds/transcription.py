@@ -136,6 +136,14 @@ def _parse_compaction(
     return Compaction(silence_seconds=silence_seconds, max_seconds=max_seconds)
 
 
+def _parse_job(problems: Problems, field: str, name: str) -> str:
+    match = JOB.fullmatch(name)
+    if match is None:
+        problems.add(field, 'must be "jobs/JOB"')
+        return ""
+    return match[1]
+
+
 def _parse_track(problems: Problems, at: str, track: transcription_pb2.Track) -> Track:
     upload_id = recording = capture = ""
     match track.WhichOneof("media"):
@@ -150,17 +158,9 @@ def _parse_track(problems: Problems, at: str, track: transcription_pb2.Track) ->
             else:
                 upload_id = match[1]
         case "recording":
-            match = JOB.fullmatch(track.recording)
-            if match is None:
-                problems.add(f"{at}.recording", 'must be "jobs/JOB"')
-            else:
-                recording = match[1]
+            recording = _parse_job(problems, f"{at}.recording", track.recording)
         case "capture":
-            match = JOB.fullmatch(track.capture)
-            if match is None:
-                problems.add(f"{at}.capture", 'must be "jobs/JOB"')
-            else:
-                capture = match[1]
+            capture = _parse_job(problems, f"{at}.capture", track.capture)
         case _:
             problems.add(f"{at}.media", "is missing: set path, upload, recording or capture")
     offset = 0.0
@@ -209,6 +209,8 @@ def _track(track: Track) -> transcription_pb2.Track:
     )
     if track.upload_id:
         message.upload = f"uploads/{track.upload_id}"
+    elif track.capture:
+        message.capture = job_name(track.capture)
     elif track.recording:
         message.recording = job_name(track.recording)
     else:

@@ -34,7 +34,7 @@ async def captioned(calls: Calls, job: Job, directory: Path) -> AsyncIterator[Ca
     try:
         call, captioner = await calls.open(job.id, captions, directory)
     except (CallsdError, OSError) as problem:
-        log.error("call_not_captioned", job_id=job.id, problem=str(problem))
+        log.warning("call_not_captioned", job_id=job.id, problem=str(problem))
         yield None
         return
     tending = asyncio.create_task(_tend(call, captioner), name=f"captions of {job.id}")
@@ -59,5 +59,5 @@ async def _tend(call: Call, captioner: Captioner) -> None:
                 await asyncio.to_thread(call.sync)
         await until(captioner.failed, TICK_SECONDS)
     problem = captioner.failure.message if captioner.failure else "the captioner has ended"
-    log.error("call_not_captioned", job_id=call.job_id, problem=problem)
+    log.warning("call_not_captioned", job_id=call.job_id, problem=problem)
     call.note(f"captions have ended: {problem}")
