@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import wave
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ def main() -> int:
         "CALLSD_GATEWAY_LISTEN": f"127.0.0.1:{port}",
         "CALLSD_GATEWAY_SELF_REGISTRATION": "true",
         "CALLSD_TRANSCRIPTION_MODEL": MODEL,
+        "CALLSD_CAPTIONS_MODEL": MODEL,
     }
     with tempfile.TemporaryDirectory(prefix="callsd-demo-") as directory:
         place = Path(directory)
@@ -88,7 +90,11 @@ async def show(port: int, sample: Path, seconds: float, address: str) -> int:
     step("a Mattermost with a call; its plugin asks the gateway for its version")
     async with MattermostServer(sample=sample) as server:
         await server.activate(f"http://127.0.0.1:{port}", "demo", secrets.token_hex(16))
-        call = server.start_call()
+        sample_call = load_call(CALL)
+        users = [
+            server.add_user(track.speaker.lower(), track.speaker) for track in sample_call.tracks
+        ]
+        call = server.start_call(users=users)
         print(f"    {server.url}, {len(call.sessions)} in the call")
         step("the host presses record")
         began = time.monotonic()
@@ -100,7 +106,12 @@ async def show(port: int, sample: Path, seconds: float, address: str) -> int:
         if job.err:
             sys.exit(f"demo: the recording did not start: {job.err}")
         print(f"    the host sees that it records after {time.monotonic() - began:.1f} s")
-        await progress(seconds)
+        step("they talk; what is captioned in the call:")
+        people = [await server.participant(call, user) for user in users]
+        for person, track in zip(people, sample_call.tracks, strict=True):
+            await person.play(track.path)
+        names = {user.id: user.first_name for user in users}
+        await progress(seconds, call, names)
         step("the host presses stop")
         stopped = time.monotonic()
         await server.stop_recording(call)
@@ -114,7 +125,7 @@ async def show(port: int, sample: Path, seconds: float, address: str) -> int:
             files = [server.state.files[file_id] for file_id in post.file_ids]
             named = ", ".join(f"{file.name} ({file.size:,} bytes)" for file in files)
             print(f"    {post.message}: {named}")
-        step("the transcript, made of the recording's sound")
+        step("the transcript, made of what each of them said")
         print(server.state.files[post.file_ids[0]].path.read_text(encoding="utf-8"))
     step("callsd jobs deliveries --all")
     await asyncio.to_thread(
@@ -133,18 +144,15 @@ async def posted(server: MattermostServer, call: Call, kind: str, seconds: float
     return post
 
 
-async def progress(seconds: float) -> None:
-    """Let the call go on, and show that it does."""
-    end = time.monotonic() + seconds
+async def progress(seconds: float, call: Call, names: Mapping[str, str]) -> None:
+    """Let the call go on, and show what is captioned in it."""
+    end, shown = time.monotonic() + seconds, 0
     while (left := end - time.monotonic()) > 0:
-        if sys.stdout.isatty():
-            print(f"\r    the call goes on for {left:3.0f} s ", end="", flush=True)
-        await asyncio.sleep(min(left, 1.0))
-    print(
-        "\r    the call went on for a while"
-        if sys.stdout.isatty()
-        else f"    {seconds:g} s of call"
-    )
+        for caption in call.captions[shown:]:
+            print(f"    {seconds - left:5.1f} s  {names[caption.user_id]}: {caption.text}")
+        shown = len(call.captions)
+        await asyncio.sleep(min(left, 0.1))
+    print(f"    {shown} captions in {seconds:g} s of call")
 
 
 def verdict(seconds: float) -> int:
