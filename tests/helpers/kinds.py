@@ -8,6 +8,7 @@ from callsd_daemon.domain.recording import Profile
 from callsd_daemon.domain.transcription import Engine
 from callsd_daemon.kinds import Bounds, Kinds
 from callsd_daemon.kinds.captions import Captions
+from callsd_daemon.kinds.capture import Capture
 from callsd_daemon.kinds.recording import Recording
 from callsd_daemon.kinds.transcription import Transcription
 from callsd_daemon.media.roots import MediaRoots
@@ -23,6 +24,15 @@ BOUNDS = Bounds(
 )
 _NO_MODELS = cast(ModelStore, None)
 
+_CAPTIONS = Captions(
+    models=_NO_MODELS,
+    bounds=BOUNDS,
+    max_duration_seconds=3600.0,
+    default_model="base",
+    fallback_model="",
+    workers=1,
+    abandoned_seconds=60.0,
+)
 _ALL = (
     Transcription(
         jobs_directory=Path("/nonexistent"),
@@ -36,15 +46,8 @@ _ALL = (
         default_threads=1,
         max_threads=4,
     ),
-    Captions(
-        models=_NO_MODELS,
-        bounds=BOUNDS,
-        max_duration_seconds=3600.0,
-        default_model="base",
-        fallback_model="",
-        workers=1,
-        abandoned_seconds=60.0,
-    ),
+    _CAPTIONS,
+    Capture(captions=_CAPTIONS, bounds=BOUNDS, max_duration_seconds=3600.0, min_free_bytes=0),
     Recording(
         bounds=BOUNDS,
         max_duration_seconds=3600.0,

@@ -93,7 +93,9 @@ class Digest(JobKind[DigestSpec]):
         """A core, for a moment."""
         return Reservation(cores=1.0, memory_bytes=64 * 1024**2)
 
-    def assignment(self, job: Job, spec: DigestSpec, secrets: Secrets) -> DigestAssignment:
+    def assignment(
+        self, job: Job, spec: DigestSpec, secrets: Secrets, after: Mapping[str, Job]
+    ) -> DigestAssignment:
         """The file is opened when the worker asks for it."""
         return DigestAssignment(
             algorithm=spec.algorithm, file=functools.partial(self.roots.open, spec.path)
