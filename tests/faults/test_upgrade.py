@@ -49,7 +49,7 @@ def as_the_first_release_had_it(one: Daemon) -> None:
         database.execute("DROP TABLE gateway_clients")
         for index in ("jobs_by_delivery", "jobs_by_state"):
             database.execute(f"DROP INDEX {index}")
-        for column in ("delivery", "after_job"):
+        for column in ("delivery", "after_jobs"):
             database.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
         database.execute("CREATE INDEX jobs_by_state ON jobs (state, accepted_revision)")
         database.execute("ALTER TABLE changes DROP COLUMN written_bytes")
