@@ -14,7 +14,8 @@ _SILK, _HYBRID, _CELT = (480, 960, 1920, 2880), (480, 960), (120, 240, 480, 960)
 _FRAME_SAMPLES = _SILK * 3 + _HYBRID * 2 + _CELT * 4
 
 _CODE_MASK = 0b11
-_CODE_ONE, _CODE_TWO_EQUAL, _CODE_TWO, _CODE_COUNTED = range(4)
+_CODE_COUNTED = 3
+"""The number of frames is in the second byte; code 0 is one frame, 1 and 2 are two."""
 _STEREO_BIT = 0b100
 _COUNT_MASK = 0b11_1111
 _IS_VARIABLE = 0b1000_0000
@@ -42,8 +43,8 @@ def claimed_samples(packet: bytes) -> int:
     if code == _CODE_COUNTED:
         frames = packet[1] & _COUNT_MASK if len(packet) > 1 else 0
     else:
-        frames = 1 if code == _CODE_ONE else 2
-    length = frames * _FRAME_SAMPLES[packet[0] >> 3]
+        frames = 1 if code == 0 else 2
+    length = frames * frame_samples(packet[0])
     return length if length <= MAX_PACKET_SAMPLES else 0
 
 
