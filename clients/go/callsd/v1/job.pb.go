@@ -122,6 +122,7 @@ type Job struct {
 	//	*Job_Transcription
 	//	*Job_Captions
 	//	*Job_Recording
+	//	*Job_Capture
 	Spec isJob_Spec `protobuf_oneof:"spec"`
 	// Longest time in RUNNING, after which the job fails; or longest recording,
 	// after which it is finished as if it had been stopped. Range 1 s to 7 days.
@@ -169,7 +170,9 @@ type Job struct {
 	RecordingResult *RecordingResult `protobuf:"bytes,28,opt,name=recording_result,json=recordingResult,proto3" json:"recording_result,omitempty"`
 	// How far its files are on their way to where they belong; only of jobs that have
 	// such a place. A job is not deleted while it is PENDING. Set by the server.
-	Delivery      *Delivery `protobuf:"bytes,29,opt,name=delivery,proto3" json:"delivery,omitempty"`
+	Delivery *Delivery `protobuf:"bytes,29,opt,name=delivery,proto3" json:"delivery,omitempty"`
+	// What was captured. Set by the server at the end.
+	CaptureResult *CaptureResult `protobuf:"bytes,31,opt,name=capture_result,json=captureResult,proto3" json:"capture_result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -268,6 +271,15 @@ func (x *Job) GetRecording() *RecordingSpec {
 	if x != nil {
 		if x, ok := x.Spec.(*Job_Recording); ok {
 			return x.Recording
+		}
+	}
+	return nil
+}
+
+func (x *Job) GetCapture() *CaptureSpec {
+	if x != nil {
+		if x, ok := x.Spec.(*Job_Capture); ok {
+			return x.Capture
 		}
 	}
 	return nil
@@ -420,6 +432,13 @@ func (x *Job) GetDelivery() *Delivery {
 	return nil
 }
 
+func (x *Job) GetCaptureResult() *CaptureResult {
+	if x != nil {
+		return x.CaptureResult
+	}
+	return nil
+}
+
 type isJob_Spec interface {
 	isJob_Spec()
 }
@@ -439,11 +458,18 @@ type Job_Recording struct {
 	Recording *RecordingSpec `protobuf:"bytes,8,opt,name=recording,proto3,oneof"`
 }
 
+type Job_Capture struct {
+	// Capture what each speaker of a call says.
+	Capture *CaptureSpec `protobuf:"bytes,30,opt,name=capture,proto3,oneof"`
+}
+
 func (*Job_Transcription) isJob_Spec() {}
 
 func (*Job_Captions) isJob_Spec() {}
 
 func (*Job_Recording) isJob_Spec() {}
+
+func (*Job_Capture) isJob_Spec() {}
 
 // How far a job is.
 type Progress struct {
@@ -1995,7 +2021,7 @@ var File_callsd_v1_job_proto protoreflect.FileDescriptor
 
 const file_callsd_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x13callsd/v1/job.proto\x12\tcallsd.v1\x1a\x18callsd/v1/capacity.proto\x1a\x17callsd/v1/caption.proto\x1a\x15callsd/v1/error.proto\x1a\x14callsd/v1/kind.proto\x1a\x1acallsd/v1/mattermost.proto\x1a\x19callsd/v1/recording.proto\x1a\x1dcallsd/v1/transcription.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\v\n" +
+	"\x13callsd/v1/job.proto\x12\tcallsd.v1\x1a\x18callsd/v1/capacity.proto\x1a\x17callsd/v1/capture.proto\x1a\x17callsd/v1/caption.proto\x1a\x15callsd/v1/error.proto\x1a\x14callsd/v1/kind.proto\x1a\x1acallsd/v1/mattermost.proto\x1a\x19callsd/v1/recording.proto\x1a\x1dcallsd/v1/transcription.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xea\f\n" +
 	"\x03Job\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12&\n" +
@@ -2004,7 +2030,8 @@ const file_callsd_v1_job_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\v2\x1a.callsd.v1.Job.LabelsEntryR\x06labels\x12D\n" +
 	"\rtranscription\x18\x06 \x01(\v2\x1c.callsd.v1.TranscriptionSpecH\x00R\rtranscription\x125\n" +
 	"\bcaptions\x18\a \x01(\v2\x17.callsd.v1.CaptionsSpecH\x00R\bcaptions\x128\n" +
-	"\trecording\x18\b \x01(\v2\x18.callsd.v1.RecordingSpecH\x00R\trecording\x12<\n" +
+	"\trecording\x18\b \x01(\v2\x18.callsd.v1.RecordingSpecH\x00R\trecording\x122\n" +
+	"\acapture\x18\x1e \x01(\v2\x16.callsd.v1.CaptureSpecH\x00R\acapture\x12<\n" +
 	"\fmax_duration\x18\t \x01(\v2\x19.google.protobuf.DurationR\vmaxDuration\x12/\n" +
 	"\bprogress\x18\n" +
 	" \x01(\v2\x13.callsd.v1.ProgressR\bprogress\x12,\n" +
@@ -2031,7 +2058,8 @@ const file_callsd_v1_job_proto_rawDesc = "" +
 	"expireTime\x12B\n" +
 	"\x0fcaptions_result\x18\x1b \x01(\v2\x19.callsd.v1.CaptionsResultR\x0ecaptionsResult\x12E\n" +
 	"\x10recording_result\x18\x1c \x01(\v2\x1a.callsd.v1.RecordingResultR\x0frecordingResult\x12/\n" +
-	"\bdelivery\x18\x1d \x01(\v2\x13.callsd.v1.DeliveryR\bdelivery\x1a9\n" +
+	"\bdelivery\x18\x1d \x01(\v2\x13.callsd.v1.DeliveryR\bdelivery\x12?\n" +
+	"\x0ecapture_result\x18\x1f \x01(\v2\x18.callsd.v1.CaptureResultR\rcaptureResult\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x06\n" +
@@ -2216,17 +2244,19 @@ var file_callsd_v1_job_proto_goTypes = []any{
 	(*TranscriptionSpec)(nil),     // 31: callsd.v1.TranscriptionSpec
 	(*CaptionsSpec)(nil),          // 32: callsd.v1.CaptionsSpec
 	(*RecordingSpec)(nil),         // 33: callsd.v1.RecordingSpec
-	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
-	(*TranscriptionResult)(nil),   // 35: callsd.v1.TranscriptionResult
-	(*Reservation)(nil),           // 36: callsd.v1.Reservation
-	(ErrorReason)(0),              // 37: callsd.v1.ErrorReason
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
-	(*CaptionsResult)(nil),        // 39: callsd.v1.CaptionsResult
-	(*RecordingResult)(nil),       // 40: callsd.v1.RecordingResult
-	(*Delivery)(nil),              // 41: callsd.v1.Delivery
-	(*RecordingHealth)(nil),       // 42: callsd.v1.RecordingHealth
-	(*Admission)(nil),             // 43: callsd.v1.Admission
-	(DeliveryState)(0),            // 44: callsd.v1.DeliveryState
+	(*CaptureSpec)(nil),           // 34: callsd.v1.CaptureSpec
+	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
+	(*TranscriptionResult)(nil),   // 36: callsd.v1.TranscriptionResult
+	(*Reservation)(nil),           // 37: callsd.v1.Reservation
+	(ErrorReason)(0),              // 38: callsd.v1.ErrorReason
+	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
+	(*CaptionsResult)(nil),        // 40: callsd.v1.CaptionsResult
+	(*RecordingResult)(nil),       // 41: callsd.v1.RecordingResult
+	(*Delivery)(nil),              // 42: callsd.v1.Delivery
+	(*CaptureResult)(nil),         // 43: callsd.v1.CaptureResult
+	(*RecordingHealth)(nil),       // 44: callsd.v1.RecordingHealth
+	(*Admission)(nil),             // 45: callsd.v1.Admission
+	(DeliveryState)(0),            // 46: callsd.v1.DeliveryState
 }
 var file_callsd_v1_job_proto_depIdxs = []int32{
 	30, // 0: callsd.v1.Job.kind:type_name -> callsd.v1.JobKind
@@ -2235,67 +2265,69 @@ var file_callsd_v1_job_proto_depIdxs = []int32{
 	31, // 3: callsd.v1.Job.transcription:type_name -> callsd.v1.TranscriptionSpec
 	32, // 4: callsd.v1.Job.captions:type_name -> callsd.v1.CaptionsSpec
 	33, // 5: callsd.v1.Job.recording:type_name -> callsd.v1.RecordingSpec
-	34, // 6: callsd.v1.Job.max_duration:type_name -> google.protobuf.Duration
-	2,  // 7: callsd.v1.Job.progress:type_name -> callsd.v1.Progress
-	3,  // 8: callsd.v1.Job.failure:type_name -> callsd.v1.Failure
-	4,  // 9: callsd.v1.Job.notices:type_name -> callsd.v1.Notice
-	5,  // 10: callsd.v1.Job.artifacts:type_name -> callsd.v1.Artifact
-	35, // 11: callsd.v1.Job.transcription_result:type_name -> callsd.v1.TranscriptionResult
-	36, // 12: callsd.v1.Job.reservation:type_name -> callsd.v1.Reservation
-	6,  // 13: callsd.v1.Job.usage:type_name -> callsd.v1.Usage
-	37, // 14: callsd.v1.Job.waiting_for:type_name -> callsd.v1.ErrorReason
-	38, // 15: callsd.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	38, // 16: callsd.v1.Job.update_time:type_name -> google.protobuf.Timestamp
-	38, // 17: callsd.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	38, // 18: callsd.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	38, // 19: callsd.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
-	39, // 20: callsd.v1.Job.captions_result:type_name -> callsd.v1.CaptionsResult
-	40, // 21: callsd.v1.Job.recording_result:type_name -> callsd.v1.RecordingResult
-	41, // 22: callsd.v1.Job.delivery:type_name -> callsd.v1.Delivery
-	34, // 23: callsd.v1.Progress.processed:type_name -> google.protobuf.Duration
-	34, // 24: callsd.v1.Progress.total:type_name -> google.protobuf.Duration
-	42, // 25: callsd.v1.Progress.recording:type_name -> callsd.v1.RecordingHealth
-	37, // 26: callsd.v1.Failure.reason:type_name -> callsd.v1.ErrorReason
-	28, // 27: callsd.v1.Failure.metadata:type_name -> callsd.v1.Failure.MetadataEntry
-	1,  // 28: callsd.v1.CreateJobRequest.job:type_name -> callsd.v1.Job
-	1,  // 29: callsd.v1.CreateJobResponse.job:type_name -> callsd.v1.Job
-	43, // 30: callsd.v1.CreateJobResponse.admission:type_name -> callsd.v1.Admission
-	1,  // 31: callsd.v1.GetJobResponse.job:type_name -> callsd.v1.Job
-	0,  // 32: callsd.v1.JobFilter.states:type_name -> callsd.v1.JobState
-	30, // 33: callsd.v1.JobFilter.kinds:type_name -> callsd.v1.JobKind
-	29, // 34: callsd.v1.JobFilter.labels:type_name -> callsd.v1.JobFilter.LabelsEntry
-	44, // 35: callsd.v1.JobFilter.deliveries:type_name -> callsd.v1.DeliveryState
-	11, // 36: callsd.v1.ListJobsRequest.filter:type_name -> callsd.v1.JobFilter
-	1,  // 37: callsd.v1.ListJobsResponse.jobs:type_name -> callsd.v1.Job
-	1,  // 38: callsd.v1.StopJobResponse.job:type_name -> callsd.v1.Job
-	1,  // 39: callsd.v1.PublishJobResponse.job:type_name -> callsd.v1.Job
-	11, // 40: callsd.v1.WatchJobsRequest.filter:type_name -> callsd.v1.JobFilter
-	22, // 41: callsd.v1.WatchJobsResponse.events:type_name -> callsd.v1.JobEvent
-	1,  // 42: callsd.v1.JobEvent.job_changed:type_name -> callsd.v1.Job
-	5,  // 43: callsd.v1.FetchArtifactResponse.artifact:type_name -> callsd.v1.Artifact
-	7,  // 44: callsd.v1.JobService.CreateJob:input_type -> callsd.v1.CreateJobRequest
-	9,  // 45: callsd.v1.JobService.GetJob:input_type -> callsd.v1.GetJobRequest
-	12, // 46: callsd.v1.JobService.ListJobs:input_type -> callsd.v1.ListJobsRequest
-	14, // 47: callsd.v1.JobService.StopJob:input_type -> callsd.v1.StopJobRequest
-	16, // 48: callsd.v1.JobService.DeleteJob:input_type -> callsd.v1.DeleteJobRequest
-	20, // 49: callsd.v1.JobService.WatchJobs:input_type -> callsd.v1.WatchJobsRequest
-	23, // 50: callsd.v1.JobService.ReadLog:input_type -> callsd.v1.ReadLogRequest
-	25, // 51: callsd.v1.JobService.FetchArtifact:input_type -> callsd.v1.FetchArtifactRequest
-	18, // 52: callsd.v1.JobService.PublishJob:input_type -> callsd.v1.PublishJobRequest
-	8,  // 53: callsd.v1.JobService.CreateJob:output_type -> callsd.v1.CreateJobResponse
-	10, // 54: callsd.v1.JobService.GetJob:output_type -> callsd.v1.GetJobResponse
-	13, // 55: callsd.v1.JobService.ListJobs:output_type -> callsd.v1.ListJobsResponse
-	15, // 56: callsd.v1.JobService.StopJob:output_type -> callsd.v1.StopJobResponse
-	17, // 57: callsd.v1.JobService.DeleteJob:output_type -> callsd.v1.DeleteJobResponse
-	21, // 58: callsd.v1.JobService.WatchJobs:output_type -> callsd.v1.WatchJobsResponse
-	24, // 59: callsd.v1.JobService.ReadLog:output_type -> callsd.v1.ReadLogResponse
-	26, // 60: callsd.v1.JobService.FetchArtifact:output_type -> callsd.v1.FetchArtifactResponse
-	19, // 61: callsd.v1.JobService.PublishJob:output_type -> callsd.v1.PublishJobResponse
-	53, // [53:62] is the sub-list for method output_type
-	44, // [44:53] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	34, // 6: callsd.v1.Job.capture:type_name -> callsd.v1.CaptureSpec
+	35, // 7: callsd.v1.Job.max_duration:type_name -> google.protobuf.Duration
+	2,  // 8: callsd.v1.Job.progress:type_name -> callsd.v1.Progress
+	3,  // 9: callsd.v1.Job.failure:type_name -> callsd.v1.Failure
+	4,  // 10: callsd.v1.Job.notices:type_name -> callsd.v1.Notice
+	5,  // 11: callsd.v1.Job.artifacts:type_name -> callsd.v1.Artifact
+	36, // 12: callsd.v1.Job.transcription_result:type_name -> callsd.v1.TranscriptionResult
+	37, // 13: callsd.v1.Job.reservation:type_name -> callsd.v1.Reservation
+	6,  // 14: callsd.v1.Job.usage:type_name -> callsd.v1.Usage
+	38, // 15: callsd.v1.Job.waiting_for:type_name -> callsd.v1.ErrorReason
+	39, // 16: callsd.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	39, // 17: callsd.v1.Job.update_time:type_name -> google.protobuf.Timestamp
+	39, // 18: callsd.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	39, // 19: callsd.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	39, // 20: callsd.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
+	40, // 21: callsd.v1.Job.captions_result:type_name -> callsd.v1.CaptionsResult
+	41, // 22: callsd.v1.Job.recording_result:type_name -> callsd.v1.RecordingResult
+	42, // 23: callsd.v1.Job.delivery:type_name -> callsd.v1.Delivery
+	43, // 24: callsd.v1.Job.capture_result:type_name -> callsd.v1.CaptureResult
+	35, // 25: callsd.v1.Progress.processed:type_name -> google.protobuf.Duration
+	35, // 26: callsd.v1.Progress.total:type_name -> google.protobuf.Duration
+	44, // 27: callsd.v1.Progress.recording:type_name -> callsd.v1.RecordingHealth
+	38, // 28: callsd.v1.Failure.reason:type_name -> callsd.v1.ErrorReason
+	28, // 29: callsd.v1.Failure.metadata:type_name -> callsd.v1.Failure.MetadataEntry
+	1,  // 30: callsd.v1.CreateJobRequest.job:type_name -> callsd.v1.Job
+	1,  // 31: callsd.v1.CreateJobResponse.job:type_name -> callsd.v1.Job
+	45, // 32: callsd.v1.CreateJobResponse.admission:type_name -> callsd.v1.Admission
+	1,  // 33: callsd.v1.GetJobResponse.job:type_name -> callsd.v1.Job
+	0,  // 34: callsd.v1.JobFilter.states:type_name -> callsd.v1.JobState
+	30, // 35: callsd.v1.JobFilter.kinds:type_name -> callsd.v1.JobKind
+	29, // 36: callsd.v1.JobFilter.labels:type_name -> callsd.v1.JobFilter.LabelsEntry
+	46, // 37: callsd.v1.JobFilter.deliveries:type_name -> callsd.v1.DeliveryState
+	11, // 38: callsd.v1.ListJobsRequest.filter:type_name -> callsd.v1.JobFilter
+	1,  // 39: callsd.v1.ListJobsResponse.jobs:type_name -> callsd.v1.Job
+	1,  // 40: callsd.v1.StopJobResponse.job:type_name -> callsd.v1.Job
+	1,  // 41: callsd.v1.PublishJobResponse.job:type_name -> callsd.v1.Job
+	11, // 42: callsd.v1.WatchJobsRequest.filter:type_name -> callsd.v1.JobFilter
+	22, // 43: callsd.v1.WatchJobsResponse.events:type_name -> callsd.v1.JobEvent
+	1,  // 44: callsd.v1.JobEvent.job_changed:type_name -> callsd.v1.Job
+	5,  // 45: callsd.v1.FetchArtifactResponse.artifact:type_name -> callsd.v1.Artifact
+	7,  // 46: callsd.v1.JobService.CreateJob:input_type -> callsd.v1.CreateJobRequest
+	9,  // 47: callsd.v1.JobService.GetJob:input_type -> callsd.v1.GetJobRequest
+	12, // 48: callsd.v1.JobService.ListJobs:input_type -> callsd.v1.ListJobsRequest
+	14, // 49: callsd.v1.JobService.StopJob:input_type -> callsd.v1.StopJobRequest
+	16, // 50: callsd.v1.JobService.DeleteJob:input_type -> callsd.v1.DeleteJobRequest
+	20, // 51: callsd.v1.JobService.WatchJobs:input_type -> callsd.v1.WatchJobsRequest
+	23, // 52: callsd.v1.JobService.ReadLog:input_type -> callsd.v1.ReadLogRequest
+	25, // 53: callsd.v1.JobService.FetchArtifact:input_type -> callsd.v1.FetchArtifactRequest
+	18, // 54: callsd.v1.JobService.PublishJob:input_type -> callsd.v1.PublishJobRequest
+	8,  // 55: callsd.v1.JobService.CreateJob:output_type -> callsd.v1.CreateJobResponse
+	10, // 56: callsd.v1.JobService.GetJob:output_type -> callsd.v1.GetJobResponse
+	13, // 57: callsd.v1.JobService.ListJobs:output_type -> callsd.v1.ListJobsResponse
+	15, // 58: callsd.v1.JobService.StopJob:output_type -> callsd.v1.StopJobResponse
+	17, // 59: callsd.v1.JobService.DeleteJob:output_type -> callsd.v1.DeleteJobResponse
+	21, // 60: callsd.v1.JobService.WatchJobs:output_type -> callsd.v1.WatchJobsResponse
+	24, // 61: callsd.v1.JobService.ReadLog:output_type -> callsd.v1.ReadLogResponse
+	26, // 62: callsd.v1.JobService.FetchArtifact:output_type -> callsd.v1.FetchArtifactResponse
+	19, // 63: callsd.v1.JobService.PublishJob:output_type -> callsd.v1.PublishJobResponse
+	55, // [55:64] is the sub-list for method output_type
+	46, // [46:55] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_callsd_v1_job_proto_init() }
@@ -2304,6 +2336,7 @@ func file_callsd_v1_job_proto_init() {
 		return
 	}
 	file_callsd_v1_capacity_proto_init()
+	file_callsd_v1_capture_proto_init()
 	file_callsd_v1_caption_proto_init()
 	file_callsd_v1_error_proto_init()
 	file_callsd_v1_kind_proto_init()
@@ -2314,6 +2347,7 @@ func file_callsd_v1_job_proto_init() {
 		(*Job_Transcription)(nil),
 		(*Job_Captions)(nil),
 		(*Job_Recording)(nil),
+		(*Job_Capture)(nil),
 	}
 	file_callsd_v1_job_proto_msgTypes[19].OneofWrappers = []any{}
 	file_callsd_v1_job_proto_msgTypes[21].OneofWrappers = []any{

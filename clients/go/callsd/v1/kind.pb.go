@@ -37,6 +37,8 @@ const (
 	JobKind_JOB_KIND_CAPTIONS JobKind = 2
 	// A call's page becomes a recording. Live work.
 	JobKind_JOB_KIND_RECORDING JobKind = 3
+	// What each speaker of a call says becomes a file of its own. Live work.
+	JobKind_JOB_KIND_CAPTURE JobKind = 4
 )
 
 // Enum value maps for JobKind.
@@ -46,12 +48,14 @@ var (
 		1: "JOB_KIND_TRANSCRIPTION",
 		2: "JOB_KIND_CAPTIONS",
 		3: "JOB_KIND_RECORDING",
+		4: "JOB_KIND_CAPTURE",
 	}
 	JobKind_value = map[string]int32{
 		"JOB_KIND_UNSPECIFIED":   0,
 		"JOB_KIND_TRANSCRIPTION": 1,
 		"JOB_KIND_CAPTIONS":      2,
 		"JOB_KIND_RECORDING":     3,
+		"JOB_KIND_CAPTURE":       4,
 	}
 )
 
@@ -86,12 +90,13 @@ var File_callsd_v1_kind_proto protoreflect.FileDescriptor
 
 const file_callsd_v1_kind_proto_rawDesc = "" +
 	"\n" +
-	"\x14callsd/v1/kind.proto\x12\tcallsd.v1*n\n" +
+	"\x14callsd/v1/kind.proto\x12\tcallsd.v1*\x84\x01\n" +
 	"\aJobKind\x12\x18\n" +
 	"\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16JOB_KIND_TRANSCRIPTION\x10\x01\x12\x15\n" +
 	"\x11JOB_KIND_CAPTIONS\x10\x02\x12\x16\n" +
-	"\x12JOB_KIND_RECORDING\x10\x03B`\n" +
+	"\x12JOB_KIND_RECORDING\x10\x03\x12\x14\n" +
+	"\x10JOB_KIND_CAPTURE\x10\x04B`\n" +
 	"\rdev.callsd.v1B\tKindProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3"
 
 var (

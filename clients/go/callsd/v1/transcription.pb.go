@@ -416,6 +416,7 @@ type Track struct {
 	//	*Track_Path
 	//	*Track_Upload
 	//	*Track_Recording
+	//	*Track_Capture
 	Media isTrack_Media `protobuf_oneof:"media"`
 	// Name shown in the transcript. At most 200 characters.
 	Speaker string `protobuf:"bytes,3,opt,name=speaker,proto3" json:"speaker,omitempty"`
@@ -492,6 +493,15 @@ func (x *Track) GetRecording() string {
 	return ""
 }
 
+func (x *Track) GetCapture() string {
+	if x != nil {
+		if x, ok := x.Media.(*Track_Capture); ok {
+			return x.Capture
+		}
+	}
+	return ""
+}
+
 func (x *Track) GetSpeaker() string {
 	if x != nil {
 		return x.Speaker
@@ -533,11 +543,20 @@ type Track_Recording struct {
 	Recording string `protobuf:"bytes,6,opt,name=recording,proto3,oneof"`
 }
 
+type Track_Capture struct {
+	// Name of a capture job, "jobs/{job}": all that it has captured, a track for each,
+	// with the speakers' names. The transcription begins when that job has ended. At
+	// most one track.
+	Capture string `protobuf:"bytes,7,opt,name=capture,proto3,oneof"`
+}
+
 func (*Track_Path) isTrack_Media() {}
 
 func (*Track_Upload) isTrack_Media() {}
 
 func (*Track_Recording) isTrack_Media() {}
+
+func (*Track_Capture) isTrack_Media() {}
 
 // What a finished transcription found out.
 type TranscriptionResult struct {
@@ -756,11 +775,12 @@ const file_callsd_v1_transcription_proto_rawDesc = "" +
 	"\b_threads\"\x83\x01\n" +
 	"\x0eTextCompaction\x123\n" +
 	"\asilence\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\asilence\x12<\n" +
-	"\fmax_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vmaxDuration\"\xd4\x01\n" +
+	"\fmax_duration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vmaxDuration\"\xf0\x01\n" +
 	"\x05Track\x12\x14\n" +
 	"\x04path\x18\x01 \x01(\tH\x00R\x04path\x12\x18\n" +
 	"\x06upload\x18\x02 \x01(\tH\x00R\x06upload\x12\x1e\n" +
-	"\trecording\x18\x06 \x01(\tH\x00R\trecording\x12\x18\n" +
+	"\trecording\x18\x06 \x01(\tH\x00R\trecording\x12\x1a\n" +
+	"\acapture\x18\a \x01(\tH\x00R\acapture\x12\x18\n" +
 	"\aspeaker\x18\x03 \x01(\tR\aspeaker\x12<\n" +
 	"\fstart_offset\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vstartOffset\x12\x1a\n" +
 	"\blanguage\x18\x05 \x01(\tR\blanguageB\a\n" +
@@ -860,6 +880,7 @@ func file_callsd_v1_transcription_proto_init() {
 		(*Track_Path)(nil),
 		(*Track_Upload)(nil),
 		(*Track_Recording)(nil),
+		(*Track_Capture)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

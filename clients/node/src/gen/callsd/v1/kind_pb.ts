@@ -13,7 +13,7 @@ import { enumDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file callsd/v1/kind.proto.
  */
 export const file_callsd_v1_kind: GenFile = /*@__PURE__*/
-  fileDesc("ChRjYWxsc2QvdjEva2luZC5wcm90bxIJY2FsbHNkLnYxKm4KB0pvYktpbmQSGAoUSk9CX0tJTkRfVU5TUEVDSUZJRUQQABIaChZKT0JfS0lORF9UUkFOU0NSSVBUSU9OEAESFQoRSk9CX0tJTkRfQ0FQVElPTlMQAhIWChJKT0JfS0lORF9SRUNPUkRJTkcQA0JgCg1kZXYuY2FsbHNkLnYxQglLaW5kUHJvdG9QAVo2Z2l0aHViLmNvbS9jYWxsc2QvY2FsbHNkL2NsaWVudHMvZ28vY2FsbHNkL3YxO2NhbGxzZHYxqgIJQ2FsbHNkLlYxYgZwcm90bzM");
+  fileDesc("ChRjYWxsc2QvdjEva2luZC5wcm90bxIJY2FsbHNkLnYxKoQBCgdKb2JLaW5kEhgKFEpPQl9LSU5EX1VOU1BFQ0lGSUVEEAASGgoWSk9CX0tJTkRfVFJBTlNDUklQVElPThABEhUKEUpPQl9LSU5EX0NBUFRJT05TEAISFgoSSk9CX0tJTkRfUkVDT1JESU5HEAMSFAoQSk9CX0tJTkRfQ0FQVFVSRRAEQmAKDWRldi5jYWxsc2QudjFCCUtpbmRQcm90b1ABWjZnaXRodWIuY29tL2NhbGxzZC9jYWxsc2QvY2xpZW50cy9nby9jYWxsc2QvdjE7Y2FsbHNkdjGqAglDYWxsc2QuVjFiBnByb3RvMw");
 
 /**
  * A kind of job.
@@ -48,6 +48,13 @@ export enum JobKind {
    * @generated from enum value: JOB_KIND_RECORDING = 3;
    */
   RECORDING = 3,
+
+  /**
+   * What each speaker of a call says becomes a file of its own. Live work.
+   *
+   * @generated from enum value: JOB_KIND_CAPTURE = 4;
+   */
+  CAPTURE = 4,
 }
 
 /**
