@@ -12,7 +12,9 @@ from tests.boot.service import Service
 NAME = captioner_name("x")
 """As workers are named."""
 
-WORKERS = [f"callsd-{role}@{NAME}.service" for role in ("transcriber", "captioner", "recorder", "capturer")]
+WORKERS = [
+    f"callsd-{role}@{NAME}.service" for role in ("transcriber", "captioner", "recorder", "capturer")
+]
 UNITS = ["callsd.service", "callsd-workers.slice", *WORKERS]
 
 

@@ -2021,7 +2021,7 @@ var File_callsd_v1_job_proto protoreflect.FileDescriptor
 
 const file_callsd_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x13callsd/v1/job.proto\x12\tcallsd.v1\x1a\x18callsd/v1/capacity.proto\x1a\x17callsd/v1/capture.proto\x1a\x17callsd/v1/caption.proto\x1a\x15callsd/v1/error.proto\x1a\x14callsd/v1/kind.proto\x1a\x1acallsd/v1/mattermost.proto\x1a\x19callsd/v1/recording.proto\x1a\x1dcallsd/v1/transcription.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xea\f\n" +
+	"\x13callsd/v1/job.proto\x12\tcallsd.v1\x1a\x18callsd/v1/capacity.proto\x1a\x17callsd/v1/caption.proto\x1a\x17callsd/v1/capture.proto\x1a\x15callsd/v1/error.proto\x1a\x14callsd/v1/kind.proto\x1a\x1acallsd/v1/mattermost.proto\x1a\x19callsd/v1/recording.proto\x1a\x1dcallsd/v1/transcription.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xea\f\n" +
 	"\x03Job\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12&\n" +
@@ -2336,8 +2336,8 @@ func file_callsd_v1_job_proto_init() {
 		return
 	}
 	file_callsd_v1_capacity_proto_init()
-	file_callsd_v1_capture_proto_init()
 	file_callsd_v1_caption_proto_init()
+	file_callsd_v1_capture_proto_init()
 	file_callsd_v1_error_proto_init()
 	file_callsd_v1_kind_proto_init()
 	file_callsd_v1_mattermost_proto_init()
