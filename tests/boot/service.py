@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -61,10 +61,17 @@ class Service:
 
     # Setting it up
 
+    @property
+    def _configuration(self) -> Path:
+        return self.machine.root / "etc/callsd/callsd.toml"
+
+    def configuration(self) -> str:
+        """All of it."""
+        return self._configuration.read_text()
+
     def configure(self, text: str, replacement: str) -> None:
         """Replace a line of the configuration, wherever it is in there."""
-        path = self.machine.root / "etc/callsd/callsd.toml"
-        content = path.read_text()
+        path, content = self._configuration, self.configuration()
         assert text in content, text
         path.write_text(content.replace(text, replacement))
 
@@ -172,11 +179,11 @@ class Service:
         self.wait(job, JOB_STATE_RUNNING)
         return job
 
-    def live_job(self) -> str:
-        """The id of the one recording that runs."""
+    def live_job(self, kind: Literal["recording", "capture"] = "recording") -> str:
+        """The id of the one such job that runs."""
         with self.client() as client:
             running = client.list_jobs(job_filter(states=[JOB_STATE_RUNNING]))
-            (found,) = [job for job in running if job.HasField("recording")]
+            (found,) = [job for job in running if job.HasField(kind)]
         return found.name.removeprefix("jobs/")
 
     def recorded_seconds(self, job: str) -> float:
@@ -248,6 +255,11 @@ def transcriber(job: str) -> str:
 def recorder(job: str) -> str:
     """The unit of a recording's worker."""
     return f"callsd-recorder@{job}.service"
+
+
+def capturer(job: str) -> str:
+    """The unit of a capture's worker."""
+    return f"callsd-capturer@{job}.service"
 
 
 def _id(job: dict[str, Any]) -> str:

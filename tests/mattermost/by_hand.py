@@ -72,7 +72,12 @@ def _jobs(call: Call) -> list[dict[str, Any]]:
 def _files(server: MattermostServer) -> list[dict[str, Any]]:
     """What was uploaded, whole."""
     return [
-        {"id": file.id, "name": file.name, "sha256": sha256(file.path.read_bytes()).hexdigest()}
+        {
+            "id": file.id,
+            "name": file.name,
+            "path": str(file.path),
+            "sha256": sha256(file.path.read_bytes()).hexdigest(),
+        }
         for file in server.state.files.values()
     ]
 
