@@ -109,6 +109,12 @@ def measure(path: Path, *, fps: float) -> Measured:
     )
 
 
+def flashes(path: Path) -> NDArray[np.float64]:
+    """When each flash of the page is first seen, in seconds of the recording."""
+    watched = _watch(path)
+    return _flashes(np.array(watched.times), np.array(watched.is_white))
+
+
 def ssim(reference: Path, encoded: Path) -> float:
     """How alike the pictures of two files of one size and frame rate are; 1 = the same.
 

@@ -118,6 +118,9 @@ class CallsClient {
 
 // --- what is seen and heard ---
 
+// Flashes and beeps are at whole periods of Unix time: a recording tells by them when it began.
+const unixSeconds = (milliseconds) => (performance.timeOrigin + milliseconds) / 1000;
+
 let isPlaying = false;
 
 function play() {
@@ -159,7 +162,7 @@ function startPicture() {
   const mover = document.querySelector("#mover");
   const footer = document.querySelector("footer");
   const paint = (frameTime) => {
-    const seconds = frameTime / 1000;
+    const seconds = unixSeconds(frameTime);
     const isWhite = isPlaying && seconds % PERIOD_SECONDS < FLASH_SECONDS;
     flash.style.background = isWhite ? "#fff" : "none";
     mover.style.left = `${((seconds * 7) % 95).toFixed(2)}%`;
@@ -187,10 +190,12 @@ function startBeeps() {
       return;
     }
     if (sound.state !== "running") return;
-    const nowSeconds = performance.now() / 1000;
+    const nowSeconds = unixSeconds(performance.now());
     offsets.push(sound.currentTime - nowSeconds);
     if (offsets.length > 201) offsets.shift();
-    while (nextSeconds < nowSeconds + 0.15) nextSeconds += PERIOD_SECONDS;
+    if (nextSeconds < nowSeconds + 0.15) {
+      nextSeconds = Math.ceil((nowSeconds + 0.15) / PERIOD_SECONDS) * PERIOD_SECONDS;
+    }
     if (nextSeconds - nowSeconds > 0.3 || offsets.length < 41) return;
     const offset = [...offsets].sort((a, b) => a - b)[offsets.length >> 1];
     const source = sound.createBufferSource();
