@@ -7,6 +7,7 @@ import { randomUUID } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 
 import type { CaptionsSpecSchema } from "./gen/callsd/v1/caption_pb.js";
+import type { CaptureSpecSchema } from "./gen/callsd/v1/capture_pb.js";
 import type {
     CreateJobRequestSchema,
     CreateJobResponse,
@@ -29,7 +30,8 @@ export interface CallOptions {
 export type JobSpec =
     | { readonly transcription: MessageInitShape<typeof TranscriptionSpecSchema> }
     | { readonly captions: MessageInitShape<typeof CaptionsSpecSchema> }
-    | { readonly recording: MessageInitShape<typeof RecordingSpecSchema> };
+    | { readonly recording: MessageInitShape<typeof RecordingSpecSchema> }
+    | { readonly capture: MessageInitShape<typeof CaptureSpecSchema> };
 
 /** A job, its name or its bare identifier. */
 export type JobRef = string | Pick<Job, "name">;
