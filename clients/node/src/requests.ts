@@ -95,5 +95,8 @@ function specCase(spec: JobSpec) {
     if ("captions" in spec) {
         return { case: "captions" as const, value: spec.captions };
     }
-    return { case: "recording" as const, value: spec.recording };
+    if ("recording" in spec) {
+        return { case: "recording" as const, value: spec.recording };
+    }
+    return { case: "capture" as const, value: spec.capture };
 }
