@@ -59,7 +59,7 @@ demo-recording: $(SETUP) demo-packages ## record a page with a call of four for 
 	@$(BIN)/python tools/demo.py recording
 
 .PHONY: demo-mattermost
-demo-mattermost: $(SETUP) demo-packages ## record a call of a Mattermost by its plugin, until it is in the thread
+demo-mattermost: $(SETUP) demo-packages ## record, caption and transcribe a call of a Mattermost, until all is in the thread
 	@$(BIN)/python tools/demo_mattermost.py
 
 .PHONY: deb

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make demo-mattermost`: a call of Mattermost is recorded, and its recording is in its thread.
+"""`make demo-mattermost`: a call of Mattermost is captioned, recorded and transcribed.
 
 The Mattermost is the one of the tests, which speaks as the real one does; it plays the sample call
 for a minute. Everything else is real: the daemon, its gateway, the browser, the upload.

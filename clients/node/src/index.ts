@@ -46,6 +46,7 @@ export {
 
 export * from "./gen/callsd/v1/capacity_pb.js";
 export * from "./gen/callsd/v1/caption_pb.js";
+export * from "./gen/callsd/v1/capture_pb.js";
 export * from "./gen/callsd/v1/error_pb.js";
 export * from "./gen/callsd/v1/job_pb.js";
 export * from "./gen/callsd/v1/kind_pb.js";

@@ -7,6 +7,7 @@ import { randomUUID } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 
 import type { CaptionsSpecSchema } from "./gen/callsd/v1/caption_pb.js";
+import type { CaptureSpecSchema } from "./gen/callsd/v1/capture_pb.js";
 import type {
     CreateJobRequestSchema,
     CreateJobResponse,
@@ -29,7 +30,8 @@ export interface CallOptions {
 export type JobSpec =
     | { readonly transcription: MessageInitShape<typeof TranscriptionSpecSchema> }
     | { readonly captions: MessageInitShape<typeof CaptionsSpecSchema> }
-    | { readonly recording: MessageInitShape<typeof RecordingSpecSchema> };
+    | { readonly recording: MessageInitShape<typeof RecordingSpecSchema> }
+    | { readonly capture: MessageInitShape<typeof CaptureSpecSchema> };
 
 /** A job, its name or its bare identifier. */
 export type JobRef = string | Pick<Job, "name">;
@@ -93,5 +95,8 @@ function specCase(spec: JobSpec) {
     if ("captions" in spec) {
         return { case: "captions" as const, value: spec.captions };
     }
-    return { case: "recording" as const, value: spec.recording };
+    if ("recording" in spec) {
+        return { case: "recording" as const, value: spec.recording };
+    }
+    return { case: "capture" as const, value: spec.capture };
 }

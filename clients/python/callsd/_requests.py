@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 from google.protobuf.duration_pb2 import Duration
 
 from callsd.v1.caption_pb2 import CaptionsSpec
+from callsd.v1.capture_pb2 import CaptureSpec
 from callsd.v1.job_pb2 import CreateJobRequest, Job, JobFilter, JobState, ListJobsRequest
 from callsd.v1.kind_pb2 import JobKind
 from callsd.v1.mattermost_pb2 import DeliveryState
@@ -15,7 +16,7 @@ from callsd.v1.recording_pb2 import RecordingSpec
 from callsd.v1.transcription_pb2 import TranscriptionSpec
 
 
-JobSpec = TranscriptionSpec | CaptionsSpec | RecordingSpec
+JobSpec = TranscriptionSpec | CaptionsSpec | RecordingSpec | CaptureSpec
 """What a job can be made of."""
 
 
@@ -56,6 +57,8 @@ def create_job_request(
             job.captions.CopyFrom(spec)
         case RecordingSpec():
             job.recording.CopyFrom(spec)
+        case CaptureSpec():
+            job.capture.CopyFrom(spec)
     if max_duration_seconds is not None:
         job.max_duration.CopyFrom(duration(max_duration_seconds))
     return CreateJobRequest(

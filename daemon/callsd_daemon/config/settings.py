@@ -164,9 +164,9 @@ SETTINGS: dict[str, str] = {
     "server.tls_client_ca": "PEM file; clients must then show a certificate signed by it.",
     "server.max_watches": "Streams that may be open at once.",
     "server.drain_seconds": "On shutdown: how long requests under way may take to end.",
-    "server.drain_live_seconds": "On shutdown: how long to wait for recordings and captions to end "
-    "by themselves, while no new work is taken. 0 = they go on without the daemon, and the next "
-    "one takes them up.",
+    "server.drain_live_seconds": "On shutdown: how long to wait for recordings, captures and "
+    "captions to end by themselves, while no new work is taken. 0 = they go on without the daemon, "
+    "and the next one takes them up.",
     "media.roots": "Directories from which jobs may read files by path. Default: none, "
     "clients upload.",
     "media.max_upload_bytes": "Largest upload.",
@@ -176,7 +176,8 @@ SETTINGS: dict[str, str] = {
     "media.upload_retention_seconds": "How long an upload that no job needs is kept.",
     "jobs.max_concurrent_jobs": "Ceiling on running jobs. 0 = none: admission knows what fits.",
     "jobs.max_transcription_jobs": "Ceiling on running transcriptions. 0 = none.",
-    "jobs.max_captions_jobs": "Ceiling on calls that are captioned at once. 0 = none.",
+    "jobs.max_captions_jobs": "Ceiling on captions jobs that run at once; captures are none. 0 = "
+    "none.",
     "jobs.max_recording_jobs": "Ceiling on recordings that run at once. 0 = none.",
     "jobs.max_queued_jobs": "How many jobs may wait.",
     "jobs.queue_patience_seconds": "How long the processor load of other programs may hold a "
@@ -195,12 +196,14 @@ SETTINGS: dict[str, str] = {
     "admission.enforced": "false = only the ceilings in [jobs] hold, whatever the machine can "
     "carry. For measuring that.",
     "models.directory": "Where models lie. Default: models in the state directory.",
-    "transcription.model": "Model of jobs that name none.",
+    "transcription.model": "Model of jobs that name none, and in place of one that Mattermost's "
+    "plugin names and is not here.",
     "transcription.threads": "Threads of jobs that do not say.",
     "transcription.max_threads": "Most threads of one job. 0 = the cores less those kept free.",
     "transcription.engine": 'Engine of jobs that do not say: "auto", "ctranslate2" or '
     '"whispercpp".',
-    "captions.model": "Model of captions jobs that name none.",
+    "captions.model": "Model of captions that name none, and in place of one that Mattermost's "
+    "plugin names and is not here.",
     "captions.workers": "Windows of audio that one model recognises in parallel, a thread each. "
     "0 = as many as there are cores.",
     "captions.fallback_model": "Smaller model for the words that may still change, while captions "
@@ -208,10 +211,10 @@ SETTINGS: dict[str, str] = {
     "captions.abandoned_seconds": "A captions job ends when nobody has been connected to send "
     "sound for so long.",
     "recording.profile": 'Quality of recordings that name none: "low", "medium" or "high".',
-    "recording.max_duration_seconds": "Longest recording when its job does not say; disk space is "
-    "set aside for all of it.",
-    "recording.stop_grace_seconds": "How long a recording that is asked to end may take to put its "
-    "file together.",
+    "recording.max_duration_seconds": "Longest recording or capture when its job does not say; "
+    "disk space is set aside for all of it.",
+    "recording.stop_grace_seconds": "How long a recording or capture that is asked to end may take "
+    "to put its files together.",
     "gateway.listen": 'HTTP endpoint for Mattermost\'s Calls plugin, such as "0.0.0.0:4545"; with '
     "server.tls_certificate it is HTTPS. Empty = off.",
     "gateway.allow_plaintext": "Other machines may use the gateway without TLS: whoever is in "

@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 
 from callsd.v1.caption_pb2 import CaptionsResult
+from callsd.v1.capture_pb2 import CaptureResult
 from callsd.v1.error_pb2 import ErrorReason
 from callsd.v1.job_pb2 import Job, JobState
 from callsd.v1.kind_pb2 import JobKind
@@ -54,8 +55,8 @@ def waiting(job: Job) -> str:
 
 def progress(job: Job) -> str:
     """How far a job is: a part of what there is to do, or, live, how much has come."""
-    if not job.HasField("start_time"):
-        return ""
+    if not job.HasField("start_time") or job.HasField("capture"):
+        return ""  # of a capture its result tells
     done = job.progress.processed
     if job.HasField("captions_result"):
         done = job.captions_result.audio_duration
@@ -129,11 +130,11 @@ def describe(job: Job) -> Iterator[str]:
         "state": state(job),
         "kind": word(JobKind.Name(job.kind), prefix="JOB_KIND_"),
         "created": f"{ago(job.create_time)} by {job.creator}",
-        "model": job.captions.model or job.transcription.model,
+        "model": job.captions.model or job.capture.captions.model or job.transcription.model,
         "page": job.recording.url,
         "call": _call(job),
         "quality": _quality(job.recording) if job.HasField("recording") else "",
-        "language": job.captions.language,
+        "language": job.captions.language or job.capture.captions.language,
         "tracks": ", ".join(track.speaker for track in job.transcription.tracks),
         "labels": " ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
     }
@@ -142,7 +143,7 @@ def describe(job: Job) -> Iterator[str]:
     if waits := waiting(job):
         facts["queue"] = waits
     if job.HasField("start_time"):
-        facts["progress"] = f"{progress(job)} {job.progress.phase}".rstrip()
+        facts["progress"] = f"{progress(job)} {job.progress.phase}".strip()
     if job.progress.HasField("recording"):
         facts["now"] = ", ".join(recording_health(job.progress.recording))
     if job.HasField("start_time") and job.HasField("end_time"):
@@ -176,6 +177,8 @@ def outcome(job: Job) -> Iterator[str]:
                 yield f"{'missing:':<12}track of {track.speaker}: {lost}"
     if job.HasField("recording_result"):
         yield _recorded(job.recording_result)
+    if job.HasField("capture_result"):
+        yield from _captured(job.capture_result)
     if job.HasField("captions_result"):
         yield from _captioned(job.captions_result)
     if job.HasField("failure"):
@@ -218,12 +221,27 @@ def _captioned(result: CaptionsResult) -> Iterator[str]:
         yield f"{'notice:':<12}the captioning process was started again {again}"
 
 
+def _captured(result: CaptureResult) -> Iterator[str]:
+    """What was captured of a call."""
+    heard = sum(track.duration.ToNanoseconds() for track in result.tracks) / 1e9
+    speakers = len({track.speaker_id for track in result.tracks})
+    yield (
+        f"{'result:':<12}{span(heard)} of sound from {_counted(speakers, 'speaker')},"
+        f" {_counted(result.caption_count, 'caption')} shown"
+    )
+    for track in result.tracks:
+        length = span(track.duration.ToNanoseconds() / 1e9)
+        yield f"{'track:':<12}{track.file_name}  {track.speaker or 'somebody unknown'}, {length}"
+    if result.problem:
+        yield f"{'cut short:':<12}{result.problem}"
+
+
 def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _call(job: Job) -> str:
     """Which call of Mattermost it is about, if it is."""
-    specs = (job.recording, job.transcription)
+    specs = (job.recording, job.capture, job.transcription)
     calls = [spec.mattermost_call for spec in specs if spec.HasField("mattermost_call")]
     return " ".join(f"{call.call_id} at {call.site_url}" for call in calls)
