@@ -75,7 +75,6 @@ EARLY_SECONDS = 0.5
 LONGEST_SECONDS = 20.0
 SOON_SECONDS = 2.0
 SAME_SECONDS = 1.0
-TOLD_SECONDS = 0.9
 
 _CUE = re.compile(r"(\d+):(\d\d):(\d\d\.\d+) --> .*\n<v ([^>]*)>\([^)]*\) (.*)")
 
@@ -396,21 +395,27 @@ def cues(path: Path) -> list[HeardSegment]:
 
 def tell_sync(one: Running, heard: Sequence[HeardSegment], seen: NDArray[np.float64]) -> None:
     """Where lines begin against the picture, of which the flashes tell the time."""
-    # The page flashes at whole periods of Unix time; which one it is, is told by the plugin, which
-    # hears of the first picture up to two seconds later.
-    rough = one.job.start_at / 1000 - TOLD_SECONDS
-    zero = rough + np.median((FLASH_SECONDS / 2 - seen - rough) % FLASH_SECONDS) - FLASH_SECONDS / 2
-    print(f"    the recording began {one.job.start_at / 1000 - zero:.2f} s before the host saw it")
-    print(f"    lines begin {told(one.turns, heard, zero, one.people)} after they are said")
+    # The page flashes at whole periods of Unix time. Which of them is seen first is not told: it is
+    # the one by which the lines fit best.
+    rough = one.job.start_at / 1000
+    away = np.median((FLASH_SECONDS / 2 - seen - rough) % FLASH_SECONDS) - FLASH_SECONDS / 2
+    zeros = [rough + away - count * FLASH_SECONDS for count in range(4)]
+    late = min((lateness(one.turns, heard, zero, one.people) for zero in zeros), key=fitness)
+    print(f"    lines begin {told(late)} after they are said, by the picture")
 
 
-def told(
+def fitness(late: Sequence[float]) -> float:
+    """The less, the better."""
+    return abs(float(np.median(late))) if late else np.inf
+
+
+def lateness(
     turns: Sequence[Turn],
     heard: Sequence[HeardSegment],
     zero: float = 0.0,
     people: Mapping[str, Participant] | None = None,
-) -> str:
-    """How much later than its turn the line that is nearest begins."""
+) -> list[float]:
+    """How much later than each turn the line that is nearest begins, in seconds."""
     late = []
     for turn in turns:
         began = people[turn.speaker].began_seconds if people else 0.0
@@ -420,6 +425,11 @@ def told(
             if line.speaker == turn.speaker
         ]
         late += [one for one in sorted(away, key=abs)[:1] if abs(one) < SAME_SECONDS]
+    return late
+
+
+def told(late: Sequence[float]) -> str:
+    """Times as text."""
     if not late:
         return "nowhere near to when"
     low, median, high = np.percentile(late, (5, 50, 95)) * 1000
@@ -437,7 +447,7 @@ def from_files(model: str, place: Path, address: str) -> None:
     )
     call, heard = load_call(CALL), cues(out / "transcript.vtt")
     print(f"    word error rate {word_error_rate([call], [heard]):.1%}")
-    print(f"    lines begin {told(call.turns, heard)} after they are said")
+    print(f"    lines begin {told(lateness(call.turns, heard))} after they are said")
 
 
 if __name__ == "__main__":

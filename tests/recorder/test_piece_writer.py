@@ -7,7 +7,9 @@ import av
 import pytest
 
 from callsd_worker.recorder.audio_capture import BLOCK_BYTES, BLOCK_SAMPLES
+from callsd_worker.recorder.joining import join
 from callsd_worker.recorder.piece_writer import PieceWriter, add_video
+from callsd_worker.recorder.pieces import Piece
 from callsd_worker.recorder.quality import Quality
 
 
@@ -112,3 +114,22 @@ def test_effort_goes_by_the_number_of_pixels(
     assert options["x264-params"].endswith(expected)
     assert (options["maxrate"], options["bufsize"]) == ("2250k", "4500k")
     assert options["g"] == str(5 * fps)
+
+
+def test_beginning_is_told(tmp_path: Path) -> None:
+    """What the beginning of a piece shows is dated in it, and so in the file that is joined.
+
+    The name has the time at which the piece was made: it counts only where there is no date.
+    """
+    made, began = 1_764_120_000.0, 1_764_120_000.273125
+    joined = []
+    for number, is_dated in enumerate((True, False)):
+        path = tmp_path / f"{number}.mkv"
+        writer = PieceWriter(path, SOUND)
+        if is_dated:
+            writer.begin(began)
+        write(writer, seconds=1)
+        writer.close()
+        piece = Piece(number=1, start_seconds=made, path=path)
+        joined.append(join([piece], tmp_path / f"{number}.mp4").start_seconds)
+    assert joined == [pytest.approx(began, abs=1e-5), made]

@@ -27,7 +27,7 @@ from callsd_worker.recorder.errors import RecordingError
 from callsd_worker.recorder.framebuffer import Framebuffer
 from callsd_worker.recorder.health import Gauges
 from callsd_worker.recorder.piece_writer import PieceWriter
-from callsd_worker.recorder.timeline import SoundTimeline
+from callsd_worker.recorder.timeline import SoundTimeline, delay_seconds
 
 
 REPORT_SECONDS = 0.5
@@ -49,12 +49,13 @@ class Capture:
         """Connect to display and sound server, create the file; raises RecordingError, OSError."""
         quality = request.quality
         self._fps = quality.fps
+        self._frame_rate = float(quality.fps) if quality.has_video else None
         self._framebuffer = Framebuffer(request.framebuffer) if quality.has_video else None
         self._audio_capture = AudioCapture()
         self._writer = PieceWriter(request.target, quality)
         self._target = request.target
         self._gauges = Gauges()
-        self._timeline = SoundTimeline(frame_rate=quality.fps if quality.has_video else None)
+        self._timeline = SoundTimeline(frame_rate=self._frame_rate)
         self._pictures: queue.Queue[tuple[VideoFrame, int] | None] = queue.Queue(FRAMES + 1)
         """Those that wait, and the end."""
         self._frames: queue.Queue[VideoFrame] = queue.Queue(FRAMES)
@@ -72,6 +73,7 @@ class Capture:
         works = [self._record_sound, *((self._grab, self._encode) if self._framebuffer else ())]
         threads = [threading.Thread(target=self._guarded, args=(work,)) for work in works]
         self._began = time.monotonic()
+        self._writer.begin(time.time() - delay_seconds(self._frame_rate))
         for thread in threads:
             thread.start()
         try:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 
 from callsd_worker.recorder.errors import Reason, RecordingError
-from callsd_worker.recorder.pieces import Piece
+from callsd_worker.recorder.pieces import DATE, Piece
 
 
 THUMBNAIL_SECONDS = 5.0
@@ -39,6 +40,8 @@ class Joined:
     sha256: str
     piece_count: int
     gap_seconds: float
+    start_seconds: float
+    """Unix time of what is seen at the beginning."""
 
 
 def join(
@@ -75,6 +78,7 @@ def join(
         sha256=digest,
         piece_count=joiner.piece_count,
         gap_seconds=joiner.gap_seconds,
+        start_seconds=joiner.start_seconds,
     )
 
 
@@ -91,6 +95,14 @@ class _Track:
     """Decoding time of the last packet."""
 
 
+def _start_seconds(source: InputContainer, piece: Piece) -> float:
+    """When the piece begins, as its encoder has noted; else when it was made."""
+    try:
+        return datetime.fromisoformat(source.metadata.get(DATE, "")).timestamp()
+    except ValueError:
+        return piece.start_seconds
+
+
 class _Joiner:
     """Copies packets, one piece after the other."""
 
@@ -104,7 +116,7 @@ class _Joiner:
         self._on_progress = on_progress
         self._output: OutputContainer | None = None
         self._tracks: dict[str, _Track] = {}
-        self._first_start = 0.0
+        self.start_seconds = 0.0
 
     def add(self, piece: Piece) -> None:
         try:
@@ -118,13 +130,14 @@ class _Joiner:
     def _copy(self, source: InputContainer, piece: Piece) -> None:
         streams = [stream for stream in source.streams if stream.type in ("video", "audio")]
         offset: float | None = None
+        start_seconds = _start_seconds(source, piece)
         for packet in _packets(source, streams):
             if self._output is None:
                 self._open(streams)
-                self._first_start = piece.start_seconds
+                self.start_seconds = start_seconds
             if offset is None:
                 # The clock may have been set back; a recording never runs backwards.
-                offset = max(piece.start_seconds - self._first_start, self.end_seconds)
+                offset = max(start_seconds - self.start_seconds, self.end_seconds)
                 self.gap_seconds += offset - self.end_seconds
                 self.piece_count += 1
             self._put(packet, offset)

@@ -7,6 +7,7 @@ A piece is a Matroska file that can be read up to its last cluster, even if its 
 import math
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
+from callsd_worker.recorder.pieces import DATE
 from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.sound import FRAME_BYTES, RATE_HZ
 
@@ -62,6 +64,12 @@ class PieceWriter:
         self._container = av.open(str(target), "w", format="matroska", options=CONTAINER)
         self._video = add_video(self._container, quality) if quality.has_video else None
         self._audio = _add_audio(self._container, quality)
+
+    def begin(self, start_seconds: float) -> None:
+        """Note, before anything is put, which Unix time the beginning of the piece shows."""
+        began = datetime.fromtimestamp(start_seconds, UTC)
+        # It becomes the date of the segment.
+        self._container.metadata[DATE] = began.isoformat()
 
     def put_picture(self, frame: av.VideoFrame, number: int) -> None:
         """Add picture `number`, counted from the beginning; numbers may be missing."""

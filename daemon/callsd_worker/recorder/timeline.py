@@ -32,6 +32,14 @@ def lateness_seconds(frame_rate: float) -> float:
     return SOUND_SECONDS - PICTURE_FRAMES / frame_rate
 
 
+def delay_seconds(frame_rate: float | None) -> float:
+    """How much later than in the page something is in a file, whose sound matches its pictures.
+
+    `frame_rate`: of its pictures; None = there are none.
+    """
+    return PICTURE_FRAMES / frame_rate if frame_rate else SOUND_SECONDS
+
+
 class SoundTimeline:
     """Counts samples, as a player will, and corrects the count when it drifts from the clock."""
 

@@ -113,10 +113,9 @@ def _finish(
     # Imported late: the media library would take memory during the whole recording.
     from callsd_worker.recorder.joining import join, thumbnail
 
-    pieces = find_pieces(directory)
     folder = directory / ARTIFACTS
     folder.mkdir(exist_ok=True)
-    joined = join(pieces, folder / VIDEO_FILE)
+    joined = join(find_pieces(directory), folder / VIDEO_FILE)
     name, media_type = (VIDEO_FILE, VIDEO_TYPE) if joined.width else (AUDIO_FILE, AUDIO_TYPE)
     if not joined.width:
         (folder / VIDEO_FILE).replace(folder / AUDIO_FILE)
@@ -146,7 +145,7 @@ def _finish(
             size_bytes=joined.size_bytes,
             segment_count=joined.piece_count,
             gap_seconds=joined.gap_seconds,
-            start_ms=round(min(piece.start_seconds for piece in pieces) * 1000),
+            start_ms=round(joined.start_seconds * 1000),
             cut_short=is_cut_short,
         ),
         wall_seconds=wall_seconds,
