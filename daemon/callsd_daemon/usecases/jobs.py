@@ -237,6 +237,13 @@ class Jobs:
                     "why",
                     metadata={"state": job.state},
                 )
+            if needed_by := tx.needed_by(job_id):
+                raise CallsdError(
+                    Reason.JOB_STATE_CONFLICT,
+                    f"{job_name(needed_by)} takes its sound from job {job_id}, and has not ended: "
+                    "wait for it, or stop it first",
+                    metadata={"state": job.state, "job": job_name(needed_by)},
+                )
             tx.delete(job_id)
 
         await self._database.write(remove)
