@@ -137,7 +137,9 @@ class Jobs:
                 is_owed=request.is_owed,
                 companion_of=request.companion_of,
             )
-            if follower is not None and not isinstance(placed.verdict.decision, Refuse):
+            is_refused = isinstance(placed.verdict.decision, Refuse)
+            # One that is there was asked for alone: it is the same work, and goes on.
+            if follower is not None and not is_refused and tx.get(follower.id) is None:
                 assert request.followed_by is not None
                 # It waits for the job that was placed just now, and so is in the queue.
                 self._supervisor.place(
