@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from callsd_ipc.v1 import worker_pb2
 from callsd_transcript import formats
+from callsd_transcript.transcript import Transcript
 from callsd_worker.session.client import Session
 from callsd_worker.session.inputs import Inputs
 from callsd_worker.session.outcome import write_artifact, write_outcome
@@ -38,29 +39,33 @@ def transcribe(session: Session, inputs: Inputs) -> None:
         )
         session.report(worker_pb2.Status.FromString(last.SerializeToString()))
 
-    transcript = pipeline.transcribe(
-        [
-            pipeline.Track(
-                source=inputs.open(f"media/{number}"),
-                speaker=track.speaker,
-                start_offset_seconds=track.start_offset_seconds,
-                language=track.language,
-                speaker_id=track.speaker_id,
-            )
-            for number, track in enumerate(work.tracks)
-        ],
-        pipeline.Settings(
-            model=pipeline.ModelFiles(name=work.model_name, directory=model),
-            engine=work.engine,
-            threads=work.threads,
-            language=work.language,
-            task=work.task,
-            initial_prompt=work.initial_prompt,
-            vocabulary=tuple(work.vocabulary),
-        ),
-        on_progress=on_progress,
-        should_stop=session.should_stop,
-    )
+    if work.tracks:
+        transcript = pipeline.transcribe(
+            [
+                pipeline.Track(
+                    source=inputs.open(f"media/{number}"),
+                    speaker=track.speaker,
+                    start_offset_seconds=track.start_offset_seconds,
+                    language=track.language,
+                    speaker_id=track.speaker_id,
+                )
+                for number, track in enumerate(work.tracks)
+            ],
+            pipeline.Settings(
+                model=pipeline.ModelFiles(name=work.model_name, directory=model),
+                engine=work.engine,
+                threads=work.threads,
+                language=work.language,
+                task=work.task,
+                initial_prompt=work.initial_prompt,
+                vocabulary=tuple(work.vocabulary),
+            ),
+            on_progress=on_progress,
+            should_stop=session.should_stop,
+        )
+    else:
+        # Of a call that was heard to its end, and in which nobody has spoken.
+        transcript = Transcript(segments=(), tracks=(), language="", engine=work.engine, notices=())
     elapsed = time.monotonic() - began
     compaction = None
     if work.HasField("text_compaction"):
@@ -85,8 +90,11 @@ def transcribe(session: Session, inputs: Inputs) -> None:
         content = write().encode()
         artifacts.append(write_artifact(directory, f"transcript.{suffix}", media_type, content))
     call_seconds = max(
-        track.start_offset_seconds + found.duration_seconds
-        for track, found in zip(work.tracks, transcript.tracks, strict=True)
+        (
+            track.start_offset_seconds + found.duration_seconds
+            for track, found in zip(work.tracks, transcript.tracks, strict=True)
+        ),
+        default=0.0,
     )
     write_outcome(
         directory,
