@@ -189,13 +189,21 @@ def resolved(track: Track, after: Mapping[str, Job]) -> Iterator[Track]:
     """The tracks that a capture has left: `path` is the name of its artifact.
 
     They are timed from the start of the recording's file, else from when the server said that it
-    began, else from the first sound. Without any, the recording's sound stands for them.
+    began, else from the first sound. For those of a capture that has failed the recording's sound
+    stands; a capture in which nobody was heard has none. Raises CallsdError.
     """
     capture, recording = after.get(track.capture), after.get(track.recording)
     captured = capture.results.get(CAPTURE) if capture is not None else None
     if not isinstance(captured, CaptureResult) or not captured.tracks:
-        if recording is not None and (capture is None or capture.failure is not None):
-            yield replace(track, capture="")
+        if capture is not None and capture.failure is None:
+            return
+        if recording is None:
+            raise CallsdError(
+                Reason.MEDIA_NOT_FOUND,
+                f"the job {track.capture} has captured nothing: there is no sound to transcribe",
+                metadata={"job": track.capture},
+            )
+        yield replace(track, capture="")
         return
     recorded = recording.results.get(RECORDING) if recording is not None else None
     zero = recorded.start_time if isinstance(recorded, RecordingResult) else None
