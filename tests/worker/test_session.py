@@ -280,7 +280,7 @@ class TestNobodyHasSpoken:
     """A transcription of a call that was heard to its end, and of which there are no tracks."""
 
     def test_is_empty(self, tmp_path: Path) -> None:
-        """It succeeds as that of a silent track does, with empty files, and loads no model."""
+        """It succeeds as that of a silent track does, with empty files, and loads no engine."""
         work = worker_pb2.TranscriptionWork(
             model_name="tiny", engine="auto", formats=["vtt", "txt", "srt", "json"]
         )
@@ -296,7 +296,7 @@ class TestNobodyHasSpoken:
         outcome = worker_pb2.Outcome.FromString((tmp_path / OUTCOME).read_bytes())
 
         assert outcome.failure_reason == ""
-        assert outcome.transcription == worker_pb2.TranscriptionOutcome(engine="auto")
+        assert outcome.transcription == worker_pb2.TranscriptionOutcome()
         names = [artifact.file_name for artifact in outcome.artifacts]
         assert names == [f"transcript.{suffix}" for suffix in work.formats]
         assert (tmp_path / ARTIFACTS / "transcript.vtt").read_text() == "WEBVTT\n"

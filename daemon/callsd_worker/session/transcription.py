@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from callsd_ipc.v1 import worker_pb2
 from callsd_transcript import formats
-from callsd_transcript.transcript import Transcript
 from callsd_worker.session.client import Session
 from callsd_worker.session.inputs import Inputs
 from callsd_worker.session.outcome import write_artifact, write_outcome
@@ -39,33 +38,29 @@ def transcribe(session: Session, inputs: Inputs) -> None:
         )
         session.report(worker_pb2.Status.FromString(last.SerializeToString()))
 
-    if work.tracks:
-        transcript = pipeline.transcribe(
-            [
-                pipeline.Track(
-                    source=inputs.open(f"media/{number}"),
-                    speaker=track.speaker,
-                    start_offset_seconds=track.start_offset_seconds,
-                    language=track.language,
-                    speaker_id=track.speaker_id,
-                )
-                for number, track in enumerate(work.tracks)
-            ],
-            pipeline.Settings(
-                model=pipeline.ModelFiles(name=work.model_name, directory=model),
-                engine=work.engine,
-                threads=work.threads,
-                language=work.language,
-                task=work.task,
-                initial_prompt=work.initial_prompt,
-                vocabulary=tuple(work.vocabulary),
-            ),
-            on_progress=on_progress,
-            should_stop=session.should_stop,
-        )
-    else:
-        # Of a call that was heard to its end, and in which nobody has spoken.
-        transcript = Transcript(segments=(), tracks=(), language="", engine=work.engine, notices=())
+    transcript = pipeline.transcribe(
+        [
+            pipeline.Track(
+                source=inputs.open(f"media/{number}"),
+                speaker=track.speaker,
+                start_offset_seconds=track.start_offset_seconds,
+                language=track.language,
+                speaker_id=track.speaker_id,
+            )
+            for number, track in enumerate(work.tracks)
+        ],
+        pipeline.Settings(
+            model=pipeline.ModelFiles(name=work.model_name, directory=model),
+            engine=work.engine,
+            threads=work.threads,
+            language=work.language,
+            task=work.task,
+            initial_prompt=work.initial_prompt,
+            vocabulary=tuple(work.vocabulary),
+        ),
+        on_progress=on_progress,
+        should_stop=session.should_stop,
+    )
     elapsed = time.monotonic() - began
     compaction = None
     if work.HasField("text_compaction"):
