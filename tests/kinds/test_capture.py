@@ -282,10 +282,11 @@ class TestTranscription:
 
         assert [track.path for track in found.spec.tracks] == ["one.ogg", "two.ogg"]
         assert self.read(found) == [b"one", b"two"]
+        assert not found.spec.webvtt_omit_speaker
         assert {name.partition("/")[0] for name in found.files} == {"media", "model"}
 
     def test_reads_the_recording(self, transcription: Transcription, tmp_path: Path) -> None:
-        """Where nothing was captured it is handed the recording."""
+        """Where nothing was captured it is handed the recording, in which nobody is known."""
         directory = tmp_path / "jobs" / "recording" / ARTIFACTS
         directory.mkdir(parents=True)
         (directory / "recording.mp4").write_text("film")
@@ -293,6 +294,7 @@ class TestTranscription:
         found = transcription.assignment(job, self.SPEC, SiteSecrets(), recorded(0.0))
 
         assert self.read(found) == [b"film"]
+        assert found.spec.webvtt_omit_speaker
 
     def test_of_silence(self, transcription: Transcription) -> None:
         """Of a silent call there is nothing to read."""

@@ -107,7 +107,11 @@ class Transcription(JobKind[TranscriptionSpec]):
         tracks = (
             tuple(resolved(track, after)) if track.capture else (track,) for track in spec.tracks
         )
-        spec = replace(spec, tracks=tuple(itertools.chain.from_iterable(tracks)))
+        found = tuple(itertools.chain.from_iterable(tracks))
+        if any(track.capture for track in spec.tracks) and not any(one.capture for one in found):
+            # Who spoke is not known in a recording: nobody is named.
+            spec = replace(spec, webvtt_omit_speaker=True)
+        spec = replace(spec, tracks=found)
         return TranscriptionAssignment(
             spec=spec,
             media=tuple(self._opener(track) for track in spec.tracks),
