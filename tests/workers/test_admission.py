@@ -248,6 +248,14 @@ class TestCompanion:
         assert await desk.ask(CAPTURE_JOB, companion_of="film") == Admit()
         assert await desk.reserved() == both
 
+    async def test_decided_anew(self, desk: Desk, database: Database) -> None:
+        """A decision that could not be written is made again as if it had not been made."""
+        for _ in range(2):
+            assert await desk.ask(FILM, companion=COMPANION) == Admit()
+            await database.write(lambda tx: tx.delete("film"))
+
+        assert await desk.reserved() == NEED + CAPTIONER
+
     async def test_only_its_own(self, desk: Desk) -> None:
         """What is held with one job is not for the companion of another."""
         assert await desk.ask(FILM, companion=COMPANION) == Admit()

@@ -108,7 +108,9 @@ class AdmissionController:
 
         That companion takes the room. One that is owed is admitted without, too.
         """
-        self._held.pop(companion_of, None)
+        # Its own, too: what was decided before may have been undone, and is decided anew.
+        for key in (companion_of, job.id):
+            self._held.pop(key, None)
         if _begins_later(tx, job):
             # Decided when it is its turn.
             return Verdict(decision=Queue(position=0, reason=None), snapshot=self._snapshot(tx))
