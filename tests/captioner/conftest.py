@@ -111,6 +111,10 @@ class Captioner(worker_pb2_grpc.WorkerServiceServicer):
         """No worker for one job comes here."""
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "only captioners")
 
+    def CaptionCall(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802 - as above
+        """No worker that captures a call comes here."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "only captioners")
+
     def ReadFile(  # noqa: N802 - as above
         self, request: worker_pb2.ReadFileRequest, context: Any
     ) -> Iterator[worker_pb2.ReadFileResponse]:

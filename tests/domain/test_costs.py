@@ -8,9 +8,13 @@ from hypothesis import strategies as st
 
 from callsd_daemon.domain.admission import Admit, Host, Policy, Refuse, Request, Snapshot, decide
 from callsd_daemon.domain.captions import CaptionsSpec
+from callsd_daemon.domain.capture import CaptureSpec
 from callsd_daemon.domain.costs import (
     CALL_MEMORY_BYTES,
     CAPTIONER_MEMORY_BYTES,
+    CAPTURE_BYTES_A_SECOND,
+    CAPTURE_CORES,
+    CAPTURE_MEMORY_BYTES,
     DISK_FLOOR_BYTES,
     MEMORY_FLOOR_UNKNOWN_BYTES,
     MEMORY_FLOORS_BYTES,
@@ -20,6 +24,8 @@ from callsd_daemon.domain.costs import (
     captioner_cost,
     captions_cost,
     captions_cost_key,
+    capture_cost,
+    capture_cost_key,
     recording_bytes,
     recording_cost,
     recording_cost_key,
@@ -30,7 +36,7 @@ from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Reservation, Usage
 from callsd_daemon.domain.recording import PROFILES, RECORDING, Profile, RecordingSpec
 from callsd_daemon.domain.transcription import Engine
-from tests.helpers.jobs import SPEC
+from tests.helpers.jobs import CALL, SPEC
 
 
 TWO_CORES = Host(
@@ -216,3 +222,30 @@ class TestRecordings:
                         assert refusal.reason is Reason.CPU_EXHAUSTED
 
             assert 1 <= admitted <= most
+
+
+class TestCapture:
+    """A call that is captured."""
+
+    MUTE = CaptureSpec(call=CALL)
+    CAPTIONS = CaptionsSpec(model="base", max_active_speakers=3)
+    CAPTIONED = CaptureSpec(call=CALL, captions=CAPTIONS)
+
+    def test_files(self) -> None:
+        """Its sound takes disk for as long as it may go on."""
+        cost = capture_cost(self.MUTE, 100.0)
+        assert cost == Reservation(
+            cores=CAPTURE_CORES,
+            memory_bytes=CAPTURE_MEMORY_BYTES,
+            disk_bytes=DISK_FLOOR_BYTES + 100 * CAPTURE_BYTES_A_SECOND,
+        )
+
+    def test_captions(self) -> None:
+        """Captions in it cost what they cost by themselves."""
+        mute, both = capture_cost(self.MUTE, 100.0), capture_cost(self.CAPTIONED, 100.0)
+        assert both == captions_cost(self.CAPTIONS, ()) + mute
+
+    def test_key(self) -> None:
+        """By what its captions are like, if it has any."""
+        assert capture_cost_key(self.MUTE) == "capture"
+        assert capture_cost_key(self.CAPTIONED) == "capture/captions/base/3"

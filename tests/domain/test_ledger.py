@@ -118,7 +118,7 @@ class Office:
         self.made += 1
         job = make_job(
             id=f"job{self.made}",
-            kind=list(KINDS)[number % 3],
+            kind=list(KINDS)[number % len(KINDS)],
             reservation=Reservation(
                 cores=0.5 * (1 + number % 9), memory_bytes=number * 70, disk_bytes=number * 15
             ),

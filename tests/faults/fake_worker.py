@@ -3,8 +3,8 @@
 
 The daemon runs this file instead of the real worker when CALLSD_WORKER_PROGRAM names it. The
 session with the daemon is the real one. The prompt, or what a recording waits for, is a script; for
-a recording of a Mattermost call it is in the file `recorder` in TMPDIR, and for transcriptions in
-`transcriber` if that is there:
+a recording of a Mattermost call it is in the file `recorder` in TMPDIR, for a capture in `capturer`
+and for transcriptions in `transcriber` if these are there:
 commands separated by ";", of which "2: exit 1" only counts for the second worker of a job. A worker
 that comes to the end of its script has done its work, and so has one that shall save what is left
 of a recording. What shall happen before hello is in the file `before-hello` in TMPDIR, and what a
@@ -89,6 +89,8 @@ class Script:
         self.lies: list[worker_pb2.ArtifactFile] = []
         self.outcome: worker_pb2.Outcome | None = None
         """What else it says of its work in the end."""
+        self.has_no_files = False
+        """It is all right that nothing was made."""
         self.is_of_release_before = False
 
     def run(self, text: str) -> None:
@@ -102,7 +104,7 @@ class Script:
     def finish(self) -> None:
         """Leave what a worker leaves that has done its work."""
         good = [] if self.failure else self.lies
-        if not self.failure and not self.lies:
+        if not (self.failure or self.lies or self.has_no_files):
             good = [write_artifact(self.directory, "transcript.vtt", "text/vtt", TRANSCRIPT)]
         write_outcome(
             self.directory, self.bootstrap.generation, failure=self.failure, artifacts=good
@@ -207,6 +209,32 @@ class Script:
         made = worker_pb2.TranscriptionOutcome(segment_count=int(count), language="de")
         generation = self.bootstrap.generation
         self.outcome = worker_pb2.Outcome(generation=generation, transcription=made)
+
+    def capture(self, count: str, *problem: str) -> None:
+        """Hear so many speakers, until it is stopped or there is a file `over` in TMPDIR.
+
+        With a problem it is cut short at once.
+        """
+        self.session.report(worker_pb2.Status(phase="capturing"))
+        while not (problem or self.session.should_stop() or (TEMPORARY / "over").exists()):
+            time.sleep(POLL_SECONDS)
+        self.has_no_files = True
+        names_of_tracks = [f"{number}.ogg" for number in range(int(count))]
+        self.lies = [
+            write_artifact(self.directory, name, "audio/ogg", os.urandom(100))
+            for name in names_of_tracks
+        ]
+        began_ms = round(time.time() * 1000)
+        tracks = [
+            worker_pb2.CapturedTrack(
+                file_name=name, speaker=f"Speaker {name}", start_ms=began_ms, duration_seconds=1.0
+            )
+            for name in names_of_tracks
+        ]
+        made = worker_pb2.CaptureOutcome(
+            tracks=tracks, recording_start_ms=began_ms, problem=" ".join(problem)
+        )
+        self.outcome = worker_pb2.Outcome(generation=self.bootstrap.generation, capture=made)
 
     def note(self, name: str) -> None:
         """Add this job to a list in TMPDIR: one write, which kills cannot tear."""
@@ -422,6 +450,9 @@ def main() -> None:
         transcriber = TEMPORARY / "transcriber"
         if "recording.html" in work.recording.url:
             script.run((TEMPORARY / "recorder").read_text())
+        elif work.HasField("capture"):
+            capturer = TEMPORARY / "capturer"
+            script.run(capturer.read_text() if capturer.exists() else "capture 1")
         elif work.HasField("transcription") and transcriber.exists():
             script.run(transcriber.read_text())
         else:

@@ -24,8 +24,8 @@ PART_BYTES = 5 * MIB
 STEPS = 6
 """Of a courier with such a film: a session, three parts, the post, the end."""
 
-TRANSCRIPT_STEPS = range(STEPS + 1, STEPS + 7)
-"""Those after them: two sessions with a file each, the post, the end."""
+TRANSCRIPT_STEPS = range(STEPS + 1, STEPS + 8)
+"""Those after them: the end of the capture, two sessions with a file each, the post, the end."""
 
 FAILPOINTS = (
     "delivery.before_file",

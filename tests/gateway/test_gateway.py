@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from callsd.v1.job_pb2 import JobState, ListJobsRequest
+from callsd.v1.job_pb2 import Job, JobState, ListJobsRequest, StopJobRequest
+from callsd_daemon.usecases.jobs import job_id_of
 from tests.conftest import StartDaemon
 from tests.helpers.daemon import CALM, GIB, Daemon
 from tests.helpers.job_service import TOKEN, Http, identifier, recording, transcribing
+from tests.helpers.models import NAME
 from tests.helpers.ports import free_port
 from tests.helpers.waiting import eventually
 
@@ -46,6 +48,7 @@ def begin(daemon: StartDaemon, **settings: object) -> tuple[Daemon, Http]:
         machine=VAST,
     )
     (server.root / "tmp" / "recorder").write_text("film 0.1")
+    (server.root / "tmp" / "captioner").write_text("caption")
     return server.start(), Http(port=port)
 
 
@@ -212,24 +215,26 @@ class TestPair:
     """A recording and its transcription."""
 
     def test_waits_for_its_recording(self, gateway: tuple[Daemon, Http]) -> None:
-        """The transcription is taken whatever the machine carries, and begins after the recording.
+        """The call is captured at once, and transcribed after both have ended.
 
         Its site may be written otherwise: the call and its post make the pair.
         """
         server, http = gateway
         call = {"call_id": identifier("d"), "post_id": identifier("q")}
         first = http("POST", "/jobs", recording(recording_id=identifier("e"), **call))
-        asked = transcribing(site_url="http://127.0.0.1:8", **call)
+        asked = transcribing(
+            site_url="http://127.0.0.1:8", transcription_id=identifier("e"), **call
+        )
         second = http("POST", "/jobs", asked)
         assert (first.status, second.status) == (200, 200)
         assert second.json["type"] == "transcribing"
-        job = server.job(server.api(), f"jobs/{second.json['id']}")
-        assert job.state == JobState.JOB_STATE_QUEUED
+        api, later = server.api(), follower(http, identifier("e"))
+        capture = server.wait(api, f"jobs/{second.json['id']}", JobState.JOB_STATE_RUNNING)
+        assert capture.WhichOneof("spec") == "capture"
+        assert server.job(api, later).state == JobState.JOB_STATE_QUEUED
         (server.root / "tmp" / "over").touch()
-        eventually(
-            lambda: server.job(server.api(), f"jobs/{second.json['id']}").end_time.seconds,
-            "the transcription has been done",
-        )
+        assert server.wait(api, later).state == JobState.JOB_STATE_SUCCEEDED
+        (server.root / "tmp" / "over").unlink()
 
     @pytest.mark.parametrize(
         "wish",
@@ -266,6 +271,162 @@ class TestPair:
         answer = http("POST", "/jobs", transcribing(call_id=identifier("z")))
         assert answer.status == 503
         assert "no recording of this call" in answer.json["error"]
+
+
+def follower(http: Http, own: str = identifier("t")) -> str:
+    """Name of the job that transcribes what is captured for this transcription."""
+    return f"jobs/{job_id_of(f'gateway/{http.client_id}', f'transcription/{own}')}"
+
+
+class TestCapture:
+    """What the plugin takes for its transcription, while the call goes on."""
+
+    def test_same_pair_again(self, daemon: StartDaemon) -> None:
+        """Who asks again gets the same job, after a restart as well: there is one of each."""
+        server, http = begin(daemon)
+        answers = [http("POST", "/jobs", recording())]
+        answers += [http("POST", "/jobs", transcribing()) for _ in range(2)]
+        server.restart()
+        answers += [http("POST", "/jobs", asked) for asked in (transcribing(), recording())]
+        assert [answer.status for answer in answers] == [200] * 5
+        film, capture, *again = (answer.json["id"] for answer in answers)
+        assert again == [capture, capture, film]
+        api = server.api()
+        names = {job.name for job in api(api.jobs.ListJobs, ListJobsRequest()).jobs}
+        assert names == {f"jobs/{film}", f"jobs/{capture}", follower(http)}
+
+    def test_another_wish_by_the_same_name(self, daemon: StartDaemon) -> None:
+        """The same transcription cannot be asked for in other words, and the first one goes on."""
+        server, http = begin(daemon)
+        for asked in (recording(), transcribing()):
+            assert http("POST", "/jobs", asked).status == 200
+        answer = http("POST", "/jobs", transcribing(model_size="small"))
+        assert answer.status == 500
+        assert "the request id was used for another job" in answer.json["error"]
+        assert server.job(server.api(), follower(http)).state == JobState.JOB_STATE_QUEUED
+
+    @pytest.mark.parametrize(
+        ("wish", "language", "told"),
+        [
+            ({"live_captions_model_size": NAME}, "en", []),
+            ({"live_captions_model_size": "", "live_captions_language": ""}, "", []),
+            (
+                {"live_captions_language": "de-AT"},
+                "de",
+                [f"captions by tiny cannot be had here, {NAME} makes them"],
+            ),
+            (
+                {"live_captions_model_size": NAME, "live_captions_language": "klingon"},
+                "",
+                ["live_captions_language: klingon is not known, what is spoken is detected"],
+            ),
+        ],
+        ids=["as wanted", "as usual", "another model", "no such language"],
+    )
+    def test_captions(
+        self,
+        gateway: tuple[Daemon, Http],
+        wish: dict[str, object],
+        language: str,
+        told: list[str],
+    ) -> None:
+        """Captions are made as they are wanted, or else as they can be: see the notices."""
+        job = self.captured(gateway, wish)
+        assert job.capture.captions.model == NAME
+        assert job.capture.captions.language == language
+        assert [one.message for one in job.notices if one.code == "INPUT_CHANGED"] == told
+
+    def test_no_captions(self, gateway: tuple[Daemon, Http]) -> None:
+        """Who wants none gets none."""
+        job = self.captured(gateway, {"live_captions_on": "false"})
+        assert job.HasField("capture")
+        assert not job.capture.HasField("captions")
+
+    def captured(self, gateway: tuple[Daemon, Http], wish: dict[str, object]) -> Job:
+        """The capture that is made of a wish, in a call of its own."""
+        server, http = gateway
+        own = identifier_of(wish)
+        call = {"call_id": own, "post_id": own}
+        assert http("POST", "/jobs", recording(recording_id=own, **call)).status == 200
+        made = http("POST", "/jobs", transcribing(transcription_id=own, **call, **wish))
+        assert made.status == 200, made.json
+        return server.job(server.api(), f"jobs/{made.json['id']}")
+
+    def test_no_model_for_captions(self, daemon: StartDaemon) -> None:
+        """Without a model for captions the call is recorded and captured all the same."""
+        server, http = begin(daemon)
+        server.settings["captions"]["model"] = "missing"
+        server.restart()
+        assert http("POST", "/jobs/init", {"Runners": RUNNERS}).status == 200
+        made = [http("POST", "/jobs", asked) for asked in (recording(), transcribing())]
+        assert [answer.status for answer in made] == [200, 200]
+        job = server.wait(server.api(), f"jobs/{made[1].json['id']}", JobState.JOB_STATE_RUNNING)
+        assert not job.capture.HasField("captions")
+        told = "there are no captions: neither tiny nor missing can be used here"
+        assert told in [one.message for one in job.notices]
+
+    @pytest.mark.parametrize(("cores", "statuses"), [(0.6, [503, 200]), (0.7, [200, 503])])
+    def test_room_for_both(self, daemon: StartDaemon, cores: float, statuses: list[int]) -> None:
+        """A recording that will be transcribed needs room for its capture, one that will not none.
+
+        And the room of a capture that has not come yet is not given to others.
+        """
+        server, http = begin(daemon)
+        server.settings["admission"] = {"headroom_cores": 0.0}
+        server.set_machine(replace(VAST, cores_total=cores))
+        server.restart()
+        found = []
+        for letter, runners in (("a", RUNNERS), ("b", RUNNERS[:1])):
+            assert http("POST", "/jobs/init", {"Runners": runners}).status == 200
+            own = identifier(letter)
+            found.append(http("POST", "/jobs", recording(recording_id=own, call_id=own)))
+        assert [answer.status for answer in found] == statuses
+        refused = found[statuses.index(503)]
+        assert "max concurrent jobs reached: the job needs" in refused.json["error"]
+        assert "cores" in refused.json["error"]
+        second = http("POST", "/jobs", transcribing(call_id=identifier("a")))
+        assert second.status == (200 if statuses[0] == 200 else 503)
+
+    def test_is_the_plugins_job(self, daemon: StartDaemon) -> None:
+        """It is answered for as for the transcription: looked at, read of, and not deleted."""
+        server, http = begin(daemon)
+        (server.root / "tmp" / "capturer").write_text("print heard; capture 1")
+        assert http("POST", "/jobs", recording()).status == 200
+        made = http("POST", "/jobs", transcribing())
+        path = f"/jobs/{made.json['id']}"
+        seen = http("GET", path)
+        assert (seen.status, seen.json["type"]) == (200, "transcribing")
+        assert seen.json["input_data"]["transcription_id"] == identifier("t")
+        assert seen.json["max_duration_sec"] == 7200
+        assert TOKEN.encode() not in seen.body + made.body
+        eventually(lambda: b"heard" in http("GET", f"{path}/logs").body, "the log is told")
+        answer = http("DELETE", path)
+        assert (answer.status, answer.json["error"]) == (400, "job is running")
+        assert server.job(server.api(), follower(http)).state == JobState.JOB_STATE_QUEUED
+
+    @pytest.mark.parametrize("way", ["delete", "stop"])
+    def test_stopped(self, daemon: StartDaemon, way: str) -> None:
+        """However it is stopped, what was captured is kept, and transcribed with the recording."""
+        server, http = begin(daemon)
+        (server.root / "tmp" / "transcriber").write_text("read media/0; transcribe 1")
+        film = f"jobs/{http('POST', '/jobs', recording()).json['id']}"
+        job_id = http("POST", "/jobs", transcribing()).json["id"]
+        api, later = server.api(), follower(http)
+        eventually(
+            lambda: server.job(api, f"jobs/{job_id}").progress.phase == "capturing",
+            "it is in the call",
+        )
+        if way == "stop":
+            api(api.jobs.StopJob, StopJobRequest(name=f"jobs/{job_id}"))
+        else:
+            # The plugin is told of it still: it cannot be gone yet.
+            assert http("DELETE", f"/jobs/{job_id}?force=1").status == 500
+        assert len(server.wait(api, f"jobs/{job_id}").capture_result.tracks) == 1
+        assert server.job(api, later).state == JobState.JOB_STATE_QUEUED
+        api(api.jobs.StopJob, StopJobRequest(name=film))
+        done = server.wait(api, later)
+        assert done.state == JobState.JOB_STATE_SUCCEEDED, done.failure
+        assert done.transcription_result.segment_count == 1
 
 
 def identifier_of(wish: object) -> str:

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a transcription's `input_data` becomes of the job."""
+"""What of a transcription's `input_data` becomes of its two jobs."""
 
 from typing import Any
 
 import pytest
 
+from callsd_daemon.domain.captions import CaptionsSpec
+from callsd_daemon.domain.capture import CAPTURE, CaptureSpec
 from callsd_daemon.domain.jobs import Notice
-from callsd_daemon.domain.transcription import Format, TranscriptionSpec
+from callsd_daemon.domain.mattermost import SiteSecrets
+from callsd_daemon.domain.transcription import Format, Track, TranscriptionSpec
 from callsd_daemon.gateway import requests
 from callsd_daemon.usecases.jobs import JobRequest
 from callsd_transcript.formats import Compaction
-from tests.helpers.job_service import transcribing
+from tests.helpers.job_service import TOKEN, recording, transcribing
 
 
 def wish(**data: Any) -> JobRequest:
     """The job that is made of it."""
-    return requests.transcription(requests.wanted(transcribing(**data)), "recording", "tiny.en")
+    asked = requests.wanted(transcribing(**data))
+    return requests.transcription(asked, "capture", "recording", "tiny.en")
 
 
 def spec(**data: Any) -> TranscriptionSpec:
@@ -113,10 +117,133 @@ class TestFiles:
             "output_format: srt was asked for, vtt with txt is used"
         ]
 
-    @pytest.mark.parametrize("value", [True, "true", "TRUE", False, "false", None, 3])
-    def test_speaker(self, value: object) -> None:
-        """Whose words they are is not shown while nobody knows, whatever is asked for."""
-        assert spec(webvtt_omit_speaker=value).webvtt_omit_speaker
+    @pytest.mark.parametrize(
+        ("value", "is_set"),
+        [(True, True), ("TRUE", True), (False, False), ("false", False), (None, False), (3, False)],
+    )
+    def test_speaker(self, value: object, is_set: bool) -> None:  # noqa: FBT001 - of a table
+        """Subtitles show whose words they are, unless it is asked that they do not."""
+        assert spec(webvtt_omit_speaker=value).webvtt_omit_speaker is is_set
+
+
+class TestSound:
+    """Of what the transcript is made."""
+
+    def test_track(self) -> None:
+        """One track stands for what will have been captured, or else for the recording."""
+        (track,) = spec().tracks
+        assert track == Track(speaker="Call", capture="capture", recording="recording")
+
+    def test_is_owed(self) -> None:
+        """It comes with a recording that goes on: it is not refused any more."""
+        assert wish().is_owed
+
+
+class TestCapture:
+    """The job that begins at once: the call is captured."""
+
+    def capture(self, **data: Any) -> JobRequest:
+        """The job that is made of it."""
+        return requests.capture(requests.wanted(transcribing(**data)), "recording", "base")
+
+    def captions(self, **data: Any) -> CaptionsSpec | None:
+        """The captions that it shall show."""
+        found = self.capture(**data).spec
+        assert isinstance(found, CaptureSpec)
+        return found.captions
+
+    def test_takes_the_room_that_is_held(self) -> None:
+        """It starts at once, in the room that is held with its recording, or beyond it."""
+        found = self.capture()
+        assert (found.kind, found.companion_of) == (CAPTURE, "recording")
+        assert found.is_owed
+        assert not found.may_queue
+        assert found.secrets == SiteSecrets(token=TOKEN)
+        assert found.max_duration_seconds == 7200
+
+    def test_is_as_large_as_what_is_held(self) -> None:
+        """The recording was asked for with half its time: room was held for the same length."""
+        plain = requests.plain_capture(requests.wanted(recording()), "base")
+        assert plain.max_duration_seconds == self.capture().max_duration_seconds
+
+    def test_longest(self) -> None:
+        """However long a recording may be, nothing longer than a week is held for."""
+        asked = requests.wanted(recording() | {"max_duration_sec": 1e12})
+        assert requests.plain_capture(asked, "").max_duration_seconds == 7 * 86400
+
+    @pytest.mark.parametrize("value", [True, "true"])
+    def test_captions(self, value: object) -> None:
+        """Captions are shown by the model and in the language that are asked for."""
+        wanted = self.captions(live_captions_on=value, live_captions_language="de-AT")
+        assert wanted == CaptionsSpec(model="tiny", language="de")
+
+    def test_default_model(self) -> None:
+        """Where no model is named it is the server's own."""
+        assert self.captions(live_captions_model_size="") == CaptionsSpec(
+            model="base", language="en"
+        )
+
+    @pytest.mark.parametrize("value", [False, "false", None])
+    def test_none(self, value: object) -> None:
+        """Without captions it captures alone."""
+        assert self.captions(live_captions_on=value) is None
+
+    def test_unknown_language(self) -> None:
+        """A language that nobody knows is not set, and told by its key."""
+        assert self.captions(live_captions_language="xx") == CaptionsSpec(model="tiny")
+        assert [one.message for one in self.capture(live_captions_language="xx").notices] == [
+            "live_captions_language: xx is not known, what is spoken is detected"
+        ]
+
+
+class TestCaptureChoices:
+    """What is tried when captions cannot be had as they are wanted."""
+
+    def choices(self, model: str, **data: Any) -> list[tuple[CaptionsSpec | None, list[str]]]:
+        """What is tried in turn, and what is told of it, where captions are made by a model."""
+        asked = requests.wanted(transcribing(**data))
+        found = list(requests.capture_choices(requests.capture(asked, "r", model), model))
+        assert {one.request_id for one in found} == {f"{CAPTURE}/{'t' * 26}"}
+        specs = [one.spec for one in found]
+        assert all(isinstance(one, CaptureSpec) for one in specs)
+        return [
+            (one.spec.captions, [notice.message for notice in one.notices])
+            for one in found
+            if isinstance(one.spec, CaptureSpec)
+        ]
+
+    TOLD = "captions by tiny cannot be had here, base makes them"
+
+    def test_another_model(self) -> None:
+        """Another model keeps the language; without it, and without captions, come after that."""
+        assert self.choices("base", live_captions_language="de") == [
+            (CaptionsSpec(model="tiny", language="de"), []),
+            (CaptionsSpec(model="base", language="de"), [self.TOLD]),
+            (
+                CaptionsSpec(model="base"),
+                [self.TOLD, "base makes no captions in de, what is spoken is detected"],
+            ),
+            (None, ["there are no captions: neither tiny nor base can be used here"]),
+        ]
+
+    def test_no_language(self) -> None:
+        """What is detected anyway is not tried again."""
+        assert self.choices("base", live_captions_language="") == [
+            (CaptionsSpec(model="tiny"), []),
+            (CaptionsSpec(model="base"), [self.TOLD]),
+            (None, ["there are no captions: neither tiny nor base can be used here"]),
+        ]
+
+    def test_no_other_model(self) -> None:
+        """Nor is the same model."""
+        assert self.choices("tiny", live_captions_language="") == [
+            (CaptionsSpec(model="tiny"), []),
+            (None, ["there are no captions: tiny cannot be used here"]),
+        ]
+
+    def test_none_wanted(self) -> None:
+        """A capture without captions can always be done."""
+        assert self.choices("base", live_captions_on=False) == [(None, [])]
 
 
 @pytest.mark.parametrize(

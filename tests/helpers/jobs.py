@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from callsd_daemon.domain.captions import CAPTIONS, CaptionsSpec
+from callsd_daemon.domain.capture import CAPTURE, CaptureSpec
 from callsd_daemon.domain.jobs import Job, Reservation, State, Worker
+from callsd_daemon.domain.mattermost import MattermostCall
 from callsd_daemon.domain.recording import PROFILES, RECORDING, Profile, RecordingSpec
 from callsd_daemon.domain.transcription import TRANSCRIPTION, Track, TranscriptionSpec
 from callsd_daemon.domain.work import Spec
@@ -21,6 +23,10 @@ MIB = 1024 * 1024
 WORKER = Worker(token_sha256="a" * 64, epoch="boot")
 
 SPEC = TranscriptionSpec(tracks=(Track(speaker="Maya", path="/calls/maya.ogg"),), model="base")
+
+CALL = MattermostCall(
+    site_url="https://mm.example", call_id="c" * 26, post_id="p" * 26, job_id="t" * 26
+)
 
 _JOB = Job(
     id="job",
@@ -42,6 +48,7 @@ SPECS: dict[str, Spec] = {
     RECORDING: RecordingSpec(
         url="https://a.example/", profile=Profile.LOW, quality=PROFILES[Profile.LOW]
     ),
+    CAPTURE: CaptureSpec(call=CALL),
 }
 
 

@@ -4,7 +4,7 @@
 import pytest
 
 from tests.outbox.fixtures import StartWorld
-from tests.outbox.world import World, name_of
+from tests.outbox.world import World, transcript_of
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def test_waits_for_the_recording(world: World) -> None:
     world.server.faults.plugin_disabled.always(path="/recordings")
     await world.stop(call)
     await world.asked_more_than(call, 3)
-    transcription = name_of(call.transcription)
+    transcription = transcript_of(call)
     await world.asked(lambda: world.daemon.wait(world.daemon.api(), transcription))
     await world.asked_more_than(call, 3)
     assert world.asks("POST", "/transcriptions") == 0
@@ -58,6 +58,6 @@ async def test_nobody_has_said_anything(world: World) -> None:
     call = await world.record_speech(6, segments=0)
     await world.stop(call)
     await world.published(call)
-    await world.job_delivered(call.transcription)
+    await world.job_delivered(transcript_of(call))
     world.only_file(call)
     assert world.asks("POST", "/transcriptions") == 0

@@ -11,12 +11,13 @@ from typing import TypeVar
 
 from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JobState, StopJobRequest
 from callsd_daemon.domain.delivery import DeliveryState
+from callsd_daemon.usecases.jobs import job_id_of
 from callsd_ipc.names import VIDEO_FILE
 from tests.helpers.daemon import Daemon
 from tests.helpers.job_service import Http
 from tests.helpers.waiting import eventually
 from tests.mattermost.server import MattermostServer
-from tests.mattermost.state import Call, File, Job, Post
+from tests.mattermost.state import Call, File, Job, JobType, Post
 from tests.mattermost.threads import RECORDING_POST, TRANSCRIPTION_POST
 
 
@@ -60,7 +61,9 @@ class World:
     async def record(self, megabytes: float = 0.1, *, channel: str = "Town Square") -> Call:
         """A call whose recording goes on; the plugin knows that it has begun."""
         call = await self.begin(f"film {megabytes}", channel=channel)
-        await self.server.until(lambda: call.recording.start_at, "`started` has been told")
+        await self.server.until(
+            lambda: all(job.start_at for job in works(call)), "`started` has been told"
+        )
         await self.server.until(
             lambda: self.asks("GET", f"{call.channel_id}/filename"), "the file's name was asked for"
         )
@@ -84,12 +87,13 @@ class World:
         return call
 
     async def stop(self, call: Call) -> None:
-        """End the recording, as the recorder does that sees the page's end."""
-        request = StopJobRequest(name=name_of(call.recording))
+        """End the recording, and the capture, as those do that see the call's end."""
+        names = [name_of(job) for job in works(call)]
 
         def stop() -> None:
             api = self.daemon.api()
-            api(api.jobs.StopJob, request)
+            for name in names:
+                api(api.jobs.StopJob, StopJobRequest(name=name))
 
         await self.asked(stop)
 
@@ -118,12 +122,12 @@ class World:
 
         All files are held against the daemon's own.
         """
-        await self.job_delivered(call.recording)
-        await self.job_delivered(call.transcription)
+        await self.job_delivered(name_of(call.recording))
+        await self.job_delivered(transcript_of(call))
         recording, transcript = self.server.thread(call)
         assert (recording.type, transcript.type) == (RECORDING_POST, TRANSCRIPTION_POST)
         (caption,) = transcript.props["captions"]
-        directory = self.daemon.job_directory(name_of(call.transcription)) / "artifacts"
+        directory = self.daemon.job_directory(transcript_of(call)) / "artifacts"
         file_ids = [*recording.file_ids, *transcript.file_ids, caption["file_id"]]
         ours = [self.artifact(call), directory / "transcript.txt", directory / "transcript.vtt"]
         theirs = [self.server.state.files[file_id].path for file_id in file_ids]
@@ -147,11 +151,11 @@ class World:
 
     async def delivered(self, call: Call, *, seconds: float = 30.0) -> None:
         """Wait until the daemon knows that there is nothing left to do for a recording."""
-        await self.job_delivered(call.recording, seconds=seconds)
+        await self.job_delivered(name_of(call.recording), seconds=seconds)
 
-    async def job_delivered(self, job: Job, *, seconds: float = 30.0) -> None:
-        """The same for any job."""
-        database, job_id = self.daemon.state / "callsd.db", job.job_id
+    async def job_delivered(self, name: str, *, seconds: float = 30.0) -> None:
+        """The same for any job of the daemon's."""
+        database, job_id = self.daemon.state / "callsd.db", name.removeprefix("jobs/")
 
         def has_ended() -> bool:
             # Whoever was killed after the last step can have told it to nobody but the database.
@@ -218,6 +222,16 @@ ENDED = (
 def name_of(job: Job) -> str:
     """The daemon's name of a job of the plugin's."""
     return f"jobs/{job.job_id}"
+
+
+def works(call: Call) -> list[Job]:
+    """The plugin's jobs that go on during a call: the recording and, if there is one, the other."""
+    return [job for job in call.jobs if job.type in (JobType.RECORDING, JobType.TRANSCRIBING)]
+
+
+def transcript_of(call: Call) -> str:
+    """The daemon's name of the job that transcribes what is captured for the plugin's job."""
+    return f"jobs/{job_id_of(f'gateway/{CLIENT}', f'transcription/{call.transcription.id}')}"
 
 
 def sha256(path: Path) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from callsd_daemon.domain.captions import CAPTIONS
+from callsd_daemon.domain.captions import CAPTIONS, CaptionsSpec
+from callsd_daemon.domain.capture import CAPTURE, CapturedTrack, CaptureResult, CaptureSpec
+from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import (
     Artifact,
@@ -33,7 +35,7 @@ from callsd_daemon.domain.transcription import (
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import Change, JobFilter, Page, ReadTransaction
 from callsd_daemon.workers.housekeeping import needed_uploads
-from tests.helpers.jobs import NOW, SPEC, WORKER, make_job
+from tests.helpers.jobs import CALL, NOW, SPEC, WORKER, make_job
 from tests.helpers.kinds import KINDS
 
 
@@ -72,6 +74,31 @@ FULL_JOB = make_job(
 )
 
 
+CAPTURE_JOB = make_job(
+    id="captured",
+    kind=CAPTURE,
+    state=State.SUCCEEDED,
+    spec=CaptureSpec(call=CALL, captions=CaptionsSpec(model="tiny", language="de")),
+    delivery=Delivery(call=CALL, is_start_told=True),
+    results={
+        CAPTURE: CaptureResult(
+            tracks=(
+                CapturedTrack(
+                    file_name="1-ada.ogg",
+                    speaker="Åda",
+                    speaker_id="u" * 26,
+                    start_time=NOW + timedelta(microseconds=250_001),
+                    duration_seconds=0.06,
+                ),
+            ),
+            recording_start_time=NOW,
+            caption_count=3,
+            problem="the connection was lost",
+        ),
+    },
+)
+
+
 async def put_all(database: Database, *jobs: Job) -> tuple[Job, ...]:
     """Write these jobs, in this order."""
     return await database.write(lambda tx: tuple(map(tx.put, jobs)))
@@ -103,6 +130,27 @@ class TestJobs:
         await put_all(database, FULL_JOB)
 
         assert await database.read(lambda tx: tx.get("full")) == replace(FULL_JOB, revision=1)
+
+    @pytest.mark.parametrize(
+        "job",
+        [
+            CAPTURE_JOB,
+            replace(CAPTURE_JOB, spec=CaptureSpec(call=CALL), results={CAPTURE: CaptureResult()}),
+            make_job(
+                id="later",
+                spec=replace(
+                    SPEC, tracks=(Track(speaker="Call", capture="a", recording="b"),), call=CALL
+                ),
+                after_jobs=("b", "a"),
+            ),
+        ],
+        ids=["full", "bare", "transcription of one"],
+    )
+    async def test_captures(self, database: Database, job: Job) -> None:
+        """So does a capture with its tracks, and a transcription of one."""
+        await put_all(database, job)
+
+        assert await database.read(lambda tx: tx.get(job.id)) == replace(job, revision=1)
 
     async def test_unknown(self, database: Database) -> None:
         """There is no job where there is none."""

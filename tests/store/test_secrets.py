@@ -7,12 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from callsd_daemon.domain.capture import CAPTURE
+from callsd_daemon.domain.delivery import Delivery, DeliveryState
 from callsd_daemon.domain.jobs import State
+from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.recording import RECORDING, PageSecrets
 from callsd_daemon.domain.work import Secrets
 from callsd_daemon.store import database as module
@@ -20,7 +24,7 @@ from callsd_daemon.store.backup import back_up
 from callsd_daemon.store.database import BUSY_TIMEOUT_SECONDS, Database
 from callsd_daemon.store.migrations import MIGRATIONS
 from callsd_daemon.store.transaction import Transaction
-from tests.helpers.jobs import make_job, put
+from tests.helpers.jobs import CALL, make_job, put
 from tests.helpers.old_store import make_old
 
 
@@ -237,6 +241,30 @@ class TestWiped:
         await settle(database := open_database())
         await settle(database)
 
+        assert holders(path) == []
+
+
+class TestCaptures:
+    """A capture's token is needed beyond its end: until the plugin knows of that."""
+
+    TOKEN = SiteSecrets(token="s3cret")
+
+    async def test_until_all_is_told(self, database: Database, path: Path) -> None:
+        """It survives reopening, stays while something is to be told, and leaves every file."""
+        job = make_job(kind=CAPTURE, state=State.RUNNING, delivery=Delivery(call=CALL))
+        await settle(database)
+        await database.write(put(job))
+        await database.write(lambda tx: tx.put_secrets(job.id, self.TOKEN))
+        for state in (State.RUNNING, State.SUCCEEDED):
+            await database.write(put(replace(job, state=state)))
+            assert await database.read(lambda tx: tx.secrets(job)) == self.TOKEN
+        assert holders(path) == ["callsd.db-wal"]
+        assert job.delivery is not None
+        done = job.delivery.done(DeliveryState.NOTHING)
+        await database.write(put(replace(job, state=State.SUCCEEDED, delivery=done)))
+        await settle(database)
+
+        assert await database.read(lambda tx: tx.secrets(job)) == SiteSecrets()
         assert holders(path) == []
 
 

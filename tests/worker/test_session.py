@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -14,7 +16,13 @@ import callsd_worker
 from callsd_ipc.names import ARTIFACTS, MAX_OUTCOME_BYTES, OUTCOME
 from callsd_ipc.v1 import worker_pb2
 from callsd_worker.session.bootstrap import hello, is_captioner, is_recorder, read_bootstrap
-from callsd_worker.session.client import LOG_CHUNK_BYTES, MAX_LOG_BACKLOG_BYTES, LogTail
+from callsd_worker.session.client import (
+    LOG_CHUNK_BYTES,
+    MAX_LOG_BACKLOG_BYTES,
+    LogTail,
+    Session,
+)
+from callsd_worker.session.inputs import Inputs
 from callsd_worker.session.outcome import (
     artifact_of,
     has_outcome,
@@ -22,6 +30,7 @@ from callsd_worker.session.outcome import (
     write_artifact,
     write_outcome,
 )
+from callsd_worker.session.transcription import transcribe
 
 
 class TestBootstrap:
@@ -265,3 +274,29 @@ class TestHoldCode:
         quality = pieces.with_name("quality.py")
         assert is_loaded == "False"
         assert places == [str(pieces), str(quality), str(pieces)]
+
+
+class TestNobodyHasSpoken:
+    """A transcription of a call that was heard to its end, and of which there are no tracks."""
+
+    def test_is_empty(self, tmp_path: Path) -> None:
+        """It succeeds as that of a silent track does, with empty files, and loads no engine."""
+        work = worker_pb2.TranscriptionWork(
+            model_name="tiny", engine="auto", formats=["vtt", "txt", "srt", "json"]
+        )
+        session = SimpleNamespace(
+            assignment=worker_pb2.Assignment(transcription=work),
+            directory=tmp_path,
+            generation=2,
+            report=lambda status: None,
+            should_stop=lambda: False,
+        )
+        inputs = SimpleNamespace(model=lambda folder, pins: tmp_path / "there is none")
+        transcribe(cast(Session, session), cast(Inputs, inputs))
+        outcome = worker_pb2.Outcome.FromString((tmp_path / OUTCOME).read_bytes())
+
+        assert outcome.failure_reason == ""
+        assert outcome.transcription == worker_pb2.TranscriptionOutcome()
+        names = [artifact.file_name for artifact in outcome.artifacts]
+        assert names == [f"transcript.{suffix}" for suffix in work.formats]
+        assert (tmp_path / ARTIFACTS / "transcript.vtt").read_text() == "WEBVTT\n"

@@ -6,16 +6,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from callsd_daemon.domain.admission import Admit, Host, Policy, Queue, Refuse
+from callsd_daemon.domain.admission import Admit, Decision, Host, Policy, Queue, Refuse
+from callsd_daemon.domain.captions import CaptionsSpec
+from callsd_daemon.domain.capture import CAPTURE, CaptureSpec
+from callsd_daemon.domain.costs import captioner_cost
 from callsd_daemon.domain.errors import Reason
-from callsd_daemon.domain.jobs import State
+from callsd_daemon.domain.jobs import Job, Reservation, State
+from callsd_daemon.domain.recording import RECORDING
 from callsd_daemon.host.probe import Probe, Spent, Use
 from callsd_daemon.kinds.stored import codec
 from callsd_daemon.metrics import DECISIONS
 from callsd_daemon.store.database import Database
-from callsd_daemon.workers.admission import AdmissionController, Verdict, record_decision
-from tests.helpers.jobs import MIB, make_job, put
+from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.workers.admission import (
+    HOLD_SECONDS,
+    AdmissionController,
+    Companion,
+    Verdict,
+    record_decision,
+)
+from tests.helpers.jobs import CALL, MIB, make_job, put
 from tests.helpers.kinds import KINDS
 
 
@@ -151,3 +163,173 @@ async def test_decisions_are_counted_when_told(
 
     after = [counted("queue", "CPU_EXHAUSTED"), counted("refuse", "CPU_EXHAUSTED")]
     assert [now - then for now, then in zip(after, before, strict=True)] == [1.0, 1.0]
+
+
+CAPTIONED = CaptureSpec(call=CALL, captions=CaptionsSpec(model="base"))
+NEED = Reservation(cores=0.5, memory_bytes=100 * MIB, disk_bytes=10 * MIB)
+COMPANION = Companion(kind=CAPTURE, spec=CAPTIONED, reservation=NEED)
+FILM = make_job(id="film", kind=RECORDING)
+"""It takes one of the two cores, and half of the other one is held for its companion."""
+CAPTURE_JOB = make_job(id="capture", kind=CAPTURE, spec=CAPTIONED, reservation=NEED)
+CAPTIONER = captioner_cost("base")
+
+
+class Desk:
+    """Decides about live jobs, and starts those that are admitted; its clock is the test's."""
+
+    def __init__(self, database: Database, probe: ScriptedProbe) -> None:
+        self.seconds = 1000.0
+        self._database = database
+        self._admission = AdmissionController(
+            probe, POLICY, KINDS, dict, now_seconds=lambda: self.seconds
+        )
+
+    async def ask(
+        self,
+        job: Job,
+        *,
+        companion: Companion | None = None,
+        is_owed: bool = False,
+        companion_of: str = "",
+    ) -> Decision:
+        """What is decided about a job, in the transaction that starts it."""
+
+        def work(tx: Transaction) -> Decision:
+            verdict = self._admission.decide(
+                tx,
+                job,
+                may_queue=False,
+                companion=companion,
+                is_owed=is_owed,
+                companion_of=companion_of,
+            )
+            if isinstance(verdict.decision, Admit):
+                tx.put(replace(job, state=State.STARTING))
+            return verdict.decision
+
+        return await self._database.write(work)
+
+    async def reserved(self) -> Reservation:
+        """All that is promised."""
+        found = await self._database.read(self._admission.accounts)
+        return Reservation(**{name: account.reserved for name, account in found.items()})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def desk(database: Database, probe: ScriptedProbe) -> Desk:
+    """Decisions about jobs that come in pairs."""
+    return Desk(database, probe)
+
+
+class TestCompanion:
+    """Room for a job that will be asked for in a moment."""
+
+    async def test_both_must_fit(self, desk: Desk) -> None:
+        """A job that would fit alone is refused when its companion would not, and nothing stays."""
+        greedy = replace(COMPANION, reservation=Reservation(cores=1.5))
+
+        decision = await desk.ask(FILM, companion=greedy)
+
+        assert isinstance(decision, Refuse)
+        assert (decision.reason, decision.required) == (Reason.CANNOT_FIT, 2.5)
+        assert await desk.reserved() == Reservation()
+        assert await desk.ask(FILM) == Admit()
+
+    async def test_room_is_held(self, desk: Desk) -> None:
+        """Who comes in between does not get it; the companion does, and it is charged once."""
+        assert await desk.ask(FILM, companion=COMPANION) == Admit()
+        both = FILM.reservation + NEED + CAPTIONER
+        assert await desk.reserved() == both
+
+        other = await desk.ask(make_job(id="other", kind=RECORDING))
+        assert isinstance(other, Refuse)
+        assert other.reason is Reason.CPU_EXHAUSTED
+
+        assert await desk.ask(CAPTURE_JOB, companion_of="film") == Admit()
+        assert await desk.reserved() == both
+
+    async def test_decided_anew(self, desk: Desk, database: Database) -> None:
+        """A decision that could not be written is made again as if it had not been made."""
+        for _ in range(2):
+            assert await desk.ask(FILM, companion=COMPANION) == Admit()
+            await database.write(lambda tx: tx.delete("film"))
+
+        assert await desk.reserved() == NEED + CAPTIONER
+
+    async def test_only_its_own(self, desk: Desk) -> None:
+        """What is held with one job is not for the companion of another."""
+        assert await desk.ask(FILM, companion=COMPANION) == Admit()
+        large = replace(CAPTURE_JOB, reservation=Reservation(cores=0.75))
+
+        assert isinstance(await desk.ask(large, companion_of="another film"), Refuse)
+
+    async def test_freed_after_a_while(self, desk: Desk) -> None:
+        """A companion that does not come loses its room then, and not before."""
+        assert await desk.ask(FILM, companion=COMPANION) == Admit()
+        desk.seconds += HOLD_SECONDS - 0.001
+        assert await desk.reserved() == FILM.reservation + NEED + CAPTIONER
+        desk.seconds += 0.001
+        assert await desk.reserved() == FILM.reservation
+
+        assert await desk.ask(make_job(id="other", kind=RECORDING)) == Admit()
+
+    async def test_what_is_over_is_forgotten(self, desk: Desk) -> None:
+        """However many jobs lose their companions, only what still counts is remembered."""
+        for number in range(5):
+            film = replace(FILM, id=f"film{number}", reservation=Reservation(cores=0.1))
+            assert await desk.ask(film, companion=COMPANION) == Admit()
+            desk.seconds += HOLD_SECONDS
+
+        assert list(desk._admission._held) == ["film4"]
+
+    async def test_one_captioner(self, desk: Desk) -> None:
+        """A worker that serves several captures is charged once for all that go on."""
+        small = replace(COMPANION, reservation=Reservation(cores=0.1))
+        for name in ("one", "two"):
+            film = replace(FILM, id=name, reservation=Reservation(cores=0.1))
+            assert await desk.ask(film, companion=small) == Admit()
+            capture = replace(CAPTURE_JOB, id=f"{name}'s", reservation=small.reservation)
+            assert await desk.ask(capture, companion_of=name) == Admit()
+
+        assert (await desk.reserved()).memory_bytes == CAPTIONER.memory_bytes
+
+    async def test_without_captions(self, desk: Desk) -> None:
+        """A capture that shows none needs no captioner."""
+        mute = replace(COMPANION, spec=CaptureSpec(call=CALL))
+        assert await desk.ask(FILM, companion=mute) == Admit()
+
+        assert await desk.reserved() == FILM.reservation + NEED
+
+
+class TestOwed:
+    """A job that belongs to one that was accepted."""
+
+    async def test_beyond_room(self, desk: Desk) -> None:
+        """It is admitted without room, and the log tells of it."""
+        assert await desk.ask(replace(FILM, reservation=Reservation(cores=2.0))) == Admit()
+        assert isinstance(await desk.ask(CAPTURE_JOB), Refuse)
+        with capture_logs() as said:
+            assert await desk.ask(CAPTURE_JOB, is_owed=True) == Admit()
+
+        assert said == [
+            {
+                "event": "admitted_beyond_room",
+                "log_level": "warning",
+                "job_id": "capture",
+                "reason": Reason.CPU_EXHAUSTED,
+            }
+        ]
+
+    async def test_within_room(self, desk: Desk) -> None:
+        """Where there is room there is nothing to tell."""
+        with capture_logs() as said:
+            assert await desk.ask(CAPTURE_JOB, is_owed=True) == Admit()
+
+        assert said == []
+
+    async def test_begins_later(self, desk: Desk) -> None:
+        """What begins after a job that goes on waits for that, whatever the machine carries."""
+        assert await desk.ask(replace(FILM, reservation=Reservation(cores=2.0))) == Admit()
+        later = make_job(id="later", after_jobs=("gone", "film"))
+
+        assert await desk.ask(later, is_owed=True) == Queue(position=0, reason=None)

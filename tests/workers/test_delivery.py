@@ -211,7 +211,7 @@ class TestNames:
         """More files than a job can have are refused."""
         outcome = Outcome(artifacts=(TEXT_FILE,) * (module.MAX_FILES + 1))
 
-        assert "it names 65 files: 64 are allowed" in await refusal(
+        assert "it names 301 files: 300 are allowed" in await refusal(
             local.collect(outcome, RAW, nothing)
         )
         assert kept(directory) == {}

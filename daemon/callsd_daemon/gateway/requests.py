@@ -37,6 +37,10 @@ from callsd_transcript.formats import Compaction
 
 
 MAX_DURATION_SECONDS = 7 * 86400.0
+TRANSCRIBING_TIMES = 2
+"""So many times as long as its recording the plugin lets a transcription take, which is when the
+call is captured: room is held for that."""
+
 MAX_NUMBER = 10_000_000
 """Larger ones mean nothing, and would not fit into messages."""
 MAX_RUNNER_CHARACTERS = 256
@@ -288,30 +292,37 @@ def plain_transcription(model: str) -> TranscriptionSpec:
 def plain_capture(asked: Wanted, captions_model: str) -> JobRequest:
     """A capture as it will be asked for in a moment, as far as that is known."""
     captions = CaptionsSpec(model=captions_model) if captions_model else None
+    seconds = min(TRANSCRIBING_TIMES * asked.max_duration_seconds, MAX_DURATION_SECONDS)
     return JobRequest(
         kind=CAPTURE,
         spec=CaptureSpec(call=asked.call, captions=captions),
-        max_duration_seconds=asked.max_duration_seconds,
+        max_duration_seconds=seconds,
     )
 
 
 def capture_choices(wish: JobRequest, model: str) -> Iterator[JobRequest]:
-    """A capture as it is wanted, with another model for captions, and without captions."""
+    """A capture as it is wanted, with another model, without a language, and without captions."""
     yield wish
     assert isinstance(wish.spec, CaptureSpec)
-    if wish.spec.captions is None:
+    captions = wish.spec.captions
+    if captions is None:
         return
-    told = f"captions by {wish.spec.captions.model} cannot be had here, {model} makes them"
-    yield replace(
-        wish,
-        spec=replace(wish.spec, captions=CaptionsSpec(model=model)),
-        notices=(*wish.notices, Notice(code="INPUT_CHANGED", message=told)),
-    )
-    told = f"there are no captions: neither {wish.spec.captions.model} nor {model} is here"
-    yield replace(
-        wish,
-        spec=replace(wish.spec, captions=None),
-        notices=(*wish.notices, Notice(code="INPUT_CHANGED", message=told)),
+    told, is_same = list[str](), captions.model == model
+    if not is_same:
+        told.append(f"captions by {captions.model} cannot be had here, {model} makes them")
+        yield _told(wish, told, captions=replace(captions, model=model))
+    if captions.language:
+        told.append(f"{model} makes no captions in {captions.language}, what is spoken is detected")
+        yield _told(wish, told, captions=CaptionsSpec(model=model))
+    names = f"{model} cannot" if is_same else f"neither {captions.model} nor {model} can"
+    yield _told(wish, [f"there are no captions: {names} be used here"], captions=None)
+
+
+def _told(wish: JobRequest, told: Iterable[str], *, captions: CaptionsSpec | None) -> JobRequest:
+    assert isinstance(wish.spec, CaptureSpec)
+    notices = (Notice(code="INPUT_CHANGED", message=message) for message in told)
+    return replace(
+        wish, spec=replace(wish.spec, captions=captions), notices=(*wish.notices, *notices)
     )
 
 

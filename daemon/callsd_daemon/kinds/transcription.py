@@ -107,7 +107,11 @@ class Transcription(JobKind[TranscriptionSpec]):
         tracks = (
             tuple(resolved(track, after)) if track.capture else (track,) for track in spec.tracks
         )
-        spec = replace(spec, tracks=tuple(itertools.chain.from_iterable(tracks)))
+        found = tuple(itertools.chain.from_iterable(tracks))
+        if any(track.capture for track in spec.tracks) and not any(one.capture for one in found):
+            # Who spoke is not known in a recording: nobody is named.
+            spec = replace(spec, webvtt_omit_speaker=True)
+        spec = replace(spec, tracks=found)
         return TranscriptionAssignment(
             spec=spec,
             media=tuple(self._opener(track) for track in spec.tracks),
@@ -189,13 +193,22 @@ def resolved(track: Track, after: Mapping[str, Job]) -> Iterator[Track]:
     """The tracks that a capture has left: `path` is the name of its artifact.
 
     They are timed from the start of the recording's file, else from when the server said that it
-    began, else from the first sound. Without any, the recording's sound stands for them.
+    began, else from the first sound. If the call was heard to its end, and nobody has said
+    anything, there are none; if it was not, and there are none, the recording's sound stands for
+    them. Raises CallsdError when there is no recording either.
     """
     capture, recording = after.get(track.capture), after.get(track.recording)
     captured = capture.results.get(CAPTURE) if capture is not None else None
-    if not isinstance(captured, CaptureResult) or not captured.tracks:
-        if recording is not None and (capture is None or capture.failure is not None):
-            yield replace(track, capture="")
+    if not isinstance(captured, CaptureResult) or (captured.problem and not captured.tracks):
+        if recording is None:
+            raise CallsdError(
+                Reason.MEDIA_NOT_FOUND,
+                f"the job {track.capture} has captured nothing: there is no sound to transcribe",
+                metadata={"job": track.capture},
+            )
+        yield replace(track, capture="")
+        return
+    if not captured.tracks:
         return
     recorded = recording.results.get(RECORDING) if recording is not None else None
     zero = recorded.start_time if isinstance(recorded, RecordingResult) else None

@@ -68,11 +68,19 @@ class GatewayClient:
     """Whether it will ask for a transcription with each recording."""
 
 
+def _any_of(states: Iterable[State]) -> str:
+    return ", ".join(f"'{state}'" for state in sorted(states))
+
+
 _READY = f"""state = '{State.QUEUED}' AND (after_jobs = '[]' OR NOT EXISTS (
     SELECT 1 FROM json_each(jobs.after_jobs) AS id JOIN jobs AS first ON first.id = id.value
-    WHERE first.state NOT IN
-    ({", ".join(f"'{state}'" for state in sorted(FINAL_STATES))})))"""  # noqa: S608 - names of ours
+    WHERE first.state NOT IN ({_any_of(FINAL_STATES)})))"""  # noqa: S608 - names of ours
 """Jobs that wait for nothing but room; others begin after jobs that have not ended."""
+
+_NEEDING = f"""SELECT later.id, first.value AS needs
+    FROM jobs AS later, json_each(later.after_jobs) AS first WHERE later.after_jobs != '[]'
+    AND later.state IN ({_any_of(set(State) - FINAL_STATES)})"""  # noqa: S608 - names of ours
+"""Jobs that have not ended, each with a job whose files it needs."""
 
 
 class ReadTransaction:
@@ -179,13 +187,21 @@ class ReadTransaction:
         )
 
     def expired(self, now: datetime, limit: int) -> tuple[Job, ...]:
-        """Jobs whose time is up, and whose delivery is not pending."""
+        """Jobs whose time is up, whose delivery is not pending, and which no other job needs."""
         rows = self._connection.execute(
-            "SELECT body FROM jobs WHERE expire_time <= ? AND delivery != ? "
-            "ORDER BY expire_time LIMIT ?",
+            "SELECT body FROM jobs WHERE expire_time <= ? AND delivery != ? "  # noqa: S608
+            f"AND id NOT IN (SELECT needs FROM ({_NEEDING})) ORDER BY expire_time LIMIT ?",
             (now.timestamp(), DeliveryState.PENDING, limit),
         )
         return tuple(map(self._codec.decode, _bodies(rows)))
+
+    def needed_by(self, job_id: str) -> str:
+        """Id of a job that has not ended and needs the files of this one; empty: there is none."""
+        row = self._connection.execute(
+            f"SELECT id FROM ({_NEEDING}) WHERE needs = ? LIMIT 1",  # noqa: S608
+            (job_id,),
+        ).fetchone()
+        return "" if row is None else str(row[0])
 
     def unfinished(self) -> Iterator[Job]:
         """Jobs that have not ended."""

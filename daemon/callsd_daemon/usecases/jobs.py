@@ -137,7 +137,9 @@ class Jobs:
                 is_owed=request.is_owed,
                 companion_of=request.companion_of,
             )
-            if follower is not None and not isinstance(placed.verdict.decision, Refuse):
+            is_refused = isinstance(placed.verdict.decision, Refuse)
+            # One that is there was asked for alone: it is the same work, and goes on.
+            if follower is not None and not is_refused and tx.get(follower.id) is None:
                 assert request.followed_by is not None
                 # It waits for the job that was placed just now, and so is in the queue.
                 self._supervisor.place(
@@ -236,6 +238,13 @@ class Jobs:
                     f"what job {job_id} made is not delivered yet: `callsd jobs deliveries` says "
                     "why",
                     metadata={"state": job.state},
+                )
+            if needed_by := tx.needed_by(job_id):
+                raise CallsdError(
+                    Reason.JOB_STATE_CONFLICT,
+                    f"{job_name(needed_by)} takes its sound from job {job_id}, and has not ended: "
+                    "wait for it, or stop it first",
+                    metadata={"state": job.state, "job": job_name(needed_by)},
                 )
             tx.delete(job_id)
 

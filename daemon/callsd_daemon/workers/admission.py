@@ -64,10 +64,13 @@ class AdmissionController:
         kinds: Kinds,
         spent: Callable[[], Mapping[str, Spent]],
         awaited_bytes: Callable[[], int] = lambda: 0,
+        *,
+        now_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         """`spent` tells what our workers have taken, by name; it blocks for milliseconds.
 
         `awaited_bytes` tells of how much disk space is taken by what is on its way already.
+        `now_seconds` is a monotonic clock.
         """
         self.policy = policy
         self._kinds = kinds
@@ -80,8 +83,10 @@ class AdmissionController:
         self.uses: dict[str, Use] = {}
         """What workers take, by name, as of the latest sample. A worker that serves one job bears
         the job's."""
+        self._now_seconds = now_seconds
         self._held: dict[str, tuple[Reservation, float]] = {}
-        """Room for the companions of jobs, and until when by the monotonic clock."""
+        """Room for the companions of jobs, by the ids of these, and until when. Only `decide` about
+        a new job changes it: accounts are read on another thread of the store."""
 
     async def sample(self) -> None:
         """Sample the machine."""
@@ -103,7 +108,9 @@ class AdmissionController:
 
         That companion takes the room. One that is owed is admitted without, too.
         """
-        self._held.pop(companion_of, None)
+        # Its own, too: what was decided before may have been undone, and is decided anew.
+        for key in (companion_of, job.id):
+            self._held.pop(key, None)
         if _begins_later(tx, job):
             # Decided when it is its turn.
             return Verdict(decision=Queue(position=0, reason=None), snapshot=self._snapshot(tx))
@@ -120,7 +127,7 @@ class AdmissionController:
         request = replace(request, reservation=request.reservation + room)
         decision = decide(snapshot, request, self.policy)
         if companion is not None and isinstance(decision, Admit):
-            self._held[job.id] = (room, time.monotonic() + HOLD_SECONDS)
+            self._hold(job.id, room)
         if is_owed and isinstance(decision, Refuse):
             log.warning("admitted_beyond_room", job_id=job.id, reason=decision.reason)
             decision = Admit()
@@ -143,11 +150,16 @@ class AdmissionController:
         disk = self.accounts(tx)["disk_bytes"]
         return int(disk.headroom + disk.reserved)
 
+    def _hold(self, job_id: str, room: Reservation) -> None:
+        now = self._now_seconds()
+        for key in [key for key, (_room, until) in self._held.items() if until <= now]:
+            del self._held[key]
+        self._held[job_id] = (room, now + HOLD_SECONDS)
+
     def _snapshot(self, tx: ReadTransaction) -> Snapshot:
-        now = time.monotonic()
-        self._held = {key: held for key, held in self._held.items() if held[1] > now}
+        now, held = self._now_seconds(), tuple(self._held.values())
         reserved = sum(self._shared_workers(tx).values(), tx.reserved())
-        reserved = sum((room for room, _until in self._held.values()), reserved)
+        reserved = sum((room for room, until in held if until > now), reserved)
         free = max(self.host.disk_free_bytes - self._awaited_bytes(), 0)
         return Snapshot(
             host=replace(self.host, disk_free_bytes=free),

@@ -85,8 +85,11 @@ def transcribe(session: Session, inputs: Inputs) -> None:
         content = write().encode()
         artifacts.append(write_artifact(directory, f"transcript.{suffix}", media_type, content))
     call_seconds = max(
-        track.start_offset_seconds + found.duration_seconds
-        for track, found in zip(work.tracks, transcript.tracks, strict=True)
+        (
+            track.start_offset_seconds + found.duration_seconds
+            for track, found in zip(work.tracks, transcript.tracks, strict=True)
+        ),
+        default=0.0,
     )
     write_outcome(
         directory,

@@ -58,7 +58,8 @@ def transcribe(
 ) -> Transcript:
     """Transcribe a call: one track per speaker, all on one clock.
 
-    A track that cannot be used is reported in its TrackResult; the others are transcribed.
+    A track that cannot be used is reported in its TrackResult; the others are transcribed. Of a
+    call without tracks, in which nobody has switched a microphone on, the transcript is empty.
 
     Raises:
         SpeechError: INPUT_INVALID (no usable track), MODEL_INVALID, MODEL_MISSING,
@@ -66,6 +67,8 @@ def transcribe(
     """
     meter = Meter(on_progress, should_stop)
     meter.enter("loading")
+    if not tracks:
+        return _transcript([], "", [])
     threads, notices = clamp_threads(settings.threads)
     states = open_tracks(tracks, meter)
     recogniser = _Recogniser(settings, states, threads=threads, meter=meter)

@@ -46,8 +46,6 @@ def open_tracks(tracks: Sequence[Track], meter: Meter) -> list[TrackState]:
 
     Raises SpeechError INPUT_INVALID if none is usable.
     """
-    if not tracks:
-        raise SpeechError(SpeechReason.INPUT_INVALID, "no tracks given; name at least one file")
     states = [
         TrackState(track=track, speaker=speaker_key(track, number))
         for number, track in enumerate(tracks)

@@ -27,7 +27,7 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CT2
 PROGRAM = os.environ.get("CALLSD_WORKER_PROGRAM", "")
 """A Python file to run as the worker; only for tests of workers that misbehave."""
 
-BOUNDED_ROLES = (Role.TRANSCRIBER, Role.CAPTIONER)
+BOUNDED_ROLES = (Role.TRANSCRIBER, Role.CAPTIONER, Role.CAPTURER)
 """Roles whose memory is limited. A browser's processes each reserve gigabytes of address space that
 they never use, and the limit holds for each process."""
 

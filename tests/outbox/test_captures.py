@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the plugin is told of a capture, and that nothing of it is published but its transcript."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from callsd.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_SUCCEEDED, Job, StopJobRequest
+from callsd_daemon.domain.capture import CAPTURE, CAPTURING_PHASE, CaptureResult
+from callsd_daemon.domain.delivery import Delivery
+from callsd_daemon.domain.errors import Reason
+from callsd_daemon.domain.jobs import Artifact, Failure, Progress, State
+from callsd_daemon.mattermost.work import Work, failure, files, has_begun
+from tests.helpers.jobs import CALL, make_job
+from tests.helpers.waiting import eventually
+from tests.mattermost.state import Call
+from tests.mattermost.threads import TRANSCRIPTION_POST
+from tests.outbox.fixtures import StartWorld
+from tests.outbox.world import World, name_of, transcript_of
+
+
+@pytest.fixture
+async def world(start_world: StartWorld) -> World:
+    """A plugin that wants each recording transcribed."""
+    world = await start_world(live_captions=False)
+    await world.activate(transcriptions=True)
+    return world
+
+
+async def begin(
+    world: World, capturer: str, transcriber: str = "read media/0; transcribe 2"
+) -> Call:
+    """A call that is recorded, with these scripts of the other workers."""
+    for name, script in (("capturer", capturer), ("transcriber", transcriber)):
+        (world.daemon.root / "tmp" / name).write_text(script)
+    call = await world.begin("film 0.1")
+    await world.server.until(lambda: call.recording.start_at, "the recording has begun")
+    return call
+
+
+async def ended(world: World, name: str) -> Job:
+    """A job of the daemon's, once it has ended."""
+    return await world.asked(lambda: world.daemon.wait(world.daemon.api(), name))
+
+
+class TestStart:
+    """`started`."""
+
+    async def test_told_when_it_is_in_the_call(self, world: World) -> None:
+        """The plugin hears of it once, when somebody who speaks would be heard."""
+        call = await begin(world, "say joining; until joined; capture 1")
+        name = name_of(call.transcription)
+        await world.asked(
+            lambda: eventually(
+                lambda: world.daemon.job(world.daemon.api(), name).progress.phase == "joining",
+                "it is joining",
+            )
+        )
+        assert call.transcription.start_at == 0
+        (world.daemon.root / "tmp" / "joined").touch()
+        await world.server.until(lambda: call.transcription.start_at, "`started` has been told")
+        await world.stop(call)
+        await world.both_published(call)
+
+        assert world.asks("POST", "/status") == 2  # once for the recording
+
+    async def test_nothing_but_the_transcript(self, world: World) -> None:
+        """Speakers' files stay here: the thread gets the film, the subtitles and the text."""
+        call = await begin(world, "capture 3")
+        await world.server.until(lambda: call.transcription.start_at, "`started` has been told")
+        await world.stop(call)
+        await world.both_published(call)
+        await world.job_delivered(name_of(call.transcription))
+        capture = await ended(world, name_of(call.transcription))
+
+        assert [Path(one.name).name for one in capture.artifacts] == ["0.ogg", "1.ogg", "2.ogg"]
+        suffixes = {file.name.rpartition(".")[2] for file in world.server.state.files.values()}
+        assert suffixes == {"mp4", "vtt", "txt"}
+
+
+class TestFailure:
+    """`failed`."""
+
+    @pytest.mark.parametrize(
+        ("script", "state", "told"),
+        [
+            ("until go; fail CALL_UNAVAILABLE", JOB_STATE_FAILED, "as the script says"),
+            ("until go; capture 1 it was lost", JOB_STATE_SUCCEEDED, "it was lost"),
+        ],
+        ids=["never in the call", "cut short"],
+    )
+    async def test_told(self, world: World, script: str, state: int, told: str) -> None:
+        """The plugin hears why, and still gets a transcript of what there is."""
+        call = await begin(world, script)
+        (world.daemon.root / "tmp" / "go").touch()
+        await world.server.until(lambda: call.transcription.err, "`failed` has been told")
+        capture = await ended(world, name_of(call.transcription))
+        assert capture.state == state
+        assert call.transcription.err == told
+        await world.stop(call)
+        await world.both_published(call)
+
+    async def test_stopped_too_early(self, world: World) -> None:
+        """Nor does it wait for one that somebody has stopped before it was in the call."""
+        call = await begin(world, "say joining; until joined; capture 1")
+        api = world.daemon.api()
+        name = name_of(call.transcription)
+        await world.asked(lambda: api(api.jobs.StopJob, StopJobRequest(name=name)))
+        await world.server.until(lambda: call.transcription.err, "`failed` has been told")
+        assert call.transcription.err == "it was stopped before it had begun"
+        await world.stop(call)
+        await world.both_published(call)
+
+    async def test_of_the_transcription(self, world: World) -> None:
+        """A transcription that has failed is told of while the plugin waits for it."""
+        call = await begin(world, "capture 1", "fail INPUT_INVALID")
+        await world.server.until(lambda: call.transcription.start_at, "`started` has been told")
+        await world.stop(call)
+        await world.server.until(lambda: call.transcription.err, "`failed` has been told")
+        assert call.transcription.err == "as the script says"
+        await world.job_delivered(transcript_of(call))
+        await world.published(call)
+
+
+async def test_recording_cannot_be_posted(start_world: StartWorld) -> None:
+    """A transcript waits for its recording's post, but not for ever."""
+    world = await start_world(
+        live_captions=False,
+        constants={
+            "callsd_daemon.mattermost.courier.RECORDING_SECONDS": 2.0,
+            "callsd_daemon.mattermost.courier.IDLE_SECONDS": 0.2,
+        },
+    )
+    await world.activate(transcriptions=True)
+    world.server.faults.plugin_disabled.always(path="/recordings")
+    call = await begin(world, "capture 1")
+    await world.stop(call)
+    job = await ended(world, transcript_of(call))
+    await world.job_delivered(transcript_of(call))
+
+    (transcript,) = world.server.thread(call)
+    assert transcript.type == TRANSCRIPTION_POST
+    assert not job.HasField("failure")
+    world.server.faults.reset()
+    await world.delivered(call)
+    assert len(world.server.thread(call)) == 2
+
+
+class TestWork:
+    """What is told of a capture as the store has it."""
+
+    JOB = make_job(kind=CAPTURE, state=State.RUNNING, delivery=Delivery(call=CALL))
+
+    @pytest.mark.parametrize(
+        ("phase", "is_told"), [("starting", False), ("joining", False), (CAPTURING_PHASE, True)]
+    )
+    def test_has_begun(self, phase: str, *, is_told: bool) -> None:
+        """It has begun when its worker says that it captures."""
+        job = replace(self.JOB, progress=Progress(phase=phase))
+        assert job.delivery is not None
+        work = Work(job=job, delivery=job.delivery, token="", newer_token="", recording=None)
+        assert has_begun(work) is is_told
+
+    def test_files(self) -> None:
+        """However its artifacts are called, none is published."""
+        names = ("1.ogg", "transcript.vtt", "transcript.txt", "recording.mp4")
+        artifacts = tuple(
+            Artifact(file_name=name, media_type="", size_bytes=1, sha256="") for name in names
+        )
+        assert files(replace(self.JOB, artifacts=artifacts)) == []
+
+    @pytest.mark.parametrize(
+        ("result", "reason", "told"),
+        [
+            (CaptureResult(), "", ""),
+            (CaptureResult(problem="lost"), "", "lost"),
+            (None, "never there", "never there"),
+            (None, "", ""),
+        ],
+        ids=["to its end", "cut short", "failed", "stopped"],
+    )
+    def test_failure(self, result: CaptureResult | None, reason: str, told: str) -> None:
+        """Why it ended before the call did, be it in the call or not."""
+        failed = Failure(reason=Reason.CALL_UNAVAILABLE, message=reason) if reason else None
+        results = {} if result is None else {CAPTURE: result}
+        assert failure(replace(self.JOB, results=results, failure=failed)) == told
