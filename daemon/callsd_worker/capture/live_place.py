@@ -6,8 +6,9 @@ Good enough for captions; the files are placed with what is known after the call
 
 from dataclasses import dataclass
 
+from callsd_ipc.opus import OPUS_RATE_HZ
 from callsd_worker.capture.call import Packet
-from callsd_worker.media.opus_packet import OPUS_RATE_HZ, packet_samples
+from callsd_worker.media.opus_packet import packet_samples
 
 
 CAPTION_RATE_HZ = 16_000

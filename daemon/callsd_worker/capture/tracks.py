@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from callsd_ipc.opus import OPUS_RATE_HZ
 from callsd_worker.capture.call import Speaker
 from callsd_worker.capture.log_reader import Damage, read
 from callsd_worker.capture.ogg import OggOpusWriter
 from callsd_worker.capture.packet_log import Record, RecordingStart, TrackInfo, file_name, numbers
 from callsd_worker.capture.timeline import PlacedPacket, place
-from callsd_worker.media.opus_packet import OPUS_RATE_HZ
 
 
 log = logging.getLogger(__name__)
