@@ -249,6 +249,31 @@ class TestOutcome:
 
         assert not (worker.directory / OUTCOME).exists()
 
+    def test_a_bug(self, worker: Worker, plays: Callable[[Script], None]) -> None:
+        """What was captured before a mistake of ours is kept, and it is told."""
+
+        async def script(client: Client) -> Ending:
+            speak(client.listener, "t1", ADA, START)
+            raise ExceptionGroup("the client", [ValueError("a bug")])
+
+        plays(script)
+        outcome = worker.capture()
+
+        assert outcome.failure_reason == ""
+        assert len(outcome.capture.tracks) == 1
+        assert "a bug in callsd" in outcome.capture.problem
+
+    def test_a_bug_before_any_sound(self, worker: Worker, plays: Callable[[Script], None]) -> None:
+        """Without any sound such a mistake is the failure of the job."""
+
+        async def script(client: Client) -> Ending:
+            raise ValueError("a bug")
+
+        plays(script)
+        with pytest.raises(ValueError, match="a bug"):
+            worker.capture()
+        assert not (worker.directory / OUTCOME).exists()
+
 
 class TestEnd:
     """Who else can end a capture."""

@@ -384,6 +384,7 @@ class TestOutcomes:
                     segment_count=2,
                     gap_seconds=1.5,
                     cut_short=True,
+                    start_ms=1_767_225_600_250,
                 ),
                 cpu_seconds=30.0,
                 wall_seconds=60.0,
@@ -410,6 +411,7 @@ class TestOutcomes:
                     segment_count=2,
                     gap_seconds=1.5,
                     is_cut_short=True,
+                    start_time=datetime(2026, 1, 1, 0, 0, 0, 250_000, UTC),
                 )
             },
             usage=Usage(cpu_seconds=30.0, wall_seconds=60.0),

@@ -14,7 +14,7 @@ import grpc
 
 from callsd_ipc.names import ARTIFACTS, PIECES
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
-from callsd_worker.capture.call import End, Ending
+from callsd_worker.capture.call import End, Ending, JoinError
 from callsd_worker.capture.caption_text import Words
 from callsd_worker.capture.capturing import Captioner, Capture, Heard, Shortfall, Sound
 from callsd_worker.capture.publisher import Metric
@@ -41,16 +41,25 @@ CaptionCall = grpc.aio.StreamStreamCall[
 def capture(session: Session, bootstrap: worker_pb2.Bootstrap) -> None:
     """Capture the call of the session's assignment, and write its outcome.
 
-    Raises JoinError when the call could not be joined.
+    Raises JoinError when the call could not be joined, and what ended a capture without any sound.
     """
     assert session.assignment is not None
     began = time.monotonic()
-    problem, count = asyncio.run(_capture(session, bootstrap, session.assignment.capture))
+    failure: Exception | None = None
+    try:
+        problem, count = asyncio.run(_capture(session, bootstrap, session.assignment.capture))
+    except JoinError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what was captured must not be lost with it
+        failure, (_, problem), count = error, failure_of(error), 0
     session.report(worker_pb2.Status(phase="finishing"))
+    tracks = _tracks(session.directory)
+    if failure is not None and not tracks:
+        raise failure
     _finish(
         session.directory,
         session.generation,
-        _tracks(session.directory),
+        tracks,
         problem=problem,
         caption_count=count,
         wall_seconds=time.monotonic() - began,
