@@ -26,3 +26,9 @@ PIECES = "pieces"
 
 JOB_VARIABLE = "CALLSD_JOB"
 """Environment variable with the tag of a worker, inherited by every process of its job."""
+
+PLUGIN = "com.mattermost.calls"
+"""Identifier of Mattermost's Calls plugin."""
+
+PLUGIN_PATH = f"/plugins/{PLUGIN}"
+"""Where it is below a site's address."""

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from callsd_worker.mattermost import data_channel, events, rtp
 from callsd_worker.mattermost.data_channel import Description
 from callsd_worker.mattermost.ice_servers import ice_servers
-from callsd_worker.mattermost.pace import BURST, Pace
 from callsd_worker.mattermost.rest import MAX_ANSWER_BYTES, Rest, RestError, ServerClock
 from callsd_worker.mattermost.settings import Call, steady_clock
 from callsd_worker.mattermost.start_time import StartTime
@@ -129,13 +128,6 @@ def test_leaves_out_malformed_ice_servers() -> None:
         (["turn:two.example:1"], "u", None),
     ]
     assert ice_servers(None) == []
-
-
-def test_paces_captions() -> None:
-    """No more than a burst at once."""
-    pace = Pace()
-    sent = sum(pace.may_send() for _ in range(500))
-    assert BURST <= sent <= BURST + 10
 
 
 class TestClocks:

@@ -8,7 +8,8 @@ from av.error import FFmpegError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from callsd_worker.media.opus_packet import claimed_samples, is_stereo, packet_samples
+from callsd_ipc.opus import claimed_samples
+from callsd_worker.media.opus_packet import is_stereo, packet_samples
 
 from .sound import clicks, encoded
 
@@ -61,3 +62,33 @@ def test_no_packet() -> None:
     assert packet_samples(b"") == claimed_samples(b"") == 0
     assert packet_samples(b"\xf8" + bytes(1276)) == 0
     assert claimed_samples(clicks(1)[0]) == 960
+
+
+class TestClaimed:
+    """Packets as RFC 6716 lays them out: five bits of configuration, one stereo, two of code."""
+
+    @pytest.mark.parametrize(
+        ("configuration", "milliseconds"),
+        [(0, 10), (1, 20), (2, 40), (3, 60), (11, 60), (12, 10), (15, 20), (16, 2.5), (31, 20)],
+    )
+    def test_one_frame(self, configuration: int, milliseconds: float) -> None:
+        """A packet of one frame lasts as long as its configuration says."""
+        assert claimed_samples(bytes([configuration << 3, 1, 2])) == milliseconds * 48
+
+    @pytest.mark.parametrize("code", [1, 2])
+    def test_two_frames(self, code: int) -> None:
+        """Codes 1 and 2 stand for two frames, of equal or of different size."""
+        assert claimed_samples(bytes([1 << 3 | code, 0])) == 2 * 20 * 48
+
+    def test_many_frames(self) -> None:
+        """Code 3 has the number of frames in the second byte, below two flags."""
+        assert claimed_samples(bytes([1 << 3 | 3, 0xC0 | 6])) == 6 * 20 * 48
+
+    @pytest.mark.parametrize(
+        "packet",
+        [b"", bytes([3]), bytes([1 << 3 | 3, 0]), bytes([1 << 3 | 3, 7])],
+        ids=["empty", "without its count", "no frames", "140 ms"],
+    )
+    def test_no_packet(self, packet: bytes) -> None:
+        """What cannot be an Opus packet is none, and its length is not guessed at."""
+        assert claimed_samples(packet) == 0

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from callsd_worker.capture.log_reader import Damage, read
 from callsd_worker.capture.packet_log import (
     MAX_PAYLOAD_BYTES,
     MAX_TRACKS,
+    MAX_WAITING_BYTES,
     Mark,
     PacketLogs,
     Record,
@@ -410,6 +412,65 @@ class TestFullDisk:
             logs.flush()
 
         assert logs.lost_packets == 10_000
+
+
+class TestBesides:
+    """Packets come while another thread writes."""
+
+    def test_none_is_lost(self, logs: PacketLogs, path: Path) -> None:
+        """Whatever comes while is written is written next, in order, and once."""
+        done, problems = threading.Event(), list[BaseException]()
+
+        def flush() -> None:
+            try:
+                while not done.is_set():
+                    logs.flush()
+            except BaseException as problem:  # noqa: BLE001 - told by the test
+                problems.append(problem)
+
+        writer = threading.Thread(target=flush)
+        writer.start()
+        for number in range(20_000):
+            logs.packet(TRACK, packet(number))
+            if number % 100 == 0:
+                logs.track(f"track {number}", ADA)
+        done.set()
+        writer.join(30)
+        logs.close()
+
+        assert not problems
+        sound = [one for one in records(path) if isinstance(one, Packet)]
+        assert sound == [packet(number) for number in range(20_000)]
+        assert (logs.lost_packets, logs.refused_packets) == (0, 0)
+
+    def test_a_disk_that_hangs(
+        self, logs: PacketLogs, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Packets do not wait for it; what gathers is bounded, and what is beyond is counted."""
+        write, entered, release = os.write, threading.Event(), threading.Event()
+
+        def hanging(descriptor: int, data: bytes) -> int:
+            entered.set()
+            assert release.wait(30)
+            return write(descriptor, data)
+
+        monkeypatch.setattr(os, "write", hanging)
+        writer = threading.Thread(target=logs.flush)
+        writer.start()
+        assert entered.wait(30)
+        for number in range(10_000):
+            logs.packet(TRACK, packet(number, bytes(100)))
+        refused = logs.refused_packets
+        release.set()
+        writer.join(30)
+        logs.flush()
+        logs.packet(TRACK, packet(10_000))
+        logs.close()
+
+        kept = [one for one in records(path) if isinstance(one, Packet)]
+        assert MAX_WAITING_BYTES / 150 < len(kept) < MAX_WAITING_BYTES / 100
+        assert len(kept) + refused == 10_001
+        assert kept[-1] == packet(10_000)
 
 
 def test_cost(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Waiting for something that happens elsewhere."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -23,4 +24,13 @@ def eventually(
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         time.sleep(every_seconds)
+    return found
+
+
+async def until(condition: Callable[[], T], what: str, *, seconds: float = 30.0) -> T:
+    """The same as `eventually`, for conditions that the event loop brings about."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        await asyncio.sleep(POLL_SECONDS)
     return found

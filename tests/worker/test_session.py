@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a worker does to have the daemon know: its log, its outcome, and what it holds on to."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -15,14 +16,22 @@ import callsd_ipc
 import callsd_worker
 from callsd_ipc.names import ARTIFACTS, MAX_OUTCOME_BYTES, OUTCOME
 from callsd_ipc.v1 import worker_pb2
-from callsd_worker.session.bootstrap import hello, is_captioner, is_recorder, read_bootstrap
+from callsd_worker.capture.call import JoinError
+from callsd_worker.session.bootstrap import (
+    hello,
+    is_captioner,
+    is_capturer,
+    is_recorder,
+    read_bootstrap,
+)
 from callsd_worker.session.client import (
     LOG_CHUNK_BYTES,
     MAX_LOG_BACKLOG_BYTES,
     LogTail,
     Session,
 )
-from callsd_worker.session.inputs import Inputs
+from callsd_worker.session.failures import failure_of
+from callsd_worker.session.inputs import InputError, Inputs, RefusedInputError
 from callsd_worker.session.outcome import (
     artifact_of,
     has_outcome,
@@ -53,6 +62,12 @@ class TestBootstrap:
             job_id="job", generation=3, token="secret", protocol_version=2, is_assigned=True
         )
 
+    def test_capturer(self) -> None:
+        """Who is to capture a call is no recorder."""
+        told = worker_pb2.Bootstrap(role=worker_pb2.ROLE_CAPTURER)
+
+        assert (is_capturer(told), is_recorder(told), is_captioner(told)) == (True, False, False)
+
     @pytest.mark.parametrize(
         "data",
         [
@@ -66,6 +81,25 @@ class TestBootstrap:
     def test_none(self, data: bytes) -> None:
         """What is no bootstrap of this release is none."""
         assert read_bootstrap(data) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (JoinError("the call was not joined within 45 s"), "CALL_UNAVAILABLE"),
+        (InputError("it is gone"), "MEDIA_NOT_FOUND"),
+        (RefusedInputError("it is gone"), "MEDIA_NOT_FOUND"),
+        (OSError(errno.ENOSPC, "No space left on device"), "DISK_FULL"),
+        (ValueError("a bug"), "INTERNAL"),
+    ],
+    ids=repr,
+)
+def test_failures(error: Exception, reason: str) -> None:
+    """What ended the work is told by a reason of the list, and in words."""
+    found, message = failure_of(error)
+
+    assert found == reason
+    assert message
 
 
 class TestLogTail:

@@ -3,12 +3,17 @@
 
 import os
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from callsd_daemon.domain.captions import CaptionsSpec
+from callsd_daemon.domain.capture import CAPTURE, CapturedTrack, CaptureResult, CaptureSpec
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Artifact, Failure, Notice, Outcome, Progress, Usage
+from callsd_daemon.domain.mattermost import MattermostCall, SiteSecrets
 from callsd_daemon.domain.recording import (
     PROFILES,
     RECORDING,
@@ -28,6 +33,7 @@ from callsd_daemon.domain.transcription import (
     TranscriptionSpec,
 )
 from callsd_daemon.kinds import ModelFile, Role
+from callsd_daemon.kinds.capture import CaptureAssignment
 from callsd_daemon.kinds.recording import RecordingAssignment
 from callsd_daemon.kinds.transcription import TranscriptionAssignment
 from callsd_daemon.workers.session import messages
@@ -231,6 +237,39 @@ class TestAssignments:
         """A recorder may read no file of the daemon's."""
         assert page().files == {}
 
+    @pytest.mark.parametrize("captions", [None, CaptionsSpec(model="base")], ids=repr)
+    def test_capture(self, captions: CaptionsSpec | None) -> None:
+        """Everything that a call is captured by reaches the worker; the captioner is ours."""
+        call = MattermostCall(site_url="https://mm.example", call_id="c", post_id="p", job_id="j")
+        slot = CaptureAssignment(
+            spec=CaptureSpec(call=call, captions=captions),
+            secrets=SiteSecrets(token="the-token"),
+            max_seconds=90.0,
+            min_free_bytes=2**40,
+            certificates=b"PEM",
+        )
+
+        told = messages.assignment(slot)
+
+        assert told == worker_pb2.Assignment(
+            capture=worker_pb2.CaptureWork(
+                site_url="https://mm.example",
+                call_id="c",
+                job_id="j",
+                token="the-token",
+                certificates=b"PEM",
+                captions=captions is not None,
+                max_seconds=90.0,
+                min_free_bytes=2**40,
+            )
+        )
+        assert slot.files == {}
+        assert "the-token" not in repr(slot)
+        unset = {field.name for field in worker_pb2.CaptureWork.DESCRIPTOR.fields} - {
+            field.name for field, _ in told.capture.ListFields()
+        }
+        assert unset == (set() if captions else {"captions"})
+
 
 class TestProgress:
     """How far a worker says that it is."""
@@ -345,6 +384,7 @@ class TestOutcomes:
                     segment_count=2,
                     gap_seconds=1.5,
                     cut_short=True,
+                    start_ms=1_767_225_600_250,
                 ),
                 cpu_seconds=30.0,
                 wall_seconds=60.0,
@@ -371,6 +411,7 @@ class TestOutcomes:
                     segment_count=2,
                     gap_seconds=1.5,
                     is_cut_short=True,
+                    start_time=datetime(2026, 1, 1, 0, 0, 0, 250_000, UTC),
                 )
             },
             usage=Usage(cpu_seconds=30.0, wall_seconds=60.0),
@@ -402,6 +443,121 @@ class TestOutcomes:
             )
 
             assert read == Outcome(failure=Failure(reason=reason, message="so it is"))
+
+    def captured(
+        self, directory: Path, *tracks: worker_pb2.CapturedTrack, **result: Any
+    ) -> CaptureResult:
+        """What is read of a capture that has left the files `a.ogg` and `b.ogg`."""
+        read = self.left(
+            directory,
+            worker_pb2.Outcome(
+                artifacts=[worker_pb2.ArtifactFile(file_name=name) for name in ("a.ogg", "b.ogg")],
+                capture=worker_pb2.CaptureOutcome(tracks=tracks, **result),
+            ),
+        )
+        assert read is not None
+        found = read.results[CAPTURE]
+        assert isinstance(found, CaptureResult)
+        return found
+
+    def test_capture(self, directory: Path) -> None:
+        """A capture's outcome tells whose the files are, and when each of them begins."""
+        found = self.captured(
+            directory,
+            worker_pb2.CapturedTrack(
+                file_name="a.ogg",
+                speaker="Ada",
+                speaker_id="u1",
+                start_ms=1_700_000_000_250,
+                duration_seconds=61.5,
+            ),
+            recording_start_ms=1_700_000_000_000,
+            caption_count=7,
+            problem="the connection broke",
+        )
+
+        start = datetime.fromtimestamp(1_700_000_000, UTC)
+        assert found == CaptureResult(
+            tracks=(
+                CapturedTrack(
+                    file_name="a.ogg",
+                    speaker="Ada",
+                    speaker_id="u1",
+                    start_time=start.replace(microsecond=250_000),
+                    duration_seconds=61.5,
+                ),
+            ),
+            recording_start_time=start,
+            caption_count=7,
+            problem="the connection broke",
+        )
+
+    @pytest.mark.parametrize(
+        "name", ["", "c.ogg", "../a.ogg", "/etc/passwd", "A.OGG", "a.ogg\0", "a" * 1000 + ".ogg"]
+    )
+    def test_a_track_without_its_file(self, directory: Path, name: str) -> None:
+        """A track whose file is not among the artifacts is none: nothing else is ever opened."""
+        tracks = [
+            worker_pb2.CapturedTrack(file_name=one, start_ms=1) for one in ("a.ogg", name, "a.ogg")
+        ]
+
+        assert [one.file_name for one in self.captured(directory, *tracks).tracks] == ["a.ogg"]
+
+    @pytest.mark.parametrize("milliseconds", [0, -1, 2**62, -(2**62)])
+    def test_impossible_times(self, directory: Path, milliseconds: int) -> None:
+        """A track that began at no time cannot be placed; a start of the recording is unknown."""
+        found = self.captured(
+            directory,
+            worker_pb2.CapturedTrack(file_name="a.ogg", start_ms=milliseconds),
+            worker_pb2.CapturedTrack(file_name="b.ogg", start_ms=1),
+            recording_start_ms=milliseconds,
+        )
+
+        assert [one.file_name for one in found.tracks] == ["b.ogg"]
+        assert found.recording_start_time is None
+
+    @pytest.mark.parametrize(
+        ("told", "kept"),
+        [(NAN, 0.0), (INFINITY, 0.0), (-1.0, 0.0), (-1e300, 0.0), (1e300, messages.MAX_NUMBER)],
+    )
+    def test_impossible_lengths(self, directory: Path, told: float, kept: float) -> None:
+        """No length is negative, nor larger than what a job can keep; nor are numbers."""
+        found = self.captured(
+            directory,
+            worker_pb2.CapturedTrack(file_name="a.ogg", start_ms=1, duration_seconds=told),
+            caption_count=-5,
+        )
+
+        assert [one.duration_seconds for one in found.tracks] == [kept]
+        assert (found.media_seconds, found.caption_count) == (kept, 0)
+
+    def test_much_of_a_capture(self, directory: Path) -> None:
+        """Names and texts are cut, and tracks beyond the limit left out."""
+        read = self.left(
+            directory,
+            worker_pb2.Outcome(
+                artifacts=[worker_pb2.ArtifactFile(file_name=f"{n}.ogg") for n in range(300)],
+                capture=worker_pb2.CaptureOutcome(
+                    tracks=[
+                        worker_pb2.CapturedTrack(
+                            file_name=f"{n}.ogg",
+                            speaker="s" * 999,
+                            speaker_id="i" * 999,
+                            start_ms=1,
+                        )
+                        for n in range(300)
+                    ],
+                    problem="p" * 9999,
+                ),
+            ),
+        )
+
+        assert read is not None
+        found = read.results[CAPTURE]
+        assert isinstance(found, CaptureResult)
+        assert len(found.tracks) == messages.MAX_TRACKS
+        assert {(len(one.speaker), len(one.speaker_id)) for one in found.tracks} == {(200, 200)}
+        assert len(found.problem) == messages.MAX_TEXT
 
     def test_of_another_attempt(self, directory: Path) -> None:
         """What an earlier attempt has left is no outcome of this one."""

@@ -15,7 +15,7 @@ from callsd_ipc.names import OUTCOME
 from callsd_ipc.v1 import worker_pb2
 from callsd_worker.session import client, inputs
 from callsd_worker.session.client import Session
-from callsd_worker.session.inputs import InputError, Inputs
+from callsd_worker.session.inputs import InputError, Inputs, RefusedInputError
 from callsd_worker.session.outcome import write_artifact, write_outcome
 from callsd_worker.speech.errors import SpeechError
 from tests.helpers.waiting import eventually
@@ -107,8 +107,14 @@ class TestInputs:
     @pytest.mark.parametrize("name", ["media/7", "../media/0"])
     async def test_refused(self, server: WorkerServer, found: Inputs, name: str) -> None:
         """What the daemon does not hand over is not asked for again."""
-        with pytest.raises(InputError, match="no such file for this worker"):
+        with pytest.raises(RefusedInputError, match=r"^no such file for this worker$"):
             await asyncio.wait_for(asyncio.to_thread(found.open, name), WAIT_SECONDS)
+
+    async def test_gone(self, server: WorkerServer, found: Inputs, media: Path) -> None:
+        """A file that is not there any more is refused as such."""
+        media.unlink()
+        with pytest.raises(RefusedInputError, match="No such file"):
+            await asyncio.wait_for(asyncio.to_thread(found.open, "media/0"), WAIT_SECONDS)
 
     async def test_daemon_is_away(
         self, found: Inputs, runtime: Path, pool: FilePool, slot: WorkerSlot
@@ -128,8 +134,9 @@ class TestInputs:
     async def test_away_for_good(self, found: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nobody waits for ever."""
         monkeypatch.setattr(inputs, "PATIENCE_SECONDS", 0.05)
-        with pytest.raises(InputError):
+        with pytest.raises(InputError) as problem:
             await asyncio.to_thread(found.open, "media/0")
+        assert not isinstance(problem.value, RefusedInputError)
 
 
 class TestSession:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live captions: spec, result, what a captioner reports, and the length of encoded audio."""
+"""Live captions: spec, result, and what a captioner reports."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,11 +12,6 @@ CAPTIONS = "captions"
 
 SAMPLE_RATE_HZ = 16_000
 """All positions are samples at this rate, from the start of the call."""
-
-_CELT_ONLY = 16
-_HYBRID = 12
-_SILK_FRAME_MILLISECONDS = (10, 20, 40, 60)
-_MAX_PACKET_MILLISECONDS = 120.0
 
 
 class Encoding(StrEnum):
@@ -88,29 +83,3 @@ class TrackUpdate:
     is_drained: bool = False
     """All audio before the last EndSpeech is processed."""
     skipped_samples: int = 0
-
-
-def opus_samples(packet: bytes) -> int:
-    """Length of an Opus packet, by its first two bytes. Source: RFC 6716, section 3.1.
-
-    Raises ValueError when it is no such packet.
-    """
-    if not packet:
-        raise ValueError("an Opus packet has at least one byte")
-    configuration, code = packet[0] >> 3, packet[0] & 3
-    if configuration >= _CELT_ONLY:
-        frame_milliseconds = 2.5 * (1 << (configuration & 3))
-    elif configuration >= _HYBRID:
-        frame_milliseconds = 10.0 * (1 << (configuration & 1))
-    else:
-        frame_milliseconds = float(_SILK_FRAME_MILLISECONDS[configuration & 3])
-    if code < 3:  # noqa: PLR2004 - one frame, or two of equal or different size
-        frames = 1 if code == 0 else 2
-    elif len(packet) < 2:  # noqa: PLR2004 - the second byte counts the frames
-        raise ValueError("an Opus packet of many frames has at least two bytes")
-    else:
-        frames = packet[1] & 0x3F
-    milliseconds = frames * frame_milliseconds
-    if not 0 < milliseconds <= _MAX_PACKET_MILLISECONDS:
-        raise ValueError(f"an Opus packet lasts 2.5 to 120 ms, not {milliseconds:g}")
-    return round(milliseconds * SAMPLE_RATE_HZ / 1000)

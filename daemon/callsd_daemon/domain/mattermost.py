@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit
 
 from callsd_daemon.domain.work import Secrets
+from callsd_ipc.names import PLUGIN_PATH
 
-
-PLUGIN_PATH = "/plugins/com.mattermost.calls"
 
 PAGE_HEADERS = {"X-Calls-Recorder": "true"}
 """Without it the plugin serves its page to nobody."""

@@ -12,8 +12,9 @@ from typing import Any
 
 import aiohttp
 
-from callsd_daemon.domain.mattermost import PLUGIN_PATH, MattermostCall, is_identifier
+from callsd_daemon.domain.mattermost import MattermostCall, is_identifier
 from callsd_daemon.files import open_regular
+from callsd_ipc.names import PLUGIN_PATH
 
 
 BOT = f"{PLUGIN_PATH}/bot"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from google.protobuf.duration_pb2 import Duration
 
 from callsd.v1 import caption_pb2
-from callsd_daemon.domain.captions import SAMPLE_RATE_HZ, Encoding, Words, opus_samples
+from callsd_daemon.domain.captions import SAMPLE_RATE_HZ, Encoding, Words
 from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
 from callsd_daemon.rpc import convert, validate
 from callsd_daemon.rpc.kinds.transcription import MAX_OFFSET_SECONDS
@@ -17,6 +17,7 @@ from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.feed import CallStatus, Caption, Event, EventType, Published
 from callsd_daemon.workers.captions.journal import Final
 from callsd_daemon.workers.captions.speaker import Speaker
+from callsd_ipc.opus import OPUS_RATE_HZ, claimed_samples
 
 
 MAX_CHUNK_BYTES = 32 * 1024
@@ -94,10 +95,9 @@ def _hear(call: Call, encoding: Encoding, chunk: caption_pb2.AudioChunk) -> None
                 f"has {len(data)} bytes, but a sample has two",
             )
     elif not problem:
-        try:
-            length = opus_samples(data)
-        except ValueError as error:
-            problem = ("audio.data", str(error))
+        length = claimed_samples(data) * SAMPLE_RATE_HZ // OPUS_RATE_HZ
+        if not length:
+            problem = ("audio.data", "is no Opus packet: one lasts 2.5 to 120 ms")
     if problem:
         raise invalid_fields([problem])
     call.receive(chunk.speaker, chunk.sequence, sample(chunk.start_offset), length, data)

@@ -106,7 +106,8 @@ class CallClient(Protocol):
     def show_caption(self, session_id: str, text: str, new_audio_seconds: float) -> None:
         """Show words to everybody in the call; they replace this speaker's last ones.
 
-        Nobody waits: what cannot be sent now is dropped.
+        Nobody waits: without a connection they are dropped. How many may be sent at once, and in a
+        second, is for the caller to know: see `publisher`.
         """
 
     def count(self, session_id: str, metric: str) -> None:

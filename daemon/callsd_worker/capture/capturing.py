@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -27,10 +28,14 @@ DISK_SECONDS = 5.0
 GATHER_SECONDS = 0.04
 """Packets are sent to the captioner together, two of each speaker."""
 
+MAX_PARCEL_PACKETS = 500
 MAX_WAITING_PACKETS = 5_000
 """That wait for a captioner: 100 s of one speaker. What is older is left out of the captions."""
 
 REDIAL_SECONDS = 1.0
+MAX_REDIAL_SECONDS = 10.0
+"""A captioner that is away is dialled again, each time after twice as long as before."""
+
 IDLE_SECONDS = 1.0
 
 
@@ -83,9 +88,12 @@ class Capture:
         self._report = report
         self._logs = PacketLogs(directory)
         self._start_seconds = clock()
-        self._placers: dict[str, LivePlacer] = {}
         self._speakers: dict[str, str] = {}
         """Session of each track."""
+        self._captioned: dict[str, str] = {}
+        """Track of each session: the newest one, as a session that comes back brings another."""
+        self._placers: dict[str, LivePlacer] = {}
+        """Of each session."""
         self._sound: deque[Sound] = deque()
         self._has_sound = asyncio.Event()
         self._publisher = Publisher()
@@ -125,18 +133,23 @@ class Capture:
     def track(self, track_id: str, speaker: Speaker) -> None:
         """A track has begun, or more is known of its speaker."""
         self._logs.track(track_id, speaker)
-        self._speakers[track_id] = speaker.session_id
+        session_id = speaker.session_id
+        if self._speakers.get(track_id) != session_id:
+            self._speakers[track_id] = session_id
+            self._captioned[session_id] = track_id
+            self._placers.setdefault(session_id, LivePlacer(self._start_seconds)).restart()
 
     def packet(self, track_id: str, packet: Packet) -> None:
         """Sound has come."""
         self._logs.packet(track_id, packet)
         session_id = self._speakers.get(track_id)
-        if self._captioner is None or session_id is None:
+        if (
+            self._captioner is None
+            or session_id is None
+            or self._captioned.get(session_id) != track_id
+        ):
             return
-        placer = self._placers.get(track_id)
-        if placer is None:
-            placer = self._placers[track_id] = LivePlacer(self._start_seconds)
-        if (place := placer.place(packet)) is not None:
+        if (place := self._placers[session_id].place(packet)) is not None:
             self._send(
                 Sound(
                     session_id=session_id,
@@ -152,18 +165,16 @@ class Capture:
 
     def muted(self, session_id: str) -> None:
         """Nothing more comes for now: what was said is captioned at once."""
-        for track_id, session in self._speakers.items():
-            if session == session_id:
-                self._logs.muted(track_id)
-        if self._captioner is not None:
+        self._logs.muted(session_id)
+        if self._captioner is not None and session_id in self._captioned:
             self._send(Sound(session_id=session_id))
 
     def track_ended(self, track_id: str) -> None:
         """Its speaker has left."""
         self._logs.track_ended(track_id)
-        self._placers.pop(track_id, None)
-        session_id = self._speakers.pop(track_id, None)
-        if session_id is not None and session_id not in self._speakers.values():
+        session_id = self._speakers.pop(track_id, "")
+        if self._captioned.get(session_id) == track_id:
+            del self._captioned[session_id]
             self._publisher.gone(session_id)
 
     def _send(self, sound: Sound) -> None:
@@ -176,39 +187,54 @@ class Capture:
     # What is said is kept
 
     async def _keep(self, client: CallClient) -> None:
-        looked = 0.0
+        try:
+            await self._keep_on(client)
+        except Exception:
+            log.exception("nothing more can be kept")
+            self.problem = "the rest could not be kept, by a mistake of this program: see the log"
+            client.request_stop()
+
+    async def _keep_on(self, client: CallClient) -> None:
+        looked = -math.inf
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             try:
                 await asyncio.to_thread(self._logs.flush)
+                if (now := self._clock()) >= looked + DISK_SECONDS:
+                    looked = now
+                    usage = await asyncio.to_thread(shutil.disk_usage, self._directory)
+                    if usage.free < self._min_free_bytes:
+                        self.problem = "the capture was ended before the disk was full"
+                        client.request_stop()
             except OSError as problem:
                 log.warning("some sound could not be kept: %s", problem)
-            now = self._clock()
-            if now - looked >= DISK_SECONDS:
-                looked = now
-                free_bytes = (await asyncio.to_thread(shutil.disk_usage, self._directory)).free
-                if free_bytes < self._min_free_bytes:
-                    self.problem = "the capture was ended before the disk was full"
-                    client.request_stop()
 
     # It is captioned
 
     async def _caption(self, captioner: Captioner) -> None:
+        pause_seconds = REDIAL_SECONDS
         while True:
             try:
                 async for heard in captioner.converse(self._parcels()):
+                    pause_seconds = REDIAL_SECONDS
                     self._take(heard)
             except OSError as problem:
                 log.warning("captions are interrupted: %s", problem)
-            await asyncio.sleep(REDIAL_SECONDS)
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, MAX_REDIAL_SECONDS)
 
     async def _parcels(self) -> AsyncIterator[list[Sound]]:
         while True:
             await self._has_sound.wait()
             await asyncio.sleep(GATHER_SECONDS)
-            parcel = list(self._sound)[:500]
-            for _ in parcel:
-                self._sound.popleft()
+            parcel: list[Sound] = []
+            # A pause is of what is before it.
+            while (
+                self._sound
+                and len(parcel) < MAX_PARCEL_PACKETS
+                and not (parcel and not parcel[-1].data)
+            ):
+                parcel.append(self._sound.popleft())
             if not self._sound:
                 self._has_sound.clear()
             if parcel:

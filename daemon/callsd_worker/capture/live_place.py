@@ -6,20 +6,27 @@ Good enough for captions; the files are placed with what is known after the call
 
 from dataclasses import dataclass
 
+from callsd_ipc.opus import OPUS_RATE_HZ
 from callsd_worker.capture.call import Packet
+from callsd_worker.media.opus_packet import packet_samples
 
 
 CAPTION_RATE_HZ = 16_000
-RTP_TICKS_A_SAMPLE = 3
-"""RTP counts Opus at 48 kHz."""
 
 GAP_SECONDS = 0.3
 """When packets pause for longer than their timestamps say, the speaker was muted meanwhile."""
 
+MAX_AHEAD_SECONDS = 10.0
+"""Packets that were held up come all at once, and are placed after one another, ahead of the time
+at which they come. By more than this it is the sender's clock that has leapt."""
+
+MAX_LATE_PACKETS = 50
+"""When so many in a row come behind a later one, the sender has begun to count anew."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Of one packet."""
+    """Of one packet. Neither number ever goes back."""
 
     sequence: int
     """From 1; what was lost on the way is left out."""
@@ -28,49 +35,61 @@ class Place:
 
 
 class LivePlacer:
-    """Of one track."""
+    """Of one speaker, over all tracks that they have one after the other."""
 
     def __init__(self, start_seconds: float) -> None:
         """`start_seconds` is the Unix time of sample 0."""
         self._start_seconds = start_seconds
         self._sequence = 0
         self._last: Packet | None = None
+        self._late_packets = 0
         self._anchor: tuple[int, float] | None = None
         """A timestamp, unwrapped, and the time at which it is placed."""
         self._timestamp = 0
+        self._end_seconds = start_seconds
+        """What comes next begins here at the earliest."""
+
+    def restart(self) -> None:
+        """What comes next is of another track, with other numbers."""
+        self._last = self._anchor = None
+        self._late_packets = 0
 
     def place(self, packet: Packet) -> Place | None:
-        """None for padding, and for what comes behind a later packet."""
-        last, self._last = self._last, packet
-        if last is None:
+        """None for padding, for what comes behind a later packet, and for what is no sound."""
+        samples = packet_samples(packet.payload)
+        if self._last is None:
             self._timestamp = packet.timestamp
+            self._sequence += 1 if samples else 0
         else:
-            step = _signed(packet.sequence - last.sequence, 16)
-            if step <= 0:
-                self._last = last
+            step = _signed(packet.sequence - self._last.sequence, 16)
+            if step <= 0 and not self._has_begun_anew():
                 return None
+            self._late_packets = 0
             # Padding takes numbers, and is no sound that was lost.
-            self._sequence += step - (0 if packet.payload else 1)
-            self._timestamp += _signed(packet.timestamp - last.timestamp, 32)
-        if not packet.payload:
+            self._sequence += max(1, step) - (0 if samples else 1)
+            self._timestamp += _signed(packet.timestamp - self._last.timestamp, 32)
+        self._last = packet
+        if not samples:
             return None
-        if last is None:
-            self._sequence += 1
-        at = self._time(packet)
+        at = max(self._time(packet), self._end_seconds)
+        self._end_seconds = at + samples / OPUS_RATE_HZ
         return Place(
-            sequence=max(1, self._sequence),
-            start_sample=max(0, round((at - self._start_seconds) * CAPTION_RATE_HZ)),
+            sequence=self._sequence,
+            start_sample=round((at - self._start_seconds) * CAPTION_RATE_HZ),
         )
 
+    def _has_begun_anew(self) -> bool:
+        self._late_packets += 1
+        return self._late_packets > MAX_LATE_PACKETS
+
     def _time(self, packet: Packet) -> float:
-        rate = CAPTION_RATE_HZ * RTP_TICKS_A_SAMPLE
         if self._anchor is not None:
             timestamp, at = self._anchor
-            expected = at + (self._timestamp - timestamp) / rate
-            if abs(packet.arrival_seconds - expected) <= GAP_SECONDS:
+            expected = at + (self._timestamp - timestamp) / OPUS_RATE_HZ
+            if -MAX_AHEAD_SECONDS <= packet.arrival_seconds - expected <= GAP_SECONDS:
                 return expected
-        self._anchor = (self._timestamp, packet.arrival_seconds)
-        return packet.arrival_seconds
+        self._anchor = (self._timestamp, max(packet.arrival_seconds, self._end_seconds))
+        return self._anchor[1]
 
 
 def _signed(difference: int, bits: int) -> int:

@@ -3,8 +3,6 @@
 
 import json
 import math
-import os
-import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from callsd_worker.capture.packet_log import (
     RecordingStart,
     TrackInfo,
 )
+from callsd_worker.files import open_regular
 
 
 MAX_UNIX_SECONDS = float(1 << 33)
@@ -52,10 +51,7 @@ def read(path: Path, damage: Damage | None = None) -> Iterator[Record]:
 
     Raises OSError if it cannot be opened or is no regular file.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags), "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError("not a regular file")
+    with open_regular(path) as file:
         yield from _records(file, damage or Damage())
 
 

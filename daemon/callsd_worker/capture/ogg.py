@@ -6,8 +6,9 @@ import zlib
 from enum import IntFlag
 from typing import BinaryIO
 
+from callsd_ipc.opus import OPUS_RATE_HZ
 from callsd_worker.capture.timeline import STEP_SAMPLES, PlacedPacket
-from callsd_worker.media.opus_packet import OPUS_RATE_HZ, is_stereo
+from callsd_worker.media.opus_packet import is_stereo
 
 
 PRE_SKIP_SAMPLES = 312

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import struct
+import threading
 import zlib
 from dataclasses import dataclass
 from enum import Enum
@@ -34,6 +35,9 @@ MAX_LOG_BYTES = 1 << 30
 
 BUFFER_BYTES = 16 * 1024
 """Written at once when so much has gathered: seconds of sound, if nobody calls `flush` before."""
+
+MAX_WAITING_BYTES = 256 * 1024
+"""Of a track, while the disk hangs: a minute of sound as people send it. More is refused."""
 
 MAGIC = b"\xc5\x9a"
 """Begins each record, so that reading can go on after damage."""
@@ -104,10 +108,11 @@ def numbers(directory: Path) -> list[int]:
 
 
 class PacketLogs:
-    """Writes the logs of a call; used by one thread.
+    """Writes the logs of a call.
 
     Nothing but `flush` touches the disk or raises OSError, except that a buffer which is full is
-    written at once; what goes wrong there is raised by the next `flush`.
+    written at once; what goes wrong there is raised by the next `flush`. That one may be called in
+    a thread of its own: a disk that hangs then holds up nobody who brings packets.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -154,8 +159,7 @@ class PacketLogs:
             packet.arrival_seconds,
         )
         checksum = zlib.crc32(payload, zlib.crc32(summed))
-        found.put(b"".join((MAGIC, checksum.to_bytes(4, "little"), summed, payload)))
-        found.waiting_packets += 1
+        found.put(b"".join((MAGIC, checksum.to_bytes(4, "little"), summed, payload)), packets=1)
 
     def sender_report(self, track_id: str, report: SenderReport) -> None:
         """Keep a report."""
@@ -189,7 +193,7 @@ class PacketLogs:
         nothing half written stays, and later packets are tried again.
         """
         problem: OSError | None = None
-        for track in self._logs.values():
+        for track in list(self._logs.values()):
             track.flush()
             if track.problem is not None:
                 problem, track.problem = problem or track.problem, None
@@ -210,7 +214,6 @@ class _TrackLog:
 
     def __init__(self, path: Path) -> None:
         self.speaker = Speaker(session_id="")
-        self.waiting_packets = 0
         self.lost_packets = 0
         self.problem: OSError | None = None
         """Not told yet."""
@@ -220,38 +223,57 @@ class _TrackLog:
         self._is_failing = False
         self._parts: list[bytes] = []
         self._waiting_bytes = 0
+        self._waiting_packets = 0
         self._kept: dict[Kind, bytes] = {}
         """Records that are written again when they were lost with others."""
+        self._gathering = threading.Lock()
+        """Of what waits; held for moments."""
+        self._writing = threading.Lock()
+        """Of the file; held for as long as the disk takes."""
 
     @property
     def has_room(self) -> bool:
-        return self._size + self._waiting_bytes < MAX_LOG_BYTES
+        waiting_bytes = self._waiting_bytes
+        return waiting_bytes < MAX_WAITING_BYTES and self._size + waiting_bytes < MAX_LOG_BYTES
 
     def keep(self, kind: Kind, body: bytes) -> None:
         record = _record(kind, body)
-        if self._kept.get(kind) != record:
+        with self._gathering:
+            is_known = self._kept.get(kind) == record
             self._kept[kind] = record
+        if not is_known:
             self.put(record)
 
-    def put(self, record: bytes) -> None:
-        self._parts.append(record)
-        self._waiting_bytes += len(record)
-        if self._waiting_bytes >= BUFFER_BYTES:
-            self.flush()
+    def put(self, record: bytes, *, packets: int = 0) -> None:
+        with self._gathering:
+            self._parts.append(record)
+            self._waiting_bytes += len(record)
+            self._waiting_packets += packets
+        if self._waiting_bytes >= BUFFER_BYTES and self._writing.acquire(blocking=False):
+            try:
+                self._write_waiting()
+            finally:
+                self._writing.release()
 
     def flush(self) -> None:
-        if not self._parts:
+        with self._writing:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        with self._gathering:
+            data, packets = b"".join(self._parts), self._waiting_packets
+            self._parts.clear()
+            self._waiting_bytes = self._waiting_packets = 0
+        if not data:
             return
-        data = b"".join(self._parts)
-        packets, self.waiting_packets = self.waiting_packets, 0
-        self._parts.clear()
-        self._waiting_bytes = 0
         try:
             self._append(data)
         except OSError as error:
             self.lost_packets += packets
-            self._parts = list(self._kept.values())
-            self._waiting_bytes = sum(len(record) for record in self._parts)
+            with self._gathering:
+                kept = list(self._kept.values())
+                self._parts[:0] = kept
+                self._waiting_bytes += sum(len(record) for record in kept)
             if not self._is_failing:
                 log.warning("%s cannot be written: %s", self._path.name, error.strerror)
                 self.problem = error
@@ -276,10 +298,11 @@ class _TrackLog:
         self._size += len(data)
 
     def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-        self._parts.clear()
+        with self._writing:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+            self._parts.clear()
 
 
 def _record(kind: Kind, body: bytes) -> bytes:

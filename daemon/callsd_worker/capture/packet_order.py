@@ -4,9 +4,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from callsd_ipc.opus import MAX_PACKET_SAMPLES, OPUS_RATE_HZ
 from callsd_worker.capture.call import Packet, SenderReport
 from callsd_worker.capture.packet_log import Record
-from callsd_worker.media.opus_packet import MAX_PACKET_SAMPLES, OPUS_RATE_HZ, packet_samples
+from callsd_worker.media.opus_packet import packet_samples
 
 
 MAX_LATE_SECONDS = 1.0

@@ -2,8 +2,8 @@
 """Which captions a call is shown, and when.
 
 Viewers see the newest text of each speaker, until 5 s after it came. The server drops messages
-without a word when there are more than 10 a second, so they are rationed here: each speaker has one
-place in a queue, and gets the newest words when it is its turn.
+without a word when there are more than 10 a second, so they are rationed here, and nowhere else:
+each speaker has one place in a queue, and gets the newest words when it is its turn.
 """
 
 import math
@@ -15,7 +15,7 @@ from callsd_worker.capture.caption_text import Utterance, Words
 
 
 RATE = 9.0
-"""Messages a second; the server takes 10."""
+"""Messages a second; the server takes 10, with those by which the connection is kept."""
 BURST = 20.0
 """Messages at once; the server takes 100. With more, nobody could read along."""
 KEPT_FOR_CAPTIONS = 10.0

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from callsd_ipc.opus import OPUS_RATE_HZ
 from callsd_worker.capture.call import SenderReport
 from callsd_worker.capture.packet_log import Record
 from callsd_worker.capture.packet_order import Sound, in_order, nearest
-from callsd_worker.media.opus_packet import OPUS_RATE_HZ
 
 
 LOOK_AHEAD_SECONDS = 2.0

@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes a file of each track that was captured, after the call."""
 
-import contextlib
 import itertools
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from callsd_ipc.opus import OPUS_RATE_HZ
 from callsd_worker.capture.call import Speaker
 from callsd_worker.capture.log_reader import Damage, read
 from callsd_worker.capture.ogg import OggOpusWriter
 from callsd_worker.capture.packet_log import Record, RecordingStart, TrackInfo, file_name, numbers
 from callsd_worker.capture.timeline import PlacedPacket, place
-from callsd_worker.media.opus_packet import OPUS_RATE_HZ
+from callsd_worker.files import written_whole
 
 
 log = logging.getLogger(__name__)
-
-_WRITE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,23 +118,9 @@ def _learn(records: Iterator[Record], facts: _Facts) -> Iterator[Record]:
 
 def _write(target: Path, packets: Iterator[PlacedPacket], *, serial: int) -> int:
     """Write a file, sync and rename it; returns its length in samples. Raises OSError."""
-    temporary = target.with_name(f".{target.name}.part")
-    try:
-        with temporary.open("wb", buffering=_WRITE_BYTES) as file:
-            writer = OggOpusWriter(file, serial=serial)
-            for packet in packets:
-                writer.add(packet)
-            writer.close()
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with written_whole(target) as file:
+        writer = OggOpusWriter(file, serial=serial)
+        for packet in packets:
+            writer.add(packet)
+        writer.close()
     return writer.samples

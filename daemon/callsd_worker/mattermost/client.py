@@ -14,7 +14,6 @@ from callsd_worker.capture.call import CallClient, End, Ending, JoinError, Liste
 from callsd_worker.mattermost.connection import Connection, TemporaryError
 from callsd_worker.mattermost.events import CallState, Event, JobState, call_state, job_state
 from callsd_worker.mattermost.names import LOOKERS, Names
-from callsd_worker.mattermost.pace import Pace
 from callsd_worker.mattermost.peer import PeerError
 from callsd_worker.mattermost.rest import Config, Profile, Rest, RestError
 from callsd_worker.mattermost.roster import Roster
@@ -57,7 +56,6 @@ class MattermostClient(CallClient):
         self._ended: asyncio.Future[Ending] | None = None
         self._should_stop = False
         self._tasks: asyncio.TaskGroup | None = None
-        self._pace = Pace()
         self._connection: Connection | None = None
         self._vigil: Vigil | None = None
 
@@ -118,12 +116,7 @@ class MattermostClient(CallClient):
 
     def _show(self, action: str, session_id: str, data: dict[str, object]) -> None:
         connection = self._connection
-        if (
-            connection is not None
-            and connection.link.is_up
-            and self._roster.is_present(session_id)
-            and self._pace.may_send()
-        ):
+        if connection is not None and connection.link.is_up and self._roster.is_present(session_id):
             connection.link.send(action, data)
 
     # Joining

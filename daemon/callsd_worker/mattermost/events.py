@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 
+from callsd_ipc.names import PLUGIN
 
-PREFIX = "custom_com.mattermost.calls_"
+
+PREFIX = f"custom_{PLUGIN}_"
 """Of the plugin's actions and events, in both directions."""
 
 HELLO = "hello"

@@ -11,11 +11,10 @@ from typing import Any
 import aiohttp
 from aiortc import RTCIceServer
 
+from callsd_ipc.names import PLUGIN_PATH
 from callsd_worker.mattermost.ice_servers import ice_servers
 from callsd_worker.mattermost.settings import Call, Clock
 
-
-PLUGIN = "/plugins/com.mattermost.calls"
 
 ANSWER_SECONDS = 5.0
 MAX_ANSWER_BYTES = 1024**2
@@ -96,7 +95,7 @@ class Rest:
 
     async def config(self) -> Config:
         """How calls work on this server."""
-        answer = _object(await self._get(f"{PLUGIN}/config"))
+        answer = _object(await self._get(f"{PLUGIN_PATH}/config"))
         servers = ice_servers(answer.get("ICEServersConfigs")) or ice_servers(
             answer.get("ICEServers")
         )
@@ -109,7 +108,7 @@ class Rest:
     async def turn_credentials(self) -> list[RTCIceServer]:
         """Servers to relay through, for a short time; none: the server has none."""
         try:
-            return ice_servers(await self._get(f"{PLUGIN}/turn-credentials"))
+            return ice_servers(await self._get(f"{PLUGIN_PATH}/turn-credentials"))
         except RestError as problem:
             if problem.is_temporary:
                 raise
@@ -117,7 +116,7 @@ class Rest:
 
     async def is_active(self) -> bool:
         """Whether the call goes on, by the plugin."""
-        answer = _object(await self._get(f"{PLUGIN}/calls/{self._call.call_id}/active"))
+        answer = _object(await self._get(f"{PLUGIN_PATH}/calls/{self._call.call_id}/active"))
         is_active = answer.get("active")
         if not isinstance(is_active, bool):
             raise RestError("the plugin does not tell whether the call goes on")
@@ -125,7 +124,9 @@ class Rest:
 
     async def profile(self, session_id: str) -> Profile:
         """Whose session it is; only while it is in the call."""
-        path = f"{PLUGIN}/bot/calls/{self._call.call_id}/sessions/{_checked(session_id)}/profile"
+        path = (
+            f"{PLUGIN_PATH}/bot/calls/{self._call.call_id}/sessions/{_checked(session_id)}/profile"
+        )
         return _profile(await self._get(path))
 
     async def user(self, user_id: str) -> Profile:

@@ -11,10 +11,10 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from av.error import FFmpegError
 
-from callsd_worker.media import opus_packet
+from callsd_ipc import opus
+from callsd_ipc.opus import OPUS_RATE_HZ
 from callsd_worker.media.decode import SAMPLE_RATE_HZ, Block
 from callsd_worker.media.live import TOLERANCE_SAMPLES, Piece, TimeLine, joined
-from callsd_worker.media.opus_packet import OPUS_RATE_HZ
 
 
 MAX_HELD_PACKETS = 3
@@ -30,12 +30,12 @@ _CODE_MASK = 0b11
 
 def frame_samples(first_byte: int) -> int:
     """Length of each frame of a packet, in samples at 16 kHz."""
-    return opus_packet.frame_samples(first_byte) // _RATIO
+    return opus.frame_samples(first_byte) // _RATIO
 
 
 def packet_samples(packet: bytes) -> int:
     """Length of a packet in samples at 16 kHz, by its first bytes; 0 = not a packet."""
-    return opus_packet.claimed_samples(packet) // _RATIO
+    return opus.claimed_samples(packet) // _RATIO
 
 
 class OpusDecoder:

@@ -1,23 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be known of an Opus packet without decoding it (RFC 6716, section 3)."""
 
-OPUS_RATE_HZ = 48_000
-"""The clock of Opus, whatever the sound's own rate is."""
+from callsd_ipc.opus import CODE_MASK, COUNT_MASK, claimed_samples
 
-MAX_PACKET_SAMPLES = OPUS_RATE_HZ * 120 // 1000
-"""No packet is longer than 120 ms."""
 
 MAX_FRAME_BYTES = 1275
 
-# Length of a frame for each of the 32 configurations (RFC 6716, table 2).
-_SILK, _HYBRID, _CELT = (480, 960, 1920, 2880), (480, 960), (120, 240, 480, 960)
-_FRAME_SAMPLES = _SILK * 3 + _HYBRID * 2 + _CELT * 4
-
-_CODE_MASK = 0b11
-_CODE_COUNTED = 3
-"""The number of frames is in the second byte; code 0 is one frame, 1 and 2 are two."""
 _STEREO_BIT = 0b100
-_COUNT_MASK = 0b11_1111
 _IS_VARIABLE = 0b1000_0000
 _IS_PADDED = 0b0100_0000
 _LONG_LENGTH = 252
@@ -25,27 +14,9 @@ _LONG_LENGTH = 252
 _MORE_PADDING = 255
 
 
-def frame_samples(first_byte: int) -> int:
-    """Length of each frame of a packet, at 48 kHz."""
-    return _FRAME_SAMPLES[first_byte >> 3]
-
-
 def is_stereo(packet: bytes) -> bool:
     """Whether a packet has two channels."""
     return bool(packet[0] & _STEREO_BIT)
-
-
-def claimed_samples(packet: bytes) -> int:
-    """Length of a packet at 48 kHz by its first bytes; 0 = not a packet."""
-    if not packet:
-        return 0
-    code = packet[0] & _CODE_MASK
-    if code == _CODE_COUNTED:
-        frames = packet[1] & _COUNT_MASK if len(packet) > 1 else 0
-    else:
-        frames = 1 if code == 0 else 2
-    length = frames * frame_samples(packet[0])
-    return length if length <= MAX_PACKET_SAMPLES else 0
 
 
 def packet_samples(packet: bytes) -> int:
@@ -54,7 +25,7 @@ def packet_samples(packet: bytes) -> int:
     if not length:
         return 0
     rest = len(packet) - 1
-    match packet[0] & _CODE_MASK:
+    match packet[0] & CODE_MASK:
         case 0:
             is_whole = rest <= MAX_FRAME_BYTES
         case 1:
@@ -80,7 +51,7 @@ def _frame_bytes(packet: bytes, at: int) -> tuple[int, int]:
 
 def _is_counted_whole(packet: bytes) -> bool:
     flags = packet[1]
-    frames = flags & _COUNT_MASK
+    frames = flags & COUNT_MASK
     at, padding = 2, 0
     if flags & _IS_PADDED:
         while True:

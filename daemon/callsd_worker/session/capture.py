@@ -2,6 +2,7 @@
 """Captures a call as the daemon assigns it, and salvages a capture whose worker has died."""
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import ssl
@@ -13,11 +14,11 @@ import grpc
 
 from callsd_ipc.names import ARTIFACTS, PIECES
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
-from callsd_worker.capture.call import End, Ending
+from callsd_worker.capture.call import End, Ending, JoinError
 from callsd_worker.capture.caption_text import Words
 from callsd_worker.capture.capturing import Captioner, Capture, Heard, Shortfall, Sound
 from callsd_worker.capture.publisher import Metric
-from callsd_worker.capture.tracks import finish
+from callsd_worker.capture.tracks import CapturedTrack, finish
 from callsd_worker.mattermost.client import MattermostClient
 from callsd_worker.mattermost.settings import Call, steady_clock
 from callsd_worker.session.bootstrap import aio_channel, hello
@@ -32,19 +33,33 @@ TRACK_TYPE = "audio/ogg"
 LOOK_SECONDS = 0.1
 SAMPLE_RATE_HZ = 16_000
 
+CaptionCall = grpc.aio.StreamStreamCall[
+    worker_pb2.CaptionCallRequest, worker_pb2.CaptionCallResponse
+]
+
 
 def capture(session: Session, bootstrap: worker_pb2.Bootstrap) -> None:
     """Capture the call of the session's assignment, and write its outcome.
 
-    Raises JoinError when the call could not be joined.
+    Raises JoinError when the call could not be joined, and what ended a capture without any sound.
     """
     assert session.assignment is not None
     began = time.monotonic()
-    problem, count = asyncio.run(_capture(session, bootstrap, session.assignment.capture))
+    failure: Exception | None = None
+    try:
+        problem, count = asyncio.run(_capture(session, bootstrap, session.assignment.capture))
+    except JoinError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what was captured must not be lost with it
+        failure, (_, problem), count = error, failure_of(error), 0
     session.report(worker_pb2.Status(phase="finishing"))
+    tracks = _tracks(session.directory)
+    if failure is not None and not tracks:
+        raise failure
     _finish(
         session.directory,
         session.generation,
+        tracks,
         problem=problem,
         caption_count=count,
         wall_seconds=time.monotonic() - began,
@@ -109,31 +124,44 @@ class _DaemonsCaptioner:
 
     async def converse(self, sound: AsyncIterator[list[Sound]]) -> AsyncIterator[Heard]:
         """Words come out while sound goes in. Raises OSError when the connection breaks."""
+        call = self._stub.CaptionCall()
+        # Not as gRPC's iterator of requests: of a call that is over it would take one more, and
+        # that sound would be lost.
+        sending = asyncio.create_task(self._send(call, sound))
         try:
-            async for response in self._stub.CaptionCall(self._requests(sound)):
+            async for response in call:
                 if (heard := _heard(response)) is not None:
                     yield heard
         except grpc.aio.AioRpcError as problem:
             raise ConnectionError(problem.details()) from None
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            call.cancel()
 
-    async def _requests(
-        self, sound: AsyncIterator[list[Sound]]
-    ) -> AsyncIterator[worker_pb2.CaptionCallRequest]:
-        yield worker_pb2.CaptionCallRequest(hello=hello(self._bootstrap, is_assigned=True))
-        async for parcel in sound:
-            yield worker_pb2.CaptionCallRequest(
-                audio=[
-                    worker_pb2.SpeakerAudio(
-                        speaker=one.session_id,
-                        sequence=one.sequence,
-                        start_sample=one.start_sample,
-                        data=one.data,
-                    )
-                    for one in parcel
-                    if one.data
-                ],
-                paused=[one.session_id for one in parcel if not one.data],
+    async def _send(self, call: CaptionCall, sound: AsyncIterator[list[Sound]]) -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await call.write(
+                worker_pb2.CaptionCallRequest(hello=hello(self._bootstrap, is_assigned=True))
             )
+            async for parcel in sound:
+                await call.write(_request(parcel))
+
+
+def _request(parcel: list[Sound]) -> worker_pb2.CaptionCallRequest:
+    return worker_pb2.CaptionCallRequest(
+        audio=[
+            worker_pb2.SpeakerAudio(
+                speaker=one.session_id,
+                sequence=one.sequence,
+                start_sample=one.start_sample,
+                data=one.data,
+            )
+            for one in parcel
+            if one.data
+        ],
+        paused=[one.session_id for one in parcel if not one.data],
+    )
 
 
 def _heard(response: worker_pb2.CaptionCallResponse) -> Heard | None:
@@ -164,17 +192,28 @@ def salvage(directory: Path, generation: int, reason: str, message: str) -> None
     Without anything no outcome is written: the job then fails by the reason of the worker's end.
     """
     try:
-        if (directory / PIECES).is_dir() and any((directory / PIECES).iterdir()):
+        if (directory / PIECES).is_dir() and (tracks := _tracks(directory)):
             problem = f"{message} [{reason}]"
-            _finish(directory, generation, problem=problem, caption_count=0, wall_seconds=0.0)
+            _finish(
+                directory, generation, tracks, problem=problem, caption_count=0, wall_seconds=0.0
+            )
     except Exception as error:  # noqa: BLE001 - the root of the work; what is unknown is logged
         log.error("nothing was saved: %s: %s", *failure_of(error))  # noqa: TRY400 - logged there
 
 
+def _tracks(directory: Path) -> list[CapturedTrack]:
+    return finish(directory / PIECES, directory / ARTIFACTS)
+
+
 def _finish(
-    directory: Path, generation: int, *, problem: str, caption_count: int, wall_seconds: float
+    directory: Path,
+    generation: int,
+    tracks: list[CapturedTrack],
+    *,
+    problem: str,
+    caption_count: int,
+    wall_seconds: float,
 ) -> None:
-    tracks = finish(directory / PIECES, directory / ARTIFACTS)
     notices = [
         ("TRACK_DAMAGED", f"{track.name or track.session_id}: {track.problem}")
         for track in tracks

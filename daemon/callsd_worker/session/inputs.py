@@ -26,7 +26,11 @@ RETRY_SECONDS = 0.5
 
 
 class InputError(Exception):
-    """A file that the daemon refuses; the message says why."""
+    """A file that could not be had; the message says why."""
+
+
+class RefusedInputError(InputError):
+    """The daemon is there, and does not hand this file over."""
 
 
 class Inputs:
@@ -41,7 +45,7 @@ class Inputs:
     def open(self, name: str) -> int:
         """A descriptor of the file, open for reading until this process ends.
 
-        Raises InputError.
+        Raises InputError, which is a RefusedInputError unless the daemon is away.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
@@ -51,11 +55,12 @@ class Inputs:
                 else:
                     descriptor = os.open(self._read(name), os.O_RDONLY | os.O_CLOEXEC)
             except (OSError, grpc.RpcError) as problem:
-                is_final = isinstance(problem, grpc.RpcError) and problem.code() not in (
+                if isinstance(problem, grpc.RpcError) and problem.code() not in (
                     grpc.StatusCode.UNAVAILABLE,
                     grpc.StatusCode.CANCELLED,
-                )
-                if is_final or time.monotonic() > deadline:
+                ):
+                    raise RefusedInputError(problem.details() or str(problem)) from problem
+                if time.monotonic() > deadline:
                     raise InputError(str(problem)) from problem
                 time.sleep(RETRY_SECONDS)
                 continue
@@ -92,7 +97,7 @@ class Inputs:
             return descriptors[0]
         if not answer:
             raise ConnectionError("the daemon closed the connection")
-        raise InputError(answer.decode(errors="replace"))
+        raise RefusedInputError(answer.decode(errors="replace"))
 
     def _read(self, name: str) -> Path:
         """Copy the file into our directory, through a connection like the session's."""

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import os
 import resource
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from callsd_ipc.names import ARTIFACTS, MAX_OUTCOME_BYTES, OUTCOME
 from callsd_ipc.v1 import worker_pb2
+from callsd_worker.files import open_regular, write_whole
 
 
 KIB = 1024
@@ -89,11 +89,8 @@ def read_outcome(directory: Path, generation: int) -> worker_pb2.Outcome | None:
 
     In its place may be anything: links are not followed, pipes not waited for.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        with os.fdopen(os.open(directory / OUTCOME, flags), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return None
+        with open_regular(directory / OUTCOME) as file:
             outcome = worker_pb2.Outcome.FromString(file.read(MAX_OUTCOME_BYTES))
     except (OSError, DecodeError):
         return None
@@ -107,18 +104,3 @@ def has_outcome(directory: Path, generation: int) -> bool:
     with contextlib.suppress(OSError):
         (directory / OUTCOME).unlink()
     return False
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write, sync, rename, sync the directory: after a power cut the file is complete or absent."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

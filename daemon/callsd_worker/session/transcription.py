@@ -2,12 +2,15 @@
 """Runs a transcription as the daemon assigns it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from callsd_ipc.v1 import worker_pb2
 from callsd_transcript import formats
+from callsd_transcript.transcript import TrackResult
 from callsd_worker.session.client import Session
-from callsd_worker.session.inputs import Inputs
+from callsd_worker.session.failures import failure_of
+from callsd_worker.session.inputs import Inputs, RefusedInputError
 from callsd_worker.session.outcome import write_artifact, write_outcome
 from callsd_worker.transcriber import pipeline
 
@@ -15,7 +18,9 @@ from callsd_worker.transcriber import pipeline
 def transcribe(session: Session, inputs: Inputs) -> None:
     """Make the transcript of the session's assignment, and write its outcome.
 
-    Raises SpeechError as `callsd_worker.transcriber.pipeline.transcribe`, and InputError.
+    A track whose file cannot be had is reported as one that cannot be used, and the others are
+    transcribed. Raises SpeechError as `callsd_worker.transcriber.pipeline.transcribe`, and
+    InputError when there is no file at all, or the daemon is away.
     """
     assert session.assignment is not None
     work = session.assignment.transcription
@@ -38,17 +43,9 @@ def transcribe(session: Session, inputs: Inputs) -> None:
         )
         session.report(worker_pb2.Status.FromString(last.SerializeToString()))
 
+    tracks, missing = _tracks(work.tracks, inputs)
     transcript = pipeline.transcribe(
-        [
-            pipeline.Track(
-                source=inputs.open(f"media/{number}"),
-                speaker=track.speaker,
-                start_offset_seconds=track.start_offset_seconds,
-                language=track.language,
-                speaker_id=track.speaker_id,
-            )
-            for number, track in enumerate(work.tracks)
-        ],
+        tracks,
         pipeline.Settings(
             model=pipeline.ModelFiles(name=work.model_name, directory=model),
             engine=work.engine,
@@ -62,6 +59,11 @@ def transcribe(session: Session, inputs: Inputs) -> None:
         should_stop=session.should_stop,
     )
     elapsed = time.monotonic() - began
+    read = iter(transcript.tracks)
+    transcript = replace(
+        transcript,
+        tracks=tuple(missing.get(number) or next(read) for number in range(len(work.tracks))),
+    )
     compaction = None
     if work.HasField("text_compaction"):
         compaction = formats.Compaction(
@@ -116,3 +118,37 @@ def transcribe(session: Session, inputs: Inputs) -> None:
             real_time_factor=last.real_time_factor or (last.total_seconds / elapsed),
         ),
     )
+
+
+def _tracks(
+    assigned: Sequence[worker_pb2.TrackWork], inputs: Inputs
+) -> tuple[list[pipeline.Track], dict[int, TrackResult]]:
+    """The tracks whose files are there, and what became of the others, by their numbers."""
+    tracks: list[pipeline.Track] = []
+    missing: dict[int, TrackResult] = {}
+    for number, track in enumerate(assigned):
+        try:
+            source = inputs.open(f"media/{number}")
+        except RefusedInputError as problem:
+            if len(missing) == len(assigned) - 1:
+                raise
+            reason, message = failure_of(problem)
+            missing[number] = TrackResult(
+                speaker=track.speaker,
+                duration_seconds=0.0,
+                speech_seconds=0.0,
+                language="",
+                failure_reason=reason,
+                failure_message=message,
+            )
+            continue
+        tracks.append(
+            pipeline.Track(
+                source=source,
+                speaker=track.speaker,
+                start_offset_seconds=track.start_offset_seconds,
+                language=track.language,
+                speaker_id=track.speaker_id,
+            )
+        )
+    return tracks, missing

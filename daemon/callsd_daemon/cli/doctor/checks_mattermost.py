@@ -22,9 +22,10 @@ from callsd_daemon.cli.doctor.checks_way import (
     reason,
 )
 from callsd_daemon.cli.doctor.finding import Finding, Status, fine, problem
-from callsd_daemon.domain.mattermost import PAGE_HEADERS, PLUGIN_PATH
+from callsd_daemon.domain.mattermost import PAGE_HEADERS
 from callsd_daemon.mattermost.outbox import trusted
 from callsd_daemon.mattermost.site import open_session
+from callsd_ipc.names import PLUGIN_PATH
 
 
 MAX_ANSWER_BYTES = 64 * 1024

@@ -100,11 +100,16 @@ class Calls:
         return call, captioner
 
     def close(self, call: Call, captioner: Captioner) -> None:
-        """Close a call, and end its captioner when it was the last."""
+        """Close a call, and end its captioner when it was the last.
+
+        Raises OSError when the last of it could not be written.
+        """
         del self._calls[call.job_id]
         captioner.remove(call)
-        call.close()
-        self._release(call.spec.model, captioner)
+        try:
+            call.close()
+        finally:
+            self._release(call.spec.model, captioner)
 
     def _release(self, model: str, captioner: Captioner) -> None:
         service = self._services.get(model)

@@ -44,11 +44,21 @@ async def captioned(calls: Calls, job: Job, directory: Path) -> AsyncIterator[Ca
         tending.cancel()
         await asyncio.gather(tending, return_exceptions=True)
         call.close_input()
-        calls.close(call, captioner)
+        try:
+            calls.close(call, captioner)
+        except OSError as problem:
+            log.warning("captions_not_kept", job_id=job.id, problem=str(problem))
 
 
 async def _tend(call: Call, captioner: Captioner) -> None:
     """Until this is cancelled, or no captioner can serve the call any more."""
+    try:
+        await _keep_going(call, captioner)
+    except Exception:
+        log.exception("call_not_captioned", job_id=call.job_id)
+
+
+async def _keep_going(call: Call, captioner: Captioner) -> None:
     ticks = 0
     while not captioner.failed.is_set():
         call.tick()

@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import structlog
 
-from callsd_daemon.domain.captions import SAMPLE_RATE_HZ, Encoding, opus_samples
+from callsd_daemon.domain.captions import SAMPLE_RATE_HZ, Encoding
 from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.feed import Caption, Event, EventType, Published
+from callsd_ipc.opus import OPUS_RATE_HZ, claimed_samples
 from callsd_ipc.v1 import worker_pb2
 
 
@@ -19,6 +20,8 @@ log = structlog.get_logger(__name__)
 MAX_PACKET_BYTES = 1500
 MAX_SAMPLE = 7 * 86400 * SAMPLE_RATE_HZ
 """No call lasts longer."""
+
+MAX_SEQUENCE = 1 << 53
 
 LOOK_SECONDS = 1.0
 """How often it is looked whether the worker is still there."""
@@ -31,13 +34,15 @@ async def converse(
 ) -> AsyncGenerator[worker_pb2.CaptionCallResponse, None]:
     """What the worker is told of its call, until its stream or the call ends.
 
-    A stream that begins later takes over from this one.
+    A stream that begins later takes over from this one, which ends then.
     """
     stream = call.attach(Encoding.OPUS)
+    call.feed.wake()  # the stream before this one
     receiving = asyncio.create_task(_receive(requests, call, stream))
     feed, sequence, version = call.feed, call.feed.last_sequence, call.feed.version
     try:
         while not receiving.done() and not feed.ended.is_set():
+            call.check_stream(stream)
             items, version = feed.after(sequence, version), feed.version
             for item in items:
                 if isinstance(item.content, Caption) and item.content.sequence:
@@ -46,6 +51,8 @@ async def converse(
                     yield response
             if feed.version == version:
                 await feed.wait(LOOK_SECONDS)
+    except CallsdError as problem:
+        log.info("captured_sound_elsewhere", job_id=call.job_id, problem=problem.message)
     finally:
         receiving.cancel()
         await asyncio.gather(receiving, return_exceptions=True)
@@ -55,33 +62,41 @@ async def converse(
 async def _receive(
     requests: AsyncIterator[worker_pb2.CaptionCallRequest], call: Call, stream: int
 ) -> None:
-    try:
-        async for request in requests:
+    is_told = False
+    async for request in requests:
+        try:
             call.check_stream(stream)
-            for piece in request.audio:
+        except CallsdError:
+            return
+        for piece in request.audio:
+            try:
                 _take(call, piece)
-            for speaker in request.paused:
-                if speaker in call.speakers:
-                    call.pause(speaker)
-            # Who sends faster than can be worked off waits here.
-            await call.room.wait()
-    except CallsdError as problem:
-        log.warning("captured_sound_refused", job_id=call.job_id, problem=problem.message)
+            except CallsdError as problem:
+                # Of one speaker, or of one too many: the others are captioned all the same.
+                if not is_told:
+                    log.warning(
+                        "captured_sound_refused", job_id=call.job_id, problem=problem.message
+                    )
+                is_told = True
+        for speaker in request.paused:
+            if speaker in call.speakers:
+                call.pause(speaker)
+        # Who sends faster than can be worked off waits here.
+        await call.room.wait()
 
 
 def _take(call: Call, piece: worker_pb2.SpeakerAudio) -> None:
-    """Raises CallsdError when the sound cannot be that of a call."""
+    """Raises CallsdError when the sound contradicts what was before."""
     is_plausible = (
         _SPEAKER.fullmatch(piece.speaker)
-        and piece.sequence > 0
+        and 0 < piece.sequence < MAX_SEQUENCE
         and 0 <= piece.start_sample < MAX_SAMPLE
         and len(piece.data) <= MAX_PACKET_BYTES
     )
     if not is_plausible:
         return
-    try:
-        length = opus_samples(piece.data)
-    except ValueError:
+    length = claimed_samples(piece.data) * SAMPLE_RATE_HZ // OPUS_RATE_HZ
+    if not length:
         return
     call.receive(piece.speaker, piece.sequence, piece.start_sample, length, piece.data)
 

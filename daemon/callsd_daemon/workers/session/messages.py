@@ -2,7 +2,7 @@
 """Converts between messages of the private API and the daemon's own types."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -256,7 +256,8 @@ def _results(message: worker_pb2.Outcome) -> dict[str, Result]:
     if message.HasField("recording"):
         results[RECORDING] = _recording(message.recording)
     if message.HasField("capture"):
-        results[CAPTURE] = _capture(message.capture)
+        files = {file.file_name for file in message.artifacts}
+        results[CAPTURE] = _capture(message.capture, files)
     return results
 
 
@@ -296,17 +297,22 @@ def _recording(message: worker_pb2.RecordingOutcome) -> RecordingResult:
     )
 
 
-def _capture(message: worker_pb2.CaptureOutcome) -> CaptureResult:
+def _capture(message: worker_pb2.CaptureOutcome, files: Collection[str]) -> CaptureResult:
+    """The result, with those tracks whose file is among `files`, each once."""
+    found = dict[str, worker_pb2.CapturedTrack]()
+    for track in message.tracks[:MAX_TRACKS]:
+        if track.file_name in files:
+            found.setdefault(track.file_name, track)
     return CaptureResult(
         tracks=tuple(
             CapturedTrack(
-                file_name=track.file_name[:MAX_NAME],
+                file_name=track.file_name,
                 speaker=track.speaker[:MAX_NAME],
                 speaker_id=track.speaker_id[:MAX_NAME],
                 start_time=start_time,
-                duration_seconds=finite(track.duration_seconds),
+                duration_seconds=max(0.0, finite(track.duration_seconds)),
             )
-            for track in message.tracks[:MAX_TRACKS]
+            for track in found.values()
             if (start_time := _time(track.start_ms)) is not None
         ),
         recording_start_time=_time(message.recording_start_ms),
