@@ -56,17 +56,28 @@ async def _receive(
     requests: AsyncIterator[worker_pb2.CaptionCallRequest], call: Call, stream: int
 ) -> None:
     try:
+        is_told = False
         async for request in requests:
             call.check_stream(stream)
             for piece in request.audio:
-                _take(call, piece)
+                try:
+                    _take(call, piece)
+                except CallsdError as problem:
+                    # What one speaker's browser sends may be anything: the others go on.
+                    if not is_told:
+                        _log_refusal(call, problem)
+                    is_told = True
             for speaker in request.paused:
                 if speaker in call.speakers:
                     call.pause(speaker)
             # Who sends faster than can be worked off waits here.
             await call.room.wait()
     except CallsdError as problem:
-        log.warning("captured_sound_refused", job_id=call.job_id, problem=problem.message)
+        _log_refusal(call, problem)
+
+
+def _log_refusal(call: Call, problem: CallsdError) -> None:
+    log.warning("captured_sound_refused", job_id=call.job_id, problem=problem.message)
 
 
 def _take(call: Call, piece: worker_pb2.SpeakerAudio) -> None:
