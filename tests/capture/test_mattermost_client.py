@@ -48,7 +48,10 @@ class TestListening:
     async def test_hears_everybody_who_speaks_also_who_comes_late(
         self, server: MattermostServer, call: Call
     ) -> None:
-        """Three speakers are heard, packet by packet, each under their name."""
+        """Three speakers are heard, packet by packet, each under their name.
+
+        [J11] The first offer has the data channel, and every offer of the server is answered.
+        """
         ada = await server.participant(call, server.state.users[call.owner_id])
         bob = await server.participant(call, server.add_user("bob", "Bob", "B"))
         async with staying(server, call) as stay:
@@ -71,6 +74,10 @@ class TestListening:
                 assert speaker.name == name
                 report = (await reports(server, stay, track_id))[0]
                 assert abs(report.ntp_seconds - report.arrival_seconds) < 1.0
+            session = server.bot_session(call)
+            assert session.connected.is_set()
+            assert not session.is_stuck
+            assert session.offers_sent == 3
 
     @pytest.mark.parametrize("trickle", list(Trickle))
     async def test_takes_the_servers_addresses_whenever_they_come(
@@ -155,7 +162,7 @@ class TestListening:
             await server.until(lambda: stay.notes.speakers[track_id].name == "Bob B", "a name")
 
     async def test_shows_captions_and_counts(self, server: MattermostServer, call: Call) -> None:
-        """Captions and metrics arrive; of who is not in the call nothing is sent."""
+        """[J10] Captions and metrics arrive; of who is not in the call nothing is sent."""
         session_id = next(iter(call.sessions))
         async with staying(server, call) as stay:
             await server.until(
@@ -173,7 +180,7 @@ class TestListening:
     async def test_sends_no_more_captions_than_the_plugin_takes(
         self, server: MattermostServer, call: Call
     ) -> None:
-        """Of a flood as much is sent as the plugin takes, beside what keeps the connection."""
+        """[J10] Of a flood as much is sent as the plugin takes, beside what keeps the connection."""
         session_id = next(iter(call.sessions))
         publisher, sent = Publisher(), 0
         async with staying(server, call) as stay:
@@ -255,13 +262,13 @@ class TestEnding:
     """How a stay ends that nothing has gone wrong with."""
 
     async def test_leaves_when_the_host_stops(self, server: MattermostServer, call: Call) -> None:
-        """`job_stop` ends the stay."""
+        """[J8] `job_stop` ends the stay."""
         async with staying(server, call) as stay:
             await server.stop_recording(call)
             assert (await stay.ending()).end is End.OVER
 
     async def test_leaves_when_the_call_ends(self, server: MattermostServer, call: Call) -> None:
-        """`call_end` ends the stay."""
+        """[J8] `call_end` ends the stay."""
         async with staying(server, call) as stay:
             await server.end_call(call)
             assert (await stay.ending()).end is End.OVER
@@ -292,7 +299,7 @@ class TestFaults:
     async def test_hears_who_unmutes_while_the_websocket_is_cut(
         self, server: MattermostServer, call: Call
     ) -> None:
-        """A gap of 3 s, in which somebody speaks for the first time, costs no track."""
+        """[J11] A gap of 3 s, in which somebody speaks for the first time, costs no track."""
         ada = await server.participant(call, server.state.users[call.owner_id])
         async with staying(server, call) as stay:
             await server.faults.network.cut_websockets(3.0)
@@ -309,7 +316,7 @@ class TestFaults:
     async def test_answers_what_it_has_missed(
         self, server: MattermostServer, call: Call, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """An offer that came by the websocket while that was cut is answered after it."""
+        """[J11] An offer that came by the websocket while that was cut is answered after it."""
         ask = Rest.config
 
         async def config(rest: Rest) -> Config:

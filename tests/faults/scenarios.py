@@ -36,6 +36,8 @@ TITLES = {
     50: "a worker was taken over",
     54: "something dies while a recording is brought to its thread",
     55: "a long recording is brought to its thread over a bad link",
+    57: "something dies while a call is captured",
+    58: "a call is captured over a bad link",
 }
 """Scenarios by number. Numbers are names: they are never given to something else."""
 
