@@ -84,6 +84,10 @@ bench-captions: $(SETUP) .cache/$(MODEL).model ## measure live captions beside t
 	$(BIN)/callsd bench captions --call '$(CALL)' --model $(MODEL) --calls $(CALLS) \
 	    --models-dir $(MODELS) --baseline upstream
 
+.PHONY: bench-mattermost
+bench-mattermost: $(SETUP) demo-packages ## measure a call of Mattermost: captions, capture, transcript (MODEL=, CALLS=, SECONDS=)
+	$(BIN)/python tools/bench_mattermost.py --model '$(MODEL)' --calls '$(CALLS)' --seconds '$(SECONDS)'
+
 .PHONY: bench-recording
 bench-recording: $(SETUP) demo-packages ## measure recordings beside their baseline (PAGE=, SECONDS=)
 	$(BIN)/callsd bench recording --page '$(PAGE)' --seconds $(SECONDS) --baseline upstream

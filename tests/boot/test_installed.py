@@ -35,7 +35,8 @@ class TestInstalled:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
     @pytest.mark.parametrize(
-        ("unit", "most"), list(zip(["callsd.service", *WORKERS], [1.4, 1.6, 1.6, 2.3, 2.0], strict=True))
+        ("unit", "most"),
+        list(zip(["callsd.service", *WORKERS], [1.4, 1.6, 1.6, 2.3, 2.0], strict=True)),
     )
     def test_units_are_shut_in(self, service: Service, unit: str, most: float) -> None:
         """By systemd's own measure there is little that the units are exposed to."""

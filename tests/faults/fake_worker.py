@@ -29,6 +29,7 @@ from pathlib import Path
 from callsd_ipc import names
 from callsd_ipc.names import ARTIFACTS, OUTCOME, VIDEO_FILE
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
+from callsd_worker.files import write_whole
 from callsd_worker.session import bootstrap, client
 from callsd_worker.session.client import Session
 from callsd_worker.session.inputs import Inputs
@@ -37,7 +38,6 @@ from callsd_worker.session.outcome import (
     has_outcome,
     write_artifact,
     write_outcome,
-    write_whole,
 )
 
 
