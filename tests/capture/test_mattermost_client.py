@@ -180,7 +180,7 @@ class TestListening:
     async def test_sends_no_more_captions_than_the_plugin_takes(
         self, server: MattermostServer, call: Call
     ) -> None:
-        """[J10] Of a flood as much is sent as the plugin takes, beside what keeps the connection."""
+        """[J10] Of a flood only so much is sent as the plugin takes."""
         session_id = next(iter(call.sessions))
         publisher, sent = Publisher(), 0
         async with staying(server, call) as stay:
