@@ -172,7 +172,6 @@ async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     """Starts captures; they are ended with the test."""
     monkeypatch.setattr(module, "FLUSH_SECONDS", 0.01)
     monkeypatch.setattr(module, "REDIAL_SECONDS", 0.01)
-    monkeypatch.setattr(module, "MAX_REDIAL_SECONDS", 0.02)
     monkeypatch.setattr(module, "DISK_SECONDS", 0.0)
     started: list[Running] = []
 
@@ -498,6 +497,22 @@ class TestSound:
         assert [one.sequence for one in await third.parcel()] == [3]
         third.said.put_nowait(words("still here"))
         await until(lambda: running.call.shown == [("ada", "still here")], "a caption")
+
+    async def test_that_does_not_come_back(
+        self, start: Start, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A captioner that is away is dialled for as long as it takes, and the log says so once."""
+        running = start()
+        for number in range(1, 6):
+            conversation = await running.dialled(number)
+            conversation.said.put_nowait(ConnectionError("the daemon is gone"))
+        conversation = await running.dialled(6)
+        conversation.said.put_nowait(words("hello"))
+        await until(lambda: running.call.shown, "a caption")
+        conversation.said.put_nowait(ConnectionError("the daemon is gone"))
+        await running.dialled(7)
+
+        assert caplog.text.count("the daemon is gone") == 2
 
 
 class TestCaptions:

@@ -33,9 +33,6 @@ MAX_WAITING_PACKETS = 5_000
 """That wait for a captioner: 100 s of one speaker. What is older is left out of the captions."""
 
 REDIAL_SECONDS = 1.0
-MAX_REDIAL_SECONDS = 10.0
-"""A captioner that is away is dialled again, each time after twice as long as before."""
-
 IDLE_SECONDS = 1.0
 
 
@@ -212,16 +209,18 @@ class Capture:
     # It is captioned
 
     async def _caption(self, captioner: Captioner) -> None:
-        pause_seconds = REDIAL_SECONDS
+        told = ""
         while True:
             try:
                 async for heard in captioner.converse(self._parcels()):
-                    pause_seconds = REDIAL_SECONDS
+                    told = ""
                     self._take(heard)
             except OSError as problem:
-                log.warning("captions are interrupted: %s", problem)
-            await asyncio.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, MAX_REDIAL_SECONDS)
+                # Not once a second, for a call that is not captioned at all.
+                if str(problem) != told:
+                    told = str(problem)
+                    log.warning("captions are interrupted: %s", told)
+            await asyncio.sleep(REDIAL_SECONDS)
 
     async def _parcels(self) -> AsyncIterator[list[Sound]]:
         while True:
