@@ -30,6 +30,9 @@ GATHER_SECONDS = 0.04
 MAX_WAITING_PACKETS = 5_000
 """That wait for a captioner: 100 s of one speaker. What is older is left out of the captions."""
 
+MAX_SESSIONS = 1_000
+"""Whose last number is known; more people come and go in no call."""
+
 REDIAL_SECONDS = 1.0
 IDLE_SECONDS = 1.0
 
@@ -86,6 +89,8 @@ class Capture:
         self._placers: dict[str, LivePlacer] = {}
         self._speakers: dict[str, str] = {}
         """Session of each track."""
+        self._sequences: dict[str, int] = {}
+        """The last number of each session: another track of the same one goes on from there."""
         self._sound: deque[Sound] = deque()
         self._has_sound = asyncio.Event()
         self._publisher = Publisher()
@@ -135,8 +140,12 @@ class Capture:
             return
         placer = self._placers.get(track_id)
         if placer is None:
-            placer = self._placers[track_id] = LivePlacer(self._start_seconds)
+            last_sequence = self._sequences.get(session_id, 0)
+            placer = self._placers[track_id] = LivePlacer(self._start_seconds, last_sequence)
         if (place := placer.place(packet)) is not None:
+            self._sequences[session_id] = place.sequence
+            if len(self._sequences) > MAX_SESSIONS:
+                del self._sequences[next(iter(self._sequences))]
             self._send(
                 Sound(
                     session_id=session_id,

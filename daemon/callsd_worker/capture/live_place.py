@@ -22,7 +22,7 @@ class Place:
     """Of one packet."""
 
     sequence: int
-    """From 1; what was lost on the way is left out."""
+    """From 1, or where another track has ended; what was lost on the way is left out."""
     start_sample: int
     """At 16 kHz, from the start of the capture."""
 
@@ -30,10 +30,10 @@ class Place:
 class LivePlacer:
     """Of one track."""
 
-    def __init__(self, start_seconds: float) -> None:
-        """`start_seconds` is the Unix time of sample 0."""
+    def __init__(self, start_seconds: float, last_sequence: int = 0) -> None:
+        """`start_seconds` is the Unix time of sample 0; the first packet is the next in number."""
         self._start_seconds = start_seconds
-        self._sequence = 0
+        self._sequence = last_sequence
         self._last: Packet | None = None
         self._anchor: tuple[int, float] | None = None
         """A timestamp, unwrapped, and the time at which it is placed."""
