@@ -11,6 +11,9 @@ from callsd_worker.capture.live_place import (
     GAP_SECONDS,
     MAX_AHEAD_SECONDS,
     MAX_LATE_PACKETS,
+    MAX_WAITING_PACKETS,
+    WAIT_SECONDS,
+    LiveOrder,
     LivePlacer,
     Place,
 )
@@ -204,3 +207,37 @@ def test_whatever_comes(packets: list[tuple[int, int, float, bytes]]) -> None:
         length = {0xF8: 320, 0x18: 960, 0xE0: 40}[payload[0]]
         sequence, end = place.sequence, place.start_sample + length
         assert speaker.receive(sequence, place.start_sample, length, payload, now) is not None
+
+
+@given(first=st.integers(0, 2**16 - 1), seed=st.integers(0, 99))
+def test_order(first: int, seed: int) -> None:
+    """Packets that overtake each other go on as they were sent, all of them, over a wrap-around."""
+    chance = random.Random(seed)  # noqa: S311 - guards nothing
+    sent = [(n / 50 + chance.uniform(0, WAIT_SECONDS * 0.8), n) for n in range(1, 300)]
+    came = [packet(first, 0, 0.0), *(packet(first + n, n * FRAME, at) for at, n in sorted(sent))]
+    order = LiveOrder()
+
+    found = [one for packet_ in came for one in order.put(packet_)]
+
+    found += order.rest()
+    assert [one.timestamp // FRAME for one in found] == list(range(300))
+
+
+def test_order_of_what_is_lost() -> None:
+    """A packet that does not come is waited for a quarter of a second, and no longer."""
+    order = LiveOrder()
+    lost, after = 10, round(WAIT_SECONDS * 50)
+    for n in range(lost):
+        assert len(list(order.put(packet(n, n * FRAME, n / 50)))) == 1
+    held = [list(order.put(packet(n, n * FRAME, n / 50))) for n in range(11, 11 + after + 2)]
+    assert [len(one) for one in held] == [0] * (after + 1) + [after + 2]
+    assert len(list(order.put(packet(lost, lost * FRAME, 1.0)))) == 1, "its place tells"
+
+
+def test_order_is_bounded() -> None:
+    """Numbers that leap about make nothing wait for long, nor many packets."""
+    order = LiveOrder()
+    waiting = 0
+    for n in range(0, 20 * MAX_WAITING_PACKETS, 2):
+        waiting += 1 - len(list(order.put(packet(n, 0, 0.0))))
+        assert waiting <= MAX_WAITING_PACKETS

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from callsd_worker.capture.call import CallClient, Ending, Packet, SenderReport, Speaker
 from callsd_worker.capture.caption_text import Words
-from callsd_worker.capture.live_place import LivePlacer
+from callsd_worker.capture.live_place import LiveOrder, LivePlacer
 from callsd_worker.capture.packet_log import PacketLogs
 from callsd_worker.capture.publisher import Metric, Publisher, Show
 
@@ -89,6 +89,7 @@ class Capture:
         """Session of each track."""
         self._captioned: dict[str, str] = {}
         """Track of each session: the newest one, as a session that comes back brings another."""
+        self._orders: dict[str, LiveOrder] = {}
         self._placers: dict[str, LivePlacer] = {}
         """Of each session."""
         self._sound: deque[Sound] = deque()
@@ -133,7 +134,9 @@ class Capture:
         session_id = speaker.session_id
         if self._speakers.get(track_id) != session_id:
             self._speakers[track_id] = session_id
+            self._send_rest(session_id)
             self._captioned[session_id] = track_id
+            self._orders.setdefault(session_id, LiveOrder())
             self._placers.setdefault(session_id, LivePlacer(self._start_seconds)).restart()
 
     def packet(self, track_id: str, packet: Packet) -> None:
@@ -146,6 +149,10 @@ class Capture:
             or self._captioned.get(session_id) != track_id
         ):
             return
+        for ordered in self._orders[session_id].put(packet):
+            self._place(session_id, ordered)
+
+    def _place(self, session_id: str, packet: Packet) -> None:
         if (place := self._placers[session_id].place(packet)) is not None:
             self._send(
                 Sound(
@@ -156,6 +163,12 @@ class Capture:
                 )
             )
 
+    def _send_rest(self, session_id: str) -> None:
+        """What waits for packets before it waits no longer."""
+        if (order := self._orders.get(session_id)) is not None:
+            for packet in order.rest():
+                self._place(session_id, packet)
+
     def sender_report(self, track_id: str, report: SenderReport) -> None:
         """The sender's clock has been told."""
         self._logs.sender_report(track_id, report)
@@ -164,6 +177,7 @@ class Capture:
         """Nothing more comes for now: what was said is captioned at once."""
         self._logs.muted(session_id)
         if self._captioner is not None and session_id in self._captioned:
+            self._send_rest(session_id)
             self._send(Sound(session_id=session_id))
 
     def track_ended(self, track_id: str) -> None:
@@ -171,6 +185,7 @@ class Capture:
         self._logs.track_ended(track_id)
         session_id = self._speakers.pop(track_id, "")
         if self._captioned.get(session_id) == track_id:
+            self._send_rest(session_id)
             del self._captioned[session_id]
             self._publisher.gone(session_id)
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the packets of a speaker belong while the call goes on.
 
-Good enough for captions; the files are placed with what is known after the call (`timeline`).
+Good enough for captions; the files are placed with what is known after the call (`packet_order`,
+`timeline`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from callsd_ipc.opus import OPUS_RATE_HZ
@@ -22,6 +24,53 @@ at which they come. By more than this it is the sender's clock that has leapt.""
 
 MAX_LATE_PACKETS = 50
 """When so many in a row come behind a later one, the sender has begun to count anew."""
+
+
+WAIT_SECONDS = 0.25
+"""So long later packets wait for one that is missing."""
+
+MAX_WAITING_PACKETS = 100
+"""More than come in that time, but of 2.5 ms each."""
+
+
+class LiveOrder:
+    """Packets of a speaker in the order in which they were sent."""
+
+    def __init__(self) -> None:
+        self._next: int | None = None
+        """Of the number that is awaited, which does not wrap around."""
+        self._waiting: dict[int, Packet] = {}
+
+    def put(self, packet: Packet) -> Iterator[Packet]:
+        """What can go on now. What comes too late is not held back: its place tells."""
+        if self._next is None:
+            self._next = packet.sequence
+        number = self._next + _signed(packet.sequence - self._next, 16)
+        if number < self._next:
+            yield packet
+            return
+        self._waiting.setdefault(number, packet)
+        yield from self._run()
+        while self._waiting:
+            first = self._waiting[min(self._waiting)]
+            waited_seconds = packet.arrival_seconds - first.arrival_seconds
+            if waited_seconds < WAIT_SECONDS and len(self._waiting) < MAX_WAITING_PACKETS:
+                return
+            self._next = min(self._waiting)
+            yield from self._run()
+
+    def rest(self) -> Iterator[Packet]:
+        """What still waits; then the next packet may have any number."""
+        for number in sorted(self._waiting):
+            yield self._waiting[number]
+        self._waiting.clear()
+        self._next = None
+
+    def _run(self) -> Iterator[Packet]:
+        assert self._next is not None
+        while (packet := self._waiting.pop(self._next, None)) is not None:
+            self._next += 1
+            yield packet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
