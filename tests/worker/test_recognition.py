@@ -198,6 +198,17 @@ class TestSegments:
         assert segments[-1].start_seconds > 150
         assert all(segment.words[0].text.strip() for segment in segments)
 
+    def test_what_is_before_the_start_is_left_out(self) -> None:
+        """A track may begin before its recording: words of that time are in no transcript."""
+        result = spoken("Nobody hears this. But this is in it.", seconds=8)
+
+        segments = place(
+            [(blank_window(8), result)], speaker="A", language="en", start_offset_seconds=-3.5
+        )
+
+        assert " ".join(segment.text for segment in segments) == "But this is in it."
+        assert segments[0].start_seconds >= 0.0
+
     def test_no_subtitle_is_endless(self) -> None:
         """Speech without punctuation is parted too."""
         result = spoken("word " * 60, seconds=28)

@@ -70,6 +70,8 @@ def _timed(window: Window, result: Recognised, offset_seconds: float) -> list[tu
         piece = window.piece_at((begin + finish) / 2)
         start = window.track_seconds(begin, piece=piece) + offset_seconds
         end = window.track_seconds(finish, piece=piece) + offset_seconds
+        if end <= 0.0:
+            continue  # Of a track that begins before its recording: nobody was told of that yet.
         start = max(start, earliest)
         end = max(end, start)
         earliest = start
