@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from callsd.v1.error_pb2 import ERROR_REASON_WORKER_KILLED
 from callsd.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_SUCCEEDED, Job, StopJobRequest
 from callsd_daemon.domain.capture import CAPTURE, CAPTURING_PHASE, CaptureResult
 from callsd_daemon.domain.delivery import Delivery
@@ -109,6 +110,22 @@ class TestFailure:
         await world.asked(lambda: api(api.jobs.StopJob, StopJobRequest(name=name)))
         await world.server.until(lambda: call.transcription.err, "`failed` has been told")
         assert call.transcription.err == "it was stopped before it had begun"
+        await world.stop(call)
+        await world.both_published(call)
+
+    async def test_dies_in_a_silent_call(self, world: World) -> None:
+        """Nobody joins again who was told of: the plugin hears once why the worker has ended."""
+        call = await begin(world, "note capturers; say capturing; until go; crash SIGKILL")
+        await world.server.until(lambda: call.transcription.start_at, "`started` has been told")
+        (world.daemon.root / "tmp" / "go").touch()
+        await world.server.until(lambda: call.transcription.err, "`failed` has been told")
+        capture = await ended(world, name_of(call.transcription))
+
+        assert "SIGKILL" in call.transcription.err
+        assert capture.state == JOB_STATE_FAILED
+        assert capture.failure.reason == ERROR_REASON_WORKER_KILLED
+        assert not capture.notices
+        assert len((world.daemon.root / "tmp" / "capturers").read_text().splitlines()) == 1
         await world.stop(call)
         await world.both_published(call)
 
