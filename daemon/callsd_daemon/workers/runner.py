@@ -183,7 +183,7 @@ class JobRunner:
         kind = self._kinds[job.kind]
         attempt = Attempt(slot, process, kind.bounds, self._observer(job), is_batch=kind.is_batch)
         try:
-            async with captioned(self._calls, job, self._directory / job.id) as slot.call:
+            async with captioned(self._calls, job, self._directory / job.id, slot):
                 verdict = await self._see_through(job, attempt)
             return verdict or ending.death(process.end, slot.progress)
         finally:
