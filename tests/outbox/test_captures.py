@@ -12,6 +12,7 @@ from callsd_daemon.domain.capture import CAPTURE, CAPTURING_PHASE, CaptureResult
 from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Artifact, Failure, Progress, State
+from callsd_daemon.mattermost.courier import NAME_TRIES
 from callsd_daemon.mattermost.work import Work, failure, files, has_begun
 from tests.helpers.jobs import CALL, make_job
 from tests.helpers.waiting import eventually
@@ -101,6 +102,24 @@ class TestFailure:
         assert call.transcription.err == told
         await world.stop(call)
         await world.both_published(call)
+
+    async def test_told_whatever_the_files_are_called(self, start_world: StartWorld) -> None:
+        """A capture publishes no files: that the site names none does not keep it from telling."""
+        world = await start_world(
+            live_captions=False,
+            constants={"callsd_daemon.mattermost.courier.TELL_FAILURE_TRIES": 1},
+        )
+        await world.activate(transcriptions=True)
+        world.server.faults.plugin_disabled.always(path="/filename")
+        call = await begin(world, "say capturing; until go; capture 1 it was lost")
+        await world.server.until(lambda: call.transcription.start_at, "`started` has been told")
+        await world.server.until(
+            lambda: world.asks("GET", "/filename") > NAME_TRIES, "the recording has a name"
+        )
+        (world.daemon.root / "tmp" / "go").touch()
+        await world.server.until(lambda: call.transcription.err, "`failed` has been told")
+
+        assert call.transcription.err == "it was lost"
 
     async def test_stopped_too_early(self, world: World) -> None:
         """Nor does it wait for one that somebody has stopped before it was in the call."""
