@@ -15,7 +15,7 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Failure, Job, State
 from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.recording import RECORDING, RecordingResult
-from callsd_daemon.domain.transcription import TRANSCRIPTION, Track
+from callsd_daemon.domain.transcription import MAX_OFFSET_SECONDS, TRANSCRIPTION, Track
 from callsd_daemon.kinds.capture import OVERTIME_SECONDS, Capture
 from callsd_daemon.kinds.transcription import Transcription, TranscriptionAssignment, resolved
 from callsd_daemon.models.store import ModelStore
@@ -208,6 +208,12 @@ class TestTracks:
     def test_from_the_first_sound(self) -> None:
         """Without both, the transcript begins with what was heard first."""
         assert offsets(captured(TWO)) == [1.5, 0.0]
+
+    def test_absurdly_far(self) -> None:
+        """A worker's clock, or a server's, moves no track further than a client may."""
+        far = 400 * 86400.0
+        found = captured(CaptureResult(tracks=(heard("one", -far), heard("two", far))))
+        assert offsets(found | recorded(0.0)) == [-MAX_OFFSET_SECONDS, MAX_OFFSET_SECONDS]
 
     def test_nobody_has_spoken(self) -> None:
         """A call that was heard to its end, and is silent, has no tracks."""

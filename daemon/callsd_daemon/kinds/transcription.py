@@ -15,6 +15,7 @@ from callsd_daemon.domain.jobs import Job, Notice, Reservation, Usage
 from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.recording import RECORDING, RecordingResult
 from callsd_daemon.domain.transcription import (
+    MAX_OFFSET_SECONDS,
     TRANSCRIPTION,
     Engine,
     Task,
@@ -214,10 +215,11 @@ def resolved(track: Track, after: Mapping[str, Job]) -> Iterator[Track]:
     zero = recorded.start_time if isinstance(recorded, RecordingResult) else None
     zero = zero or captured.recording_start_time or min(one.start_time for one in captured.tracks)
     for one in captured.tracks:
+        offset = (one.start_time - zero).total_seconds()
         yield replace(
             track,
             speaker=one.speaker or UNKNOWN_SPEAKER,
             speaker_id=one.speaker_id,
             path=one.file_name,
-            start_offset_seconds=(one.start_time - zero).total_seconds(),
+            start_offset_seconds=min(max(offset, -MAX_OFFSET_SECONDS), MAX_OFFSET_SECONDS),
         )
