@@ -226,8 +226,17 @@ class TestTracks:
             captured(None, state=State.FAILED, failure=FAILED),
             captured(None, state=State.CANCELLED),
             captured(CaptureResult(problem="the connection was lost")),
+            captured(CaptureResult(), state=State.FAILED, failure=FAILED),
+            captured(CaptureResult(), state=State.CANCELLED),
         ],
-        ids=["gone", "failed", "stopped", "cut short"],
+        ids=[
+            "gone",
+            "failed",
+            "stopped",
+            "cut short",
+            "failed with a result",
+            "stopped with a result",
+        ],
     )
     def test_nothing_was_heard(self, capture: dict[str, Job]) -> None:
         """The recording's sound stands for a call of which nothing was captured, or fails."""
