@@ -62,6 +62,17 @@ def test_ended() -> None:
     ]
 
 
+def test_what_others_say() -> None:
+    """Names and problems do not steer the terminal."""
+    result = CaptureResult(tracks=[track(0, "Ada\x1b[2J", "a")], problem="lost\x1b]0;x\x07")
+    job = capture(JOB_STATE_SUCCEEDED, capture_result=result)
+
+    assert list(outcome(job))[1:] == [
+        "track:      track-000.ogg  Ada [2J, 1:00",
+        "cut short:  lost ]0;x",
+    ]
+
+
 def test_cut_short() -> None:
     """Why it has ended before its call."""
     result = CaptureResult(problem="the connection broke")

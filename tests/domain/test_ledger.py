@@ -159,12 +159,12 @@ class Office:
     def end(self, tx: Transaction, number: int) -> None:
         """A worker gets its work done."""
         if job := pick(tx.active(), number):
-            tx.put(settle(job, Outcome(), KILLED, self.clock, END_RULES))
+            tx.put(settle(job, Outcome(), KILLED, self.clock, END_RULES, is_at_end=False))
 
     def crash(self, tx: Transaction, number: int) -> None:
         """A worker dies: its job is requeued, or fails after too many attempts."""
         if job := pick(tx.active(), number):
-            after = tx.put(settle(job, None, KILLED, self.clock, END_RULES))
+            after = tx.put(settle(job, None, KILLED, self.clock, END_RULES, is_at_end=False))
             ends = {
                 True: State.CANCELLED,
                 False: State.QUEUED if job.attempt < END_RULES.max_attempts else State.FAILED,

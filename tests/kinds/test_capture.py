@@ -15,7 +15,7 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Failure, Job, State
 from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.recording import RECORDING, RecordingResult
-from callsd_daemon.domain.transcription import TRANSCRIPTION, Track
+from callsd_daemon.domain.transcription import MAX_OFFSET_SECONDS, TRANSCRIPTION, Track
 from callsd_daemon.kinds.capture import OVERTIME_SECONDS, Capture
 from callsd_daemon.kinds.transcription import Transcription, TranscriptionAssignment, resolved
 from callsd_daemon.models.store import ModelStore
@@ -209,6 +209,12 @@ class TestTracks:
         """Without both, the transcript begins with what was heard first."""
         assert offsets(captured(TWO)) == [1.5, 0.0]
 
+    def test_absurdly_far(self) -> None:
+        """A worker's clock, or a server's, moves no track further than a client may."""
+        far = 400 * 86400.0
+        found = captured(CaptureResult(tracks=(heard("one", -far), heard("two", far))))
+        assert offsets(found | recorded(0.0)) == [-MAX_OFFSET_SECONDS, MAX_OFFSET_SECONDS]
+
     def test_nobody_has_spoken(self) -> None:
         """A call that was heard to its end, and is silent, has no tracks."""
         assert list(resolved(STANDING, captured(CaptureResult()) | recorded(0.0))) == []
@@ -220,8 +226,17 @@ class TestTracks:
             captured(None, state=State.FAILED, failure=FAILED),
             captured(None, state=State.CANCELLED),
             captured(CaptureResult(problem="the connection was lost")),
+            captured(CaptureResult(), state=State.FAILED, failure=FAILED),
+            captured(CaptureResult(), state=State.CANCELLED),
         ],
-        ids=["gone", "failed", "stopped", "cut short"],
+        ids=[
+            "gone",
+            "failed",
+            "stopped",
+            "cut short",
+            "failed with a result",
+            "stopped with a result",
+        ],
     )
     def test_nothing_was_heard(self, capture: dict[str, Job]) -> None:
         """The recording's sound stands for a call of which nothing was captured, or fails."""

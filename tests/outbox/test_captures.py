@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from callsd.v1.error_pb2 import ERROR_REASON_WORKER_KILLED
 from callsd.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_SUCCEEDED, Job, StopJobRequest
 from callsd_daemon.domain.capture import CAPTURE, CAPTURING_PHASE, CaptureResult
 from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Artifact, Failure, Progress, State
+from callsd_daemon.mattermost.courier import NAME_TRIES
 from callsd_daemon.mattermost.work import Work, failure, files, has_begun
 from tests.helpers.jobs import CALL, make_job
 from tests.helpers.waiting import eventually
@@ -101,6 +103,24 @@ class TestFailure:
         await world.stop(call)
         await world.both_published(call)
 
+    async def test_told_whatever_the_files_are_called(self, start_world: StartWorld) -> None:
+        """A capture publishes no files: that the site names none does not keep it from telling."""
+        world = await start_world(
+            live_captions=False,
+            constants={"callsd_daemon.mattermost.courier.TELL_FAILURE_TRIES": 1},
+        )
+        await world.activate(transcriptions=True)
+        world.server.faults.plugin_disabled.always(path="/filename")
+        call = await begin(world, "say capturing; until go; capture 1 it was lost")
+        await world.server.until(lambda: call.transcription.start_at, "`started` has been told")
+        await world.server.until(
+            lambda: world.asks("GET", "/filename") > NAME_TRIES, "the recording has a name"
+        )
+        (world.daemon.root / "tmp" / "go").touch()
+        await world.server.until(lambda: call.transcription.err, "`failed` has been told")
+
+        assert call.transcription.err == "it was lost"
+
     async def test_stopped_too_early(self, world: World) -> None:
         """Nor does it wait for one that somebody has stopped before it was in the call."""
         call = await begin(world, "say joining; until joined; capture 1")
@@ -109,6 +129,22 @@ class TestFailure:
         await world.asked(lambda: api(api.jobs.StopJob, StopJobRequest(name=name)))
         await world.server.until(lambda: call.transcription.err, "`failed` has been told")
         assert call.transcription.err == "it was stopped before it had begun"
+        await world.stop(call)
+        await world.both_published(call)
+
+    async def test_dies_in_a_silent_call(self, world: World) -> None:
+        """Nobody joins again who was told of: the plugin hears once why the worker has ended."""
+        call = await begin(world, "note capturers; say capturing; until go; crash SIGKILL")
+        await world.server.until(lambda: call.transcription.start_at, "`started` has been told")
+        (world.daemon.root / "tmp" / "go").touch()
+        await world.server.until(lambda: call.transcription.err, "`failed` has been told")
+        capture = await ended(world, name_of(call.transcription))
+
+        assert "SIGKILL" in call.transcription.err
+        assert capture.state == JOB_STATE_FAILED
+        assert capture.failure.reason == ERROR_REASON_WORKER_KILLED
+        assert not capture.notices
+        assert len((world.daemon.root / "tmp" / "capturers").read_text().splitlines()) == 1
         await world.stop(call)
         await world.both_published(call)
 

@@ -143,7 +143,7 @@ async def test_lost_worker(office: Office, failing_commits: list[str]) -> None:
     before = lost._value.get(), ended._value.get()
     failing_commits += ["full"] * 3
 
-    await office.runner._conclusion.conclude(job, KILLED, END_RULES)
+    await office.runner._conclusion.conclude(job, KILLED, END_RULES, end_time=NOW)
 
     assert failing_commits == []
     assert await office.state("job") is State.FAILED
@@ -156,7 +156,9 @@ async def test_settling_tells_nobody() -> None:
     before = lost._value.get()
     job = make_job(state=State.RUNNING, attempt=1, worker=WORKER)
 
-    settled = {ending.settle(job, None, KILLED, NOW, END_RULES).state for _ in range(3)}
+    settled = {
+        ending.settle(job, None, KILLED, NOW, END_RULES, is_at_end=False).state for _ in range(3)
+    }
 
     assert settled == {State.FAILED}
     assert lost._value.get() == before

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from callsd_daemon.domain.captions import CaptionsSpec, TrackUpdate, Words
 from callsd_daemon.workers.captions import call as call_module
@@ -289,6 +290,30 @@ class TestWords:
 
 class TestStreams:
     """One after the other, and two at once."""
+
+    @pytest.mark.parametrize("problem", [None, ValueError("a bug")], ids=["an end", "a bug"])
+    async def test_how_it_ends(
+        self,
+        stream: Open,
+        call: Call,
+        monkeypatch: pytest.MonkeyPatch,
+        problem: Exception | None,
+    ) -> None:
+        """A bug ends the stream, and is in the log; a stream that ends is no news."""
+
+        def receive(*_: object) -> None:
+            if problem is not None:
+                raise problem
+
+        monkeypatch.setattr(call, "receive", receive)
+        with capture_logs() as logs:
+            one = stream()
+            one.say(piece())
+            one.requests.put_nowait(None)
+            await one.end()
+
+        bugs = [] if problem is None else [("captured_sound_failed", problem)]
+        assert [(entry["event"], entry["exc_info"]) for entry in logs] == bugs
 
     async def test_after_a_break(self, stream: Open, call: Call, captioner: Captioner) -> None:
         """A stream that is opened again goes on: nothing is captioned twice, nor said again."""

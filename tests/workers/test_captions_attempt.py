@@ -201,7 +201,7 @@ async def test_no_room(
     outcome = await end(OneCall(call))
     rules = EndRules(max_attempts=3, retention=None)
     unheard = Failure(reason=Reason.WORKER_KILLED, message="nobody sees this")
-    job = settle(JOB, outcome, unheard, NOW, rules)
+    job = settle(JOB, outcome, unheard, NOW, rules, is_at_end=False)
 
     assert job.state is State.FAILED
     assert job.failure is not None

@@ -3,7 +3,8 @@
 
 import asyncio
 import errno
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +45,7 @@ JOB = Job(
     spec=SPEC,
     attempt=1,
 )
+WAIT_SECONDS = 10.0
 PACKET, LENGTH = b"\xf8" + bytes(20), 320
 
 
@@ -55,12 +57,27 @@ class AnyCaptioner:
         self.failure: Failure | None = None
 
 
+class Slot:
+    """That of a worker."""
+
+    call: Call | None = None
+
+    async def opened(self) -> Call:
+        """The call, once it is there."""
+        await until(lambda: self.call, "the call")
+        assert self.call is not None
+        return self.call
+
+
 class OneCall:
     """The calls of a daemon that has one."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.captioner = AnyCaptioner()
+        self.may_open = asyncio.Event()
+        self.may_open.set()
+        self.tried = asyncio.Event()
         self.refusal: Exception | None = None
         self.problem: Exception | None = None
         self.ended: list[str] = []
@@ -70,6 +87,8 @@ class OneCall:
         self, job_id: str, spec: CaptionsSpec, directory: Path
     ) -> tuple[Call, Captioner]:
         """The call, unless it is refused."""
+        self.tried.set()
+        await self.may_open.wait()
         if self.refusal is not None:
             raise self.refusal
         sink = AudioSink(
@@ -93,16 +112,20 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OneCall:
     return OneCall(tmp_path)
 
 
-def during(calls: OneCall, job: Job = JOB) -> AbstractAsyncContextManager[Call | None]:
+@asynccontextmanager
+async def during(calls: OneCall, job: Job = JOB) -> AsyncIterator[Slot]:
     """The time in which the job's call is captioned."""
-    return captioned(cast(Calls, calls), job, calls.directory)
+    slot = Slot()
+    async with captioned(cast(Calls, calls), job, calls.directory, slot):
+        yield slot
+    assert slot.call is None
 
 
 async def test_without_captions(calls: OneCall) -> None:
     """Work that wants no captions opens no call."""
-    calls.refusal = AssertionError("opened")
-    async with during(calls, replace(JOB, spec=replace(SPEC, captions=None))) as call:
-        assert call is None
+    async with during(calls, replace(JOB, spec=replace(SPEC, captions=None))):
+        await asyncio.sleep(0)
+    assert not calls.tried.is_set()
     assert calls.closed == 0
 
 
@@ -111,22 +134,44 @@ async def test_without_captions(calls: OneCall) -> None:
     [
         CallsdError(Reason.MODEL_MISSING, "there is no model base"),
         OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("a bug"),
     ],
     ids=repr,
 )
 async def test_refused(calls: OneCall, problem: Exception) -> None:
     """When captions cannot begin, the work does, without them."""
     calls.refusal = problem
-    async with during(calls) as call:
-        assert call is None
+    async with during(calls) as slot:
+        await until(calls.tried.is_set, "a try")
+        await asyncio.sleep(0)
+        assert slot.call is None
+    assert calls.closed == 0
+
+
+async def test_late(calls: OneCall) -> None:
+    """The work does not wait for its captions: they join it when they can."""
+    calls.may_open.clear()
+    async with during(calls) as slot:
+        await until(calls.tried.is_set, "a try")
+        assert slot.call is None
+        calls.may_open.set()
+        await slot.opened()
+    assert calls.closed == 1
+
+
+async def test_too_late(calls: OneCall) -> None:
+    """Nor does its end."""
+    calls.may_open.clear()
+    async with asyncio.timeout(WAIT_SECONDS), during(calls):
+        await until(calls.tried.is_set, "a try")
     assert calls.closed == 0
 
 
 async def test_tended(calls: OneCall, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the work goes on, speech that has stopped is ended, and positions are kept."""
     monkeypatch.setattr("callsd_daemon.workers.captions.call.STALL_SECONDS", 0.0)
-    async with during(calls) as call:
-        assert call is not None
+    async with during(calls) as slot:
+        call = await slot.opened()
         call.attach(Encoding.OPUS)
         call.receive("ada", 1, 0, LENGTH, PACKET)
         await until(lambda: calls.ended == ["ada"], "the end of her speech")
@@ -138,12 +183,13 @@ async def test_tended(calls: OneCall, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_captioner_that_cannot_go_on(calls: OneCall) -> None:
     """The job's log says why there are no more captions, and the work goes on."""
-    async with during(calls) as call:
-        assert call is not None
+    async with during(calls) as slot:
+        call = await slot.opened()
         calls.captioner.failure = Failure(reason=Reason.MODEL_INVALID, message="it is damaged")
         calls.captioner.failed.set()
         log = calls.directory / WORKER_LOG
         await until(lambda: log.exists() and "it is damaged" in log.read_text(), "a note")
+        assert slot.call is call
         assert not call.feed.ended.is_set()
     assert calls.closed == 1
 
@@ -158,8 +204,7 @@ async def test_a_disk_that_is_full(calls: OneCall, monkeypatch: pytest.MonkeyPat
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Journal, "sync", sync)
-    async with during(calls) as call:
-        assert call is not None
+    async with during(calls):
         await until(lambda: len(tried) > 4, "more tries")
     assert calls.closed == 1
 
@@ -178,17 +223,27 @@ async def test_a_bug(calls: OneCall, monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls.closed == 1
 
 
-async def test_an_end_that_cannot_be_written(calls: OneCall) -> None:
-    """Nor is a disk that takes no more when the call is closed."""
-    calls.problem = OSError(errno.ENOSPC, "No space left on device")
-    async with during(calls):
-        pass
+@pytest.mark.parametrize(
+    "problem",
+    [OSError(errno.ENOSPC, "No space left on device"), ValueError("a bug")],
+    ids=repr,
+)
+async def test_an_end_that_cannot_be_written(calls: OneCall, problem: Exception) -> None:
+    """Nor is a disk that takes no more when the call is closed, or whatever goes wrong there."""
+    calls.problem = problem
+    async with during(calls) as slot:
+        await slot.opened()
     assert calls.closed == 1
 
 
 async def test_work_that_fails(calls: OneCall) -> None:
     """How the work failed comes through, and the call is closed."""
-    with pytest.raises(RuntimeError, match="the work"):
-        async with during(calls):
+
+    async def work() -> None:
+        async with during(calls) as slot:
+            await slot.opened()
             raise RuntimeError("the work has failed")
+
+    with pytest.raises(RuntimeError, match="the work"):
+        await work()
     assert calls.closed == 1

@@ -57,29 +57,43 @@ class TestRetries:
         """Ends that say nothing about the job are tried again; no other end is."""
         failure = Failure(reason=reason, message="so it is")
 
-        assert is_retried(recording(), failure, RULES) is (reason in NOT_OF_THE_JOB)
+        assert is_retried(recording(), failure, RULES, is_at_end=False) is (
+            reason in NOT_OF_THE_JOB
+        )
 
     @pytest.mark.parametrize(("attempt", "expected"), [(1, True), (2, True), (3, False)])
     def test_attempts(self, attempt: int, *, expected: bool) -> None:
         """There are as many attempts as the administrator allows."""
-        assert is_retried(recording(attempt=attempt), KILLED, RULES) is expected
+        assert is_retried(recording(attempt=attempt), KILLED, RULES, is_at_end=False) is expected
 
     def test_stopped(self) -> None:
         """What was asked to end is not begun again."""
-        assert not is_retried(recording(State.STOPPING), KILLED, RULES)
+        assert not is_retried(recording(State.STOPPING), KILLED, RULES, is_at_end=False)
 
     @pytest.mark.parametrize("state", [State.STARTING, State.RUNNING, State.STOPPING])
     @pytest.mark.parametrize("reason", [Reason.HOST_REBOOT, Reason.PAGE_UNAVAILABLE])
     @pytest.mark.parametrize("attempt", [1, 3])
-    def test_as_it_is_settled(self, state: State, reason: Reason, attempt: int) -> None:
+    @pytest.mark.parametrize("is_at_end", [False, True])
+    def test_as_it_is_settled(
+        self, state: State, reason: Reason, attempt: int, *, is_at_end: bool
+    ) -> None:
         """Salvage and retries never meet: what will be retried is what goes back to the queue."""
         job, failure = recording(state, attempt=attempt), Failure(reason=reason, message="lost")
 
-        settled = settle(job, None, failure, NOW, RULES)
+        settled = settle(job, None, failure, NOW, RULES, is_at_end=is_at_end)
 
-        assert (settled.state is State.QUEUED) is is_retried(job, failure, RULES)
+        is_again = is_retried(job, failure, RULES, is_at_end=is_at_end)
+        assert (settled.state is State.QUEUED) is is_again
         if settled.state is State.QUEUED:
             assert [notice.code for notice in settled.notices] == ["WORKER_RESTARTED"]
+
+    @pytest.mark.parametrize("attempt", [1, 2])
+    def test_at_its_end(self, attempt: int) -> None:
+        """A job that another worker cannot go on with fails at once, by how its worker ended."""
+        settled = settle(recording(attempt=attempt), None, KILLED, NOW, RULES, is_at_end=True)
+
+        assert (settled.state, settled.failure) == (State.FAILED, KILLED)
+        assert settled.attempt == attempt
 
 
 class TestSalvaged:
@@ -88,7 +102,7 @@ class TestSalvaged:
     @pytest.mark.parametrize("state", [State.RUNNING, State.STOPPING])
     def test_saved(self, state: State) -> None:
         """A recording whose worker died has succeeded when what it recorded was saved."""
-        settled = settle(recording(state), RECORDED, KILLED, NOW, RULES)
+        settled = settle(recording(state), RECORDED, KILLED, NOW, RULES, is_at_end=True)
 
         assert settled.state is State.SUCCEEDED
         assert settled.results == RECORDED.results
@@ -111,6 +125,6 @@ class TestSalvaged:
         counter = MEDIA_SECONDS.labels(kind=RECORDING)
         before = counter._value.get()
 
-        ending.count(settle(recording(), RECORDED, KILLED, NOW, RULES))
+        ending.count(settle(recording(), RECORDED, KILLED, NOW, RULES, is_at_end=True))
 
         assert counter._value.get() - before == 9.5

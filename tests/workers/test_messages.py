@@ -493,6 +493,25 @@ class TestOutcomes:
         )
 
     @pytest.mark.parametrize(
+        ("told", "kept"),
+        [
+            ("Ada\x1b]0;hers\x07", "Ada ]0;hers"),
+            ("Ada\r\n00:01 --> 00:02", "Ada  00:01 --> 00:02"),
+            ("Ada\u2028Bob\x85", "Ada Bob"),
+            ("می\u200cروم", "می\u200cروم"),
+        ],
+    )
+    def test_names_that_are_more(self, directory: Path, told: str, kept: str) -> None:
+        """A name, or a problem, neither steers a terminal nor ends a line; letters stay."""
+        track = worker_pb2.CapturedTrack(
+            file_name="a.ogg", speaker=told, speaker_id=told, start_ms=1
+        )
+        found = self.captured(directory, track, problem=told)
+
+        assert [(one.speaker, one.speaker_id) for one in found.tracks] == [(kept, kept)]
+        assert found.problem == kept
+
+    @pytest.mark.parametrize(
         "name", ["", "c.ogg", "../a.ogg", "/etc/passwd", "A.OGG", "a.ogg\0", "a" * 1000 + ".ogg"]
     )
     def test_a_track_without_its_file(self, directory: Path, name: str) -> None:

@@ -13,6 +13,9 @@ from callsd_transcript.formats import Compaction
 TRANSCRIPTION = "transcription"
 """Name of the kind."""
 
+MAX_OFFSET_SECONDS = 30 * 86400.0
+"""No track begins so much later than its transcript."""
+
 
 class Engine(StrEnum):
     """Programs that turn speech into words."""

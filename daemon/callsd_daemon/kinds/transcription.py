@@ -11,10 +11,11 @@ from callsd_daemon.domain.capture import CAPTURE, CaptureResult
 from callsd_daemon.domain.costs import transcription_cost, transcription_cost_key
 from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.domain.jobs import Job, Notice, Reservation, Usage
+from callsd_daemon.domain.jobs import Job, Notice, Reservation, State, Usage
 from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.recording import RECORDING, RecordingResult
 from callsd_daemon.domain.transcription import (
+    MAX_OFFSET_SECONDS,
     TRANSCRIPTION,
     Engine,
     Task,
@@ -197,9 +198,8 @@ def resolved(track: Track, after: Mapping[str, Job]) -> Iterator[Track]:
     anything, there are none; if it was not, and there are none, the recording's sound stands for
     them. Raises CallsdError when there is no recording either.
     """
-    capture, recording = after.get(track.capture), after.get(track.recording)
-    captured = capture.results.get(CAPTURE) if capture is not None else None
-    if not isinstance(captured, CaptureResult) or (captured.problem and not captured.tracks):
+    captured, recording = _captured(after.get(track.capture)), after.get(track.recording)
+    if captured is None:
         if recording is None:
             raise CallsdError(
                 Reason.MEDIA_NOT_FOUND,
@@ -214,10 +214,20 @@ def resolved(track: Track, after: Mapping[str, Job]) -> Iterator[Track]:
     zero = recorded.start_time if isinstance(recorded, RecordingResult) else None
     zero = zero or captured.recording_start_time or min(one.start_time for one in captured.tracks)
     for one in captured.tracks:
+        offset = (one.start_time - zero).total_seconds()
         yield replace(
             track,
             speaker=one.speaker or UNKNOWN_SPEAKER,
             speaker_id=one.speaker_id,
             path=one.file_name,
-            start_offset_seconds=(one.start_time - zero).total_seconds(),
+            start_offset_seconds=min(max(offset, -MAX_OFFSET_SECONDS), MAX_OFFSET_SECONDS),
         )
+
+
+def _captured(capture: Job | None) -> CaptureResult | None:
+    """What is known of who spoke; None: nothing. Only who was in a call knows it to be silent."""
+    captured = capture.results.get(CAPTURE) if capture is not None else None
+    if capture is None or not isinstance(captured, CaptureResult):
+        return None
+    is_whole = capture.state is State.SUCCEEDED and not captured.problem
+    return captured if captured.tracks or is_whole else None

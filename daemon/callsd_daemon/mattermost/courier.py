@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 import structlog
 
+from callsd_daemon.domain.capture import CAPTURE
 from callsd_daemon.domain.delivery import (
     MAX_PAUSE_SECONDS,
     Delivery,
@@ -158,7 +159,7 @@ class Courier:
             return False
         if not work.delivery.is_start_told:
             await self._tell_start(work, site)
-        elif not work.delivery.title:
+        elif not work.delivery.title and work.job.kind != CAPTURE:  # which publishes no files
             await self._name(work, site)
         else:
             return False

@@ -10,8 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 from callsd.v1 import caption_pb2
 from callsd_daemon.domain.captions import SAMPLE_RATE_HZ, Encoding, Words
 from callsd_daemon.domain.errors import CallsdError, Reason, invalid_fields
+from callsd_daemon.domain.transcription import MAX_OFFSET_SECONDS
 from callsd_daemon.rpc import convert, validate
-from callsd_daemon.rpc.kinds.transcription import MAX_OFFSET_SECONDS
 from callsd_daemon.rpc.problems import CONTROL, MAX_SPEAKER_CHARACTERS, Problems
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.feed import CallStatus, Caption, Event, EventType, Published

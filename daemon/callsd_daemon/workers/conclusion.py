@@ -59,23 +59,34 @@ class Conclusion:
         self._now = now
 
     async def conclude(
-        self, job: Job, failure: Failure, rules: EndRules, *, made: Outcome | None = None
+        self,
+        job: Job,
+        failure: Failure,
+        rules: EndRules,
+        *,
+        end_time: datetime,
+        made: Outcome | None = None,
     ) -> Grant | None:
         """Conclude an attempt by its outcome, or by `failure` if there is none.
 
-        `made` is the outcome of an attempt that leaves none in a file. Live work that another
-        worker goes on with keeps its reservation: returns what that one is given. Does not give up:
-        nobody else would do it, until the daemon is restarted.
+        Its worker has ended at `end_time`; `made` is the outcome of an attempt that leaves none in
+        a file. Live work that another worker goes on with keeps its reservation: returns what that
+        one is given. Does not give up: nobody else would do it, until the daemon is restarted.
         """
         while True:
             try:
-                return await self._conclude(job, failure, rules, made)
+                return await self._conclude(job, failure, rules, end_time, made)
             except Exception:
                 log.exception("conclusion_failed", job_id=job.id)
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _conclude(
-        self, job: Job, failure: Failure, rules: EndRules, made: Outcome | None
+        self,
+        job: Job,
+        failure: Failure,
+        rules: EndRules,
+        end_time: datetime,
+        made: Outcome | None,
     ) -> Grant | None:
         # The reservation is released: nothing may be left that uses it.
         worker = self._starter.worker_id(job)
@@ -89,7 +100,10 @@ class Conclusion:
             if current is None or not current.is_active or current.attempt != job.attempt:
                 return None
             token = ""
-            settled = ending.settle(current, outcome, failure, self._now(), rules)
+            is_at_end = kind.is_at_end(current, ending.ran_seconds(current, end_time))
+            settled = ending.settle(
+                current, outcome, failure, self._now(), rules, is_at_end=is_at_end
+            )
             if settled.state is State.QUEUED and not kind.is_batch:
                 settled, token = self._starter.with_worker(settled)
             grant = Grant(job=tx.put(settled), token=token)

@@ -53,10 +53,14 @@ def ran_seconds(job: Job, now: datetime) -> float:
     return max(0.0, (now - job.start_time).total_seconds())
 
 
-def is_retried(job: Job, failure: Failure, rules: EndRules) -> bool:
-    """Whether another worker shall go on with a job whose worker ended by `failure`."""
+def is_retried(job: Job, failure: Failure, rules: EndRules, *, is_at_end: bool) -> bool:
+    """Whether another worker shall go on with a job whose worker ended by `failure`.
+
+    `is_at_end` is what the job's kind says: there is nothing to go on with.
+    """
     return (
-        job.state is not State.STOPPING
+        not is_at_end
+        and job.state is not State.STOPPING
         and failure.reason in RETRYABLE
         and job.attempt < rules.max_attempts
     )
@@ -69,7 +73,13 @@ def is_lost(job: Job, outcome: Outcome | None, failure: Failure) -> bool:
 
 
 def settle(
-    job: Job, outcome: Outcome | None, failure: Failure, now: datetime, rules: EndRules
+    job: Job,
+    outcome: Outcome | None,
+    failure: Failure,
+    now: datetime,
+    rules: EndRules,
+    *,
+    is_at_end: bool,
 ) -> Job:
     """The job after an attempt that left `outcome`, or ended by `failure` if it left none."""
     retention = rules.retention
@@ -78,9 +88,9 @@ def settle(
         return job.finished(outcome, now, retention=retention)
     if job.state is State.STOPPING:
         return job.cancelled(now, retention=retention)
-    if not is_lost(job, outcome, failure):
+    if is_at_end or not is_lost(job, outcome, failure):
         return job.failed(failure, now, retention=retention)
-    if is_retried(job, failure, rules):
+    if is_retried(job, failure, rules, is_at_end=is_at_end):
         notice = Notice(
             code="WORKER_RESTARTED",
             message=f"attempt {job.attempt} was lost, another worker takes over: {failure.message}",

@@ -86,7 +86,6 @@ class JobRunner:
             directory=directory,
             pool=pool,
             kinds=kinds,
-            now=now,
         )
         self._conclusion = Conclusion(
             store=self._store,
@@ -141,10 +140,14 @@ class JobRunner:
                 metadata={"error_id": error_id},
             )
         self._server.clear(job.id)
+        # Salvage takes its time: what is decided by how long the job has run is decided for now.
+        end_time = self._now()
         if job.id not in self._told:
-            await self._salvage.save(job, failure, self.end_rules)
+            await self._salvage.save(job, failure, self.end_rules, end_time)
         self._told.discard(job.id)
-        again = await self._conclusion.conclude(job, failure, self.end_rules, made=made)
+        again = await self._conclusion.conclude(
+            job, failure, self.end_rules, end_time=end_time, made=made
+        )
         if again is None:
             self._stopping.discard(job.id)
         return again
@@ -180,7 +183,7 @@ class JobRunner:
         kind = self._kinds[job.kind]
         attempt = Attempt(slot, process, kind.bounds, self._observer(job), is_batch=kind.is_batch)
         try:
-            async with captioned(self._calls, job, self._directory / job.id) as slot.call:
+            async with captioned(self._calls, job, self._directory / job.id, slot):
                 verdict = await self._see_through(job, attempt)
             return verdict or ending.death(process.end, slot.progress)
         finally:

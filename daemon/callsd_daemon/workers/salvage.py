@@ -4,7 +4,6 @@
 This is done by a worker that does only this, in the directory of the one that is gone.
 """
 
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -39,7 +38,6 @@ class Salvage:
         directory: Path,
         pool: FilePool,
         kinds: Kinds,
-        now: Callable[[], datetime],
     ) -> None:
         """`directory` holds the jobs' directories."""
         self._store = store
@@ -49,32 +47,34 @@ class Salvage:
         self._directory = directory
         self._pool = pool
         self._kinds = kinds
-        self._now = now
 
-    async def save(self, job: Job, failure: Failure, rules: EndRules) -> None:
+    async def save(self, job: Job, failure: Failure, rules: EndRules, end_time: datetime) -> None:
         """Have an outcome that a worker has left brought to us, and what was recorded saved.
 
         The latter when no other worker will go on with the recording. Whatever comes of it, the
-        attempt is concluded: nothing is raised.
+        attempt is concluded: nothing is raised. `end_time` is that of the worker's end.
         """
         try:
-            await self._save(job, failure, rules)
+            await self._save(job, failure, rules, end_time)
         except Exception:
             log.exception("salvage_failed", job_id=job.id)
 
-    async def _save(self, job: Job, failure: Failure, rules: EndRules) -> None:
+    async def _save(self, job: Job, failure: Failure, rules: EndRules, end_time: datetime) -> None:
         directory, kind = self._directory / job.id, self._kinds[job.kind]
         worker = self._starter.worker_id(job)
         if worker is None or await self._pool.run(ending.taken_over, job, directory) is not None:
             return
         await self._launcher.sweep(worker)
         current = await self._store.read(lambda tx: tx.get(job.id))
+        if current is None:
+            return
         left = await self._pool.run(self._launcher.leftovers, job.id)
         if (directory / PIECES).is_dir() and left is not None:
             left |= {PIECES}
-        is_last = current is not None and not self._is_retried(current, failure, rules)
+        is_at_end = kind.is_at_end(current, ending.ran_seconds(current, end_time))
+        is_last = not ending.is_retried(current, failure, rules, is_at_end=is_at_end)
         wanted = {OUTCOME} | ({PIECES} if kind.leaves_pieces and is_last else set())
-        if current is None or (left is not None and not wanted & left):
+        if left is not None and not wanted & left:
             return
         log.info("salvage", job_id=job.id, reason=failure.reason)
         slot, process = await self._starter.start_salvage(job, worker, failure)
@@ -83,7 +83,3 @@ class Salvage:
         finally:
             process.detach()
             self._server.clear(job.id)
-
-    def _is_retried(self, job: Job, failure: Failure, rules: EndRules) -> bool:
-        is_at_end = self._kinds[job.kind].is_at_end(job, ending.ran_seconds(job, self._now()))
-        return not is_at_end and ending.is_retried(job, failure, rules)

@@ -15,6 +15,7 @@ from callsd.v1.caption_pb2 import (
     CaptionEvent,
     WatchCaptionsResponse,
 )
+from callsd_daemon.cli.shared.output import printable
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,11 +113,6 @@ def stamp(at_seconds: float) -> str:
     minutes, whole = divmod(int(at_seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes:02}:{whole:02}"
-
-
-def printable(text: str) -> str:
-    """Text from others, without what would steer a terminal."""
-    return "".join(sign if sign.isprintable() else " " for sign in text).strip()
 
 
 def seconds(offset: Duration) -> float:

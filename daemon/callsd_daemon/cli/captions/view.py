@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from callsd.v1.caption_pb2 import Caption, WatchCaptionsResponse
-from callsd_daemon.cli.captions.state import CaptionState, line, notice, prefix, printable, stamp
-from callsd_daemon.cli.shared.output import as_dict, json_line, times
+from callsd_daemon.cli.captions.state import CaptionState, line, notice, prefix, stamp
+from callsd_daemon.cli.shared.output import as_dict, json_line, printable, times
 
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan", "white")

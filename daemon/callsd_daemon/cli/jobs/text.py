@@ -17,7 +17,7 @@ from callsd.v1.recording_pb2 import (
     RecordingSpec,
 )
 from callsd.v1.transcription_pb2 import SpeechEngine
-from callsd_daemon.cli.shared.output import ago, size, span, times, word
+from callsd_daemon.cli.shared.output import ago, printable, size, span, times, word
 
 
 SILENCE_DB = -120.0
@@ -231,9 +231,10 @@ def _captured(result: CaptureResult) -> Iterator[str]:
     )
     for track in result.tracks:
         length = span(track.duration.ToNanoseconds() / 1e9)
-        yield f"{'track:':<12}{track.file_name}  {track.speaker or 'somebody unknown'}, {length}"
+        who = printable(track.speaker) or "somebody unknown"
+        yield f"{'track:':<12}{track.file_name}  {who}, {length}"
     if result.problem:
-        yield f"{'cut short:':<12}{result.problem}"
+        yield f"{'cut short:':<12}{printable(result.problem)}"
 
 
 def _counted(count: int, thing: str) -> str:

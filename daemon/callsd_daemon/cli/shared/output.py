@@ -107,3 +107,8 @@ def ago(stamp: Timestamp) -> str:
 def word(enum_name: str, *, prefix: str) -> str:
     """An enum value's name for people: JOB_STATE_RUNNING → running."""
     return enum_name.removeprefix(prefix).lower()
+
+
+def printable(text: str) -> str:
+    """Text from others, without what would steer a terminal."""
+    return "".join(sign if sign.isprintable() else " " for sign in text).strip()

@@ -4,10 +4,9 @@
 from callsd.v1.error_pb2 import ErrorReason
 from callsd.v1.job_pb2 import JOB_STATE_QUEUED, Job
 from callsd.v1.recording_pb2 import PICTURE_STATE_BLANK
-from callsd_daemon.cli.captions.state import printable
 from callsd_daemon.cli.captions.view import HURTING_SECONDS
 from callsd_daemon.cli.jobs.text import DRIFT_WORTH_TELLING_MS, reason
-from callsd_daemon.cli.shared.output import span
+from callsd_daemon.cli.shared.output import printable, span
 
 
 WAITS_FOR = {

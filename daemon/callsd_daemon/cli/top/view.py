@@ -7,10 +7,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from callsd.v1.capacity_pb2 import ResourceCapacity
-from callsd_daemon.cli.captions.state import printable
 from callsd_daemon.cli.jobs.text import SILENCE_DB, reason, short
 from callsd_daemon.cli.jobs.text import state as state_word
-from callsd_daemon.cli.shared.output import STATE_STYLES, size, span, times
+from callsd_daemon.cli.shared.output import STATE_STYLES, printable, size, span, times
 from callsd_daemon.cli.top.state import JobLine, TopState
 
 

@@ -7,6 +7,7 @@ from callsd.v1 import error_pb2, transcription_pb2
 from callsd_daemon.domain.jobs import job_name
 from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.transcription import (
+    MAX_OFFSET_SECONDS,
     Format,
     Task,
     Track,
@@ -25,7 +26,6 @@ MAX_PROMPT_CHARACTERS = 2000
 MAX_VOCABULARY = 100
 MAX_WORD_CHARACTERS = 100
 MAX_PATH_CHARACTERS = 4096
-MAX_OFFSET_SECONDS = 30 * 86400.0
 MAX_COMPACTION_SECONDS = 3600.0
 
 JOB = re.compile(r"jobs/([a-z0-9]{8,40})")

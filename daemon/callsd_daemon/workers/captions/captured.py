@@ -5,9 +5,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
+from callsd_daemon.domain.captions import CaptionsSpec
 from callsd_daemon.domain.capture import CaptureSpec
 from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Job
@@ -24,34 +26,62 @@ KEEP_TICKS = 2
 """How often positions are saved: once a second."""
 
 
+class Place(Protocol):
+    """Where the worker's streams find the call."""
+
+    call: Call | None
+
+
 @contextlib.asynccontextmanager
-async def captioned(calls: Calls, job: Job, directory: Path) -> AsyncIterator[Call | None]:
-    """Caption the job's call while this is entered; None if it wants none, or gets none."""
+async def captioned(calls: Calls, job: Job, directory: Path, place: Place) -> AsyncIterator[None]:
+    """Caption the job's call while this is entered; it is at its place while it is open.
+
+    Nothing is waited for in the beginning, and nothing that goes wrong is raised.
+    """
     captions = job.spec.captions if isinstance(job.spec, CaptureSpec) else None
     if captions is None:
-        yield None
+        yield
         return
+    tending = asyncio.create_task(
+        _caption(calls, job.id, captions, directory, place), name=f"captions of {job.id}"
+    )
     try:
-        call, captioner = await calls.open(job.id, captions, directory)
-    except (CallsdError, OSError) as problem:
-        log.warning("call_not_captioned", job_id=job.id, problem=str(problem))
-        yield None
-        return
-    tending = asyncio.create_task(_tend(call, captioner), name=f"captions of {job.id}")
-    try:
-        yield call
+        yield
     finally:
         tending.cancel()
         await asyncio.gather(tending, return_exceptions=True)
+
+
+async def _caption(
+    calls: Calls, job_id: str, captions: CaptionsSpec, directory: Path, place: Place
+) -> None:
+    """Until this is cancelled, even when no captioner can serve the call any more.
+
+    A worker finds the call at its place all the same: it need not ask for it again and again.
+    """
+    try:
+        call, captioner = await calls.open(job_id, captions, directory)
+    except (CallsdError, OSError) as problem:
+        log.warning("call_not_captioned", job_id=job_id, problem=str(problem))
+        return
+    except Exception:
+        log.exception("call_not_captioned", job_id=job_id)
+        return
+    try:
+        place.call = call
+        await _tend(call, captioner)
+        await asyncio.Event().wait()
+    finally:
+        place.call = None
         call.close_input()
         try:
             calls.close(call, captioner)
-        except OSError as problem:
-            log.warning("captions_not_kept", job_id=job.id, problem=str(problem))
+        except Exception:
+            log.exception("captions_not_kept", job_id=job_id)
 
 
 async def _tend(call: Call, captioner: Captioner) -> None:
-    """Until this is cancelled, or no captioner can serve the call any more."""
+    """Until no captioner can serve the call any more."""
     try:
         await _keep_going(call, captioner)
     except Exception:

@@ -55,7 +55,9 @@ async def converse(
         log.info("captured_sound_elsewhere", job_id=call.job_id, problem=problem.message)
     finally:
         receiving.cancel()
-        await asyncio.gather(receiving, return_exceptions=True)
+        (end,) = await asyncio.gather(receiving, return_exceptions=True)
+        if isinstance(end, Exception):  # the ends of streams, and of this one, are none
+            log.error("captured_sound_failed", job_id=call.job_id, exc_info=end)
         call.detach(stream)
 
 

@@ -2,6 +2,7 @@
 """Converts between messages of the private API and the daemon's own types."""
 
 import math
+import unicodedata
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +45,9 @@ MAX_NUMBER = 1e9
 
 CANCELLED = "CANCELLED"
 """What a worker reports as its failure when it ended because it was asked to."""
+
+_NO_TEXT = frozenset({"Cc", "Zl", "Zp"})
+"""Categories of control characters, and of what ends a line or paragraph."""
 
 _ROLES = {
     Role.TRANSCRIBER: worker_pb2.ROLE_TRANSCRIBER,
@@ -307,8 +311,8 @@ def _capture(message: worker_pb2.CaptureOutcome, files: Collection[str]) -> Capt
         tracks=tuple(
             CapturedTrack(
                 file_name=track.file_name,
-                speaker=track.speaker[:MAX_NAME],
-                speaker_id=track.speaker_id[:MAX_NAME],
+                speaker=_line(track.speaker[:MAX_NAME]),
+                speaker_id=_line(track.speaker_id[:MAX_NAME]),
                 start_time=start_time,
                 duration_seconds=max(0.0, finite(track.duration_seconds)),
             )
@@ -317,8 +321,13 @@ def _capture(message: worker_pb2.CaptureOutcome, files: Collection[str]) -> Capt
         ),
         recording_start_time=_time(message.recording_start_ms),
         caption_count=max(0, message.caption_count),
-        problem=message.problem[:MAX_TEXT],
+        problem=_line(message.problem[:MAX_TEXT]),
     )
+
+
+def _line(text: str) -> str:
+    """The text without what would steer a terminal, or begin another line of a transcript."""
+    return "".join(" " if unicodedata.category(sign) in _NO_TEXT else sign for sign in text).strip()
 
 
 def _time(milliseconds: int) -> datetime | None:
