@@ -14,7 +14,15 @@ import pytest
 
 from callsd_ipc.names import ARTIFACTS, OUTCOME, PIECES
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
-from callsd_worker.capture.call import End, Ending, JoinError, Listener, Packet, Speaker
+from callsd_worker.capture.call import (
+    End,
+    Ending,
+    JoinError,
+    Listener,
+    Packet,
+    Speaker,
+    StoppedError,
+)
 from callsd_worker.capture.caption_text import Words
 from callsd_worker.capture.capturing import Shortfall, Sound
 from callsd_worker.capture.packet_log import PacketLogs, file_name
@@ -22,6 +30,7 @@ from callsd_worker.capture.publisher import Metric
 from callsd_worker.session import capture as module
 from callsd_worker.session.capture import capture, salvage
 from callsd_worker.session.client import Session
+from callsd_worker.session.failures import failure_of
 from callsd_worker.session.outcome import read_outcome
 from tests.helpers.waiting import until
 
@@ -131,6 +140,24 @@ ADA = Speaker(session_id="s1", user_id="u1", name="Ada")
 GUEST = Speaker(session_id="s2")
 
 
+async def waits_outside(client: Client) -> Ending:
+    """A call that is not joined until the capture is stopped."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        await client.stopped.wait()
+    return Ending(end=End.OVER, message="told to leave")
+
+
+def pieces(directory: Path, speaker: Speaker, begin_seconds: float) -> None:
+    """A worker captures somebody, and is killed."""
+    (directory / PIECES).mkdir(exist_ok=True)
+    logs = PacketLogs(directory / PIECES)
+    logs.recording_started(START - 2)
+    logs.track("t", speaker)
+    for packet in packets(begin_seconds):
+        logs.packet("t", packet)
+    logs.close()
+
+
 class TestOutcome:
     """What a capture leaves."""
 
@@ -218,6 +245,7 @@ class TestOutcome:
         """Damage to one track is told with its speaker, and costs no other one."""
 
         async def script(client: Client) -> Ending:
+            client.listener.joined()
             speak(client.listener, "t1", ADA, START)
             speak(client.listener, "t2", GUEST, START)
             await until((worker.directory / PIECES / file_name(1)).exists, "pieces")
@@ -249,10 +277,28 @@ class TestOutcome:
 
         assert not (worker.directory / OUTCOME).exists()
 
+    def test_a_call_that_is_not_joined_again(
+        self, worker: Worker, plays: Callable[[Script], None]
+    ) -> None:
+        """What a worker before this one has captured is kept, whatever refuses this one."""
+        pieces(worker.directory, ADA, START)
+
+        async def script(client: Client) -> Ending:
+            raise JoinError("the call was not joined within 45 s")
+
+        plays(script)
+        outcome = worker.capture()
+
+        assert outcome.failure_reason == ""
+        assert [track.speaker_id for track in outcome.capture.tracks] == ["u1"]
+        assert outcome.capture.problem == "the call was not joined within 45 s"
+        assert [notice.code for notice in outcome.notices] == ["CAPTURE_CUT_SHORT"]
+
     def test_a_bug(self, worker: Worker, plays: Callable[[Script], None]) -> None:
         """What was captured before a mistake of ours is kept, and it is told."""
 
         async def script(client: Client) -> Ending:
+            client.listener.joined()
             speak(client.listener, "t1", ADA, START)
             raise ExceptionGroup("the client", [ValueError("a bug")])
 
@@ -288,6 +334,7 @@ class TestEnd:
             worker.is_stopping.set()
 
         async def script(client: Client) -> Ending:
+            client.listener.joined()
             speak(client.listener, "t1", ADA, START)
             async with asyncio.timeout(WAIT_SECONDS):
                 await client.stopped.wait()
@@ -304,6 +351,7 @@ class TestEnd:
         worker = Worker(tmp_path, max_seconds=0.5)
 
         async def script(client: Client) -> Ending:
+            client.listener.joined()
             async with asyncio.timeout(WAIT_SECONDS):
                 await client.stopped.wait()
             return OVER
@@ -318,6 +366,7 @@ class TestEnd:
         worker = Worker(tmp_path, min_free_bytes=1 << 60)
 
         async def script(client: Client) -> Ending:
+            client.listener.joined()
             speak(client.listener, "t1", ADA, START)
             async with asyncio.timeout(WAIT_SECONDS):
                 await client.stopped.wait()
@@ -329,24 +378,48 @@ class TestEnd:
         assert "disk was full" in outcome.capture.problem
         assert len(outcome.capture.tracks) == 1
 
+    def test_before_it_was_joined(self, worker: Worker, plays: Callable[[Script], None]) -> None:
+        """Who is stopped before the call is joined has not captured a silent call."""
+        worker.is_stopping.set()
+        plays(waits_outside)
+        with pytest.raises(StoppedError) as stopped:
+            worker.capture()
+
+        assert failure_of(stopped.value) == ("CANCELLED", "it was stopped before it had begun")
+        assert not (worker.directory / OUTCOME).exists()
+
+    def test_with_pieces_before_it_was_joined(
+        self, worker: Worker, plays: Callable[[Script], None]
+    ) -> None:
+        """Then, too, what a worker before this one has captured is kept."""
+        pieces(worker.directory, ADA, START)
+        worker.is_stopping.set()
+        plays(waits_outside)
+        outcome = worker.capture()
+
+        assert len(outcome.capture.tracks) == 1
+        assert outcome.capture.problem == "it was stopped before it had begun"
+
+    def test_over_before_it_was_joined(
+        self, worker: Worker, plays: Callable[[Script], None]
+    ) -> None:
+        """A call that ends before it is joined was not captured, and nobody has stopped that."""
+
+        async def script(client: Client) -> Ending:
+            return OVER
+
+        plays(script)
+        with pytest.raises(JoinError, match="not joined: the call has ended"):
+            worker.capture()
+
 
 class TestSalvage:
     """What an earlier worker has left."""
 
-    def pieces(self, directory: Path, speaker: Speaker, begin_seconds: float) -> None:
-        """A worker captures somebody, and is killed."""
-        (directory / PIECES).mkdir(exist_ok=True)
-        logs = PacketLogs(directory / PIECES)
-        logs.recording_started(START - 2)
-        logs.track("t", speaker)
-        for packet in packets(begin_seconds):
-            logs.packet("t", packet)
-        logs.close()
-
     def test_pieces(self, tmp_path: Path) -> None:
         """They become files, also those of several workers, and it is told what happened."""
-        self.pieces(tmp_path, ADA, START)
-        self.pieces(tmp_path, ADA, START + 60)
+        pieces(tmp_path, ADA, START)
+        pieces(tmp_path, ADA, START + 60)
         salvage(tmp_path, 4, "WORKER_KILLED", "the worker was killed by SIGKILL")
         outcome = read_outcome(tmp_path, 4)
 
@@ -385,7 +458,7 @@ class TestSalvage:
 
     def test_a_disk_that_is_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Pieces that cannot be made into files stay, and nothing is raised."""
-        self.pieces(tmp_path, ADA, START)
+        pieces(tmp_path, ADA, START)
 
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
@@ -398,9 +471,10 @@ class TestSalvage:
 
     def test_goes_on(self, tmp_path: Path, plays: Callable[[Script], None]) -> None:
         """What a worker before this one has captured becomes files with what this one does."""
-        self.pieces(tmp_path, GUEST, START)
+        pieces(tmp_path, GUEST, START)
 
         async def script(client: Client) -> Ending:
+            client.listener.joined()
             speak(client.listener, "t", ADA, START + 60)
             return OVER
 

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +83,23 @@ class Ending:
     message: str
 
 
-class JoinError(Exception):
-    """The call could not be joined; the message says why and what to do, and holds no secret."""
+class CaptureError(Exception):
+    """There is nothing to show; the message says why and what to do, and holds no secret."""
+
+    reason: ClassVar[str]
+    """One of those that a worker may give."""
+
+
+class JoinError(CaptureError):
+    """The call could not be joined."""
+
+    reason = "CALL_UNAVAILABLE"
+
+
+class StoppedError(CaptureError):
+    """We were told to stop before the call was joined."""
+
+    reason = "CANCELLED"
 
 
 class CallClient(Protocol):

@@ -95,6 +95,8 @@ class Capture:
         self._has_sound = asyncio.Event()
         self._publisher = Publisher()
         self._has_words = asyncio.Event()
+        self.is_joined = False
+        """Whether we have been in the call."""
         self.caption_count = 0
         self.problem = ""
         """Why what is said is not kept any more; empty: it is."""
@@ -121,6 +123,7 @@ class Capture:
 
     def joined(self) -> None:
         """We are in the call."""
+        self.is_joined = True
         self._report("capturing")
 
     def recording_started(self, time_seconds: float) -> None:

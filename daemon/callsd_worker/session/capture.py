@@ -14,7 +14,7 @@ import grpc
 
 from callsd_ipc.names import ARTIFACTS, PIECES
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
-from callsd_worker.capture.call import End, Ending, JoinError
+from callsd_worker.capture.call import End, Ending, JoinError, StoppedError
 from callsd_worker.capture.caption_text import Words
 from callsd_worker.capture.capturing import Captioner, Capture, Heard, Shortfall, Sound
 from callsd_worker.capture.publisher import Metric
@@ -41,16 +41,15 @@ CaptionCall = grpc.aio.StreamStreamCall[
 def capture(session: Session, bootstrap: worker_pb2.Bootstrap) -> None:
     """Capture the call of the session's assignment, and write its outcome.
 
-    Raises JoinError when the call could not be joined, and what ended a capture without any sound.
+    Raises what ended a capture without any sound: JoinError when the call could not be joined,
+    StoppedError when it was to end before that.
     """
     assert session.assignment is not None
     began = time.monotonic()
     failure: Exception | None = None
     try:
         problem, count = asyncio.run(_capture(session, bootstrap, session.assignment.capture))
-    except JoinError:
-        raise
-    except Exception as error:  # noqa: BLE001 - what was captured must not be lost with it
+    except Exception as error:  # noqa: BLE001 - nothing captured, now or before, is lost with it
         failure, (_, problem), count = error, failure_of(error), 0
     session.report(worker_pb2.Status(phase="finishing"))
     tracks = _tracks(session.directory)
@@ -96,6 +95,11 @@ async def _capture(
         finally:
             stopping.cancel()
     log.info("the capture has ended: %s %s", ending.end, ending.message)
+    if not capturing.is_joined:
+        # A call in which nobody spoke is something else.
+        if session.should_stop():
+            raise StoppedError("it was stopped before it had begun")
+        raise JoinError(f"the call was not joined: {capturing.problem or ending.message}")
     lost = ending.message if ending.end is End.LOST else ""
     return capturing.problem or lost, capturing.caption_count
 
