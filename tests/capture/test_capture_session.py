@@ -564,7 +564,6 @@ class TestCaptioner:
             worker_pb2.CaptionCallResponse(degraded=True),
             worker_pb2.CaptionCallResponse(degraded=False),
             worker_pb2.CaptionCallResponse(),
-            None,
         ):
             there.responses.put_nowait(response)
         async with grpc.aio.insecure_channel(address) as channel:
@@ -572,6 +571,8 @@ class TestCaptioner:
             conversation = captioner.converse(self.parcels(sound))
             heard = [await anext(conversation)]
             first, second = await there.request(), await there.request()
+            # Not before: a call that is over takes no requests any more.
+            there.responses.put_nowait(None)
             heard += [one async for one in conversation]
 
         assert (first.hello.job_id, first.hello.generation, first.hello.token) == ("job", 2, "t")
