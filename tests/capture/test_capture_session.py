@@ -2,6 +2,7 @@
 """A worker that captures a call: what it leaves, and how it talks to the daemon's captioner."""
 
 import asyncio
+import errno
 import hashlib
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from callsd_ipc.names import ARTIFACTS, OUTCOME, PIECES
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
+from callsd_worker.capture import tracks
 from callsd_worker.capture.call import (
     End,
     Ending,
@@ -319,6 +321,86 @@ class TestOutcome:
         with pytest.raises(ValueError, match="a bug"):
             worker.capture()
         assert not (worker.directory / OUTCOME).exists()
+
+
+class TestFiles:
+    """Files cannot be made of what was captured."""
+
+    @pytest.fixture
+    def fails(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception, str], None]:
+        """Has the files fail whose names begin so."""
+        write = tracks._write
+
+        def fails(error: Exception, prefix: str) -> None:
+            def failing(target: Path, *arguments: Any, **options: Any) -> int:
+                if target.name.startswith(prefix):
+                    raise error
+                return write(target, *arguments, **options)
+
+            monkeypatch.setattr(tracks, "_write", failing)
+
+        return fails
+
+    async def two(self, client: Client) -> Ending:
+        """A call with two speakers."""
+        client.listener.joined()
+        speak(client.listener, "t1", ADA, START)
+        speak(client.listener, "t2", GUEST, START)
+        return OVER
+
+    @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space"), ValueError("a bug")])
+    def test_one(
+        self,
+        worker: Worker,
+        plays: Callable[[Script], None],
+        fails: Callable[[Exception, str], None],
+        error: Exception,
+    ) -> None:
+        """It is told whose sound is lost; only what became a file is removed."""
+        fails(error, "track-000")
+        plays(self.two)
+        outcome = worker.capture()
+
+        assert [track.speaker_id for track in outcome.capture.tracks] == ["s2"]
+        (notice,) = outcome.notices
+        assert notice.code == "TRACK_DAMAGED"
+        assert notice.message.startswith("Ada: all that was said is lost; ")
+        assert [path.name for path in (worker.directory / PIECES).iterdir()] == [file_name(0)]
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (OSError(errno.ENOSPC, "No space"), "DISK_FULL"),
+            (OSError(errno.EDQUOT, "quota"), "DISK_FULL"),
+            (ValueError("a bug"), "INTERNAL"),
+        ],
+    )
+    def test_all(
+        self,
+        worker: Worker,
+        plays: Callable[[Script], None],
+        fails: Callable[[Exception, str], None],
+        error: Exception,
+        reason: str,
+    ) -> None:
+        """Without a single file the job fails: then its pieces are kept for a person."""
+        fails(error, "track-")
+        plays(self.two)
+        with pytest.raises(Exception) as failed:  # noqa: PT011 - what it means is asked below
+            worker.capture()
+
+        assert failure_of(failed.value)[0] == reason
+        assert not (worker.directory / OUTCOME).exists()
+        assert len(list((worker.directory / PIECES).iterdir())) == 2
+
+    def test_salvage(self, tmp_path: Path, fails: Callable[[Exception, str], None]) -> None:
+        """So does one whose worker has died."""
+        pieces(tmp_path, ADA, START)
+        fails(OSError(errno.ENOSPC, "No space"), "track-")
+        salvage(tmp_path, 4, "WORKER_KILLED", "killed")
+
+        assert not (tmp_path / OUTCOME).exists()
+        assert (tmp_path / PIECES / file_name(0)).exists()
 
 
 class TestEnd:

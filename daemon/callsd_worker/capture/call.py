@@ -102,6 +102,12 @@ class StoppedError(CaptureError):
     reason = "CANCELLED"
 
 
+class NotSavedError(CaptureError):
+    """What was captured is there, but the disk was too full to make a file of any of it."""
+
+    reason = "DISK_FULL"
+
+
 class CallClient(Protocol):
     """What differs between call servers.
 

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import shutil
 import ssl
@@ -14,9 +15,10 @@ import grpc
 
 from callsd_ipc.names import ARTIFACTS, PIECES
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
-from callsd_worker.capture.call import End, Ending, JoinError, StoppedError
+from callsd_worker.capture.call import End, Ending, JoinError, NotSavedError, StoppedError
 from callsd_worker.capture.caption_text import Words
 from callsd_worker.capture.capturing import Captioner, Capture, Heard, Shortfall, Sound
+from callsd_worker.capture.packet_log import file_name
 from callsd_worker.capture.publisher import Metric
 from callsd_worker.capture.tracks import CapturedTrack, finish
 from callsd_worker.mattermost.client import MattermostClient
@@ -42,7 +44,7 @@ def capture(session: Session, bootstrap: worker_pb2.Bootstrap) -> None:
     """Capture the call of the session's assignment, and write its outcome.
 
     Raises what ended a capture without any sound: JoinError when the call could not be joined,
-    StoppedError when it was to end before that.
+    StoppedError when it was to end before that. Raises as `_finish` when no file can be made.
     """
     assert session.assignment is not None
     began = time.monotonic()
@@ -193,7 +195,8 @@ def _heard(response: worker_pb2.CaptionCallResponse) -> Heard | None:
 def salvage(directory: Path, generation: int, reason: str, message: str) -> None:
     """Make the files of what an earlier worker has captured, and write an outcome.
 
-    Without anything no outcome is written: the job then fails by the reason of the worker's end.
+    Without anything, or when no file can be made of it, no outcome is written: the job then fails
+    by the reason of the worker's end.
     """
     try:
         if (directory / PIECES).is_dir() and (tracks := _tracks(directory)):
@@ -218,11 +221,13 @@ def _finish(
     caption_count: int,
     wall_seconds: float,
 ) -> None:
-    notices = [
-        ("TRACK_DAMAGED", f"{track.name or track.session_id}: {track.problem}")
-        for track in tracks
-        if track.problem
-    ]
+    """Write the outcome, and remove the pieces of which files were made.
+
+    When there is no file of any track, this raises NotSavedError, or what else prevented that:
+    of a job that fails the pieces are kept for a person, of others nothing is.
+    """
+    _check_saved(tracks)
+    notices = [("TRACK_DAMAGED", _damage(track)) for track in tracks if track.problem]
     if problem:
         notices.append(("CAPTURE_CUT_SHORT", f"what was captured is here; {problem}"))
     starts = [track.recording_start_seconds or 0.0 for track in tracks]
@@ -249,5 +254,31 @@ def _finish(
         ),
         wall_seconds=wall_seconds,
     )
-    # The outcome is on the disk: the pieces are not needed any more.
-    shutil.rmtree(directory / PIECES, ignore_errors=True)
+    # The outcome is on the disk: the pieces are not needed any more. Not before, track by track:
+    # whoever goes on after a death here learns from them whose the files are.
+    unsaved = {file_name(track.number) for track in tracks if not track.file_name}
+    if not unsaved:
+        shutil.rmtree(directory / PIECES, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        for path in (directory / PIECES).iterdir():
+            if path.name not in unsaved:
+                path.unlink()
+
+
+def _check_saved(tracks: list[CapturedTrack]) -> None:
+    errors = [track.error for track in tracks if track.error is not None]
+    if not errors or any(track.file_name for track in tracks):
+        return
+    for error in errors:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NotSavedError(
+                "the disk is full: no file could be made of what was captured; free some space. "
+                f"It is kept in {PIECES}/ of the worker's directory until the job is deleted"
+            ) from error
+    raise errors[0]
+
+
+def _damage(track: CapturedTrack) -> str:
+    lost = "" if track.file_name else "all that was said is lost; "
+    return f"{track.name or track.session_id}: {lost}{track.problem}"
