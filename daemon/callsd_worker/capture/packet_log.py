@@ -33,11 +33,8 @@ MAX_TEXT_CHARACTERS = 256
 MAX_LOG_BYTES = 1 << 30
 """Of a track: more than a day of sound as people send it. More is refused."""
 
-BUFFER_BYTES = 16 * 1024
-"""Written at once when so much has gathered: seconds of sound, if nobody calls `flush` before."""
-
 MAX_WAITING_BYTES = 256 * 1024
-"""Of a track, while the disk hangs: a minute of sound as people send it. More is refused."""
+"""Of a track, until the next `flush`: a minute of sound as people send it. More is refused."""
 
 MAGIC = b"\xc5\x9a"
 """Begins each record, so that reading can go on after damage."""
@@ -110,9 +107,8 @@ def numbers(directory: Path) -> list[int]:
 class PacketLogs:
     """Writes the logs of a call.
 
-    Nothing but `flush` touches the disk or raises OSError, except that a buffer which is full is
-    written at once; what goes wrong there is raised by the next `flush`. That one may be called in
-    a thread of its own: a disk that hangs then holds up nobody who brings packets.
+    Nothing but `flush` and `close` touches the disk or raises OSError. `flush` may be called in a
+    thread of its own: a disk that hangs then holds up nobody who brings packets.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -226,6 +222,8 @@ class _TrackLog:
         self._waiting_packets = 0
         self._kept: dict[Kind, bytes] = {}
         """Records that are written again when they were lost with others."""
+        self._is_owed = False
+        """Whether one of those found no room."""
         self._gathering = threading.Lock()
         """Of what waits; held for moments."""
         self._writing = threading.Lock()
@@ -241,7 +239,10 @@ class _TrackLog:
         with self._gathering:
             is_known = self._kept.get(kind) == record
             self._kept[kind] = record
-        if not is_known:
+            has_room = self.has_room
+            if not (is_known or has_room):
+                self._is_owed = True
+        if not is_known and has_room:
             self.put(record)
 
     def put(self, record: bytes, *, packets: int = 0) -> None:
@@ -249,11 +250,6 @@ class _TrackLog:
             self._parts.append(record)
             self._waiting_bytes += len(record)
             self._waiting_packets += packets
-        if self._waiting_bytes >= BUFFER_BYTES and self._writing.acquire(blocking=False):
-            try:
-                self._write_waiting()
-            finally:
-                self._writing.release()
 
     def flush(self) -> None:
         with self._writing:
@@ -261,6 +257,9 @@ class _TrackLog:
 
     def _write_waiting(self) -> None:
         with self._gathering:
+            if self._is_owed and self._size < MAX_LOG_BYTES:
+                self._parts += self._kept.values()
+            self._is_owed = False
             data, packets = b"".join(self._parts), self._waiting_packets
             self._parts.clear()
             self._waiting_bytes = self._waiting_packets = 0
