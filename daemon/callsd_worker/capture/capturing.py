@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from callsd_ipc.names import CAPTURING_PHASE
 from callsd_worker.capture.call import CallClient, Ending, Packet, SenderReport, Speaker
 from callsd_worker.capture.caption_text import Words
 from callsd_worker.capture.live_place import LivePlacer
@@ -124,7 +125,7 @@ class Capture:
     def joined(self) -> None:
         """We are in the call."""
         self.is_joined = True
-        self._report("capturing")
+        self._report(CAPTURING_PHASE)
 
     def recording_started(self, time_seconds: float) -> None:
         """By the server, the recording began at this time."""
