@@ -15,19 +15,20 @@ import pytest
 
 from callsd_ipc.names import ARTIFACTS, OUTCOME, PIECES
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
-from callsd_worker.capture import tracks
+from callsd_worker.capture import packet_log, tracks
 from callsd_worker.capture.call import (
     End,
     Ending,
     JoinError,
     Listener,
+    NotSavedError,
     Packet,
     Speaker,
     StoppedError,
 )
 from callsd_worker.capture.caption_text import Words
 from callsd_worker.capture.capturing import Shortfall, Sound
-from callsd_worker.capture.packet_log import PacketLogs, file_name
+from callsd_worker.capture.packet_log import PacketLogs, _TrackLog, file_name
 from callsd_worker.capture.publisher import Metric
 from callsd_worker.session import capture as module
 from callsd_worker.session.capture import capture, salvage
@@ -68,9 +69,10 @@ class Client:
         """Leave."""
         self.stopped.set()
 
-    def show_caption(self, session_id: str, text: str, new_audio_seconds: float) -> None:
+    def show_caption(self, session_id: str, text: str, new_audio_seconds: float) -> bool:
         """Write it down."""
         self.shown.append(text)
+        return True
 
     def count(self, session_id: str, metric: str) -> None:
         """Nobody looks."""
@@ -392,6 +394,53 @@ class TestFiles:
         assert failure_of(failed.value)[0] == reason
         assert not (worker.directory / OUTCOME).exists()
         assert len(list((worker.directory / PIECES).iterdir())) == 2
+
+    @pytest.mark.parametrize("is_all_lost", [False, True])
+    def test_sound_that_could_not_be_kept(
+        self,
+        worker: Worker,
+        plays: Callable[[Script], None],
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        is_all_lost: bool,
+    ) -> None:
+        """It is told of whom how much is missing; a call of which all is was not a silent one."""
+        append = _TrackLog._append
+
+        def failing(log: _TrackLog, data: bytes) -> None:
+            if is_all_lost or log.speaker == ADA:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            append(log, data)
+
+        monkeypatch.setattr(_TrackLog, "_append", failing)
+        plays(self.two)
+        if is_all_lost:
+            with pytest.raises(NotSavedError, match=r"Ada: about 2\.0 s"):
+                worker.capture()
+            return
+        outcome = worker.capture()
+
+        assert [track.speaker_id for track in outcome.capture.tracks] == ["s2"]
+        (notice,) = outcome.notices
+        assert notice.code == "TRACK_DAMAGED"
+        assert notice.message.startswith("Ada: about 2.0 s of what was said could not be kept")
+        assert outcome.capture.problem == ""
+
+    def test_too_many_tracks(
+        self,
+        worker: Worker,
+        plays: Callable[[Script], None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Those for which there was no room are told of."""
+        monkeypatch.setattr(packet_log, "MAX_TRACKS", 1)
+        plays(self.two)
+        outcome = worker.capture()
+
+        assert [track.speaker_id for track in outcome.capture.tracks] == ["u1"]
+        (notice,) = outcome.notices
+        assert notice.code == "TRACK_DAMAGED"
+        assert "tracks of the call were kept" in notice.message
 
     def test_salvage(self, tmp_path: Path, fails: Callable[[Exception, str], None]) -> None:
         """So does one whose worker has died."""

@@ -124,11 +124,11 @@ class CallClient(Protocol):
     def request_stop(self) -> None:
         """Leave the call now: `run` returns soon. May be repeated."""
 
-    def show_caption(self, session_id: str, text: str, new_audio_seconds: float) -> None:
+    def show_caption(self, session_id: str, text: str, new_audio_seconds: float) -> bool:
         """Show words to everybody in the call; they replace this speaker's last ones.
 
-        Nobody waits: without a connection they are dropped. How many may be sent at once, and in a
-        second, is for the caller to know: see `publisher`.
+        Nobody waits: without a connection they are dropped. Returns whether they were sent. How
+        many may be sent at once, and in a second, is for the caller to know: see `publisher`.
         """
 
     def count(self, session_id: str, metric: str) -> None:

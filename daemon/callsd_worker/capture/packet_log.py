@@ -30,6 +30,9 @@ MAX_PAYLOAD_BYTES = 1500
 MAX_TEXT_CHARACTERS = 256
 """Of identifiers and names; what is longer is cut."""
 
+PACKET_SECONDS = 0.02
+"""Of sound, as people send it."""
+
 MAX_LOG_BYTES = 1 << 30
 """Of a track: more than a day of sound as people send it. More is refused."""
 
@@ -122,8 +125,14 @@ class PacketLogs:
 
     @property
     def lost_packets(self) -> int:
-        """Packets that could not be written."""
+        """Packets with sound that could not be written."""
         return sum(track.lost_packets for track in self._logs.values())
+
+    @property
+    def lost_seconds(self) -> list[tuple[Speaker, float]]:
+        """About how much sound of each track is missing in its log, where some is."""
+        tracks = self._logs.values()
+        return [(track.speaker, track.lost_seconds) for track in tracks if track.lost_seconds]
 
     def track(self, track_id: str, speaker: Speaker) -> bool:
         """Begin a track, or know more of it; returns whether there is still room for one."""
@@ -146,6 +155,8 @@ class PacketLogs:
         payload = packet.payload
         if found is None or len(payload) > MAX_PAYLOAD_BYTES or not found.has_room:
             self.refused_packets += 1
+            if found is not None and payload:
+                found.refused_packets += 1
             return
         summed = _SUMMED_PACKET.pack(
             PACKET_BODY.size + len(payload),
@@ -155,7 +166,8 @@ class PacketLogs:
             packet.arrival_seconds,
         )
         checksum = zlib.crc32(payload, zlib.crc32(summed))
-        found.put(b"".join((MAGIC, checksum.to_bytes(4, "little"), summed, payload)), packets=1)
+        record = b"".join((MAGIC, checksum.to_bytes(4, "little"), summed, payload))
+        found.put(record, packets=1 if payload else 0)
 
     def sender_report(self, track_id: str, report: SenderReport) -> None:
         """Keep a report."""
@@ -211,6 +223,8 @@ class _TrackLog:
     def __init__(self, path: Path) -> None:
         self.speaker = Speaker(session_id="")
         self.lost_packets = 0
+        self.refused_packets = 0
+        """With sound."""
         self.problem: OSError | None = None
         """Not told yet."""
         self._path = path
@@ -228,6 +242,10 @@ class _TrackLog:
         """Of what waits; held for moments."""
         self._writing = threading.Lock()
         """Of the file; held for as long as the disk takes."""
+
+    @property
+    def lost_seconds(self) -> float:
+        return (self.lost_packets + self.refused_packets) * PACKET_SECONDS
 
     @property
     def has_room(self) -> bool:

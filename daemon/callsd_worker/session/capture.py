@@ -9,6 +9,7 @@ import shutil
 import ssl
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -18,7 +19,7 @@ from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 from callsd_worker.capture.call import End, Ending, JoinError, NotSavedError, StoppedError
 from callsd_worker.capture.caption_text import Words
 from callsd_worker.capture.capturing import Captioner, Capture, Heard, Shortfall, Sound
-from callsd_worker.capture.packet_log import file_name
+from callsd_worker.capture.packet_log import MAX_TRACKS, file_name
 from callsd_worker.capture.publisher import Metric
 from callsd_worker.capture.tracks import CapturedTrack, finish
 from callsd_worker.mattermost.client import MattermostClient
@@ -49,10 +50,11 @@ def capture(session: Session, bootstrap: worker_pb2.Bootstrap) -> None:
     assert session.assignment is not None
     began = time.monotonic()
     failure: Exception | None = None
+    facts = _Facts()
     try:
-        problem, count = asyncio.run(_capture(session, bootstrap, session.assignment.capture))
+        asyncio.run(_capture(session, bootstrap, session.assignment.capture, facts))
     except Exception as error:  # noqa: BLE001 - nothing captured, now or before, is lost with it
-        failure, (_, problem), count = error, failure_of(error), 0
+        failure, (_, facts.problem) = error, failure_of(error)
     session.report(worker_pb2.Status(phase="finishing"))
     tracks = _tracks(session.directory)
     if failure is not None and not tracks:
@@ -61,16 +63,29 @@ def capture(session: Session, bootstrap: worker_pb2.Bootstrap) -> None:
         session.directory,
         session.generation,
         tracks,
-        problem=problem,
-        caption_count=count,
+        facts,
         wall_seconds=time.monotonic() - began,
     )
 
 
+@dataclass(slots=True)
+class _Facts:
+    """Learned of a capture besides its tracks."""
+
+    problem: str = ""
+    """Why it ended before the call did; empty: it did not."""
+    caption_count: int = 0
+    losses: list[str] = field(default_factory=list)
+    """What came and could not be kept."""
+
+
 async def _capture(
-    session: Session, bootstrap: worker_pb2.Bootstrap, work: worker_pb2.CaptureWork
-) -> tuple[str, int]:
-    """Until the call is over; returns why it ended too early, if it did, and its captions."""
+    session: Session,
+    bootstrap: worker_pb2.Bootstrap,
+    work: worker_pb2.CaptureWork,
+    facts: _Facts,
+) -> None:
+    """Until the call is over."""
     pieces, clock = session.directory / PIECES, steady_clock()
     pieces.mkdir(exist_ok=True)
     async with aio_channel(bootstrap) as channel:
@@ -96,6 +111,8 @@ async def _capture(
             ending: Ending = await capturing.run(client)
         finally:
             stopping.cancel()
+            facts.caption_count = capturing.caption_count
+            facts.losses = _losses(capturing)
     log.info("the capture has ended: %s %s", ending.end, ending.message)
     if not capturing.is_joined:
         # A call in which nobody spoke is something else.
@@ -103,7 +120,18 @@ async def _capture(
             raise StoppedError("it was stopped before it had begun")
         raise JoinError(f"the call was not joined: {capturing.problem or ending.message}")
     lost = ending.message if ending.end is End.LOST else ""
-    return capturing.problem or lost, capturing.caption_count
+    facts.problem = capturing.problem or lost
+
+
+def _losses(capturing: Capture) -> list[str]:
+    losses = [
+        f"{speaker.name or speaker.session_id}: about {seconds:.1f} s of what was said could not "
+        "be kept; the disk was full or too slow"
+        for speaker, seconds in capturing.lost_seconds
+    ]
+    if capturing.has_refused_tracks:
+        losses.append(f"only the first {MAX_TRACKS} tracks of the call were kept")
+    return losses
 
 
 async def _stop_when_asked(session: Session, client: MattermostClient, max_seconds: float) -> None:
@@ -200,10 +228,8 @@ def salvage(directory: Path, generation: int, reason: str, message: str) -> None
     """
     try:
         if (directory / PIECES).is_dir() and (tracks := _tracks(directory)):
-            problem = f"{message} [{reason}]"
-            _finish(
-                directory, generation, tracks, problem=problem, caption_count=0, wall_seconds=0.0
-            )
+            facts = _Facts(problem=f"{message} [{reason}]")
+            _finish(directory, generation, tracks, facts, wall_seconds=0.0)
     except Exception as error:  # noqa: BLE001 - the root of the work; what is unknown is logged
         log.error("nothing was saved: %s: %s", *failure_of(error))  # noqa: TRY400 - logged there
 
@@ -216,9 +242,8 @@ def _finish(
     directory: Path,
     generation: int,
     tracks: list[CapturedTrack],
+    facts: _Facts,
     *,
-    problem: str,
-    caption_count: int,
     wall_seconds: float,
 ) -> None:
     """Write the outcome, and remove the pieces of which files were made.
@@ -227,9 +252,14 @@ def _finish(
     of a job that fails the pieces are kept for a person, of others nothing is.
     """
     _check_saved(tracks)
+    if not tracks and facts.losses:
+        raise NotSavedError(
+            f"nothing of the call could be kept: {'; '.join(facts.losses)}; free some space"
+        )
     notices = [("TRACK_DAMAGED", _damage(track)) for track in tracks if track.problem]
-    if problem:
-        notices.append(("CAPTURE_CUT_SHORT", f"what was captured is here; {problem}"))
+    notices += [("TRACK_DAMAGED", loss) for loss in facts.losses]
+    if facts.problem:
+        notices.append(("CAPTURE_CUT_SHORT", f"what was captured is here; {facts.problem}"))
     starts = [track.recording_start_seconds or 0.0 for track in tracks]
     kept = [track for track in tracks if track.file_name]
     write_outcome(
@@ -249,8 +279,8 @@ def _finish(
                 for track in kept
             ],
             recording_start_ms=round(max(starts, default=0.0) * 1000),
-            caption_count=caption_count,
-            problem=problem,
+            caption_count=facts.caption_count,
+            problem=facts.problem,
         ),
         wall_seconds=wall_seconds,
     )
