@@ -70,7 +70,6 @@ class MattermostClient(CallClient):
         async with (
             aiohttp.ClientSession(
                 connector=connector,
-                trust_env=True,  # proxies, as everything else on this machine uses them
                 cookie_jar=aiohttp.DummyCookieJar(),
             ) as session,
             asyncio.TaskGroup() as self._tasks,
