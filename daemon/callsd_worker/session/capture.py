@@ -256,10 +256,11 @@ def _finish(
         raise NotSavedError(
             f"nothing of the call could be kept: {'; '.join(facts.losses)}; free some space"
         )
-    notices = [("TRACK_DAMAGED", _damage(track)) for track in tracks if track.problem]
-    notices += [("TRACK_DAMAGED", loss) for loss in facts.losses]
-    if facts.problem:
+    notices = []
+    if facts.problem:  # first, as the daemon takes no more than some
         notices.append(("CAPTURE_CUT_SHORT", f"what was captured is here; {facts.problem}"))
+    notices += [("TRACK_DAMAGED", _damage(track)) for track in tracks if track.problem]
+    notices += [("TRACK_DAMAGED", loss) for loss in facts.losses]
     starts = [track.recording_start_seconds or 0.0 for track in tracks]
     kept = [track for track in tracks if track.file_name]
     write_outcome(
