@@ -24,6 +24,9 @@ RECORDING_FILES = (VIDEO_FILE, AUDIO_FILE)
 PIECES = "pieces"
 """Where in its directory a recorder's recording lies while it goes on."""
 
+CAPTURING_PHASE = "capturing"
+"""What a capturer reports as soon as it is in the call."""
+
 JOB_VARIABLE = "CALLSD_JOB"
 """Environment variable with the tag of a worker, inherited by every process of its job."""
 

@@ -2,6 +2,7 @@
 """A worker that captures a call: what it leaves, and how it talks to the daemon's captioner."""
 
 import asyncio
+import errno
 import hashlib
 import threading
 import time
@@ -14,14 +15,25 @@ import pytest
 
 from callsd_ipc.names import ARTIFACTS, OUTCOME, PIECES
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
-from callsd_worker.capture.call import End, Ending, JoinError, Listener, Packet, Speaker
+from callsd_worker.capture import packet_log, tracks
+from callsd_worker.capture.call import (
+    End,
+    Ending,
+    JoinError,
+    Listener,
+    NotSavedError,
+    Packet,
+    Speaker,
+    StoppedError,
+)
 from callsd_worker.capture.caption_text import Words
 from callsd_worker.capture.capturing import Shortfall, Sound
-from callsd_worker.capture.packet_log import PacketLogs, file_name
+from callsd_worker.capture.packet_log import PacketLogs, _TrackLog, file_name
 from callsd_worker.capture.publisher import Metric
 from callsd_worker.session import capture as module
 from callsd_worker.session.capture import capture, salvage
 from callsd_worker.session.client import Session
+from callsd_worker.session.failures import failure_of
 from callsd_worker.session.outcome import read_outcome
 from tests.helpers.waiting import until
 
@@ -57,9 +69,10 @@ class Client:
         """Leave."""
         self.stopped.set()
 
-    def show_caption(self, session_id: str, text: str, new_audio_seconds: float) -> None:
+    def show_caption(self, session_id: str, text: str, new_audio_seconds: float) -> bool:
         """Write it down."""
         self.shown.append(text)
+        return True
 
     def count(self, session_id: str, metric: str) -> None:
         """Nobody looks."""
@@ -129,6 +142,24 @@ def speak(listener: Listener, track_id: str, speaker: Speaker, begin_seconds: fl
 OVER = Ending(end=End.OVER, message="the call has ended")
 ADA = Speaker(session_id="s1", user_id="u1", name="Ada")
 GUEST = Speaker(session_id="s2")
+
+
+async def waits_outside(client: Client) -> Ending:
+    """A call that is not joined until the capture is stopped."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        await client.stopped.wait()
+    return Ending(end=End.OVER, message="told to leave")
+
+
+def pieces(directory: Path, speaker: Speaker, begin_seconds: float) -> None:
+    """A worker captures somebody, and is killed."""
+    (directory / PIECES).mkdir(exist_ok=True)
+    logs = PacketLogs(directory / PIECES)
+    logs.recording_started(START - 2)
+    logs.track("t", speaker)
+    for packet in packets(begin_seconds):
+        logs.packet("t", packet)
+    logs.close()
 
 
 class TestOutcome:
@@ -218,6 +249,7 @@ class TestOutcome:
         """Damage to one track is told with its speaker, and costs no other one."""
 
         async def script(client: Client) -> Ending:
+            client.listener.joined()
             speak(client.listener, "t1", ADA, START)
             speak(client.listener, "t2", GUEST, START)
             await until((worker.directory / PIECES / file_name(1)).exists, "pieces")
@@ -249,10 +281,28 @@ class TestOutcome:
 
         assert not (worker.directory / OUTCOME).exists()
 
+    def test_a_call_that_is_not_joined_again(
+        self, worker: Worker, plays: Callable[[Script], None]
+    ) -> None:
+        """What a worker before this one has captured is kept, whatever refuses this one."""
+        pieces(worker.directory, ADA, START)
+
+        async def script(client: Client) -> Ending:
+            raise JoinError("the call was not joined within 45 s")
+
+        plays(script)
+        outcome = worker.capture()
+
+        assert outcome.failure_reason == ""
+        assert [track.speaker_id for track in outcome.capture.tracks] == ["u1"]
+        assert outcome.capture.problem == "the call was not joined within 45 s"
+        assert [notice.code for notice in outcome.notices] == ["CAPTURE_CUT_SHORT"]
+
     def test_a_bug(self, worker: Worker, plays: Callable[[Script], None]) -> None:
         """What was captured before a mistake of ours is kept, and it is told."""
 
         async def script(client: Client) -> Ending:
+            client.listener.joined()
             speak(client.listener, "t1", ADA, START)
             raise ExceptionGroup("the client", [ValueError("a bug")])
 
@@ -275,6 +325,133 @@ class TestOutcome:
         assert not (worker.directory / OUTCOME).exists()
 
 
+class TestFiles:
+    """Files cannot be made of what was captured."""
+
+    @pytest.fixture
+    def fails(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception, str], None]:
+        """Has the files fail whose names begin so."""
+        write = tracks._write
+
+        def fails(error: Exception, prefix: str) -> None:
+            def failing(target: Path, *arguments: Any, **options: Any) -> int:
+                if target.name.startswith(prefix):
+                    raise error
+                return write(target, *arguments, **options)
+
+            monkeypatch.setattr(tracks, "_write", failing)
+
+        return fails
+
+    async def two(self, client: Client) -> Ending:
+        """A call with two speakers."""
+        client.listener.joined()
+        speak(client.listener, "t1", ADA, START)
+        speak(client.listener, "t2", GUEST, START)
+        return OVER
+
+    @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space"), ValueError("a bug")])
+    def test_one(
+        self,
+        worker: Worker,
+        plays: Callable[[Script], None],
+        fails: Callable[[Exception, str], None],
+        error: Exception,
+    ) -> None:
+        """It is told whose sound is lost; only what became a file is removed."""
+        fails(error, "track-000")
+        plays(self.two)
+        outcome = worker.capture()
+
+        assert [track.speaker_id for track in outcome.capture.tracks] == ["s2"]
+        (notice,) = outcome.notices
+        assert notice.code == "TRACK_DAMAGED"
+        assert notice.message.startswith("Ada: all that was said is lost; ")
+        assert [path.name for path in (worker.directory / PIECES).iterdir()] == [file_name(0)]
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (OSError(errno.ENOSPC, "No space"), "DISK_FULL"),
+            (OSError(errno.EDQUOT, "quota"), "DISK_FULL"),
+            (ValueError("a bug"), "INTERNAL"),
+        ],
+    )
+    def test_all(
+        self,
+        worker: Worker,
+        plays: Callable[[Script], None],
+        fails: Callable[[Exception, str], None],
+        error: Exception,
+        reason: str,
+    ) -> None:
+        """Without a single file the job fails: then its pieces are kept for a person."""
+        fails(error, "track-")
+        plays(self.two)
+        with pytest.raises(Exception) as failed:  # noqa: PT011 - what it means is asked below
+            worker.capture()
+
+        assert failure_of(failed.value)[0] == reason
+        assert not (worker.directory / OUTCOME).exists()
+        assert len(list((worker.directory / PIECES).iterdir())) == 2
+
+    @pytest.mark.parametrize("is_all_lost", [False, True])
+    def test_sound_that_could_not_be_kept(
+        self,
+        worker: Worker,
+        plays: Callable[[Script], None],
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        is_all_lost: bool,
+    ) -> None:
+        """It is told of whom how much is missing; a call of which all is was not a silent one."""
+        append = _TrackLog._append
+
+        def failing(log: _TrackLog, data: bytes) -> None:
+            if is_all_lost or log.speaker == ADA:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            append(log, data)
+
+        monkeypatch.setattr(_TrackLog, "_append", failing)
+        plays(self.two)
+        if is_all_lost:
+            with pytest.raises(NotSavedError, match=r"Ada: about 2\.0 s"):
+                worker.capture()
+            return
+        outcome = worker.capture()
+
+        assert [track.speaker_id for track in outcome.capture.tracks] == ["s2"]
+        (notice,) = outcome.notices
+        assert notice.code == "TRACK_DAMAGED"
+        assert notice.message.startswith("Ada: about 2.0 s of what was said could not be kept")
+        assert outcome.capture.problem == ""
+
+    def test_too_many_tracks(
+        self,
+        worker: Worker,
+        plays: Callable[[Script], None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Those for which there was no room are told of."""
+        monkeypatch.setattr(packet_log, "MAX_TRACKS", 1)
+        plays(self.two)
+        outcome = worker.capture()
+
+        assert [track.speaker_id for track in outcome.capture.tracks] == ["u1"]
+        (notice,) = outcome.notices
+        assert notice.code == "TRACK_DAMAGED"
+        assert "tracks of the call were kept" in notice.message
+
+    def test_salvage(self, tmp_path: Path, fails: Callable[[Exception, str], None]) -> None:
+        """So does one whose worker has died."""
+        pieces(tmp_path, ADA, START)
+        fails(OSError(errno.ENOSPC, "No space"), "track-")
+        salvage(tmp_path, 4, "WORKER_KILLED", "killed")
+
+        assert not (tmp_path / OUTCOME).exists()
+        assert (tmp_path / PIECES / file_name(0)).exists()
+
+
 class TestEnd:
     """Who else can end a capture."""
 
@@ -288,6 +465,7 @@ class TestEnd:
             worker.is_stopping.set()
 
         async def script(client: Client) -> Ending:
+            client.listener.joined()
             speak(client.listener, "t1", ADA, START)
             async with asyncio.timeout(WAIT_SECONDS):
                 await client.stopped.wait()
@@ -304,6 +482,7 @@ class TestEnd:
         worker = Worker(tmp_path, max_seconds=0.5)
 
         async def script(client: Client) -> Ending:
+            client.listener.joined()
             async with asyncio.timeout(WAIT_SECONDS):
                 await client.stopped.wait()
             return OVER
@@ -318,6 +497,7 @@ class TestEnd:
         worker = Worker(tmp_path, min_free_bytes=1 << 60)
 
         async def script(client: Client) -> Ending:
+            client.listener.joined()
             speak(client.listener, "t1", ADA, START)
             async with asyncio.timeout(WAIT_SECONDS):
                 await client.stopped.wait()
@@ -329,24 +509,48 @@ class TestEnd:
         assert "disk was full" in outcome.capture.problem
         assert len(outcome.capture.tracks) == 1
 
+    def test_before_it_was_joined(self, worker: Worker, plays: Callable[[Script], None]) -> None:
+        """Who is stopped before the call is joined has not captured a silent call."""
+        worker.is_stopping.set()
+        plays(waits_outside)
+        with pytest.raises(StoppedError) as stopped:
+            worker.capture()
+
+        assert failure_of(stopped.value) == ("CANCELLED", "it was stopped before it had begun")
+        assert not (worker.directory / OUTCOME).exists()
+
+    def test_with_pieces_before_it_was_joined(
+        self, worker: Worker, plays: Callable[[Script], None]
+    ) -> None:
+        """Then, too, what a worker before this one has captured is kept."""
+        pieces(worker.directory, ADA, START)
+        worker.is_stopping.set()
+        plays(waits_outside)
+        outcome = worker.capture()
+
+        assert len(outcome.capture.tracks) == 1
+        assert outcome.capture.problem == "it was stopped before it had begun"
+
+    def test_over_before_it_was_joined(
+        self, worker: Worker, plays: Callable[[Script], None]
+    ) -> None:
+        """A call that ends before it is joined was not captured, and nobody has stopped that."""
+
+        async def script(client: Client) -> Ending:
+            return OVER
+
+        plays(script)
+        with pytest.raises(JoinError, match="not joined: the call has ended"):
+            worker.capture()
+
 
 class TestSalvage:
     """What an earlier worker has left."""
 
-    def pieces(self, directory: Path, speaker: Speaker, begin_seconds: float) -> None:
-        """A worker captures somebody, and is killed."""
-        (directory / PIECES).mkdir(exist_ok=True)
-        logs = PacketLogs(directory / PIECES)
-        logs.recording_started(START - 2)
-        logs.track("t", speaker)
-        for packet in packets(begin_seconds):
-            logs.packet("t", packet)
-        logs.close()
-
     def test_pieces(self, tmp_path: Path) -> None:
         """They become files, also those of several workers, and it is told what happened."""
-        self.pieces(tmp_path, ADA, START)
-        self.pieces(tmp_path, ADA, START + 60)
+        pieces(tmp_path, ADA, START)
+        pieces(tmp_path, ADA, START + 60)
         salvage(tmp_path, 4, "WORKER_KILLED", "the worker was killed by SIGKILL")
         outcome = read_outcome(tmp_path, 4)
 
@@ -385,7 +589,7 @@ class TestSalvage:
 
     def test_a_disk_that_is_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Pieces that cannot be made into files stay, and nothing is raised."""
-        self.pieces(tmp_path, ADA, START)
+        pieces(tmp_path, ADA, START)
 
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
@@ -398,9 +602,10 @@ class TestSalvage:
 
     def test_goes_on(self, tmp_path: Path, plays: Callable[[Script], None]) -> None:
         """What a worker before this one has captured becomes files with what this one does."""
-        self.pieces(tmp_path, GUEST, START)
+        pieces(tmp_path, GUEST, START)
 
         async def script(client: Client) -> Ending:
+            client.listener.joined()
             speak(client.listener, "t", ADA, START + 60)
             return OVER
 
@@ -490,7 +695,6 @@ class TestCaptioner:
             worker_pb2.CaptionCallResponse(degraded=True),
             worker_pb2.CaptionCallResponse(degraded=False),
             worker_pb2.CaptionCallResponse(),
-            None,
         ):
             there.responses.put_nowait(response)
         async with grpc.aio.insecure_channel(address) as channel:
@@ -498,6 +702,8 @@ class TestCaptioner:
             conversation = captioner.converse(self.parcels(sound))
             heard = [await anext(conversation)]
             first, second = await there.request(), await there.request()
+            # Not before: a call that is over takes no requests any more.
+            there.responses.put_nowait(None)
             heard += [one async for one in conversation]
 
         assert (first.hello.job_id, first.hello.generation, first.hello.token) == ("job", 2, "t")

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from callsd_worker.capture import capturing as module
+from callsd_worker.capture import packet_log
 from callsd_worker.capture.call import (
     CallClient,
     End,
@@ -62,6 +63,8 @@ class Call(CallClient):
         self.shown: list[tuple[str, str]] = []
         self.counted: list[tuple[str, str]] = []
         self.is_asked_to_stop = False
+        self.is_away = False
+        self.dropped: list[str] = []
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> Ending:
@@ -72,8 +75,12 @@ class Call(CallClient):
         if not self.ended.done():
             self.ended.set_result(Ending(end=End.OVER, message="told to leave"))
 
-    def show_caption(self, session_id: str, text: str, new_audio_seconds: float) -> None:
+    def show_caption(self, session_id: str, text: str, new_audio_seconds: float) -> bool:
+        if self.is_away:
+            self.dropped.append(text)
+            return False
         self.shown.append((session_id, text))
+        return True
 
     def count(self, session_id: str, metric: str) -> None:
         self.counted.append((session_id, metric))
@@ -296,6 +303,24 @@ class TestKeeping:
             await running.task
 
         assert {task for task in asyncio.all_tasks() if not task.done()} == {asyncio.current_task()}
+
+    async def test_a_track_that_is_not_kept(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """For one too many nothing is placed or captioned, and the log says so once."""
+        monkeypatch.setattr(packet_log, "MAX_TRACKS", 1)
+        running = start()
+        running.capture.track("t", ADA)
+        for _ in range(3):
+            running.capture.track("u", BOB)
+            running.capture.packet("u", packet(1))
+        running.capture.muted("bob")
+        running.capture.track_ended("u")
+
+        assert running.capture.has_refused_tracks
+        assert list(running.capture._placers) == ["ada"]
+        assert not running.capture._sound
+        assert len([one for one in caplog.messages if "no more than" in one]) == 1
 
 
 class TestDisk:
@@ -530,6 +555,21 @@ class TestCaptions:
 
         assert running.call.shown == [("ada", "hello"), ("ada", "hello everybody")]
         assert running.capture.caption_count == 2
+
+    async def test_that_nobody_sees(self, start: Start) -> None:
+        """What could not be sent is not counted as shown."""
+        running = start()
+        running.call.is_away = True
+        running.capture.track("t", ADA)
+        conversation = await running.dialled()
+        conversation.said.put_nowait(words("hello"))
+        await until(lambda: running.call.dropped, "a caption that is dropped")
+        running.call.is_away = False
+        conversation.said.put_nowait(words("hello everybody", 2))
+        await until(lambda: running.call.shown, "a caption")
+
+        assert running.call.shown == [("ada", "hello everybody")]
+        assert running.capture.caption_count == 1
 
     async def test_at_the_limit(self, start: Start) -> None:
         """A flood of words is shown at the call's rate, and the newest words of all at last."""

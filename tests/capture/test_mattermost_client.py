@@ -168,8 +168,8 @@ class TestListening:
             await server.until(
                 lambda: stay.client._roster.is_present(session_id), "who is in the call"
             )
-            stay.client.show_caption(session_id, "hello everyone", 2)
-            stay.client.show_caption("x" * 26, "nobody", 2.0)
+            assert stay.client.show_caption(session_id, "hello everyone", 2)
+            assert not stay.client.show_caption("x" * 26, "nobody", 2.0)
             stay.client.count(session_id, "live_captions_window_dropped")
             await server.until(lambda: call.metrics, "a metric")
             assert [(one.text, one.new_audio_len_ms) for one in call.captions] == [

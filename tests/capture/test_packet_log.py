@@ -408,10 +408,12 @@ class TestFullDisk:
         fill(0)
         for number in range(10_000):
             logs.packet(TRACK, packet(number, bytes(1000)))
+        refused = logs.refused_packets
         with pytest.raises(OSError, match="No space"):
             logs.flush()
 
-        assert logs.lost_packets == 10_000
+        assert logs.lost_packets + refused == 10_000
+        assert logs.lost_packets <= MAX_WAITING_BYTES // 1000
 
 
 class TestBesides:
@@ -419,12 +421,13 @@ class TestBesides:
 
     def test_none_is_lost(self, logs: PacketLogs, path: Path) -> None:
         """Whatever comes while is written is written next, in order, and once."""
-        done, problems = threading.Event(), list[BaseException]()
+        done, written, problems = threading.Event(), threading.Event(), list[BaseException]()
 
         def flush() -> None:
             try:
                 while not done.is_set():
                     logs.flush()
+                    written.set()
             except BaseException as problem:  # noqa: BLE001 - told by the test
                 problems.append(problem)
 
@@ -434,6 +437,9 @@ class TestBesides:
             logs.packet(TRACK, packet(number))
             if number % 100 == 0:
                 logs.track(f"track {number}", ADA)
+            if number % 1000 == 0:  # a real writer is faster than anybody speaks
+                written.clear()
+                assert written.wait(30)
         done.set()
         writer.join(30)
         logs.close()
@@ -471,6 +477,39 @@ class TestBesides:
         assert MAX_WAITING_BYTES / 150 < len(kept) < MAX_WAITING_BYTES / 100
         assert len(kept) + refused == 10_001
         assert kept[-1] == packet(10_000)
+
+    def test_nobody_else_writes(
+        self, logs: PacketLogs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While one track's write hangs, packets of another one do not wait for the disk either."""
+        logs.track("second", ADA)
+        write, entered, release = os.write, threading.Event(), threading.Event()
+        writers: set[threading.Thread] = set()
+
+        def hanging(descriptor: int, data: bytes) -> int:
+            writers.add(threading.current_thread())
+            entered.set()
+            assert release.wait(30)
+            return write(descriptor, data)
+
+        monkeypatch.setattr(os, "write", hanging)
+        writer = threading.Thread(target=logs.flush)
+        writer.start()
+        assert entered.wait(30)
+        for number in range(1000):
+            logs.packet("second", packet(number, bytes(1000)))
+        named = Speaker(session_id="s1", user_id="u1", name="Ada Lovelace")
+        logs.track("second", named)
+        release.set()
+        writer.join(30)
+        assert writers == {writer}
+        logs.close()
+
+        found = records(tmp_path / "track-001.packets")
+        sound = [one for one in found if isinstance(one, Packet)]
+        assert MAX_WAITING_BYTES / 1100 < len(sound) < MAX_WAITING_BYTES / 1000
+        assert len(sound) + logs.refused_packets == 1000
+        assert found[-1] == TrackInfo(track_id="second", speaker=named)
 
 
 def test_cost(tmp_path: Path) -> None:

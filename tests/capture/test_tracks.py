@@ -226,6 +226,8 @@ def test_an_hour(tmp_path: Path, packets: list[bytes]) -> None:
     logs.track("a", ADA)
     for packet in hour():
         logs.packet("a", packet)
+        if packet.sequence % 10 == 0:
+            logs.flush()
     logs.close()
     began = time.process_time()
     (track,) = finish(tmp_path, tmp_path / "artifacts")

@@ -8,12 +8,13 @@ import pytest
 
 from callsd.v1.error_pb2 import ERROR_REASON_WORKER_KILLED
 from callsd.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_SUCCEEDED, Job, StopJobRequest
-from callsd_daemon.domain.capture import CAPTURE, CAPTURING_PHASE, CaptureResult
+from callsd_daemon.domain.capture import CAPTURE, CaptureResult
 from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Artifact, Failure, Progress, State
 from callsd_daemon.mattermost.courier import NAME_TRIES
 from callsd_daemon.mattermost.work import Work, failure, files, has_begun
+from callsd_ipc.names import CAPTURING_PHASE
 from tests.helpers.jobs import CALL, make_job
 from tests.helpers.waiting import eventually
 from tests.mattermost.state import Call

@@ -12,9 +12,6 @@ from callsd_daemon.domain.work import Result, Spec
 CAPTURE = "capture"
 """Name of the kind."""
 
-CAPTURING_PHASE = "capturing"
-"""What a worker reports as soon as it is in the call."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureSpec(Spec):

@@ -4,14 +4,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from callsd_daemon.domain.capture import CAPTURE, CAPTURING_PHASE, CaptureResult
+from callsd_daemon.domain.capture import CAPTURE, CaptureResult
 from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.jobs import Artifact, Job
 from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.recording import RECORDING
 from callsd_daemon.domain.transcription import TRANSCRIPTION, TranscriptionResult
 from callsd_daemon.store.read_transaction import ReadTransaction
-from callsd_ipc.names import RECORDING_FILES
+from callsd_ipc.names import CAPTURING_PHASE, RECORDING_FILES
 
 
 JOB_TYPES = {RECORDING: "recording", CAPTURE: "transcribing", TRANSCRIPTION: "transcribing"}

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +83,29 @@ class Ending:
     message: str
 
 
-class JoinError(Exception):
-    """The call could not be joined; the message says why and what to do, and holds no secret."""
+class CaptureError(Exception):
+    """There is nothing to show; the message says why and what to do, and holds no secret."""
+
+    reason: ClassVar[str]
+    """One of those that a worker may give."""
+
+
+class JoinError(CaptureError):
+    """The call could not be joined."""
+
+    reason = "CALL_UNAVAILABLE"
+
+
+class StoppedError(CaptureError):
+    """We were told to stop before the call was joined."""
+
+    reason = "CANCELLED"
+
+
+class NotSavedError(CaptureError):
+    """What was captured is there, but the disk was too full to make a file of any of it."""
+
+    reason = "DISK_FULL"
 
 
 class CallClient(Protocol):
@@ -103,11 +124,11 @@ class CallClient(Protocol):
     def request_stop(self) -> None:
         """Leave the call now: `run` returns soon. May be repeated."""
 
-    def show_caption(self, session_id: str, text: str, new_audio_seconds: float) -> None:
+    def show_caption(self, session_id: str, text: str, new_audio_seconds: float) -> bool:
         """Show words to everybody in the call; they replace this speaker's last ones.
 
-        Nobody waits: without a connection they are dropped. How many may be sent at once, and in a
-        second, is for the caller to know: see `publisher`.
+        Nobody waits: without a connection they are dropped. Returns whether they were sent. How
+        many may be sent at once, and in a second, is for the caller to know: see `publisher`.
         """
 
     def count(self, session_id: str, metric: str) -> None:

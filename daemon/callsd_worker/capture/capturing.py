@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from callsd_ipc.names import CAPTURING_PHASE
 from callsd_worker.capture.call import CallClient, Ending, Packet, SenderReport, Speaker
 from callsd_worker.capture.caption_text import Words
 from callsd_worker.capture.live_place import LiveOrder, LivePlacer
-from callsd_worker.capture.packet_log import PacketLogs
+from callsd_worker.capture.packet_log import MAX_TRACKS, PacketLogs
 from callsd_worker.capture.publisher import Metric, Publisher, Show
 
 
@@ -96,6 +97,10 @@ class Capture:
         self._has_sound = asyncio.Event()
         self._publisher = Publisher()
         self._has_words = asyncio.Event()
+        self.is_joined = False
+        """Whether we have been in the call."""
+        self.has_refused_tracks = False
+        """Whether there were more tracks than are kept."""
         self.caption_count = 0
         self.problem = ""
         """Why what is said is not kept any more; empty: it is."""
@@ -118,11 +123,17 @@ class Capture:
             with contextlib.suppress(OSError):
                 self._logs.close()
 
+    @property
+    def lost_seconds(self) -> list[tuple[Speaker, float]]:
+        """About how much of each speaker's sound came and could not be kept, if any."""
+        return self._logs.lost_seconds
+
     # The call
 
     def joined(self) -> None:
         """We are in the call."""
-        self._report("capturing")
+        self.is_joined = True
+        self._report(CAPTURING_PHASE)
 
     def recording_started(self, time_seconds: float) -> None:
         """By the server, the recording began at this time."""
@@ -130,7 +141,11 @@ class Capture:
 
     def track(self, track_id: str, speaker: Speaker) -> None:
         """A track has begun, or more is known of its speaker."""
-        self._logs.track(track_id, speaker)
+        if not self._logs.track(track_id, speaker):
+            if not self.has_refused_tracks:
+                log.warning("no more than %d tracks are kept", MAX_TRACKS)
+            self.has_refused_tracks = True
+            return
         session_id = speaker.session_id
         if self._speakers.get(track_id) != session_id:
             self._speakers[track_id] = session_id
@@ -269,8 +284,9 @@ class Capture:
             now = self._clock()
             for message in self._publisher.take(now):
                 if isinstance(message, Show):
-                    self.caption_count += 1
-                    client.show_caption(message.session_id, message.text, message.new_audio_seconds)
+                    self.caption_count += client.show_caption(
+                        message.session_id, message.text, message.new_audio_seconds
+                    )
                 else:
                     client.count(message.session_id, message.metric)
             again = self._publisher.next_seconds()

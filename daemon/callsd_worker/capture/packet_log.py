@@ -30,14 +30,14 @@ MAX_PAYLOAD_BYTES = 1500
 MAX_TEXT_CHARACTERS = 256
 """Of identifiers and names; what is longer is cut."""
 
+PACKET_SECONDS = 0.02
+"""Of sound, as people send it."""
+
 MAX_LOG_BYTES = 1 << 30
 """Of a track: more than a day of sound as people send it. More is refused."""
 
-BUFFER_BYTES = 16 * 1024
-"""Written at once when so much has gathered: seconds of sound, if nobody calls `flush` before."""
-
 MAX_WAITING_BYTES = 256 * 1024
-"""Of a track, while the disk hangs: a minute of sound as people send it. More is refused."""
+"""Of a track, until the next `flush`: a minute of sound as people send it. More is refused."""
 
 MAGIC = b"\xc5\x9a"
 """Begins each record, so that reading can go on after damage."""
@@ -110,9 +110,8 @@ def numbers(directory: Path) -> list[int]:
 class PacketLogs:
     """Writes the logs of a call.
 
-    Nothing but `flush` touches the disk or raises OSError, except that a buffer which is full is
-    written at once; what goes wrong there is raised by the next `flush`. That one may be called in
-    a thread of its own: a disk that hangs then holds up nobody who brings packets.
+    Nothing but `flush` and `close` touches the disk or raises OSError. `flush` may be called in a
+    thread of its own: a disk that hangs then holds up nobody who brings packets.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -126,8 +125,14 @@ class PacketLogs:
 
     @property
     def lost_packets(self) -> int:
-        """Packets that could not be written."""
+        """Packets with sound that could not be written."""
         return sum(track.lost_packets for track in self._logs.values())
+
+    @property
+    def lost_seconds(self) -> list[tuple[Speaker, float]]:
+        """About how much sound of each track is missing in its log, where some is."""
+        tracks = self._logs.values()
+        return [(track.speaker, track.lost_seconds) for track in tracks if track.lost_seconds]
 
     def track(self, track_id: str, speaker: Speaker) -> bool:
         """Begin a track, or know more of it; returns whether there is still room for one."""
@@ -150,6 +155,8 @@ class PacketLogs:
         payload = packet.payload
         if found is None or len(payload) > MAX_PAYLOAD_BYTES or not found.has_room:
             self.refused_packets += 1
+            if found is not None and payload:
+                found.refused_packets += 1
             return
         summed = _SUMMED_PACKET.pack(
             PACKET_BODY.size + len(payload),
@@ -159,7 +166,8 @@ class PacketLogs:
             packet.arrival_seconds,
         )
         checksum = zlib.crc32(payload, zlib.crc32(summed))
-        found.put(b"".join((MAGIC, checksum.to_bytes(4, "little"), summed, payload)), packets=1)
+        record = b"".join((MAGIC, checksum.to_bytes(4, "little"), summed, payload))
+        found.put(record, packets=1 if payload else 0)
 
     def sender_report(self, track_id: str, report: SenderReport) -> None:
         """Keep a report."""
@@ -215,6 +223,8 @@ class _TrackLog:
     def __init__(self, path: Path) -> None:
         self.speaker = Speaker(session_id="")
         self.lost_packets = 0
+        self.refused_packets = 0
+        """With sound."""
         self.problem: OSError | None = None
         """Not told yet."""
         self._path = path
@@ -226,10 +236,16 @@ class _TrackLog:
         self._waiting_packets = 0
         self._kept: dict[Kind, bytes] = {}
         """Records that are written again when they were lost with others."""
+        self._is_owed = False
+        """Whether one of those found no room."""
         self._gathering = threading.Lock()
         """Of what waits; held for moments."""
         self._writing = threading.Lock()
         """Of the file; held for as long as the disk takes."""
+
+    @property
+    def lost_seconds(self) -> float:
+        return (self.lost_packets + self.refused_packets) * PACKET_SECONDS
 
     @property
     def has_room(self) -> bool:
@@ -241,7 +257,10 @@ class _TrackLog:
         with self._gathering:
             is_known = self._kept.get(kind) == record
             self._kept[kind] = record
-        if not is_known:
+            has_room = self.has_room
+            if not (is_known or has_room):
+                self._is_owed = True
+        if not is_known and has_room:
             self.put(record)
 
     def put(self, record: bytes, *, packets: int = 0) -> None:
@@ -249,11 +268,6 @@ class _TrackLog:
             self._parts.append(record)
             self._waiting_bytes += len(record)
             self._waiting_packets += packets
-        if self._waiting_bytes >= BUFFER_BYTES and self._writing.acquire(blocking=False):
-            try:
-                self._write_waiting()
-            finally:
-                self._writing.release()
 
     def flush(self) -> None:
         with self._writing:
@@ -261,6 +275,9 @@ class _TrackLog:
 
     def _write_waiting(self) -> None:
         with self._gathering:
+            if self._is_owed and self._size < MAX_LOG_BYTES:
+                self._parts += self._kept.values()
+            self._is_owed = False
             data, packets = b"".join(self._parts), self._waiting_packets
             self._parts.clear()
             self._waiting_bytes = self._waiting_packets = 0

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 class CapturedTrack:
     """A track of a call."""
 
+    number: int
+    """Of its log."""
     file_name: str
     """Among the artifacts; empty: there is none, and `problem` says why."""
     track_id: str
@@ -35,6 +37,8 @@ class CapturedTrack:
     duration_seconds: float
     problem: str
     """For a person: what of it was lost; empty: nothing."""
+    error: Exception | None
+    """What kept its file from being made."""
     recording_start_seconds: float | None
     """Unix time at which the server began the recording; None: it was never told."""
 
@@ -74,6 +78,7 @@ def _finish(
     facts, damage = _Facts(), Damage()
     target = artifacts / f"{source.stem}.ogg"
     file, first, samples, problem = "", 0, 0, ""
+    failed: Exception | None = None
     try:
         placed = place(_learn(read(source, damage), facts), zero_seconds=zero_seconds or 0.0)
         if zero_seconds is not None:
@@ -84,9 +89,11 @@ def _finish(
             samples = _write(target, itertools.chain([head], placed), serial=number)
             file = target.name
     except OSError as error:
+        failed = error
         problem = f"its sound could not be saved ({error.strerror or error}); free some space"
         log.warning("%s: %s", source.name, problem)
-    except Exception:
+    except Exception as error:
+        failed = error
         problem = "its sound could not be saved, by a mistake of this program; see the worker's log"
         log.exception("%s", source.name)
     if not problem and damage.size_bytes:
@@ -94,6 +101,7 @@ def _finish(
     if not file and not problem:
         return None
     return CapturedTrack(
+        number=number,
         file_name=file,
         track_id=facts.track_id,
         session_id=facts.speaker.session_id,
@@ -102,6 +110,7 @@ def _finish(
         start_seconds=first / OPUS_RATE_HZ + (zero_seconds or 0.0) if file else 0.0,
         duration_seconds=samples / OPUS_RATE_HZ,
         problem=problem,
+        error=failed,
         recording_start_seconds=facts.recording_start_seconds,
     )
 

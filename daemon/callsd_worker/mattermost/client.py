@@ -70,7 +70,6 @@ class MattermostClient(CallClient):
         async with (
             aiohttp.ClientSession(
                 connector=connector,
-                trust_env=True,  # proxies, as everything else on this machine uses them
                 cookie_jar=aiohttp.DummyCookieJar(),
             ) as session,
             asyncio.TaskGroup() as self._tasks,
@@ -103,21 +102,24 @@ class MattermostClient(CallClient):
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._end, End.OVER, "told to leave")
 
-    def show_caption(self, session_id: str, text: str, new_audio_seconds: float) -> None:
+    def show_caption(self, session_id: str, text: str, new_audio_seconds: float) -> bool:
         data = {
             "session_id": session_id,
             "text": text[-MAX_CAPTION_CHARACTERS:],
             "new_audio_len_ms": float(new_audio_seconds * 1000),  # a whole number is refused
         }
-        self._show("caption", session_id, data)
+        return self._show("caption", session_id, data)
 
     def count(self, session_id: str, metric: str) -> None:
         self._show("metric", session_id, {"session_id": session_id, "metric_name": metric})
 
-    def _show(self, action: str, session_id: str, data: dict[str, object]) -> None:
+    def _show(self, action: str, session_id: str, data: dict[str, object]) -> bool:
         connection = self._connection
-        if connection is not None and connection.link.is_up and self._roster.is_present(session_id):
-            connection.link.send(action, data)
+        return (
+            connection is not None
+            and self._roster.is_present(session_id)
+            and connection.link.send(action, data)
+        )
 
     # Joining
 

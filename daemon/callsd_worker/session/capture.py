@@ -3,20 +3,23 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import shutil
 import ssl
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 
 from callsd_ipc.names import ARTIFACTS, PIECES
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
-from callsd_worker.capture.call import End, Ending, JoinError
+from callsd_worker.capture.call import End, Ending, JoinError, NotSavedError, StoppedError
 from callsd_worker.capture.caption_text import Words
 from callsd_worker.capture.capturing import Captioner, Capture, Heard, Shortfall, Sound
+from callsd_worker.capture.packet_log import MAX_TRACKS, file_name
 from callsd_worker.capture.publisher import Metric
 from callsd_worker.capture.tracks import CapturedTrack, finish
 from callsd_worker.mattermost.client import MattermostClient
@@ -41,17 +44,17 @@ CaptionCall = grpc.aio.StreamStreamCall[
 def capture(session: Session, bootstrap: worker_pb2.Bootstrap) -> None:
     """Capture the call of the session's assignment, and write its outcome.
 
-    Raises JoinError when the call could not be joined, and what ended a capture without any sound.
+    Raises what ended a capture without any sound: JoinError when the call could not be joined,
+    StoppedError when it was to end before that. Raises as `_finish` when no file can be made.
     """
     assert session.assignment is not None
     began = time.monotonic()
     failure: Exception | None = None
+    facts = _Facts()
     try:
-        problem, count = asyncio.run(_capture(session, bootstrap, session.assignment.capture))
-    except JoinError:
-        raise
-    except Exception as error:  # noqa: BLE001 - what was captured must not be lost with it
-        failure, (_, problem), count = error, failure_of(error), 0
+        asyncio.run(_capture(session, bootstrap, session.assignment.capture, facts))
+    except Exception as error:  # noqa: BLE001 - nothing captured, now or before, is lost with it
+        failure, (_, facts.problem) = error, failure_of(error)
     session.report(worker_pb2.Status(phase="finishing"))
     tracks = _tracks(session.directory)
     if failure is not None and not tracks:
@@ -60,16 +63,29 @@ def capture(session: Session, bootstrap: worker_pb2.Bootstrap) -> None:
         session.directory,
         session.generation,
         tracks,
-        problem=problem,
-        caption_count=count,
+        facts,
         wall_seconds=time.monotonic() - began,
     )
 
 
+@dataclass(slots=True)
+class _Facts:
+    """Learned of a capture besides its tracks."""
+
+    problem: str = ""
+    """Why it ended before the call did; empty: it did not."""
+    caption_count: int = 0
+    losses: list[str] = field(default_factory=list)
+    """What came and could not be kept."""
+
+
 async def _capture(
-    session: Session, bootstrap: worker_pb2.Bootstrap, work: worker_pb2.CaptureWork
-) -> tuple[str, int]:
-    """Until the call is over; returns why it ended too early, if it did, and its captions."""
+    session: Session,
+    bootstrap: worker_pb2.Bootstrap,
+    work: worker_pb2.CaptureWork,
+    facts: _Facts,
+) -> None:
+    """Until the call is over."""
     pieces, clock = session.directory / PIECES, steady_clock()
     pieces.mkdir(exist_ok=True)
     async with aio_channel(bootstrap) as channel:
@@ -95,9 +111,27 @@ async def _capture(
             ending: Ending = await capturing.run(client)
         finally:
             stopping.cancel()
+            facts.caption_count = capturing.caption_count
+            facts.losses = _losses(capturing)
     log.info("the capture has ended: %s %s", ending.end, ending.message)
+    if not capturing.is_joined:
+        # A call in which nobody spoke is something else.
+        if session.should_stop():
+            raise StoppedError("it was stopped before it had begun")
+        raise JoinError(f"the call was not joined: {capturing.problem or ending.message}")
     lost = ending.message if ending.end is End.LOST else ""
-    return capturing.problem or lost, capturing.caption_count
+    facts.problem = capturing.problem or lost
+
+
+def _losses(capturing: Capture) -> list[str]:
+    losses = [
+        f"{speaker.name or speaker.session_id}: about {seconds:.1f} s of what was said could not "
+        "be kept; the disk was full or too slow"
+        for speaker, seconds in capturing.lost_seconds
+    ]
+    if capturing.has_refused_tracks:
+        losses.append(f"only the first {MAX_TRACKS} tracks of the call were kept")
+    return losses
 
 
 async def _stop_when_asked(session: Session, client: MattermostClient, max_seconds: float) -> None:
@@ -189,14 +223,13 @@ def _heard(response: worker_pb2.CaptionCallResponse) -> Heard | None:
 def salvage(directory: Path, generation: int, reason: str, message: str) -> None:
     """Make the files of what an earlier worker has captured, and write an outcome.
 
-    Without anything no outcome is written: the job then fails by the reason of the worker's end.
+    Without anything, or when no file can be made of it, no outcome is written: the job then fails
+    by the reason of the worker's end.
     """
     try:
         if (directory / PIECES).is_dir() and (tracks := _tracks(directory)):
-            problem = f"{message} [{reason}]"
-            _finish(
-                directory, generation, tracks, problem=problem, caption_count=0, wall_seconds=0.0
-            )
+            facts = _Facts(problem=f"{message} [{reason}]")
+            _finish(directory, generation, tracks, facts, wall_seconds=0.0)
     except Exception as error:  # noqa: BLE001 - the root of the work; what is unknown is logged
         log.error("nothing was saved: %s: %s", *failure_of(error))  # noqa: TRY400 - logged there
 
@@ -209,18 +242,25 @@ def _finish(
     directory: Path,
     generation: int,
     tracks: list[CapturedTrack],
+    facts: _Facts,
     *,
-    problem: str,
-    caption_count: int,
     wall_seconds: float,
 ) -> None:
-    notices = [
-        ("TRACK_DAMAGED", f"{track.name or track.session_id}: {track.problem}")
-        for track in tracks
-        if track.problem
-    ]
-    if problem:
-        notices.append(("CAPTURE_CUT_SHORT", f"what was captured is here; {problem}"))
+    """Write the outcome, and remove the pieces of which files were made.
+
+    When there is no file of any track, this raises NotSavedError, or what else prevented that:
+    of a job that fails the pieces are kept for a person, of others nothing is.
+    """
+    _check_saved(tracks)
+    if not tracks and facts.losses:
+        raise NotSavedError(
+            f"nothing of the call could be kept: {'; '.join(facts.losses)}; free some space"
+        )
+    notices = []
+    if facts.problem:  # first, as the daemon takes no more than some
+        notices.append(("CAPTURE_CUT_SHORT", f"what was captured is here; {facts.problem}"))
+    notices += [("TRACK_DAMAGED", _damage(track)) for track in tracks if track.problem]
+    notices += [("TRACK_DAMAGED", loss) for loss in facts.losses]
     starts = [track.recording_start_seconds or 0.0 for track in tracks]
     kept = [track for track in tracks if track.file_name]
     write_outcome(
@@ -240,10 +280,36 @@ def _finish(
                 for track in kept
             ],
             recording_start_ms=round(max(starts, default=0.0) * 1000),
-            caption_count=caption_count,
-            problem=problem,
+            caption_count=facts.caption_count,
+            problem=facts.problem,
         ),
         wall_seconds=wall_seconds,
     )
-    # The outcome is on the disk: the pieces are not needed any more.
-    shutil.rmtree(directory / PIECES, ignore_errors=True)
+    # The outcome is on the disk: the pieces are not needed any more. Not before, track by track:
+    # whoever goes on after a death here learns from them whose the files are.
+    unsaved = {file_name(track.number) for track in tracks if not track.file_name}
+    if not unsaved:
+        shutil.rmtree(directory / PIECES, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        for path in (directory / PIECES).iterdir():
+            if path.name not in unsaved:
+                path.unlink()
+
+
+def _check_saved(tracks: list[CapturedTrack]) -> None:
+    errors = [track.error for track in tracks if track.error is not None]
+    if not errors or any(track.file_name for track in tracks):
+        return
+    for error in errors:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NotSavedError(
+                "the disk is full: no file could be made of what was captured; free some space. "
+                f"It is kept in {PIECES}/ of the worker's directory until the job is deleted"
+            ) from error
+    raise errors[0]
+
+
+def _damage(track: CapturedTrack) -> str:
+    lost = "" if track.file_name else "all that was said is lost; "
+    return f"{track.name or track.session_id}: {lost}{track.problem}"

@@ -4,7 +4,7 @@
 import errno
 import logging
 
-from callsd_worker.capture.call import JoinError
+from callsd_worker.capture.call import CaptureError
 from callsd_worker.recorder.errors import RecordingError
 from callsd_worker.session.inputs import InputError
 from callsd_worker.speech.errors import SpeechError
@@ -17,8 +17,8 @@ def failure_of(error: Exception) -> tuple[str, str]:
     """Reason and message of a failure, for an outcome or a report."""
     if isinstance(error, (SpeechError, RecordingError)):
         return error.reason, error.message
-    if isinstance(error, JoinError):
-        return "CALL_UNAVAILABLE", str(error)
+    if isinstance(error, CaptureError):
+        return error.reason, str(error)
     if isinstance(error, InputError):
         return "MEDIA_NOT_FOUND", f"a file of the job could not be read: {error}"
     if isinstance(error, MemoryError):
