@@ -106,28 +106,6 @@ class TestSound:
             track.file_name for track in found
         ]
 
-    def test_from_the_recording_on(self, tmp_path: Path, packets: list[bytes]) -> None:
-        """What was said before the given time is left out; the recording's start is told."""
-        sent = send([Spurt(pause_seconds=0, packets=200)], Network())
-        capture(tmp_path / "logs", {"a": (ADA, sent)}, packets)
-        logs = PacketLogs(tmp_path / "logs")
-        logs.recording_started(BEGIN_SECONDS + 2)
-        logs.track("b", BOB)
-        logs.packet(
-            "b",
-            Packet(
-                sequence=1, timestamp=2, payload=packets[0], arrival_seconds=BEGIN_SECONDS + 0.5
-            ),
-        )
-        logs.close()
-        zero = BEGIN_SECONDS + DELAY_SECONDS + 1
-        (track,) = finish(tmp_path / "logs", tmp_path / "artifacts", zero)
-        everything = finish(tmp_path / "logs", tmp_path / "artifacts")
-
-        assert track.start_seconds == pytest.approx(zero, abs=0.0001)
-        assert track.duration_seconds == 3
-        assert [one.recording_start_seconds for one in everything] == [None, BEGIN_SECONDS + 2]
-
     def test_again(self, tmp_path: Path, packets: list[bytes]) -> None:
         """When it is repeated, as after a crash, it comes to the same."""
         sent = send([Spurt(pause_seconds=0, packets=200)], Network(jitter_seconds=0.1))

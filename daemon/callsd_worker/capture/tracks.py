@@ -43,21 +43,19 @@ class CapturedTrack:
     """Unix time at which the server began the recording; None: it was never told."""
 
 
-def finish(
-    directory: Path, artifacts: Path, zero_seconds: float | None = None
-) -> list[CapturedTrack]:
+def finish(directory: Path, artifacts: Path) -> list[CapturedTrack]:
     """Write the sound of all logs in `directory` into `artifacts`, each file whole or not at all.
 
-    Each begins with its own first sound, or with the first that ends after `zero_seconds` (Unix
-    time). What goes wrong with one track is told there, and the others are made. A log without any
-    sound and without a problem is left out. May be repeated, with the same result.
+    Each begins with its own first sound. What goes wrong with one track is told there, and the
+    others are made. A log without any sound and without a problem is left out. May be repeated,
+    with the same result.
 
     Raises OSError if one of the directories cannot be used.
     """
     artifacts.mkdir(exist_ok=True)
     tracks = []
     for number in numbers(directory):
-        track = _finish(directory / file_name(number), artifacts, number, zero_seconds)
+        track = _finish(directory / file_name(number), artifacts, number)
         if track is not None:
             tracks.append(track)
     return tracks
@@ -72,17 +70,13 @@ class _Facts:
     recording_start_seconds: float | None = None
 
 
-def _finish(
-    source: Path, artifacts: Path, number: int, zero_seconds: float | None
-) -> CapturedTrack | None:
+def _finish(source: Path, artifacts: Path, number: int) -> CapturedTrack | None:
     facts, damage = _Facts(), Damage()
     target = artifacts / f"{source.stem}.ogg"
     file, first, samples, problem = "", 0, 0, ""
     failed: Exception | None = None
     try:
-        placed = place(_learn(read(source, damage), facts), zero_seconds=zero_seconds or 0.0)
-        if zero_seconds is not None:
-            placed = itertools.dropwhile(lambda one: one.position + one.samples <= 0, placed)
+        placed = place(_learn(read(source, damage), facts), zero_seconds=0.0)
         head = next(placed, None)
         if head is not None:
             first = head.position
@@ -107,7 +101,7 @@ def _finish(
         session_id=facts.speaker.session_id,
         user_id=facts.speaker.user_id,
         name=facts.speaker.name,
-        start_seconds=first / OPUS_RATE_HZ + (zero_seconds or 0.0) if file else 0.0,
+        start_seconds=first / OPUS_RATE_HZ if file else 0.0,
         duration_seconds=samples / OPUS_RATE_HZ,
         problem=problem,
         error=failed,
