@@ -22,13 +22,12 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 from demo import CALL, MODELS, PULL_TIMEOUT_SECONDS, ROOT, daemon, run, step
-from demo_mattermost import TRANSCRIPT_SECONDS, mixed, posted
+from demo_mattermost import mixed, posted
 from numpy.typing import NDArray
 from whisper_normalizer.english import EnglishTextNormalizer
 
@@ -94,34 +93,6 @@ class Running:
     """By name."""
     turns: list[Turn]
     """In seconds from when their speaker began to play, all within some milliseconds."""
-    costs: "Costs"
-
-
-@dataclass(slots=True, kw_only=True)
-class Costs:
-    """What the processes of a job take."""
-
-    cpu_seconds: float = 0.0
-    peak_bytes: int = 0
-    _processes: list[psutil.Process] = field(default_factory=list)
-
-    def look(self, job_id: str) -> None:
-        """Sample them."""
-        if not self._processes:
-            self._processes = [
-                process
-                for process in psutil.process_iter(["cmdline"])
-                if any(job_id in part for part in process.info["cmdline"] or ())
-            ]
-        total = 0.0
-        for process in self._processes:
-            try:
-                times = process.cpu_times()
-                total += times.user + times.system
-                self.peak_bytes = max(self.peak_bytes, process.memory_full_info().pss)
-            except psutil.Error:
-                continue
-        self.cpu_seconds = max(self.cpu_seconds, total)
 
 
 def main() -> int:
@@ -173,7 +144,7 @@ async def measure(options: argparse.Namespace, place: Path, port: int, address: 
             await server.stop_recording(one.call)
         for one in found:
             transcript = await posted(
-                server, one.call, "custom_calls_transcription", TRANSCRIPT_SECONDS + PUBLISH_SECONDS
+                server, one.call, "custom_calls_transcription", PUBLISH_SECONDS + options.seconds
             )
             (recording,) = [
                 post for post in server.thread(one.call) if post.type == "custom_calls_recording"
@@ -212,7 +183,9 @@ async def begin(
     except HostError as refused:
         print(f"    call {number + 1} is refused: {refused.message}")
         return None
-    await server.until(lambda: job.start_at or job.end_at, "it started", timeout_seconds=60.0)
+    await server.until(
+        lambda: job.start_at or job.end_at, "it started", timeout_seconds=START_SECONDS
+    )
     if job.err:
         sys.exit(f"bench: the recording did not start: {job.err}")
     network = Impairment(loss=options.loss, jitter_seconds=options.jitter, seed=number + 1)
@@ -230,7 +203,6 @@ async def begin(
         seconds=options.seconds,
         people=people,
         turns=turns,
-        costs=Costs(),
     )
 
 
@@ -262,8 +234,6 @@ async def listen(found: Sequence[Running], seconds: float) -> None:
     """Let the calls go on; show how far they are."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        for one in found:
-            await asyncio.to_thread(one.costs.look, one.capture_id)
         shown = sum(len(one.call.captions) for one in found)
         if sys.stdout.isatty():
             print(f"\r    {seconds - left:5.0f} s, {shown} captions", end="", flush=True)
@@ -276,9 +246,8 @@ def tell(one: Running, job: job_pb2.Job, artifacts: Path, paths: Sequence[Path])
     step("captions")
     tell_captions(one)
     step("capture")
-    speaker_seconds = one.seconds * len(one.people)
-    print(f"    worker: {one.costs.peak_bytes / 1e6:.0f} MB at most (PSS)")
-    print(f"    worker: {one.costs.cpu_seconds / speaker_seconds:.4f} cores a speaker")
+    cores, megabytes = job.usage.cpu_seconds / one.seconds, job.usage.peak_memory_bytes / 1e6
+    print(f"    worker: {cores / len(one.people):.4f} cores a speaker, {megabytes:.0f} MB at most")
     tell_places(one, job, artifacts)
     step("transcript")
     heard = cues(paths[0])
