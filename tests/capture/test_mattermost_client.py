@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -262,6 +263,14 @@ class TestJoining:
 
 class TestEnding:
     """How a stay ends that nothing has gone wrong with."""
+
+    async def test_work_that_never_began(self, server: MattermostServer, call: Call) -> None:
+        """A stay that ends as soon as it has begun leaves no work behind that waits to begin."""
+        client = client_of(server, call, Notes())
+        work = asyncio.sleep(0.0)
+        async with asyncio.TaskGroup() as client._tasks:
+            client._run_task(work).cancel()
+        assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
 
     async def test_leaves_when_the_host_stops(self, server: MattermostServer, call: Call) -> None:
         """[J8] `job_stop` ends the stay."""

@@ -274,7 +274,10 @@ class MattermostClient(CallClient):
 
     def _run_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None
-        return self._tasks.create_task(self._run_safely(work))
+        task = self._tasks.create_task(self._run_safely(work))
+        # What is cancelled before it has begun has not taken its work up.
+        task.add_done_callback(lambda _: work.close())
+        return task
 
     async def _run_safely(self, work: Coroutine[Any, Any, None]) -> None:
         try:
