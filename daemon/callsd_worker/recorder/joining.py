@@ -15,8 +15,13 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 
 from callsd_worker.recorder.errors import Reason, RecordingError
-from callsd_worker.recorder.pieces import DATE, Piece
+from callsd_worker.recorder.pieces import Piece
 
+
+DATE = "creation_time"
+"""What a piece says of its beginning: the Unix time that its first picture shows. Its name has the
+time of its making, which is some tenths of a second earlier. It is not in `pieces`: a recorder that
+was started before an upgrade has that one already when it reads this module."""
 
 THUMBNAIL_SECONDS = 5.0
 """Time of the thumbnail in the recording: late enough to show somebody."""

@@ -18,7 +18,7 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from callsd_worker.recorder.pieces import DATE
+from callsd_worker.recorder.joining import DATE
 from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.sound import FRAME_BYTES, RATE_HZ
 

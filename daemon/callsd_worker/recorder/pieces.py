@@ -15,10 +15,6 @@ from pathlib import Path
 from callsd_ipc.names import PIECES
 
 
-DATE = "creation_time"
-"""What a piece says of its beginning: the Unix time that its first picture shows. Its name has the
-time of its making, which is some tenths of a second earlier."""
-
 _NAME = re.compile(r"(\d{4})-(\d{13})\.mkv")
 
 
