@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from callsd_ipc.opus import OPUS_RATE_HZ
 from callsd_worker.capture.call import Packet
+from callsd_worker.capture.packet_order import SEQUENCES, TIMESTAMPS, nearest
 from callsd_worker.media.opus_packet import packet_samples
 
 
@@ -45,18 +46,18 @@ class LiveOrder:
         """What can go on now. What comes too late is not held back: its place tells."""
         if self._next is None:
             self._next = packet.sequence
-        number = self._next + _signed(packet.sequence - self._next, 16)
+        number = nearest(packet.sequence, self._next, SEQUENCES)
         if number < self._next:
             yield packet
             return
         self._waiting.setdefault(number, packet)
         yield from self._run()
         while self._waiting:
-            first = self._waiting[min(self._waiting)]
-            waited_seconds = packet.arrival_seconds - first.arrival_seconds
+            first = min(self._waiting)
+            waited_seconds = packet.arrival_seconds - self._waiting[first].arrival_seconds
             if waited_seconds < WAIT_SECONDS and len(self._waiting) < MAX_WAITING_PACKETS:
                 return
-            self._next = min(self._waiting)
+            self._next = first
             yield from self._run()
 
     def rest(self) -> Iterator[Packet]:
@@ -110,13 +111,14 @@ class LivePlacer:
             self._timestamp = packet.timestamp
             self._sequence += 1 if samples else 0
         else:
-            step = _signed(packet.sequence - self._last.sequence, 16)
+            last = self._last.sequence
+            step = nearest(packet.sequence, last, SEQUENCES) - last
             if step <= 0 and not self._has_begun_anew():
                 return None
             self._late_packets = 0
             # Padding takes numbers, and is no sound that was lost.
             self._sequence += max(1, step) - (0 if samples else 1)
-            self._timestamp += _signed(packet.timestamp - self._last.timestamp, 32)
+            self._timestamp = nearest(packet.timestamp, self._timestamp, TIMESTAMPS)
         self._last = packet
         if not samples:
             return None
@@ -139,9 +141,3 @@ class LivePlacer:
                 return expected
         self._anchor = (self._timestamp, max(packet.arrival_seconds, self._end_seconds))
         return self._anchor[1]
-
-
-def _signed(difference: int, bits: int) -> int:
-    """A difference of numbers that begin again after 2^bits - 1."""
-    half = 1 << (bits - 1)
-    return (difference + half) % (1 << bits) - half

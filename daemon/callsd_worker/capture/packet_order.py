@@ -29,7 +29,8 @@ PROOF_PACKETS = 5
 MAX_LEAP_SECONDS = 1.0
 """A timestamp that runs ahead of arrival by more than this counts from somewhere else."""
 
-_SEQUENCES, _TIMESTAMPS = 1 << 16, 1 << 32
+SEQUENCES, TIMESTAMPS = 1 << 16, 1 << 32
+"""After so many they begin again."""
 
 
 @dataclass(slots=True)
@@ -86,7 +87,7 @@ class _Order:
     def feed(self, packet: Packet) -> Iterator[tuple[Packet, bool]]:
         if self._last is None:
             self._last = packet.sequence - MAX_EARLIER_PACKETS
-        number = nearest(packet.sequence, self._last, _SEQUENCES)
+        number = nearest(packet.sequence, self._last, SEQUENCES)
         step = number - self._last
         if step > MAX_MISSING_PACKETS or step < -MAX_STALE_PACKETS:
             yield from self._stray(packet)
@@ -126,7 +127,7 @@ class _Order:
 
     def _stray(self, packet: Packet) -> Iterator[tuple[Packet, bool]]:
         strays = self._strays
-        if strays and packet.sequence != (strays[-1].sequence + 1) % _SEQUENCES:
+        if strays and packet.sequence != (strays[-1].sequence + 1) % SEQUENCES:
             strays.clear()
         strays.append(packet)
         if len(strays) < PROOF_PACKETS:
@@ -159,7 +160,7 @@ class _Timestamps:
         if self._timestamp is None:
             timestamp = packet.timestamp
         else:
-            timestamp = nearest(packet.timestamp, self._timestamp, _TIMESTAMPS)
+            timestamp = nearest(packet.timestamp, self._timestamp, TIMESTAMPS)
             step_seconds = (timestamp - self._timestamp) / OPUS_RATE_HZ
             waited_seconds = packet.arrival_seconds - self._arrival_seconds
             if step_seconds > max(waited_seconds, 0.0) + MAX_LEAP_SECONDS:

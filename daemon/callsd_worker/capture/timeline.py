@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from callsd_ipc.opus import OPUS_RATE_HZ
 from callsd_worker.capture.call import SenderReport
 from callsd_worker.capture.packet_log import Record
-from callsd_worker.capture.packet_order import Sound, in_order, nearest
+from callsd_worker.capture.packet_order import TIMESTAMPS, Sound, in_order, nearest
 
 
 LOOK_AHEAD_SECONDS = 2.0
@@ -222,7 +222,7 @@ class _Line:
             sent = report.ntp_seconds + clock
             # Before that, the server counts on from the spurt before.
             if sent > first.arrival_seconds:
-                timestamp = nearest(report.timestamp, first.timestamp, 1 << 32)
+                timestamp = nearest(report.timestamp, first.timestamp, TIMESTAMPS)
                 delay = sent - timestamp / OPUS_RATE_HZ
                 if delay > floor - REPORT_DOUBT_SECONDS:
                     reported = min(reported, delay)
