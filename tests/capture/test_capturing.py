@@ -318,7 +318,7 @@ class TestKeeping:
         running.capture.track_ended("u")
 
         assert running.capture.has_refused_tracks
-        assert list(running.capture._placers) == ["ada"]
+        assert list(running.capture._captioned) == ["ada"]
         assert not running.capture._sound
         assert len([one for one in caplog.messages if "no more than" in one]) == 1
 

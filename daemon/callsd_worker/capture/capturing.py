@@ -8,7 +8,7 @@ import math
 import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -66,6 +66,16 @@ class Captioner(Protocol):
         """Words come out while sound goes in. Ends, or raises OSError, when the connection does."""
 
 
+@dataclass(slots=True, kw_only=True)
+class _Captioned:
+    """A session whose sound goes to the captioner."""
+
+    placer: LivePlacer
+    order: LiveOrder = field(default_factory=LiveOrder)
+    track_id: str = ""
+    """The newest one, as a session that comes back brings another; empty: it has left."""
+
+
 class Capture:
     """A listener of a call. Belongs to one event loop."""
 
@@ -88,11 +98,8 @@ class Capture:
         self._start_seconds = clock()
         self._speakers: dict[str, str] = {}
         """Session of each track."""
-        self._captioned: dict[str, str] = {}
-        """Track of each session: the newest one, as a session that comes back brings another."""
-        self._orders: dict[str, LiveOrder] = {}
-        self._placers: dict[str, LivePlacer] = {}
-        """Of each session."""
+        self._captioned: dict[str, _Captioned] = {}
+        """By session."""
         self._sound: deque[Sound] = deque()
         self._has_sound = asyncio.Event()
         self._publisher = Publisher()
@@ -149,26 +156,25 @@ class Capture:
         session_id = speaker.session_id
         if self._speakers.get(track_id) != session_id:
             self._speakers[track_id] = session_id
-            self._send_rest(session_id)
-            self._captioned[session_id] = track_id
-            self._orders.setdefault(session_id, LiveOrder())
-            self._placers.setdefault(session_id, LivePlacer(self._start_seconds)).restart()
+            captioned = self._captioned.setdefault(
+                session_id, _Captioned(placer=LivePlacer(self._start_seconds))
+            )
+            self._send_rest(session_id, captioned)
+            captioned.track_id = track_id
+            captioned.placer.restart()
 
     def packet(self, track_id: str, packet: Packet) -> None:
         """Sound has come."""
         self._logs.packet(track_id, packet)
-        session_id = self._speakers.get(track_id)
-        if (
-            self._captioner is None
-            or session_id is None
-            or self._captioned.get(session_id) != track_id
-        ):
+        session_id = self._speakers.get(track_id, "")
+        captioned = self._captioned.get(session_id)
+        if self._captioner is None or captioned is None or captioned.track_id != track_id:
             return
-        for ordered in self._orders[session_id].put(packet):
-            self._place(session_id, ordered)
+        for ordered in captioned.order.put(packet):
+            self._place(session_id, captioned, ordered)
 
-    def _place(self, session_id: str, packet: Packet) -> None:
-        if (place := self._placers[session_id].place(packet)) is not None:
+    def _place(self, session_id: str, captioned: _Captioned, packet: Packet) -> None:
+        if (place := captioned.placer.place(packet)) is not None:
             self._send(
                 Sound(
                     session_id=session_id,
@@ -178,11 +184,10 @@ class Capture:
                 )
             )
 
-    def _send_rest(self, session_id: str) -> None:
+    def _send_rest(self, session_id: str, captioned: _Captioned) -> None:
         """What waits for packets before it waits no longer."""
-        if (order := self._orders.get(session_id)) is not None:
-            for packet in order.rest():
-                self._place(session_id, packet)
+        for packet in captioned.order.rest():
+            self._place(session_id, captioned, packet)
 
     def sender_report(self, track_id: str, report: SenderReport) -> None:
         """The sender's clock has been told."""
@@ -191,17 +196,19 @@ class Capture:
     def muted(self, session_id: str) -> None:
         """Nothing more comes for now: what was said is captioned at once."""
         self._logs.muted(session_id)
-        if self._captioner is not None and session_id in self._captioned:
-            self._send_rest(session_id)
+        captioned = self._captioned.get(session_id)
+        if self._captioner is not None and captioned is not None and captioned.track_id:
+            self._send_rest(session_id, captioned)
             self._send(Sound(session_id=session_id))
 
     def track_ended(self, track_id: str) -> None:
         """Its speaker has left."""
         self._logs.track_ended(track_id)
         session_id = self._speakers.pop(track_id, "")
-        if self._captioned.get(session_id) == track_id:
-            self._send_rest(session_id)
-            del self._captioned[session_id]
+        captioned = self._captioned.get(session_id)
+        if captioned is not None and captioned.track_id == track_id:
+            self._send_rest(session_id, captioned)
+            captioned.track_id = ""
             self._publisher.gone(session_id)
 
     def _send(self, sound: Sound) -> None:
