@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 from demo import CALL, MODELS, PULL_TIMEOUT_SECONDS, ROOT, daemon, run, step
-from demo_mattermost import mixed, posted
+from demo_mattermost import gateway, mixed, posted
 from numpy.typing import NDArray
 from whisper_normalizer.english import EnglishTextNormalizer
 
@@ -117,13 +117,9 @@ def main() -> int:
         timeout_seconds=PULL_TIMEOUT_SECONDS,
     )
     port = free_port()
-    settings = {
-        "CALLSD_GATEWAY_LISTEN": f"127.0.0.1:{port}",
-        "CALLSD_GATEWAY_SELF_REGISTRATION": "true",
-        "CALLSD_TRANSCRIPTION_MODEL": options.model,
-        "CALLSD_CAPTIONS_MODEL": options.model,
-        "CALLSD_ADMISSION_ENFORCED": "false" if options.all else "true",
-    }
+    settings = gateway(port, options.model)
+    if options.all:
+        settings["CALLSD_ADMISSION_ENFORCED"] = "false"
     with tempfile.TemporaryDirectory(prefix="callsd-bench-") as directory:
         place = Path(directory)
         with daemon(place, **settings) as address:

@@ -52,21 +52,25 @@ def main() -> int:
         timeout_seconds=PULL_TIMEOUT_SECONDS,
     )
     port = free_port()
-    settings = {
-        "CALLSD_GATEWAY_LISTEN": f"127.0.0.1:{port}",
-        "CALLSD_GATEWAY_SELF_REGISTRATION": "true",
-        "CALLSD_TRANSCRIPTION_MODEL": MODEL,
-        "CALLSD_CAPTIONS_MODEL": MODEL,
-    }
     with tempfile.TemporaryDirectory(prefix="callsd-demo-") as directory:
         place = Path(directory)
         sample = mixed(place / "call.wav")
         step("a daemon of its own, with a gateway")
-        with daemon(place, **settings) as address:
+        with daemon(place, **gateway(port, MODEL)) as address:
             print(f"    the plugin's Job service URL: http://127.0.0.1:{port}")
             status = asyncio.run(show(port, sample, seconds, address))
             step("stopping the daemon")
     return status
+
+
+def gateway(port: int, model: str) -> dict[str, str]:
+    """Settings of a daemon that a plugin may use, with this model for everything."""
+    return {
+        "CALLSD_GATEWAY_LISTEN": f"127.0.0.1:{port}",
+        "CALLSD_GATEWAY_SELF_REGISTRATION": "true",
+        "CALLSD_TRANSCRIPTION_MODEL": model,
+        "CALLSD_CAPTIONS_MODEL": model,
+    }
 
 
 def mixed(target: Path) -> Path:

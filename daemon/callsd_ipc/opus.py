@@ -22,8 +22,8 @@ def frame_samples(first_byte: int) -> int:
     return _FRAME_SAMPLES[first_byte >> 3]
 
 
-def claimed_samples(packet: bytes) -> int:
-    """Length of a packet at 48 kHz by its first bytes; 0 = not a packet."""
+def claimed_samples(packet: bytes, rate_hz: int = OPUS_RATE_HZ) -> int:
+    """Length of a packet at this rate by its first bytes; 0 = not a packet."""
     if not packet:
         return 0
     code = packet[0] & CODE_MASK
@@ -32,4 +32,4 @@ def claimed_samples(packet: bytes) -> int:
     else:
         frames = 1 if code == 0 else 2
     length = frames * frame_samples(packet[0])
-    return length if length <= MAX_PACKET_SAMPLES else 0
+    return length * rate_hz // OPUS_RATE_HZ if length <= MAX_PACKET_SAMPLES else 0

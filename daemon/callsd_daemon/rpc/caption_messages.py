@@ -17,7 +17,7 @@ from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.feed import CallStatus, Caption, Event, EventType, Published
 from callsd_daemon.workers.captions.journal import Final
 from callsd_daemon.workers.captions.speaker import Speaker
-from callsd_ipc.opus import OPUS_RATE_HZ, claimed_samples
+from callsd_ipc.opus import claimed_samples
 
 
 MAX_CHUNK_BYTES = 32 * 1024
@@ -95,7 +95,7 @@ def _hear(call: Call, encoding: Encoding, chunk: caption_pb2.AudioChunk) -> None
                 f"has {len(data)} bytes, but a sample has two",
             )
     elif not problem:
-        length = claimed_samples(data) * SAMPLE_RATE_HZ // OPUS_RATE_HZ
+        length = claimed_samples(data, SAMPLE_RATE_HZ)
         if not length:
             problem = ("audio.data", "is no Opus packet: one lasts 2.5 to 120 ms")
     if problem:

@@ -35,7 +35,7 @@ def frame_samples(first_byte: int) -> int:
 
 def packet_samples(packet: bytes) -> int:
     """Length of a packet in samples at 16 kHz, by its first bytes; 0 = not a packet."""
-    return opus.claimed_samples(packet) // _RATIO
+    return opus.claimed_samples(packet, SAMPLE_RATE_HZ)
 
 
 class OpusDecoder:

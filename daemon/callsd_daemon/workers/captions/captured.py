@@ -13,6 +13,7 @@ from callsd_daemon.domain.captions import CaptionsSpec
 from callsd_daemon.domain.capture import CaptureSpec
 from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Job
+from callsd_daemon.workers.captions.attempt import KEEP_TICKS, TICK_SECONDS
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.captions.captioner import Captioner
@@ -20,10 +21,6 @@ from callsd_daemon.workers.waits import until
 
 
 log = structlog.get_logger(__name__)
-
-TICK_SECONDS = 0.5
-KEEP_TICKS = 2
-"""How often positions are saved: once a second."""
 
 
 class Place(Protocol):

@@ -11,7 +11,7 @@ from callsd_daemon.domain.captions import SAMPLE_RATE_HZ, Encoding
 from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.feed import Caption, Event, EventType, Published
-from callsd_ipc.opus import OPUS_RATE_HZ, claimed_samples
+from callsd_ipc.opus import claimed_samples
 from callsd_ipc.v1 import worker_pb2
 
 
@@ -97,7 +97,7 @@ def _take(call: Call, piece: worker_pb2.SpeakerAudio) -> None:
     )
     if not is_plausible:
         return
-    length = claimed_samples(piece.data) * SAMPLE_RATE_HZ // OPUS_RATE_HZ
+    length = claimed_samples(piece.data, SAMPLE_RATE_HZ)
     if not length:
         return
     call.receive(piece.speaker, piece.sequence, piece.start_sample, length, piece.data)
