@@ -6,7 +6,7 @@ whole fresh process in which starting, importing and loading count.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from callsd_bench.shared.accuracy import Errors, count_errors
 from callsd_bench.shared.call import Call
 from callsd_bench.shared.errors import BenchError
 from callsd_bench.shared.progress import ProgressLine
-from callsd_bench.shared.transcribing import OURS, transcribe_apart
+from callsd_bench.shared.transcribing import OURS, OnProgress, transcribe_apart
 
 
 LANGUAGE = "en"
@@ -191,7 +191,7 @@ def _candidates(plan: Plan) -> list[_Candidate]:
     return found
 
 
-def _measure(call: Call, candidate: _Candidate, threads: int, tell: Callable[..., None]) -> Result:
+def _measure(call: Call, candidate: _Candidate, threads: int, tell: OnProgress) -> Result:
     done = transcribe_apart(
         [call],
         module=OURS if candidate.is_ours else _STOCK,

@@ -16,7 +16,7 @@ _PLACES = ("clean", "20 dB", "10 dB", "5 dB")
 # Told apart by the colour-blind too (Okabe and Ito); more sides begin anew.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
-_WIDTH, _HEIGHT = 760, 380
+_WIDTH, _HEIGHT = 820, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 460, 20, 330
 _LEGEND_X, _LEGEND_STEP = 490, 22
 _STEP_RATE = 0.1
