@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from callsd_bench.shared.accuracy import HeardSegment, word_error_rate
+from callsd_bench.shared.accuracy import (
+    Errors,
+    HeardSegment,
+    count_errors,
+    word_error_rate,
+)
 from callsd_bench.shared.call import Call, CallTrack, Turn, cut_call, load_call, load_clips
 from callsd_bench.shared.errors import BenchError
 
@@ -211,3 +216,21 @@ class TestWordErrorRate:
         rate = word_error_rate(calls, [heard(), heard(("al", 0, "red green blue"))])
 
         assert rate == 0.25
+
+    def test_words_in_round_brackets_are_said(self) -> None:
+        """An aside in brackets counts like all words, in the reference and in what is heard."""
+        call = call_of(("al", 0, "He came (late) to the (third) meeting."))
+
+        right = word_error_rate([call], [heard(("al", 0, "he came late to the (third) meeting"))])
+        wrong = word_error_rate([call], [heard(("al", 0, "he came to the third meeting"))])
+
+        assert right == 0
+        assert wrong == pytest.approx(1 / 7)
+
+    def test_kinds_of_errors(self) -> None:
+        """Words that are wrong, missing and too many are told apart."""
+        call = call_of(("al", 0, "red green blue black white pink"))
+
+        errors = count_errors([call], [heard(("al", 0, "red clean blue white pink so"))])
+
+        assert errors == Errors(words=6, substitutions=1, deletions=1, insertions=1)

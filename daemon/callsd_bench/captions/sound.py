@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A call's sound, made ready to be played: nothing is decoded or encoded while the clock runs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
-import av
 import numpy as np
-from av.audio.codeccontext import AudioCodecContext
-from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 from callsd.v1.caption_pb2 import (
@@ -21,6 +19,7 @@ from callsd.v1.caption_pb2 import (
 from callsd_bench.captions.figures import SLICE, SLICE_SECONDS, Slices
 from callsd_bench.captions.records import write_record
 from callsd_bench.shared.call import Call, read_beginning
+from callsd_bench.shared.opus import PACKET_SECONDS, opus_packets
 from callsd_worker.media.decode import SAMPLE_RATE_HZ
 
 
@@ -34,8 +33,6 @@ QUIET_RATIO = 0.01
 """A slice at the edge of a turn that is 40 dB below the loudest one of it is no speech: the times
 of turns are seldom as exact as a slice is long."""
 
-_PACKET_SECONDS = 0.02
-_OPUS_RATE_HZ = 48_000
 _SLICE_SAMPLES = round(SLICE_SECONDS * SAMPLE_RATE_HZ)
 
 Sound = NDArray[np.int16]
@@ -82,10 +79,10 @@ def write_score(sound: Mapping[str, Sound], *, encoding: Encoding, path: Path) -
     """
     chunks_of: dict[Encoding, Callable[[Sound], Sequence[bytes]]] = {
         Encoding.S16LE: _pcm_chunks,
-        Encoding.OPUS: _opus_packets,
+        Encoding.OPUS: partial(opus_packets, bit_rate=OPUS_BIT_RATE),
     }
     tracks = {speaker: chunks_of[encoding](samples) for speaker, samples in sound.items()}
-    chunk_seconds = _PACKET_SECONDS if encoding is Encoding.OPUS else SEND_SECONDS
+    chunk_seconds = PACKET_SECONDS if encoding is Encoding.OPUS else SEND_SECONDS
     per_message = round(SEND_SECONDS / chunk_seconds)
     begins = range(0, max(map(len, tracks.values())), per_message)
     with path.open("wb") as file:
@@ -117,34 +114,3 @@ def _pcm_chunks(samples: Sound) -> list[bytes]:
         samples[begin : begin + length].astype("<i2").tobytes()
         for begin in range(0, len(samples), length)
     ]
-
-
-def _opus_packets(samples: Sound) -> list[bytes]:
-    encoder = av.CodecContext.create("libopus", "w")
-    assert isinstance(encoder, AudioCodecContext)
-    encoder.sample_rate = _OPUS_RATE_HZ
-    encoder.layout = "mono"
-    encoder.format = "s16"
-    encoder.bit_rate = OPUS_BIT_RATE
-    encoder.options = {"application": "voip", "frame_duration": f"{1000 * _PACKET_SECONDS:g}"}
-    count = -(-len(samples) // round(_PACKET_SECONDS * SAMPLE_RATE_HZ))
-    packets = [
-        bytes(packet) for frame in (*_frames(samples), None) for packet in encoder.encode(frame)
-    ]
-    # The encoder ends with what its look-ahead of some milliseconds holds: nobody's sound.
-    return packets[:count]
-
-
-def _frames(samples: Sound) -> Iterator[av.AudioFrame]:
-    resampler = AudioResampler(
-        format="s16",
-        layout="mono",
-        rate=_OPUS_RATE_HZ,
-        frame_size=round(_PACKET_SECONDS * _OPUS_RATE_HZ),
-    )
-    for begin in range(0, len(samples), SAMPLE_RATE_HZ):
-        second = np.ascontiguousarray(samples[begin : begin + SAMPLE_RATE_HZ])
-        frame = av.AudioFrame.from_ndarray(second.reshape(1, -1), format="s16", layout="mono")
-        frame.sample_rate = SAMPLE_RATE_HZ
-        yield from resampler.resample(frame)
-    yield from resampler.resample(None)

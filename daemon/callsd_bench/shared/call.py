@@ -110,13 +110,17 @@ def cut_call(call: Call, *, seconds: float, directory: Path) -> Call:
 def load_clips(directory: Path) -> tuple[Call, ...]:
     """Each clip of a directory as a call of one speaker.
 
-    `transcripts.tsv` has at least the columns `file` and `transcript`.
+    `transcripts.tsv` has at least the columns `file` and `transcript`. With a column `speaker`
+    several clips may be of one speaker; without, each is of somebody else.
     """
     path = directory / "transcripts.tsv"
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-        clips = tuple(_clip(directory, row["file"], row["transcript"]) for row in rows)
+        clips = tuple(
+            _clip(directory, row["file"], row["transcript"], speaker=row.get("speaker"))
+            for row in rows
+        )
     except OSError as error:
         raise BenchError(f"{path} cannot be read: {error.strerror}") from error
     except (KeyError, ValueError) as error:
@@ -126,14 +130,15 @@ def load_clips(directory: Path) -> tuple[Call, ...]:
     return clips
 
 
-def _clip(directory: Path, file: str, transcript: str) -> Call:
+def _clip(directory: Path, file: str, transcript: str, *, speaker: str | None) -> Call:
     path = directory / file
+    speaker = speaker or path.stem
     duration_seconds = _duration_seconds(path)
-    turn = Turn(speaker=path.stem, start_seconds=0, end_seconds=duration_seconds, text=transcript)
+    turn = Turn(speaker=speaker, start_seconds=0, end_seconds=duration_seconds, text=transcript)
     return Call(
         name=file,
         duration_seconds=duration_seconds,
-        tracks=(CallTrack(speaker=path.stem, path=path),),
+        tracks=(CallTrack(speaker=speaker, path=path),),
         turns=(turn,),
     )
 
@@ -190,7 +195,12 @@ def _write_beginning(
     source: Path, destination: Path, *, seconds: float, audible_seconds: float
 ) -> None:
     samples = read_beginning(source, seconds=seconds, audible_seconds=audible_seconds)
-    with wave.open(str(destination), "wb") as out:
+    write_wav(destination, samples)
+
+
+def write_wav(path: Path, samples: NDArray[np.int16]) -> None:
+    """Write a track: mono at 16 kHz."""
+    with wave.open(str(path), "wb") as out:
         out.setparams((1, 2, SAMPLE_RATE_HZ, len(samples), "NONE", ""))
         out.writeframes(samples.astype("<i2").tobytes())
 

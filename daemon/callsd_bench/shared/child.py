@@ -16,6 +16,8 @@ class Request:
     model_directory: str
     engine: str
     threads: int
+    language: str
+    """Whisper's code; empty: it is detected."""
     result_path: str
     progress_path: str
 

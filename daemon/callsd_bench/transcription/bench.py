@@ -6,19 +6,16 @@ baseline run one after the other, never at once, each as a whole fresh process i
 importing, loading and decoding count.
 """
 
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from callsd_bench.shared.accuracy import HeardSegment, word_error_rate
+from callsd_bench.shared.accuracy import word_error_rate
 from callsd_bench.shared.call import Call, cut_call, load_call, load_clips, total_seconds
-from callsd_bench.shared.child import Request, encode_request, read_progress, read_result
 from callsd_bench.shared.errors import BenchError
-from callsd_bench.shared.measure import run_measured
 from callsd_bench.shared.progress import ProgressLine
+from callsd_bench.shared.transcribing import OURS, transcribe_apart
 
 
 _NEEDED_BY_BASELINE = Path("ggml") / "f16.bin"
@@ -92,7 +89,7 @@ def bench_transcription(
             calls, module=module, label=label, model=directory, threads=threads, engine=engine
         )
 
-    ours, engine_used = measure("callsd_bench.transcription.ours", "ours")
+    ours, engine_used = measure(OURS, "ours")
     theirs = measure("callsd_bench.transcription.baseline", "baseline")[0] if baseline else None
     return Report(
         call=name,
@@ -128,38 +125,21 @@ def open_calls(
 def _measure(
     calls: Sequence[Call], *, module: str, label: str, model: Path, threads: int, engine: str
 ) -> tuple[Figures, str]:
-    with tempfile.TemporaryDirectory(prefix="callsd-bench-") as scratch:
-        result_path, progress_path = Path(scratch) / "result.json", Path(scratch) / "progress"
-        request = Request(
-            calls=[[(track.speaker, str(track.path)) for track in call.tracks] for call in calls],
-            model_name=model.name,
-            model_directory=str(model),
-            engine=engine,
+    with ProgressLine(f"{label}, {model.name}, {threads} thread(s)") as line:
+        done = transcribe_apart(
+            calls,
+            module=module,
+            model=model,
             threads=threads,
-            result_path=str(result_path),
-            progress_path=str(progress_path),
+            engine=engine,
+            on_progress=line.show,
         )
-        with ProgressLine(f"{label}, {model.name}, {threads} thread(s)") as line:
-            cost = run_measured(
-                [sys.executable, "-m", module],
-                encode_request(request),
-                on_sample=lambda elapsed_seconds, peak_bytes: line.show(
-                    read_progress(progress_path), elapsed_seconds, peak_bytes
-                ),
-            )
-        heard, engine_used = read_result(result_path)
-    segments = [
-        [
-            HeardSegment(speaker=part.speaker, start_seconds=part.start_seconds, text=part.text)
-            for part in call
-        ]
-        for call in heard
-    ]
+    cost = done.cost
     figures = Figures(
         x_realtime=round(total_seconds(calls) / cost.wall_seconds, 2),
         cpu_seconds=round(cost.cpu_seconds, 2),
         wall_seconds=round(cost.wall_seconds, 2),
-        wer=round(word_error_rate(calls, segments), 4),
+        wer=round(word_error_rate(calls, done.heard), 4),
         peak_pss_mb=round(cost.peak_pss_bytes / 1e6, 1),
     )
-    return figures, engine_used
+    return figures, done.engine

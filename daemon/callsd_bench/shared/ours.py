@@ -47,6 +47,7 @@ def _transcribe(request: Request, index: int) -> Transcript:
             model=ModelFiles(name=request.model_name, directory=Path(request.model_directory)),
             engine=request.engine,
             threads=request.threads,
+            language=request.language,
         ),
         on_progress=on_progress,
         should_stop=lambda: False,
