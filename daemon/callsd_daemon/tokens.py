@@ -24,7 +24,7 @@ import msgspec
 import structlog
 
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.files import open_regular
+from callsd_daemon.files import PASSING_ERRNOS, as_refusal, open_regular
 
 
 log = structlog.get_logger(__name__)
@@ -125,12 +125,17 @@ class TokenFile:
     def find(self, secret: str) -> Token | None:
         """The token with this secret, as `look_up`, but with an error for clients.
 
-        Raises TOKEN_INVALID while the file cannot be used: older content is not used instead.
+        Raises TOKEN_INVALID while the file cannot be used: older content is not used instead. When
+        that is no fault of the file, it is DISK_FULL or SLOTS_EXHAUSTED, which says nothing about
+        the token.
         """
         try:
             token = self.look_up(secret)
         except TokenFileError as problem:
             self._log_once(str(problem))
+            cause = problem.__cause__
+            if isinstance(cause, OSError) and (refusal := as_refusal(cause)) is not None:
+                raise refusal from problem
             raise CallsdError(
                 Reason.TOKEN_INVALID,
                 "no token can be checked: the daemon's file of tokens cannot be used; its log says "
@@ -308,4 +313,6 @@ def _unusable(path: Path, problem: OSError) -> str:
         return f"{path} is a link, which is not followed: see who put it there, and remove it"
     if problem.errno == errno.EINVAL:
         return f"{path} is not a plain file of its own: see who put it there, and remove it"
+    if problem.errno in PASSING_ERRNOS:
+        return f"{path} cannot be used now ({problem.strerror}): see that its disk works"
     return f"{path} cannot be used ({problem.strerror}): give callsd's user access to it"

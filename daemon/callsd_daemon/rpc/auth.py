@@ -3,7 +3,6 @@
 
 import asyncio
 import contextlib
-import errno
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -17,6 +16,7 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.files import as_refusal
 from callsd_daemon.metrics import RPCS
 from callsd_daemon.rpc.clients import FairShares, TokenWatch, invalid_token
 from callsd_daemon.rpc.status import to_status
@@ -152,14 +152,10 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             try:
                 return await answer(token, requests, context)
             except OSError as problem:
-                if problem.errno not in (errno.EMFILE, errno.ENFILE):
+                if (refusal := as_refusal(problem)) is None:
                     raise
-                # No bug, and no fault of the file that could not be opened.
-                raise CallsdError(
-                    Reason.SLOTS_EXHAUSTED,
-                    "the daemon has no file descriptors left: try again, or raise LimitNOFILE",
-                    retry_after_seconds=1.0,
-                ) from problem
+                log.error("file_unusable", method=method, problem=str(problem))  # noqa: TRY400 - no bug of ours
+                raise refusal from problem
         except CallsdError as error:
             status = to_status(error)
             code, reason = grpc.StatusCode(_pair(status.code)).name, error.reason.value
