@@ -144,6 +144,13 @@ class TokenFile:
         self._log_once("")
         return token
 
+    def is_known(self) -> bool:
+        """Whether the file is as it was when it was last read: looking at it takes no time."""
+        try:
+            return self._stamp == _stamp(self._path.lstat())
+        except OSError:
+            return False
+
     def has_scope(self, name: str, scope: str) -> bool:
         """Whether there is a token of this name that has the scope."""
         try:
@@ -167,8 +174,7 @@ class TokenFile:
         name, directory = self._path.name, self._directory
         path: str | Path = self._path if directory is None else name
         try:
-            status = os.stat(path, dir_fd=directory, follow_symlinks=False)
-            stamp = (status.st_mtime_ns, status.st_ino)
+            stamp = _stamp(os.stat(path, dir_fd=directory, follow_symlinks=False))
             if stamp == self._stamp:
                 return self._tokens
             content = _read(path, directory)
@@ -215,6 +221,11 @@ class TokenFile:
         assert self._directory is not None
         content = msgspec.json.format(msgspec.json.encode(tokens))
         _write_private(self._path, content, self._directory)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    """What another content does not leave as it is: the file is replaced as a whole."""
+    return (status.st_mtime_ns, status.st_ino)
 
 
 def digest(secret: str) -> str:

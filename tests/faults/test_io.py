@@ -232,6 +232,7 @@ def test_whole_or_refused(calm: Calm, calls: str) -> None:
         pytest.param("upload", OPEN, marks=pytest.mark.slow),
         pytest.param("upload", SYNC, marks=pytest.mark.slow),
         pytest.param("media", OPEN, marks=pytest.mark.slow),
+        pytest.param("tokens", OPEN, marks=pytest.mark.slow),
     ],
 )
 def test_takes_long(calm: Calm, place: str, calls: str) -> None:
@@ -246,7 +247,8 @@ def test_takes_long(calm: Calm, place: str, calls: str) -> None:
     assert set(answers.values()) == {""}
     mix.assert_finished()
     assert pulse.failures == []
-    assert max(pulse.seconds) < SLOW_SECONDS / 2
+    # Whoever waits behind it waits for all of it: a busy machine alone is not so slow.
+    assert max(pulse.seconds) < 0.9 * SLOW_SECONDS
 
 
 @pytest.mark.scenario(63, "a start fails: 73 and the file; the next one has everything")

@@ -147,7 +147,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     async def _pass(self, method: str, answer: Answer, requests: Any, context: Context) -> Any:
         began, code, reason = time.monotonic(), "OK", ""
         try:
-            token = self._admit(method, context)
+            token = await self._admit(method, context)
             caller.set(token.name if token else "")
             try:
                 return await answer(token, requests, context)
@@ -190,7 +190,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
                 seconds=round(seconds, 4),
             )
 
-    def _admit(self, method: str, context: Context) -> Token | None:
+    async def _admit(self, method: str, context: Context) -> Token | None:
         if method.startswith(OPEN_PREFIX):
             return None
         header = _authorization(context)
@@ -203,7 +203,11 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         scheme, _, secret = header.partition(" ")
         token = None
         if scheme.lower() == "bearer" and len(secret) <= MAX_TOKEN_CHARACTERS:
-            token = self._tokens.find(secret)
+            # A file that is slow to read shall hold up nobody else.
+            find = self._tokens.find
+            token = (
+                find(secret) if self._tokens.is_known() else await asyncio.to_thread(find, secret)
+            )
         if token is None:
             raise invalid_token()
         authorize(token, method.rpartition("/")[2])
