@@ -30,6 +30,7 @@ case "${1:-}" in demo | tests) need ffmpeg ffmpeg ;; esac
 if [ "${1:-}" = tests ]; then
     [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
     need certutil libnss3-tools
+    need strace strace
 fi
 if [ "${1:-}" = tests ] && [ "$(id -u)" = 0 ]; then # only root boots machines
     need systemd-nspawn systemd-container

@@ -19,6 +19,7 @@ import structlog
 from callsd_daemon import logs, notify, rules
 from callsd_daemon.config import Config, ConfigError
 from callsd_daemon.core import Core
+from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.transcription import Engine
 from callsd_daemon.files import FilePool
 from callsd_daemon.liveness import Liveness
@@ -34,6 +35,7 @@ from callsd_daemon.startup import (
     EXIT_CONFIG,
     EXIT_FORCED,
     EXIT_OK,
+    EXIT_STATE_UNUSABLE,
     StartError,
     hide,
     own_state,
@@ -96,8 +98,11 @@ class _Daemon:
     async def run(self) -> int:
         """From start to end."""
         self._install_signals()
-        core = self._core = Core(self._config, render_change, now=_now)
-        await core.open()
+        try:
+            core = self._core = Core(self._config, render_change, now=_now)
+            await core.open()
+        except (CallsdError, OSError) as problem:
+            raise StartError(f"the state cannot be used: {problem}", EXIT_STATE_UNUSABLE) from None
         server = await self._serve(core)
         gateway = await self._open_gateway(core)
         liveness = Liveness(_parts(core), lambda is_well: server.say_well(is_well=is_well))

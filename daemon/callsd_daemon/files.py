@@ -2,18 +2,22 @@
 """Opens files in directories that others can write to, and writes files whole or not at all.
 
 Untrusted files are opened once, without blocking, and checked through the descriptor: they may be
-links, pipes or devices, and be replaced at any moment.
+links, pipes or devices, and be replaced at any moment. Which errors are no fault of a file is
+said here, too.
 """
 
 import asyncio
+import contextlib
 import errno
 import functools
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
+
+from callsd_daemon.domain.errors import CallsdError, Reason
 
 
 P = ParamSpec("P")
@@ -24,6 +28,43 @@ UNTRUSTED_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 POOL_THREADS = 8
 
+SCARCE_ERRNOS = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What the system lacks for a while."""
+
+DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+"""The disk is full, or does not do what it is asked."""
+
+PASSING_ERRNOS = SCARCE_ERRNOS | DISK_ERRNOS
+"""What says nothing about a file: it may be there and good, and is looked at again later."""
+
+
+def as_refusal(problem: OSError) -> CallsdError | None:
+    """What a client is told for whom a file could not be used; None when it is no passing error."""
+    if problem.errno in (errno.EMFILE, errno.ENFILE):
+        return CallsdError(
+            Reason.SLOTS_EXHAUSTED,
+            "the daemon has no file descriptors left: try again, or raise LimitNOFILE",
+            retry_after_seconds=1.0,
+        )
+    if problem.errno in DISK_ERRNOS:
+        return CallsdError(
+            Reason.DISK_FULL,
+            f"the disk is full or fails ({problem.strerror}): free some space, or see the daemon's "
+            "log for the file",
+            retry_after_seconds=10.0,
+        )
+    return None
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """An error of what is done with an open file names it, as one of opening it does."""
+    try:
+        yield
+    except OSError as problem:
+        problem.filename = problem.filename or str(path)
+        raise
+
 
 def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> int:
     """Open a plain file without a second hard link; the caller closes it.
@@ -31,7 +72,12 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, dir_fd: int | No
     With O_CREAT, a new file gets mode 0600. Raises OSError; EINVAL when it is anything else.
     """
     descriptor = os.open(path, flags | UNTRUSTED_FLAGS, 0o600, dir_fd=dir_fd)
-    status = os.fstat(descriptor)
+    try:
+        with naming(path):
+            status = os.fstat(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a plain file", str(path))
@@ -40,7 +86,7 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, dir_fd: int | No
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
     """The content of an untrusted file. Raises OSError; EFBIG when longer than `max_bytes`."""
-    with os.fdopen(open_regular(path), "rb") as file:
+    with naming(path), os.fdopen(open_regular(path), "rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, "longer than allowed", str(path))
@@ -79,7 +125,7 @@ def write_whole(path: Path, content: bytes) -> None:
     try:
         # O_EXCL: a new file, never the target of a link of that name.
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        with naming(draft), os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(descriptor)
@@ -94,7 +140,8 @@ def sync_directory(path: Path) -> None:
     """Sync the names in a directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from callsd_daemon.files import open_regular
+from callsd_daemon.files import naming, open_regular
 
 
 DATABASE_FILE = "callsd.db"
@@ -90,7 +90,8 @@ def _lock(directory: Path, setting: str) -> int:
     # Mode 0600: a file that others can open they can lock, too.
     descriptor = open_regular(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with naming(directory / LOCK_FILE):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         raise StartError(

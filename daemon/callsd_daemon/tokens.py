@@ -24,7 +24,7 @@ import msgspec
 import structlog
 
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.files import open_regular
+from callsd_daemon.files import PASSING_ERRNOS, as_refusal, open_regular
 
 
 log = structlog.get_logger(__name__)
@@ -125,12 +125,17 @@ class TokenFile:
     def find(self, secret: str) -> Token | None:
         """The token with this secret, as `look_up`, but with an error for clients.
 
-        Raises TOKEN_INVALID while the file cannot be used: older content is not used instead.
+        Raises TOKEN_INVALID while the file cannot be used: older content is not used instead. When
+        that is no fault of the file, it is DISK_FULL or SLOTS_EXHAUSTED, which says nothing about
+        the token.
         """
         try:
             token = self.look_up(secret)
         except TokenFileError as problem:
             self._log_once(str(problem))
+            cause = problem.__cause__
+            if isinstance(cause, OSError) and (refusal := as_refusal(cause)) is not None:
+                raise refusal from problem
             raise CallsdError(
                 Reason.TOKEN_INVALID,
                 "no token can be checked: the daemon's file of tokens cannot be used; its log says "
@@ -138,6 +143,13 @@ class TokenFile:
             ) from problem
         self._log_once("")
         return token
+
+    def is_known(self) -> bool:
+        """Whether the file is as it was when it was last read: looking at it takes no time."""
+        try:
+            return self._stamp == _stamp(self._path.lstat())
+        except OSError:
+            return False
 
     def has_scope(self, name: str, scope: str) -> bool:
         """Whether there is a token of this name that has the scope."""
@@ -162,8 +174,7 @@ class TokenFile:
         name, directory = self._path.name, self._directory
         path: str | Path = self._path if directory is None else name
         try:
-            status = os.stat(path, dir_fd=directory, follow_symlinks=False)
-            stamp = (status.st_mtime_ns, status.st_ino)
+            stamp = _stamp(os.stat(path, dir_fd=directory, follow_symlinks=False))
             if stamp == self._stamp:
                 return self._tokens
             content = _read(path, directory)
@@ -210,6 +221,11 @@ class TokenFile:
         assert self._directory is not None
         content = msgspec.json.format(msgspec.json.encode(tokens))
         _write_private(self._path, content, self._directory)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    """What another content does not leave as it is: the file is replaced as a whole."""
+    return (status.st_mtime_ns, status.st_ino)
 
 
 def digest(secret: str) -> str:
@@ -308,4 +324,6 @@ def _unusable(path: Path, problem: OSError) -> str:
         return f"{path} is a link, which is not followed: see who put it there, and remove it"
     if problem.errno == errno.EINVAL:
         return f"{path} is not a plain file of its own: see who put it there, and remove it"
+    if problem.errno in PASSING_ERRNOS:
+        return f"{path} cannot be used now ({problem.strerror}): see that its disk works"
     return f"{path} cannot be used ({problem.strerror}): give callsd's user access to it"

@@ -38,6 +38,7 @@ TITLES = {
     55: "a long recording is brought to its thread over a bad link",
     57: "something dies while a call is captured",
     58: "a call is captured over a bad link",
+    63: "the disk fails, or takes its time",
 }
 """Scenarios by number. Numbers are names: they are never given to something else."""
 

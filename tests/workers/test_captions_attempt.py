@@ -185,7 +185,8 @@ async def test_room_comes_back(call: Call, full: Callable[[int], None]) -> None:
     [
         (errno.ENOSPC, Reason.DISK_FULL),
         (errno.EDQUOT, Reason.DISK_FULL),
-        (errno.EIO, Reason.INTERNAL),
+        (errno.EIO, Reason.DISK_FULL),
+        (errno.EACCES, Reason.INTERNAL),
     ],
 )
 async def test_no_room(

@@ -220,7 +220,7 @@ class TestNames:
 class TestFullDisk:
     """What the system lacks for a while is waited for."""
 
-    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
     @pytest.mark.parametrize("name", ["write_whole", "sync_directory"])
     async def test_waited_for(
         self,
@@ -232,7 +232,7 @@ class TestFullDisk:
         name: str,
         number: int,
     ) -> None:
-        """What a worker has made is kept when there is room again, whole."""
+        """What a worker has made is kept when there is room again, or the disk is well: whole."""
         (worker / "recording.mp4").write_bytes(VIDEO)
         (worker / "words.txt").write_bytes(TEXT)
         fill(monkeypatch, name, number)
@@ -260,9 +260,9 @@ class TestFullDisk:
     async def test_other_trouble(
         self, local: Delivery, worker: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A disk that is broken is not waited for."""
+        """What does not pass by itself is not waited for."""
         (worker / "words.txt").write_bytes(TEXT)
-        fill(monkeypatch, "write_whole", errno.EIO)
+        fill(monkeypatch, "write_whole", errno.EACCES)
         why = await refusal(local.collect(Outcome(artifacts=(TEXT_FILE,)), RAW, nothing))
 
         assert "its files cannot be taken" in why

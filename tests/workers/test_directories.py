@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The directories of workers on this machine: a stranger can write in each of them."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,19 @@ def test_log(directories: Directories, own: Path) -> None:
     assert directories.read_log(NAME, 8, 100) == b"89"
     assert directories.read_log(NAME, 100, 100) == b""
     assert directories.read_log("nobody", 0, 100) == b""
+
+
+def test_log_is_not_read(
+    directories: Directories, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that does not give a log back costs the log, and not the job whose log it is."""
+
+    def fail(*_arguments: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+
+    assert directories.read_log(NAME, 0, 100) == b""
 
 
 @pytest.mark.parametrize(("max_bytes", "left"), [(10, b"0123456789"), (9, b"")])

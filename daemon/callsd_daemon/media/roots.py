@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.files import open_beneath
+from callsd_daemon.files import PASSING_ERRNOS, open_beneath
 
 
 class MediaRoots:
@@ -18,7 +18,8 @@ class MediaRoots:
         """Open the file behind `path` for reading, and return its descriptor.
 
         Raises PATH_FORBIDDEN when it is outside the roots, symbolic links followed, and only after
-        that MEDIA_NOT_FOUND: clients must not learn which files exist elsewhere.
+        that MEDIA_NOT_FOUND: clients must not learn which files exist elsewhere. Raises OSError
+        when that cannot be told now.
         """
         try:
             real = Path(os.path.realpath(path))
@@ -36,7 +37,9 @@ class MediaRoots:
         try:
             # `real` has no links: if a part of it has become one since, opening fails.
             return open_beneath(root, real.relative_to(root))
-        except OSError:
+        except OSError as problem:
+            if problem.errno in PASSING_ERRNOS:
+                raise
             raise CallsdError(
                 Reason.MEDIA_NOT_FOUND,
                 f"{path} is not a file that callsd can read",

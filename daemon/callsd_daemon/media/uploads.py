@@ -7,7 +7,6 @@ began it; for others it does not exist. Space for the missing bytes is reserved.
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -21,7 +20,7 @@ from typing import BinaryIO
 import msgspec
 
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.files import open_regular, sync_directory
+from callsd_daemon.files import naming, open_regular, sync_directory
 
 
 class UploadRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +44,8 @@ class UploadLimits:
 class Uploads:
     """The uploads in one directory; a client is the name of a token.
 
-    Methods do file I/O and block for milliseconds if not said otherwise. They are thread-safe.
+    Methods do file I/O and block for milliseconds if not said otherwise. They are thread-safe, and
+    raise OSError beside what they say: the disk may be full, or fail.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class Uploads:
         """Create an upload, or continue it; returns the file to append to.
 
         `withheld_bytes` of the free space are not for uploads. Raises UPLOAD_TOO_LARGE,
-        DISK_EXHAUSTED, SLOTS_EXHAUSTED, DISK_FULL, UPLOAD_NOT_FOUND when it is another client's,
-        or UPLOAD_MISMATCH when it was begun with another size or hash.
+        DISK_EXHAUSTED, SLOTS_EXHAUSTED, UPLOAD_NOT_FOUND when it is another client's, or
+        UPLOAD_MISMATCH when it was begun with another size or hash.
         """
         if size_bytes > self._limits.max_bytes:
             raise CallsdError(
@@ -113,26 +113,23 @@ class Uploads:
         )
         self._reserve(upload_id, record, size_bytes, withheld_bytes)
         try:
-            with _naming_a_full_disk():
-                (draft := self._draft(upload_id)).mkdir()
-                with (draft / "upload.json").open("wb") as file:
-                    file.write(msgspec.json.encode(record))
-                    file.flush()
-                    os.fsync(file.fileno())
-                (draft / "media").touch()
-                draft.rename(place)
+            (draft := self._draft(upload_id)).mkdir()
+            with naming(draft / "upload.json"), (draft / "upload.json").open("wb") as file:
+                file.write(msgspec.json.encode(record))
+                file.flush()
+                os.fsync(file.fileno())
+            (draft / "media").touch()
+            draft.rename(place)
         except BaseException:
             self._forget(upload_id)
             raise
         return place / "media"
 
     def append(self, upload_id: str, file: BinaryIO, data: bytes) -> None:
-        """Add bytes to the file that `begin` returned; raises DISK_FULL."""
-        try:
+        """Add bytes to the file that `begin` returned."""
+        with naming(self._directory / upload_id / "media"):
             file.write(data)
             file.flush()
-        except OSError as problem:
-            raise _disk_full(problem) from problem
         with self._lock:
             if upload_id in self._left:
                 self._left[upload_id] -= len(data)
@@ -140,8 +137,8 @@ class Uploads:
     def finish(self, upload_id: str) -> None:
         """Verify size and hash, sync the file and mark it complete; once.
 
-        Reads the whole file. Raises UPLOAD_INCOMPLETE, UPLOAD_MISMATCH, DISK_FULL, or UPLOAD_BUSY
-        while it is being verified.
+        Reads the whole file. Raises UPLOAD_INCOMPLETE, UPLOAD_MISMATCH, or UPLOAD_BUSY while it is
+        being verified.
         """
         # Also when the stream that asked for it has gone.
         with self._doing("verify", upload_id, beside="send"):
@@ -158,7 +155,7 @@ class Uploads:
                 f"{received} of {record.size_bytes} bytes have arrived: go on from there",
                 metadata={"received_bytes": str(received)},
             )
-        with (place / "media").open("rb") as file, _naming_a_full_disk():
+        with naming(place / "media"), (place / "media").open("rb") as file:
             os.fsync(file.fileno())
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if received > record.size_bytes or sha256 != record.sha256:
@@ -169,10 +166,9 @@ class Uploads:
                 f"the bytes of upload {upload_id} have the hash {sha256}: upload them again",
                 metadata={"sha256": sha256},
             )
-        with _naming_a_full_disk():
-            (place / "complete").touch()
-            sync_directory(place)
-            sync_directory(self._directory)
+        (place / "complete").touch()
+        sync_directory(place)
+        sync_directory(self._directory)
         with self._lock:
             self._left.pop(upload_id, None)
 
@@ -183,7 +179,7 @@ class Uploads:
         client's: clients must not learn about uploads of others.
         """
         place = self._directory / upload_id
-        with contextlib.suppress(OSError, msgspec.DecodeError):
+        with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
             record = self._record(upload_id)
             if client is None or client == record.creator or self._sees_all(client):
                 received = (place / "media").stat().st_size
@@ -323,7 +319,9 @@ class Uploads:
         return draft
 
     def _record(self, upload_id: str) -> UploadRecord:
-        text = (self._directory / upload_id / "upload.json").read_bytes()
+        path = self._directory / upload_id / "upload.json"
+        with naming(path):
+            text = path.read_bytes()
         return msgspec.json.decode(text, type=UploadRecord)
 
 
@@ -332,17 +330,3 @@ def _refusal(
 ) -> CallsdError:
     metadata = {"required": str(required), "available": str(available), "unit": unit}
     return CallsdError(reason, message, metadata=metadata)
-
-
-@contextlib.contextmanager
-def _naming_a_full_disk() -> Iterator[None]:
-    try:
-        yield
-    except OSError as problem:
-        if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise _disk_full(problem) from problem
-
-
-def _disk_full(problem: OSError) -> CallsdError:
-    return CallsdError(Reason.DISK_FULL, f"the upload could not be written ({problem.strerror})")

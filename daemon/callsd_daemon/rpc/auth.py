@@ -3,7 +3,6 @@
 
 import asyncio
 import contextlib
-import errno
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -17,6 +16,7 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.files import as_refusal
 from callsd_daemon.metrics import RPCS
 from callsd_daemon.rpc.clients import FairShares, TokenWatch, invalid_token
 from callsd_daemon.rpc.status import to_status
@@ -147,19 +147,15 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     async def _pass(self, method: str, answer: Answer, requests: Any, context: Context) -> Any:
         began, code, reason = time.monotonic(), "OK", ""
         try:
-            token = self._admit(method, context)
+            token = await self._admit(method, context)
             caller.set(token.name if token else "")
             try:
                 return await answer(token, requests, context)
             except OSError as problem:
-                if problem.errno not in (errno.EMFILE, errno.ENFILE):
+                if (refusal := as_refusal(problem)) is None:
                     raise
-                # No bug, and no fault of the file that could not be opened.
-                raise CallsdError(
-                    Reason.SLOTS_EXHAUSTED,
-                    "the daemon has no file descriptors left: try again, or raise LimitNOFILE",
-                    retry_after_seconds=1.0,
-                ) from problem
+                log.error("file_unusable", method=method, problem=str(problem))  # noqa: TRY400 - no bug of ours
+                raise refusal from problem
         except CallsdError as error:
             status = to_status(error)
             code, reason = grpc.StatusCode(_pair(status.code)).name, error.reason.value
@@ -194,7 +190,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
                 seconds=round(seconds, 4),
             )
 
-    def _admit(self, method: str, context: Context) -> Token | None:
+    async def _admit(self, method: str, context: Context) -> Token | None:
         if method.startswith(OPEN_PREFIX):
             return None
         header = _authorization(context)
@@ -207,7 +203,11 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         scheme, _, secret = header.partition(" ")
         token = None
         if scheme.lower() == "bearer" and len(secret) <= MAX_TOKEN_CHARACTERS:
-            token = self._tokens.find(secret)
+            # A file that is slow to read shall hold up nobody else.
+            find = self._tokens.find
+            token = (
+                find(secret) if self._tokens.is_known() else await asyncio.to_thread(find, secret)
+            )
         if token is None:
             raise invalid_token()
         authorize(token, method.rpartition("/")[2])

@@ -100,9 +100,16 @@ class TokenWatch:
             asyncio.get_running_loop().call_later(TOKEN_CHECK_SECONDS, self._check)
 
     def _check(self) -> None:
+        # A file that is slow to read shall hold up nobody.
+        reading = asyncio.get_running_loop().run_in_executor(None, self._tokens.list)
+        reading.add_done_callback(self._end_invalid)
+
+    def _end_invalid(self, reading: "asyncio.Future[list[Token]]") -> None:
+        if reading.cancelled():
+            return
         self._is_scheduled = False
         try:
-            tokens = self._tokens.list()
+            tokens = reading.result()
         except (TokenError, OSError) as problem:
             # New requests fail meanwhile. Open streams go on until the file is repaired.
             log.error("tokens_not_read", problem=str(problem))  # noqa: TRY400 - no bug of ours

@@ -80,8 +80,9 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
         path: Path,
         start: media_pb2.UploadStart,
     ) -> None:
-        received, size = path.stat().st_size, start.size_bytes
-        with path.open("ab") as file:
+        size = start.size_bytes
+        with await asyncio.to_thread(path.open, "ab") as file:
+            received = file.tell()
             while (request := await _next(requests)) is not None:
                 chunk = request.chunk
                 if not 1 <= len(chunk.data) <= MAX_CHUNK_BYTES:

@@ -8,7 +8,6 @@ and neither wait for what is being written nor fail with it.
 """
 
 import contextlib
-import errno
 import math
 import sqlite3
 import time
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 import structlog
 
 from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.files import DISK_ERRNOS
 from callsd_daemon.store.codec import JobCodec
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.files import beside, sync
@@ -61,8 +61,17 @@ BLOCKED = frozenset({Reason.DISK_FULL, Reason.QUEUE_FULL})
 HELD_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 """Somebody else has the file."""
 
-DISK_CODES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
-"""The disk, or what the system lends to use it. A full one may also show as failed I/O."""
+DISK_CODES = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+    }
+)
+"""The disk, or what the system lends to use it. A full one may also show as failed I/O, and a page
+that a disk does not give back is called damage by SQLite: a real one keeps the next daemon from
+starting."""
 
 
 class DatabaseDamagedError(Exception):
@@ -256,8 +265,8 @@ def _open(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         ) from problem
     except sqlite3.DatabaseError as problem:
         raise DatabaseDamagedError(
-            f"{path} is not a healthy database ({problem}): restore a backup, or move {path.name} "
-            f"and {path.name}-wal away to start empty"
+            f"{path} is not a healthy database ({problem}): if the kernel's log says that the disk "
+            f"works, restore a backup, or move {path.name} and {path.name}-wal away to start empty"
         ) from problem
     return connection, reading
 
@@ -336,12 +345,11 @@ def _as_error(problem: Exception) -> Exception:
             f"another program holds the job database ({problem}): try again later",
             retry_after_seconds=1.0,
         )
-    if code in DISK_CODES or (
-        isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
-    ):
+    if code in DISK_CODES or (isinstance(problem, OSError) and problem.errno in DISK_ERRNOS):
         return CallsdError(
             Reason.DISK_FULL,
-            f"the job database could not be used ({problem}): free some disk space",
+            f"the job database could not be used ({problem}): see that its disk "
+            "has space and works",
             retry_after_seconds=10.0,
         )
     return problem

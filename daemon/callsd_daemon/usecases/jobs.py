@@ -16,7 +16,7 @@ from callsd_daemon.domain.admission import Decision, Queue, Refuse
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Artifact, Job, Notice, State, job_name
 from callsd_daemon.domain.work import Secrets, Spec
-from callsd_daemon.files import open_regular
+from callsd_daemon.files import PASSING_ERRNOS, naming, open_regular
 from callsd_daemon.kinds import Kinds
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import JobFilter, ReadTransaction
@@ -283,7 +283,7 @@ class Jobs:
         """Parts of a job's log with where they begin; with `follow` until the job has ended."""
         path = self._directory / job_id / WORKER_LOG
         job = await self._database.read(lambda tx: tx.find(job_id))
-        size = path.stat().st_size if path.exists() else 0
+        size = await asyncio.to_thread(_size, path)
         if not 0 <= offset <= size:
             raise CallsdError(
                 Reason.OFFSET_INVALID,
@@ -301,7 +301,7 @@ class Jobs:
                     return
                 # Look at the job before the log: what it wrote before it ended is then not missed.
                 job = await self._database.read(lambda tx: tx.find(job_id))
-                if path.exists() and path.stat().st_size < offset:
+                if await asyncio.to_thread(_size, path) < offset:
                     offset = 0
                 if not job.is_final:
                     await self._changes.wait(FOLLOW_SECONDS)
@@ -313,7 +313,7 @@ class Jobs:
         job = await self._database.read(lambda tx: tx.find(job_id))
         path = self._directory / job_id / ARTIFACTS / file_name
         artifact = next((item for item in job.artifacts if item.file_name == file_name), None)
-        if artifact is None or not path.exists():
+        if artifact is None or not await asyncio.to_thread(path.exists):
             names = ", ".join(item.file_name for item in job.artifacts) or "none yet"
             raise CallsdError(
                 Reason.ARTIFACT_NOT_FOUND,
@@ -371,12 +371,24 @@ def job_id_of(creator: str, request_id: str) -> str:
     return hashlib.sha256(f"{creator}\0{request_id}".encode()).hexdigest()[:20]
 
 
+def _size(path: Path) -> int:
+    """The length of a file; 0 when it is not there."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _read(path: Path, offset: int, size: int) -> bytes:
+    """A part of a file; empty at its end, or when it is not there. Raises passing errors."""
     try:
         descriptor = open_regular(path)
-    except OSError:
+    except OSError as problem:
+        if problem.errno in PASSING_ERRNOS:
+            raise
         return b""
     try:
-        return os.pread(descriptor, size, offset)
+        with naming(path):
+            return os.pread(descriptor, size, offset)
     finally:
         os.close(descriptor)

@@ -76,9 +76,12 @@ class Conclusion:
         while True:
             try:
                 return await self._conclude(job, failure, rules, end_time, made)
+            except OSError as problem:
+                # The disk, or what the system lacks for a while.
+                log.warning("conclusion_delayed", job_id=job.id, problem=str(problem))
             except Exception:
                 log.exception("conclusion_failed", job_id=job.id)
-                await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _conclude(
         self,
@@ -117,6 +120,6 @@ class Conclusion:
         if is_lost:
             ending.count_lost(job, failure)
         if grant.job.is_final:
-            await self._pool.run(ending.discard, grant.job, kind, directory, self._launcher)
             ending.count(grant.job)
+            await self._pool.run(ending.discard, grant.job, kind, directory, self._launcher)
         return grant if grant.token else None

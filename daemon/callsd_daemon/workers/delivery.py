@@ -20,7 +20,14 @@ from pathlib import Path
 import structlog
 
 from callsd_daemon.domain.jobs import Artifact, Outcome
-from callsd_daemon.files import FilePool, open_regular, sync_directory, write_whole
+from callsd_daemon.files import (
+    PASSING_ERRNOS,
+    FilePool,
+    naming,
+    open_regular,
+    sync_directory,
+    write_whole,
+)
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.workers.waits import until
 
@@ -40,9 +47,6 @@ RETRY_SECONDS = 1.0
 
 HASH_BYTES = 1024 * 1024
 """So much of a file is read in one go, in a millisecond or two, and is in memory meanwhile."""
-
-PASSING_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""What the system lacks for a while, and what says nothing about the files."""
 
 Take = Callable[[str, Path], bool]
 """Moves a finished file of the worker's to a path, if it lies on this disk; see `Launcher.take`."""
@@ -71,7 +75,7 @@ class Delivery:
     async def collect(self, outcome: Outcome, raw: bytes, ask: Ask) -> None:
         """Take all files that the outcome names, then keep the outcome itself, `raw`.
 
-        Waits while the disk is full, or descriptors are scarce. Raises UnusableError.
+        Waits while the disk is full or fails, or descriptors are scarce. Raises UnusableError.
         """
         if len(outcome.artifacts) > MAX_FILES:
             raise UnusableError(f"it names {len(outcome.artifacts)} files: {MAX_FILES} are allowed")
@@ -158,7 +162,8 @@ class Delivery:
     def _publish(self, artifact: Artifact, draft: Path) -> None:
         descriptor = open_regular(draft)
         try:
-            os.fsync(descriptor)
+            with naming(draft):
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         draft.replace(self._folder / artifact.file_name)
@@ -248,7 +253,7 @@ def _size(path: Path) -> int:
 
 def _append(path: Path, offset: int, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0) as file:
+    with naming(path), os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0) as file:
         file.seek(offset)
         if file.write(data) != len(data):
             raise OSError(errno.ENOSPC, "half written", str(path))
@@ -280,7 +285,8 @@ def _prepare(draft: Path) -> int:
 def _feed(path: Path, offset: int, digest: "hashlib._Hash") -> int:
     descriptor = open_regular(path)
     try:
-        part = os.pread(descriptor, HASH_BYTES, offset)
+        with naming(path):
+            part = os.pread(descriptor, HASH_BYTES, offset)
     finally:
         os.close(descriptor)
     digest.update(part)

@@ -11,7 +11,7 @@ import structlog
 
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Job, Notice, Outcome, Progress, State
-from callsd_daemon.files import open_regular
+from callsd_daemon.files import PASSING_ERRNOS, open_regular
 from callsd_daemon.kinds import JobKind
 from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
 from callsd_daemon.workers.delivery import FILE_NAME, remove_drafts
@@ -141,7 +141,8 @@ def death(end: End, progress: Progress | None, *, message: str = NO_RESULT) -> F
 def taken_over(job: Job, directory: Path, made: Outcome | None = None) -> Outcome | None:
     """What was taken over from the job's attempt; None if there is nothing, or a file is missing.
 
-    `made` is the outcome of an attempt that leaves none in a file. Blocks.
+    `made` is the outcome of an attempt that leaves none in a file. Raises OSError when that cannot
+    be told now. Blocks.
     """
     outcome = made or messages.read_outcome(directory, job.attempt)
     return outcome if outcome is not None and is_whole(outcome, directory) else None
@@ -154,7 +155,9 @@ def is_whole(outcome: Outcome, directory: Path) -> bool:
             return False
         try:
             descriptor = open_regular(directory / ARTIFACTS / artifact.file_name)
-        except OSError:
+        except OSError as problem:
+            if problem.errno in PASSING_ERRNOS:
+                raise
             return False
         size = os.fstat(descriptor).st_size
         os.close(descriptor)

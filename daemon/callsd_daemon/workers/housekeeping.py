@@ -91,6 +91,8 @@ class Housekeeper:
                 # The next tick tries again: a full disk may have room by then.
                 if isinstance(problem, CallsdError) and problem.reason in BLOCKED:
                     log.warning("tick_delayed", reason=problem.reason, problem=problem.message)
+                elif isinstance(problem, OSError):
+                    log.warning("tick_delayed", problem=str(problem))
                 else:
                     log.exception("tick_failed")
 

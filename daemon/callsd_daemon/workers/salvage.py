@@ -4,13 +4,15 @@
 This is done by a worker that does only this, in the directory of the one that is gone.
 """
 
+import asyncio
+import time
 from datetime import datetime
 from pathlib import Path
 
 import structlog
 
 from callsd_daemon.domain.jobs import Failure, Job
-from callsd_daemon.files import FilePool
+from callsd_daemon.files import PASSING_ERRNOS, FilePool
 from callsd_daemon.kinds import Kinds
 from callsd_daemon.workers import ending
 from callsd_daemon.workers.ending import EndRules
@@ -23,6 +25,9 @@ from callsd_ipc.names import OUTCOME, PIECES
 
 
 log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 1.0
+"""Pause before it is looked again what there is, if the disk did not say."""
 
 
 class Salvage:
@@ -54,10 +59,20 @@ class Salvage:
         The latter when no other worker will go on with the recording. Whatever comes of it, the
         attempt is concluded: nothing is raised. `end_time` is that of the worker's end.
         """
-        try:
-            await self._save(job, failure, rules, end_time)
-        except Exception:
-            log.exception("salvage_failed", job_id=job.id)
+        deadline = time.monotonic() + self._kinds[job.kind].salvage_seconds
+        while True:
+            try:
+                return await self._save(job, failure, rules, end_time)
+            except OSError as problem:
+                is_passing = problem.errno in PASSING_ERRNOS and time.monotonic() < deadline
+                event = "salvage_delayed" if is_passing else "salvage_failed"
+                log.error(event, job_id=job.id, problem=str(problem))  # noqa: TRY400 - no bug of ours
+                if not is_passing:
+                    return None
+            except Exception:
+                log.exception("salvage_failed", job_id=job.id)
+                return None
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _save(self, job: Job, failure: Failure, rules: EndRules, end_time: datetime) -> None:
         directory, kind = self._directory / job.id, self._kinds[job.kind]

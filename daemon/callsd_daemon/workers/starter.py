@@ -15,7 +15,7 @@ import structlog
 from callsd_daemon import tokens
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Failure, Job, Worker
-from callsd_daemon.files import FilePool
+from callsd_daemon.files import SCARCE_ERRNOS, FilePool
 from callsd_daemon.kinds import Assignment, Kinds
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.workers.delivery import Delivery
@@ -34,9 +34,6 @@ T = TypeVar("T")
 
 RETRY_SECONDS = 1.0
 """Pause before something is tried again for which the system lacked means."""
-
-SCARCE_ERRNOS = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""What the system lacks for a while, and what says nothing about the job."""
 
 
 class WorkerStarter:
@@ -88,7 +85,7 @@ class WorkerStarter:
         try:
             await self._pool.run(lambda: (directory / ARTIFACTS).mkdir(parents=True, exist_ok=True))
         except OSError as problem:
-            raise _not_started(problem) from problem
+            raise _not_started(job, problem) from problem
         worker_log = WorkerLog(
             directory / WORKER_LOG,
             self._pool,
@@ -124,7 +121,10 @@ class WorkerStarter:
     ) -> WorkerProcess:
         """A new worker that does the job; raises CallsdError when it cannot be started."""
         # Before it is started: what cannot be done is told at once.
-        await self._patiently(job, slot.assignment)
+        try:
+            await self._patiently(job, slot.assignment)
+        except OSError as problem:
+            raise _not_started(job, problem) from problem
         return await self._launch(job, worker, slot, token, salvage=None)
 
     async def start_salvage(
@@ -174,7 +174,7 @@ class WorkerStarter:
                 ),
             )
         except OSError as problem:
-            raise _not_started(problem) from problem
+            raise _not_started(job, problem) from problem
         failpoint("worker.after_spawn")
         return process
 
@@ -192,7 +192,8 @@ class WorkerStarter:
                 await asyncio.sleep(RETRY_SECONDS)
 
 
-def _not_started(problem: OSError) -> CallsdError:
+def _not_started(job: Job, problem: OSError) -> CallsdError:
+    log.error("worker_not_started", job_id=job.id, problem=str(problem))
     is_full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
     return CallsdError(
         Reason.DISK_FULL if is_full else Reason.WORKER_KILLED,

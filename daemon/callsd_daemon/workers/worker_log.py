@@ -7,8 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from callsd_daemon.files import FilePool
+import structlog
 
+from callsd_daemon.files import FilePool, naming
+
+
+log = structlog.get_logger(__name__)
 
 CUT_MARK = b"\n[callsd: the log was longer than allowed; what stood here is lost]\n"
 
@@ -32,6 +36,7 @@ class WorkerLog:
         self._max_bytes = max_bytes
         self._turn = asyncio.Lock()
         self._has_rest = False
+        self._is_lossy = False
         self._kept_file = path.with_name(f"{path.name}.kept")
         self.kept = 0
         """So much of the worker's own log has been taken. Unit: bytes."""
@@ -49,8 +54,7 @@ class WorkerLog:
         async with self._turn:
             # What was on its way when the worker died was in the rest.
             if not self._has_rest:
-                with contextlib.suppress(OSError):
-                    await self._pool.run(self._take, offset, data)
+                await self._keep(offset, data)
 
     async def take_rest(self, read: Callable[[int, int], bytes]) -> None:
         """Keep what a worker that is gone wrote last and did not tell any more: why it died.
@@ -61,8 +65,15 @@ class WorkerLog:
             data = await self._pool.run(read, self.kept, REST_BYTES)
             if data:
                 self._has_rest = True
-                with contextlib.suppress(OSError):
-                    await self._pool.run(self._take, self.kept, data)
+                await self._keep(self.kept, data)
+
+    async def _keep(self, offset: int, data: bytes) -> None:
+        try:
+            await self._pool.run(self._take, offset, data)
+        except OSError as problem:
+            if not self._is_lossy:
+                log.warning("log_not_kept", problem=str(problem))
+            self._is_lossy = True
 
     def _take(self, offset: int, data: bytes) -> None:
         is_cut = offset != self.kept
@@ -75,7 +86,7 @@ class WorkerLog:
 def append(path: Path, data: bytes, *, max_bytes: int) -> None:
     """Add to a log; one that would become too long loses what it has. Blocks; raises OSError."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-    with os.fdopen(os.open(path, flags, 0o600), "ab") as file:
+    with naming(path), os.fdopen(os.open(path, flags, 0o600), "ab") as file:
         if file.tell() + len(data) > max_bytes:
             # What is newest tells most.
             file.truncate(0)

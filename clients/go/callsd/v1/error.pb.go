@@ -108,7 +108,7 @@ const (
 	ErrorReason_ERROR_REASON_INPUT_INVALID ErrorReason = 34
 	// The server is shutting down; try again after the given delay.
 	ErrorReason_ERROR_REASON_DRAINING ErrorReason = 35
-	// A file could not be written because the disk is full.
+	// The disk is full, or does not read or write what it is asked.
 	ErrorReason_ERROR_REASON_DISK_FULL ErrorReason = 36
 	// The worker process died by a signal or without a result.
 	ErrorReason_ERROR_REASON_WORKER_KILLED ErrorReason = 37

@@ -102,7 +102,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 35
     """The server is shutting down; try again after the given delay."""
     ERROR_REASON_DISK_FULL: _ErrorReason.ValueType  # 36
-    """A file could not be written because the disk is full."""
+    """The disk is full, or does not read or write what it is asked."""
     ERROR_REASON_WORKER_KILLED: _ErrorReason.ValueType  # 37
     """The worker process died by a signal or without a result."""
     ERROR_REASON_WORKER_START_TIMEOUT: _ErrorReason.ValueType  # 38
@@ -218,7 +218,7 @@ ERROR_REASON_INPUT_INVALID: ErrorReason.ValueType  # 34
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 35
 """The server is shutting down; try again after the given delay."""
 ERROR_REASON_DISK_FULL: ErrorReason.ValueType  # 36
-"""A file could not be written because the disk is full."""
+"""The disk is full, or does not read or write what it is asked."""
 ERROR_REASON_WORKER_KILLED: ErrorReason.ValueType  # 37
 """The worker process died by a signal or without a result."""
 ERROR_REASON_WORKER_START_TIMEOUT: ErrorReason.ValueType  # 38

@@ -11,6 +11,7 @@ import structlog
 from callsd_daemon.domain.captions import CAPTIONS, SAMPLE_RATE_HZ, CaptionsSpec
 from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure, Job, Outcome, Progress, Usage
+from callsd_daemon.files import DISK_ERRNOS
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.calls import Calls
@@ -186,10 +187,11 @@ class CaptionsAttempt:
 
 def _unwritten(problem: OSError) -> Failure:
     kept = "the captions are kept: `callsd captions watch` shows them"
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+    if problem.errno in DISK_ERRNOS:
         return Failure(
             reason=Reason.DISK_FULL,
-            message=f"the disk is full, and the files were not written: free some space; {kept}",
+            message=f"the disk is full or fails ({problem.strerror}), and the files were not "
+            f"written: free some space; {kept}",
         )
     return Failure(
         reason=Reason.INTERNAL, message=f"the files could not be written: {problem}; {kept}"

@@ -60,13 +60,14 @@ class Directories:
         return True
 
     def read_log(self, name: str, offset: int, size: int) -> bytes:
-        """A part of the log; empty when there is none."""
-        try:
+        """A part of the log; empty when there is none, or it cannot be read."""
+        with contextlib.suppress(OSError):
             log = self._open_log(name, os.O_RDONLY)
-        except OSError:
-            return b""
-        with os.fdopen(log, "rb") as file:
-            return os.pread(file.fileno(), size, offset)
+            try:
+                return os.pread(log, size, offset)
+            finally:
+                os.close(log)
+        return b""
 
     def bound_log(self, name: str, max_bytes: int) -> None:
         """Empty a log that has grown too long: appending writers continue at its new end."""

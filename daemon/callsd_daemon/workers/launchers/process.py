@@ -62,10 +62,8 @@ class ProcessLauncher(Directories):
         Never uses `preexec_fn`, `user` or `group`: with them Python forks this process, which gRPC
         does not survive.
         """
-        directory = self.make(worker.name)
-        # An earlier worker may have left anything there: opening a pipe would block for ever.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        with os.fdopen(open_regular(directory / WORKER_LOG, flags), "ab") as output:
+        directory = self.path(worker.name)
+        with os.fdopen(await asyncio.to_thread(self._make_log, worker.name), "ab") as output:
             child = subprocess.Popen(  # noqa: ASYNC220 - returns at once; pidfd tells of its end
                 self.command(worker, directory),
                 stdin=subprocess.PIPE,
@@ -92,6 +90,12 @@ class ProcessLauncher(Directories):
             child.kill()
             child.wait()
             raise
+
+    def _make_log(self, name: str) -> int:
+        """A descriptor of the log in a worker's directory, which is made if needed."""
+        # An earlier worker may have left anything there: opening a pipe would block for ever.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        return open_regular(self.make(name) / WORKER_LOG, flags)
 
     def command(self, worker: WorkerId, directory: Path) -> list[str]:
         """The worker's command line."""

@@ -19,7 +19,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from callsd_daemon.domain.errors import CallsdError
-from callsd_daemon.files import FilePool
+from callsd_daemon.files import PASSING_ERRNOS, FilePool
 from callsd_daemon.kinds import Opener
 from callsd_ipc.v1 import worker_pb2
 
@@ -118,6 +118,9 @@ class FileSocket:
         except CallsdError as problem:
             _answer(connection, problem.message)
         except OSError as problem:  # the file, a worker that is gone, or the timeout
+            if problem.errno in PASSING_ERRNOS:
+                log.warning("file_delayed", problem=str(problem))
+                return  # it asks again
             _answer(connection, problem.strerror or "no answer in time")
 
 

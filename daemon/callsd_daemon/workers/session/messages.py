@@ -21,7 +21,7 @@ from callsd_daemon.domain.transcription import (
     TranscriptionResult,
 )
 from callsd_daemon.domain.work import Result
-from callsd_daemon.files import read_regular
+from callsd_daemon.files import PASSING_ERRNOS, read_regular
 from callsd_daemon.kinds import Assignment, ModelFile, Role
 from callsd_daemon.kinds.capture import CaptureAssignment
 from callsd_daemon.kinds.recording import RecordingAssignment
@@ -205,13 +205,18 @@ def _health(status: worker_pb2.RecordingStatus) -> RecordingHealth:
 def read_outcome(directory: Path, generation: int) -> Outcome | None:
     """The outcome of this generation in a job's directory; None if there is no valid one.
 
-    The file is not trusted: workers of the release before wrote it themselves.
+    Raises OSError when that cannot be told now. The file is not trusted: workers of the release
+    before wrote it themselves.
     """
     try:
         message = worker_pb2.Outcome.FromString(
             read_regular(directory / OUTCOME, MAX_OUTCOME_BYTES)
         )
-    except (OSError, DecodeError):
+    except DecodeError:
+        return None
+    except OSError as problem:
+        if problem.errno in PASSING_ERRNOS:
+            raise
         return None
     return outcome(message) if message.generation == generation else None
 

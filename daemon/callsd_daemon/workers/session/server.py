@@ -19,7 +19,7 @@ import grpc
 import structlog
 
 from callsd_daemon.domain.errors import CallsdError
-from callsd_daemon.files import FilePool
+from callsd_daemon.files import PASSING_ERRNOS, FilePool
 from callsd_daemon.kinds import Opener
 from callsd_daemon.tokens import digest
 from callsd_daemon.workers.captions.link import Link
@@ -272,7 +272,9 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
             try:
                 descriptor = await self._pool.run(opener)
             except (OSError, CallsdError) as problem:
-                await context.abort(grpc.StatusCode.NOT_FOUND, str(problem))
+                is_passing = getattr(problem, "errno", None) in PASSING_ERRNOS
+                code = grpc.StatusCode.UNAVAILABLE if is_passing else grpc.StatusCode.NOT_FOUND
+                await context.abort(code, str(problem))
             with os.fdopen(descriptor, "rb", buffering=0) as file:
                 while data := await self._pool.run(file.read, CHUNK_BYTES):
                     yield worker_pb2.ReadFileResponse(data=data)

@@ -281,7 +281,7 @@ export enum ErrorReason {
   DRAINING = 35,
 
   /**
-   * A file could not be written because the disk is full.
+   * The disk is full, or does not read or write what it is asked.
    *
    * @generated from enum value: ERROR_REASON_DISK_FULL = 36;
    */
