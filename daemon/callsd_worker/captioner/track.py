@@ -19,9 +19,10 @@ from callsd_worker.captioner.segmenter import Segmenter
 from callsd_worker.captioner.updates import UpdateBuilder
 from callsd_worker.captioner.words import TrackUpdate
 from callsd_worker.speech.engine import TimedWord
+from callsd_worker.speech.level import amplified
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.tokens import UNSPACED_LANGUAGES
-from callsd_worker.speech.vad import FRAME_SAMPLES, VoiceDetector, amplified
+from callsd_worker.speech.vad import FRAME_SAMPLES, VoiceDetector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

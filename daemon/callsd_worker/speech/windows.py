@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples, Utterance
+from callsd_worker.speech.utterances import Utterance
+from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
