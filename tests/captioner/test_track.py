@@ -197,6 +197,20 @@ class TestSpeech:
         assert last_pass.end_sample <= speech.size + int(0.1 * SAMPLE_RATE_HZ)
         assert story.finals[-1].split()[-1] == said_last(last_pass)
 
+    def test_lost_packets_end_no_utterance(self, detector: VoiceDetector, speech: Samples) -> None:
+        """Holes shorter than a pause are sound that is missing: the words stay together."""
+        sentence = speech[: int(2.9 * SAMPLE_RATE_HZ)]
+        track = make(detector)
+        step, hole = int(0.5 * SAMPLE_RATE_HZ), int(0.08 * SAMPLE_RATE_HZ)
+
+        for first in range(0, sentence.size, step):
+            now = (first + step) / SAMPLE_RATE_HZ
+            track.feed(first, sentence[first : first + step - hole], now)
+        track.end_speech(now)
+
+        assert track.take(now).end_sample > sentence.size - 2 * hole
+        assert len(track._segments) == 1
+
     def test_speech_is_announced(self, detector: VoiceDetector, speech: Samples) -> None:
         """It begins, and ends as often."""
         story = play(make(detector), np.concatenate([silence(1), speech, silence(2)]))

@@ -148,6 +148,22 @@ class TestSpeech:
         for left, right in itertools.pairwise(found):
             assert right.start_sample == left.end_sample
 
+    def test_lost_packets_end_no_utterance(self, speech: Samples) -> None:
+        """Holes of 80 ms are sound that is missing: what is said around them stays together."""
+        sentence = speech[: int(2.9 * SAMPLE_RATE_HZ)]
+        step, hole = int(0.5 * SAMPLE_RATE_HZ), int(0.08 * SAMPLE_RATE_HZ)
+        finder = UtteranceFinder(VoiceDetector())
+
+        found = []
+        for first in range(0, sentence.size, step):
+            found += finder.feed(first, sentence[first : first + step - hole])
+        found += finder.finish()
+
+        (whole,) = find(sentence)
+        (utterance,) = found
+        assert utterance.start_sample == whole.start_sample
+        assert whole.end_sample - utterance.end_sample <= hole
+
     def test_a_hole_in_the_track_ends_an_utterance(self, speech: Samples) -> None:
         """Audio that was never sent is silence, and positions after it are right."""
         finder = UtteranceFinder(VoiceDetector())

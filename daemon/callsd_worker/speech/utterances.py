@@ -80,12 +80,17 @@ class UtteranceFinder:
         self._restart(0)
 
     def feed(self, start_sample: int, samples: Samples) -> list[Utterance]:
-        """Take the next audio; a `start_sample` after the end of the last means silence between."""
+        """Take the next audio; a `start_sample` after the end of the last means a hole between.
+
+        A hole shorter than a pause is sound that was lost on its way, a longer one is silence.
+        """
         found: list[Utterance] = []
-        expected = self._audio_start + self._audio.size
-        if start_sample > expected:
+        hole = start_sample - (self._audio_start + self._audio.size)
+        if hole >= self._end_frames * FRAME_SAMPLES:
             found += self.finish()
             self._restart(start_sample)
+        elif hole > 0:
+            samples = np.concatenate([np.zeros(hole, dtype=np.float32), samples])
         self._audio = np.concatenate([self._audio, samples])
         first_new = self._judged_end - self._audio_start
         whole = (self._audio.size - first_new) // FRAME_SAMPLES * FRAME_SAMPLES
