@@ -344,6 +344,29 @@ class TestLimits:
         # The word that a cut goes through is on neither side of it.
         assert all(later - earlier <= 2 for earlier, later in pairwise(numbers))
 
+    @pytest.mark.parametrize("is_timed", [True, False], ids=["between words", "in the dark"])
+    def test_a_cut_inside_a_sentence_leaves_no_full_stop(
+        self, detector: VoiceDetector, *, is_timed: bool
+    ) -> None:
+        """A pass that hears nothing after the cut ends the sentence there; the words do not."""
+
+        def stops(window: DecodeWindow) -> Result:
+            heard = says_position(window).recognised
+            assert heard is not None
+            return said(f"{heard.text}.", heard.words if is_timed else ())
+
+        track = make(detector)
+        sound = cut(decoded("kenji"), (26.0, 37.5))
+
+        story = play(track, sound, recognise=stops)
+
+        finals = [words for update in story.update for words in update.finals]
+        cuts = [words.text for words in finals if not words.is_end_of_utterance]
+        assert cuts
+        assert not any(text.endswith(".") for text in cuts)
+        assert finals[-1].text.endswith(".")
+        assert finals[-1].text[0].isupper() == finals[-2].text.endswith(".")
+
     def test_ten_seconds_at_once_are_cut_as_usual(
         self, detector: VoiceDetector, speech: Samples
     ) -> None:

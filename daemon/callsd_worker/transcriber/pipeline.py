@@ -30,6 +30,7 @@ from callsd_worker.transcriber.reading import (
     rounds,
 )
 from callsd_worker.transcriber.recognition import recognise
+from callsd_worker.transcriber.seams import mended
 from callsd_worker.transcriber.segments import place
 from callsd_worker.transcriber.types import Progress, Settings, Track
 
@@ -247,7 +248,7 @@ def _transcript(
     states: list[TrackState], engine_name: str, notices: list[tuple[str, str]]
 ) -> Transcript:
     segments = sorted(
-        (segment for state in states for segment in state.segments),
+        (segment for state in states for segment in mended(state.segments)),
         key=lambda segment: segment.start_seconds,
     )
     spoken = _spoken(states)
