@@ -60,6 +60,7 @@ class TestSeams:
             ("It is done,", "and we go on."),
             ("At 5 p.m.", "and not later."),
             ("I thought...", "about it."),
+            ("Well .", "so it is."),
             ("Now.", "iPhones are sold."),
             ("Now.", "10th comes the report."),
             ("გამარჯობა.", "როგორ ხარ?"),

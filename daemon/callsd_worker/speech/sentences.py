@@ -30,6 +30,7 @@ def with_capital(text: str) -> str:
 
 
 def without_stop(text: str) -> str:
-    """The text without a full stop at its end; "…", "..." and "p.m." stay."""
-    is_stop = text.endswith(".") and "." not in text.rsplit(maxsplit=1)[-1][:-1]
-    return text[:-1] if is_stop else text
+    """The text without a full stop at its end; "...", "p.m." and a stop by itself stay."""
+    last = text.rsplit(maxsplit=1)[-1] if text.strip() else ""
+    is_stop = last.endswith(".") and "." not in last[:-1] and len(last) > 1
+    return text.rstrip()[:-1] if is_stop else text
