@@ -48,6 +48,24 @@ class TestAgreement:
         assert agreement.words == ("fine", "then", "it")
         assert agreement.stable_count == 3
 
+    def test_a_sentence_that_goes_on_has_no_stop_inside(self) -> None:
+        """Two passes that end in a pause hear a full stop; the next one hears that it was none."""
+        agreement = Agreement()
+        agreement.update(["The", "problem."], is_careful=False)
+        agreement.update(["The", "problem."], is_careful=True)
+
+        agreement.update(["The", "problem", "because", "it"], is_careful=False)
+
+        assert agreement.words == ("The", "problem", "because", "it")
+
+    def test_a_stop_before_a_capital_stays(self) -> None:
+        """A sentence that has ended has ended."""
+        agreement = Agreement(["All", "fine."], stable_count=2)
+
+        agreement.update(["All", "fine.", "Then", "it"], is_careful=False)
+
+        assert agreement.words == ("All", "fine.", "Then", "it")
+
     def test_stable_words_outlive_a_pass_that_hears_otherwise(self) -> None:
         """A later pass changes only what follows the stable words."""
         agreement = Agreement()

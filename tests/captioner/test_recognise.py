@@ -53,6 +53,7 @@ class ScriptedEngine:
     name = "scripted"
     is_multilingual = True
     languages = frozenset({"en", "de"})
+    detects_from_encoding = True
     usual_beam_size = 1
     batch_windows = 4
 

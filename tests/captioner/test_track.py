@@ -197,6 +197,19 @@ class TestSpeech:
         assert last_pass.end_sample <= speech.size + int(0.1 * SAMPLE_RATE_HZ)
         assert story.finals[-1].split()[-1] == said_last(last_pass)
 
+    def test_lost_packets_end_no_utterance(self, detector: VoiceDetector, speech: Samples) -> None:
+        """Holes shorter than a pause are sound that is missing: the words stay together."""
+        sentence = speech[: int(2.9 * SAMPLE_RATE_HZ)]
+        track = make(detector)
+        step, hole = int(0.5 * SAMPLE_RATE_HZ), int(0.08 * SAMPLE_RATE_HZ)
+
+        for first in range(0, sentence.size, step):
+            track.feed(first, sentence[first : first + step - hole], first / SAMPLE_RATE_HZ)
+        track.end_speech(3.0)
+
+        assert track.take(3.0).end_sample > sentence.size - 2 * hole
+        assert len(track._segments) == 1
+
     def test_speech_is_announced(self, detector: VoiceDetector, speech: Samples) -> None:
         """It begins, and ends as often."""
         story = play(make(detector), np.concatenate([silence(1), speech, silence(2)]))
@@ -329,6 +342,29 @@ class TestLimits:
         assert numbers[0] <= 3
         # The word that a cut goes through is on neither side of it.
         assert all(later - earlier <= 2 for earlier, later in pairwise(numbers))
+
+    @pytest.mark.parametrize("is_timed", [True, False], ids=["between words", "in the dark"])
+    def test_a_cut_inside_a_sentence_leaves_no_full_stop(
+        self, detector: VoiceDetector, *, is_timed: bool
+    ) -> None:
+        """A pass that hears nothing after the cut ends the sentence there; the words do not."""
+
+        def stops(window: DecodeWindow) -> Result:
+            heard = says_position(window).recognised
+            assert heard is not None
+            return said(f"{heard.text}.", heard.words if is_timed else ())
+
+        track = make(detector)
+        sound = cut(decoded("kenji"), (26.0, 37.5))
+
+        story = play(track, sound, recognise=stops)
+
+        finals = [words for update in story.update for words in update.finals]
+        cuts = [words.text for words in finals if not words.is_end_of_utterance]
+        assert cuts
+        assert not any(text.endswith(".") for text in cuts)
+        assert finals[-1].text.endswith(".")
+        assert finals[-1].text[0].isupper() == finals[-2].text.endswith(".")
 
     def test_ten_seconds_at_once_are_cut_as_usual(
         self, detector: VoiceDetector, speech: Samples

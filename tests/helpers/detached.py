@@ -52,13 +52,12 @@ class DetachedLauncher(ProcessLauncher):
     is_local = False
 
     def __init__(self, top: Path, hidden: Path) -> None:
-        """`top` is there, for the workers' directories; `hidden` is all that the daemon has."""
-        workers, trash = top / "workers", top / "trash"
-        for directory in (workers, trash):
-            directory.mkdir(exist_ok=True)
-        for directory in (top, workers):
-            directory.chmod(0o755)
-        super().__init__(workers, trash)
+        """`top` holds the workers' directories; `hidden` is all that the daemon has."""
+        top.mkdir(mode=0o755, exist_ok=True)
+        top.chmod(0o755)
+        trash = top.with_name(f"{top.name}.trash")
+        trash.mkdir(mode=0o700, exist_ok=True)
+        super().__init__(top, trash)
         self._hidden = hidden
 
     def make(self, name: str) -> Path:

@@ -23,10 +23,8 @@ from tests.helpers.invariants import assert_invariants
 from tests.helpers.reasons import ALL
 
 
-EXAMPLES = 150
-"""For each method, the same ones every time; half as many of bytes that are no message."""
-MANY = 2000
-"""Examples of the slow test, which are others every time."""
+EXAMPLES = 600
+"""For each method; half as many of bytes that are no message. All of it takes half a minute."""
 
 QUIETLY = settings(
     deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -79,23 +77,10 @@ def send(api: Api, method: MethodDescriptor, payloads: list[bytes], *, is_endles
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_messages(fuzzed: Daemon, method: MethodDescriptor) -> None:
     """Any message, valid or not, gets a documented answer."""
-    send_messages(fuzzed, method, settings(QUIETLY, max_examples=EXAMPLES))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_many_messages(fuzzed: Daemon, method: MethodDescriptor) -> None:
-    """Messages that no earlier run has sent get a documented answer, too."""
-    send_messages(fuzzed, method, settings(QUIETLY, max_examples=MANY, derandomize=False))
-
-
-def send_messages(fuzzed: Daemon, method: MethodDescriptor, how: settings) -> None:
-    """Send a method messages of its type, and look at each answer."""
     api = fuzzed.api()
     is_endless = method.name.startswith("Watch")
 
-    @how
+    @settings(QUIETLY, max_examples=EXAMPLES)
     @given(messages(method.input_type))
     def check(message: Message) -> None:
         send(api, method, [message.SerializeToString()], is_endless=is_endless)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One language for each speaker, from speech of all of the speaker's tracks."""
+"""One language for each speaker, from speech of all of the speaker's tracks, and changes of it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
+from callsd_worker.speech.utterances import Utterance
 from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.windows import Piece, Window
+from callsd_worker.speech.windows import Piece, Window, WindowPacker
 from callsd_worker.transcriber import pipeline, reading
 from callsd_worker.transcriber.languages import MAX_WAITING_SECONDS
 from callsd_worker.transcriber.pipeline import ModelFiles, Settings, Track, transcribe
@@ -23,11 +24,12 @@ LANGUAGES = ("en", "de", "cy")
 
 
 class ToneEngine:
-    """Takes the value of the samples for the language, and says nothing else."""
+    """Takes the values of the samples for languages, and says nothing else."""
 
     name = "tone"
     is_multilingual = True
     languages = frozenset(LANGUAGES)
+    detects_from_encoding = True
     usual_beam_size = 1
     batch_windows = 8
 
@@ -35,10 +37,14 @@ class ToneEngine:
         return window_seconds
 
     def encode(self, window: Samples, *, padded_seconds: float) -> Encoded:
-        return Encoded(payload=int(window[0]), seconds=window.size / SAMPLE_RATE_HZ)
+        odds = {
+            language: 0.9 * float(np.mean(window == value))
+            for value, language in enumerate(LANGUAGES)
+        }
+        return Encoded(payload=odds, seconds=window.size / SAMPLE_RATE_HZ)
 
     def detect_language(self, encoded: Sequence[Encoded]) -> list[dict[str, float]]:
-        return [{LANGUAGES[item.payload]: 0.9} for item in encoded]
+        return [dict(item.payload) for item in encoded]
 
     def recognise(self, encoded: Sequence[Encoded], options: DecodeOptions) -> list[Recognised]:
         word = TimedWord(text=options.language, start_seconds=0.0, end_seconds=0.5, probability=0.9)
@@ -57,7 +63,9 @@ class ToneEngine:
 class Call:
     """What is recognised of a call, round by round."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *speaker_ids: str) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *speaker_ids: str, language: str = ""
+    ) -> None:
         tracks = [
             Track(source=0, speaker="Somebody", speaker_id=speaker_id) for speaker_id in speaker_ids
         ]
@@ -67,18 +75,27 @@ class Call:
         ]
         monkeypatch.setattr(pipeline, "load_engine", lambda *args, **settings: ToneEngine())
         self._recogniser = pipeline._Recogniser(
-            Settings(model=ModelFiles(name="tone", directory=Path())),
+            Settings(model=ModelFiles(name="tone", directory=Path()), language=language),
             self.states,
             threads=1,
             meter=Meter(lambda progress: None, lambda: False),
         )
+        for state in self.states:
+            state.language = language
 
     def hear(self, *spoken: tuple[int, str, float], is_last: bool = False) -> None:
         """One round: in which track how many seconds of which language were spoken."""
+        self.hear_windows(
+            *((number, window(LANGUAGES.index(said), seconds)) for number, said, seconds in spoken),
+            is_last=is_last,
+        )
+
+    def hear_windows(self, *spoken: tuple[int, Window], is_last: bool = False) -> None:
+        """One round: what was spoken in which track."""
         windows = list[OwnedWindow]()
-        for number, language, seconds in spoken:
-            self.states[number].speech_seconds += seconds
-            windows.append((self.states[number], window(LANGUAGES.index(language), seconds)))
+        for number, heard in spoken:
+            self.states[number].speech_seconds += heard.seconds
+            windows.append((self.states[number], heard))
         self._recogniser.recognise(windows, is_last=is_last)
 
     @property
@@ -107,10 +124,53 @@ def window(language: int, seconds: float) -> Window:
 def test_tracks_of_one_speaker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who came back has several tracks and one language: of most speech in all of them."""
     call = Call(monkeypatch, "ada", "", "ada")
-    call.hear((0, "cy", 8), (1, "en", 20), (2, "de", 20), is_last=True)
+    call.hear((0, "cy", 3), (1, "en", 20), (2, "de", 20), is_last=True)
 
     assert call.languages == ["de", "en", "de"]
     assert call.heard == [["de"], ["en"], ["de"]]
+
+
+def test_two_languages_in_one_track(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is clearly in another language is recognised in that; a short answer is not clear."""
+    call = Call(monkeypatch, "ada")
+    call.hear((0, "en", 24), (0, "en", 24), (0, "de", 10), (0, "cy", 2), is_last=True)
+
+    assert call.languages == ["en"]
+    assert sorted(call.heard[0]) == ["de", "en", "en", "en"]
+
+
+def test_the_main_language_of_a_track(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who goes on in another language has spoken that, if it is more."""
+    call = Call(monkeypatch, "ada")
+    call.hear(*[(0, "en", 24.0)] * 2)
+    call.hear(*[(0, "de", 24.0)] * 3, is_last=True)
+
+    assert call.heard == [["en", "en", "de", "de", "de"]]
+    assert pipeline._main_language(call.states[0]) == "de"
+
+
+def test_a_given_language_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the language is set nothing else is listened for."""
+    call = Call(monkeypatch, "ada", language="en")
+    call.hear((0, "en", 24), (0, "de", 24), is_last=True)
+
+    assert call.heard == [["en", "en"]]
+
+
+def test_two_languages_in_one_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was packed together is taken apart where the language changes, and only there."""
+    call = Call(monkeypatch, "ada")
+    packer = WindowPacker(target_seconds=24.0)
+    for number, language in enumerate(("en", "en", "de")):
+        samples = np.full(6 * SAMPLE_RATE_HZ, LANGUAGES.index(language), dtype=np.float32)
+        start = 10 * number * SAMPLE_RATE_HZ
+        packer.add(Utterance(start_sample=start, samples=samples, voiced_seconds=0.5))
+    (mixed,) = packer.finish()
+
+    call.hear_windows((0, mixed), (0, window(0, 24)), is_last=True)
+
+    heard = [(segment.language, segment.start_seconds) for segment in call.states[0].segments]
+    assert sorted(heard) == [("de", 20.0), ("en", 0.0), ("en", 0.0)]
 
 
 def test_same_name_is_not_the_same_speaker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +184,7 @@ def test_same_name_is_not_the_same_speaker(monkeypatch: pytest.MonkeyPatch) -> N
 def test_first_words_do_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     """A little speech waits for more of the same speaker, in whichever track and round."""
     call = Call(monkeypatch, "ada", "bob", "ada")
-    call.hear((0, "cy", 8), *[(1, "en", 24.0)] * 3)
+    call.hear((0, "cy", 3), *[(1, "en", 24.0)] * 3)
     assert call.languages == ["", "en", ""]
     call.hear(*[(2, "de", 24.0)] * 3)
 

@@ -111,6 +111,7 @@ class StubbornEngine:
     name = "stubborn"
     is_multilingual = False
     languages = frozenset({"en"})
+    detects_from_encoding = True
     usual_beam_size = 1
     batch_windows = 8
 

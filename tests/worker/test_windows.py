@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Utterance
+from callsd_worker.speech.utterances import Utterance
+from callsd_worker.speech.vad import SAMPLE_RATE_HZ
 from callsd_worker.speech.windows import Window, WindowPacker
 
 

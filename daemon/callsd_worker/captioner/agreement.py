@@ -3,6 +3,8 @@
 
 from collections.abc import Sequence
 
+from callsd_worker.speech.sentences import goes_on, without_stop
+
 
 SETTLED_BEHIND_WORDS = 3
 """A word with so many words after it counts as stable at once: it seldom changes, and would take
@@ -33,7 +35,11 @@ class Agreement:
         (SETTLED_BEHIND_WORDS), but not those on which two passes agreed.
         """
         kept = self.words[: self._agreed_count if is_careful else self.stable_count]
-        shown = (*kept, *words[matching_prefix(kept, words) :])
+        rest = words[matching_prefix(kept, words) :]
+        if kept and rest and goes_on(rest[0]):
+            # A pass that ended in a pause took it for the end of the sentence.
+            kept = (*kept[:-1], without_stop(kept[-1]))
+        shown = (*kept, *rest)
         # Compared with the last pass, not with what is shown: kept words agree with themselves.
         agreed = words[: common_prefix(self._last_recognised, words)]
         self._agreed_count = max(self._agreed_count, common_prefix(agreed, shown))

@@ -33,7 +33,7 @@ class Rules:
     max_segment_seconds: float = 9.0
     """A segment of this length is cut at its softest moment; a bit less than the encoder's usual
     padding (10.24 s)."""
-    begin_probability: float = 0.35
+    begin_probability: float = 0.3
     end_probability: float = 0.15
     """Probability of voice at which speech begins, and below which it ends."""
     padding_seconds: float = 0.35

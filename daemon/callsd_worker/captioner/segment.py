@@ -90,6 +90,11 @@ class Segment:
         return self.voiced_seconds < self._min_voiced_seconds and not self.agreement.words
 
     @property
+    def is_cut(self) -> bool:
+        """Whether it has ended while the speaker goes on."""
+        return self.end_sample is not None and not self.is_end_of_utterance
+
+    @property
     def is_drafted(self) -> bool:
         """Whether all voice has been recognised in final quality."""
         return self.voiced_frames > 0 and self.drafted_sample >= self.voice_end_sample

@@ -11,7 +11,8 @@ from callsd_worker.captioner.cuts import Cut, cuts_between_words, softest_frame
 from callsd_worker.captioner.rules import Rules
 from callsd_worker.captioner.segment import Segment
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.vad import CONTEXT_SAMPLES, FRAME_SAMPLES, VoiceDetector, VoiceGate
+from callsd_worker.speech.vad import CONTEXT_SAMPLES, FRAME_SAMPLES, VoiceDetector
+from callsd_worker.speech.voice_gate import VoiceGate
 
 
 STALL_SECONDS = 1.5

@@ -19,9 +19,11 @@ from callsd_worker.captioner.segmenter import Segmenter
 from callsd_worker.captioner.updates import UpdateBuilder
 from callsd_worker.captioner.words import TrackUpdate
 from callsd_worker.speech.engine import TimedWord
+from callsd_worker.speech.level import amplified
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.sentences import without_stop
 from callsd_worker.speech.tokens import UNSPACED_LANGUAGES
-from callsd_worker.speech.vad import FRAME_SAMPLES, VoiceDetector, amplified
+from callsd_worker.speech.vad import FRAME_SAMPLES, VoiceDetector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +178,8 @@ class Track:
         if not segment.is_end_of_utterance and window.end_sample > segment.window_end_sample:
             return  # The segment was cut meanwhile: these are words of two segments.
         words = tuple(_split_words(result.recognised.text, result.language))
+        if segment.is_cut:
+            words = _with_end_of(segment.agreement.words, words)
         self._updates.language = result.language
         if window.is_final and not words:
             segment.agreement = Agreement()
@@ -261,6 +265,17 @@ def _times_of(
         common_prefix(shown, recognised) == len(shown)
     )
     return tuple(timed) if is_same else ()
+
+
+def _with_end_of(shown: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
+    """The words of a segment that was cut, without the full stop of a pass that heard no more.
+
+    What was heard together with the words after it tells whether there is one.
+    """
+    if not words:
+        return ()
+    is_same = bool(shown) and common_prefix(shown[-1:], words[-1:]) == 1
+    return (*words[:-1], shown[-1] if is_same else without_stop(words[-1]))
 
 
 def _split_words(text: str, language: str) -> list[str]:

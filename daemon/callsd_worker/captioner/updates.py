@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from callsd_worker.captioner.segment import Segment
 from callsd_worker.captioner.words import SpeechChange, TrackUpdate, Words
+from callsd_worker.speech.sentences import ends_sentence, with_capital
 from callsd_worker.speech.tokens import UNSPACED_LANGUAGES
 
 
@@ -21,6 +22,8 @@ class UpdateBuilder:
         self._processed_sample = start_sample
         self._recognised_sample = start_sample
         self._reported_sample = start_sample
+        self._begins_sentence = True
+        """Whether nothing final is there that the next words could go on."""
 
     def show(self, segment: Segment) -> None:
         """Report the segment's current words as an interim."""
@@ -46,9 +49,11 @@ class UpdateBuilder:
             return
         if self._interim is not None and self._interim.segment == segment.start_sample:
             self._interim = None
-        self._finals.append(
-            self._words(segment, words, recognised_sample=segment.window_end_sample, stability=1.0)
+        final = self._words(
+            segment, words, recognised_sample=segment.window_end_sample, stability=1.0
         )
+        self._finals.append(final)
+        self._begins_sentence = ends_sentence(final.text)
 
     def take(
         self,
@@ -92,6 +97,7 @@ class UpdateBuilder:
         self, segment: Segment, words: Sequence[str], *, recognised_sample: int, stability: float
     ) -> Words:
         segment.revision += 1
+        text = ("" if self.language in UNSPACED_LANGUAGES else " ").join(words)
         end_sample = segment.window_end_sample
         if segment.silence_start_sample is not None:
             end_sample = min(end_sample, segment.silence_start_sample)
@@ -99,7 +105,7 @@ class UpdateBuilder:
             segment=segment.start_sample,
             revision=segment.revision,
             is_end_of_utterance=segment.is_end_of_utterance,
-            text=("" if self.language in UNSPACED_LANGUAGES else " ").join(words),
+            text=with_capital(text) if self._begins_sentence else text,
             start_sample=segment.voice_start_sample,
             end_sample=min(end_sample, max(recognised_sample, segment.voice_start_sample)),
             recognised_sample=recognised_sample,

@@ -46,6 +46,7 @@ class CTranslate2Engine:
 
     name = "ctranslate2"
     # Three beams share one run over the weights: a tenth more time, a tenth fewer errors in noise.
+    detects_from_encoding = True
     usual_beam_size = 3
     # Eight would be 2 % faster and take 150 MB more for the decoder's state.
     batch_windows = 4

@@ -71,6 +71,8 @@ class Engine(Protocol):
     name: str
     is_multilingual: bool
     languages: frozenset[str]
+    detects_from_encoding: bool
+    """Whether to detect a language costs next to nothing, as the window is encoded already."""
     usual_beam_size: int
     """Number of hypotheses with the best value with this engine."""
     batch_windows: int

@@ -50,6 +50,7 @@ class WhisperCppEngine:
     """See `callsd_worker.speech.engine.Engine`."""
 
     name = "whispercpp"
+    detects_from_encoding = False
     usual_beam_size = 1
     batch_windows = 1
 

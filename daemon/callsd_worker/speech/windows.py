@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packs utterances of one speaker into windows, and converts window time to track time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples, Utterance
+from callsd_worker.speech.utterances import Utterance
+from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,22 +51,20 @@ class Window:
 
     def unpacked(self) -> list["Window"]:
         """The same audio, one window per piece."""
-        return [
-            Window(
-                samples=self.samples[
-                    piece.window_start_sample : piece.window_start_sample + piece.length_samples
-                ],
-                pieces=(
-                    Piece(
-                        track_start_sample=piece.track_start_sample,
-                        window_start_sample=0,
-                        length_samples=piece.length_samples,
-                        voiced_seconds=piece.voiced_seconds,
-                    ),
-                ),
-            )
-            for piece in self.pieces
-        ]
+        return [self.part(index, index + 1) for index in range(len(self.pieces))]
+
+    def part(self, first: int, after: int) -> "Window":
+        """The audio from a piece to before another one."""
+        pieces = self.pieces[first:after]
+        begin = pieces[0].window_start_sample
+        end = pieces[-1].window_start_sample + pieces[-1].length_samples
+        return Window(
+            samples=self.samples[begin:end],
+            pieces=tuple(
+                replace(piece, window_start_sample=piece.window_start_sample - begin)
+                for piece in pieces
+            ),
+        )
 
 
 class WindowPacker:

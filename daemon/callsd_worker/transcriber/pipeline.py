@@ -12,6 +12,7 @@ from callsd_transcript.transcript import Segment, TrackResult, Transcript, Word
 from callsd_worker.speech.engine import DecodeOptions, Encoded
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.loading import ModelFiles, clamp_threads, load_engine
+from callsd_worker.speech.windows import Window
 from callsd_worker.transcriber.languages import (
     MAX_WAITING_SECONDS,
     PROBE_SECONDS,
@@ -30,7 +31,9 @@ from callsd_worker.transcriber.reading import (
     rounds,
 )
 from callsd_worker.transcriber.recognition import recognise
+from callsd_worker.transcriber.seams import mended
 from callsd_worker.transcriber.segments import place
+from callsd_worker.transcriber.stretches import Stretch, stretches
 from callsd_worker.transcriber.types import Progress, Settings, Track
 
 
@@ -78,6 +81,8 @@ def transcribe(
     for windows, is_last in rounds(states, meter, notices):
         recogniser.recognise(windows, is_last=is_last)
     refuse_if_all_failed(states)
+    for state in states:
+        state.language = _main_language(state)
     meter.finish()
     return _transcript(states, recogniser.engine_name, notices)
 
@@ -185,25 +190,30 @@ class _Recogniser:
             yield ordered[first : first + size]
 
     def _encode(self, batch: list[OwnedWindow]) -> list[Encoded]:
-        padded_seconds = self._engine.padded_seconds(max(window.seconds for _, window in batch))
+        padded_seconds = self._padded_seconds(batch)
         encoded = []
         for _, window in batch:
             self._meter.check()
             encoded.append(self._engine.encode(window.samples, padded_seconds=padded_seconds))
         return encoded
 
+    def _padded_seconds(self, batch: list[OwnedWindow]) -> float:
+        return self._engine.padded_seconds(max(window.seconds for _, window in batch))
+
     def _recognise_batch(self, batch: list[OwnedWindow], encoded: list[Encoded]) -> None:
-        for language in sorted({state.language for state, _ in batch}):
-            chosen = [at for at, (state, _) in enumerate(batch) if state.language == language]
+        by_language: dict[str, list[tuple[TrackState, Stretch]]] = defaultdict(list)
+        for (state, window), item in zip(batch, encoded, strict=True):
+            for stretch in self._stretches(batch, state, window, item):
+                by_language[stretch.language].append((state, stretch))
+        for language, same in sorted(by_language.items()):
             results = recognise(
                 self._engine,
-                [batch[at][1] for at in chosen],
-                [encoded[at] for at in chosen],
+                [stretch.window for _, stretch in same],
+                [stretch.encoded for _, stretch in same],
                 self._options(language),
                 self._meter.check,
             )
-            for at, parts in zip(chosen, results, strict=True):
-                state = batch[at][0]
+            for (state, _), parts in zip(same, results, strict=True):
                 state.segments += place(
                     parts,
                     speaker=state.track.speaker,
@@ -211,6 +221,20 @@ class _Recogniser:
                     start_offset_seconds=state.track.start_offset_seconds,
                 )
         self._meter.add_recognised(sum(window.seconds for _, window in batch))
+
+    def _stretches(
+        self, batch: list[OwnedWindow], state: TrackState, window: Window, encoded: Encoded
+    ) -> list[Stretch]:
+        """The window, or what is in it in several languages if these are to be detected."""
+        if not self._engine.detects_from_encoding or self.given_language(state.track):
+            return [Stretch(window=window, encoded=encoded, language=state.language)]
+        return stretches(
+            self._engine,
+            window,
+            encoded,
+            language=state.language,
+            padded_seconds=self._padded_seconds(batch),
+        )
 
     def _options(self, language: str) -> DecodeOptions:
         settings = self._settings
@@ -243,11 +267,19 @@ def _spoken(states: list[TrackState]) -> dict[str, float]:
     return spoken
 
 
+def _main_language(state: TrackState) -> str:
+    """The language that most of a track is in: of those who change it, not always the first."""
+    seconds: dict[str, float] = defaultdict(float)
+    for segment in state.segments:
+        seconds[segment.language] += segment.end_seconds - segment.start_seconds
+    return max(seconds, key=seconds.__getitem__, default=state.language)
+
+
 def _transcript(
     states: list[TrackState], engine_name: str, notices: list[tuple[str, str]]
 ) -> Transcript:
     segments = sorted(
-        (segment for state in states for segment in state.segments),
+        (segment for state in states for segment in mended(state.segments)),
         key=lambda segment: segment.start_seconds,
     )
     spoken = _spoken(states)

@@ -7,6 +7,7 @@ import numpy as np
 
 from callsd_transcript.transcript import Segment, Word
 from callsd_worker.speech.engine import Recognised
+from callsd_worker.speech.sentences import ends_sentence
 from callsd_worker.speech.windows import Window
 
 
@@ -21,7 +22,6 @@ MAX_SEGMENT_CHARACTERS = 180
 _TRIM_SAMPLES = 320
 _TRIM_SECONDS = 0.02
 
-_SENTENCE_ENDS = (".", "?", "!", "。", "？", "！", "…", "।", "؟")
 _CLAUSE_ENDS = (",", ";", ":", "，", "、", "؛")
 
 
@@ -134,7 +134,7 @@ def _is_complete(words: list[Word], following: Word) -> bool:
     """Whether a segment ends after these words; `following` is the next word of the utterance."""
     last = words[-1].text.strip()
     seconds = words[-1].end_seconds - words[0].start_seconds
-    if last.endswith(_SENTENCE_ENDS):
+    if ends_sentence(last):
         return seconds >= MIN_SEGMENT_SECONDS
     characters = sum(len(word.text) for word in words)
     if last.endswith(_CLAUSE_ENDS):

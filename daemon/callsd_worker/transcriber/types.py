@@ -35,7 +35,7 @@ class Settings:
     ggml_type: str = GGML_TYPE
     """For whispercpp: "q8_0" or "f16"."""
     language: str = ""
-    """For tracks that set none; empty: detected once per speaker."""
+    """For tracks that set none; empty: detected for each speaker, and again when it changes."""
     task: str = "transcribe"
     """"transcribe", or "translate" into English."""
     initial_prompt: str = ""

@@ -210,8 +210,8 @@ type TranscriptionSpec struct {
 	// Processor threads. Range 1 to the server's limit; a value out of range is
 	// clamped and a notice says so. Default: the server's default.
 	Threads *int32 `protobuf:"varint,4,opt,name=threads,proto3,oneof" json:"threads,omitempty"`
-	// Language spoken, as an ISO 639-1 code such as "en". Default: detected once
-	// for each track.
+	// Language spoken, as an ISO 639-1 code such as "en". Default: detected
+	// for each speaker, and again where a speaker changes it (CTRANSLATE2).
 	Language string `protobuf:"bytes,5,opt,name=language,proto3" json:"language,omitempty"`
 	// What to write down. Default: TRANSCRIBE.
 	Task TranscriptionTask `protobuf:"varint,6,opt,name=task,proto3,enum=callsd.v1.TranscriptionTask" json:"task,omitempty"`
@@ -668,7 +668,8 @@ type TrackResult struct {
 	Duration *durationpb.Duration `protobuf:"bytes,2,opt,name=duration,proto3" json:"duration,omitempty"`
 	// How much of it is speech.
 	SpeechDuration *durationpb.Duration `protobuf:"bytes,3,opt,name=speech_duration,json=speechDuration,proto3" json:"speech_duration,omitempty"`
-	// Language given or detected. Empty when the track holds no speech.
+	// Language given or detected; of several, the one of most speech. Empty when
+	// the track holds no speech.
 	Language string `protobuf:"bytes,4,opt,name=language,proto3" json:"language,omitempty"`
 	// Why this track is missing from the transcript. Unspecified = it is not.
 	FailureReason ErrorReason `protobuf:"varint,5,opt,name=failure_reason,json=failureReason,proto3,enum=callsd.v1.ErrorReason" json:"failure_reason,omitempty"`

@@ -138,8 +138,8 @@ class TranscriptionSpec(_message.Message):
     clamped and a notice says so. Default: the server's default.
     """
     language: _builtins.str
-    """Language spoken, as an ISO 639-1 code such as "en". Default: detected once
-    for each track.
+    """Language spoken, as an ISO 639-1 code such as "en". Default: detected
+    for each speaker, and again where a speaker changes it (CTRANSLATE2).
     """
     task: Global___TranscriptionTask.ValueType
     """What to write down. Default: TRANSCRIBE."""
@@ -359,7 +359,9 @@ class TrackResult(_message.Message):
     speaker: _builtins.str
     """The speaker, as in the request."""
     language: _builtins.str
-    """Language given or detected. Empty when the track holds no speech."""
+    """Language given or detected; of several, the one of most speech. Empty when
+    the track holds no speech.
+    """
     failure_reason: _error_pb2.ErrorReason.ValueType
     """Why this track is missing from the transcript. Unspecified = it is not."""
     failure_message: _builtins.str

@@ -59,8 +59,8 @@ export type TranscriptionSpec = Message<"callsd.v1.TranscriptionSpec"> & {
   threads?: number | undefined;
 
   /**
-   * Language spoken, as an ISO 639-1 code such as "en". Default: detected once
-   * for each track.
+   * Language spoken, as an ISO 639-1 code such as "en". Default: detected
+   * for each speaker, and again where a speaker changes it (CTRANSLATE2).
    *
    * @generated from field: string language = 5;
    */
@@ -327,7 +327,8 @@ export type TrackResult = Message<"callsd.v1.TrackResult"> & {
   speechDuration?: Duration | undefined;
 
   /**
-   * Language given or detected. Empty when the track holds no speech.
+   * Language given or detected; of several, the one of most speech. Empty when
+   * the track holds no speech.
    *
    * @generated from field: string language = 4;
    */
