@@ -78,7 +78,11 @@ def transcribe(
     for windows, is_last in rounds(states, meter, notices):
         recogniser.recognise(windows, is_last=is_last)
     refuse_if_all_failed(states)
-    meter.finish()
+    meter.finish(
+        call_seconds=max(
+            state.track.start_offset_seconds + state.duration_seconds for state in states
+        )
+    )
     return _transcript(states, recogniser.engine_name, notices)
 
 
@@ -209,6 +213,7 @@ class _Recogniser:
                     speaker=state.track.speaker,
                     language=language,
                     start_offset_seconds=state.track.start_offset_seconds,
+                    clock_seconds=state.clock_seconds,
                 )
         self._meter.add_recognised(sum(window.seconds for _, window in batch))
 
