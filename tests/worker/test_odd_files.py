@@ -60,6 +60,7 @@ class TestJoined:
             ("ts", "-c:a aac", "-c:a aac -output_ts_offset 20000", ["CLOCK_BROKEN"]),
             ("ts", "-c:a aac -output_ts_offset 20000", "-c:a aac", ["CLOCK_BROKEN"]),
             ("webm", "-c:a libopus", "-c:a libopus -ac 2", ["CLOCK_BROKEN"]),
+            ("wav", "-ar 16000", "-ar 44100 -ac 2", []),
             ("mp3", "-ar 48000", "-ar 44100 -ac 2", ["INPUT_DAMAGED"]),
             ("aac", "-ar 48000", "-ar 24000 -ac 2", []),
         ],

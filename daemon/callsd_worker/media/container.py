@@ -31,7 +31,7 @@ _FORMATS = (
     "nut,rm,mxf,oma,qcp,xwma,wtv,ast,mmf"
 )
 
-_LENGTH_KNOWN = {"wav", "w64", "aiff", "au", "caf", "flac", "ogg", "mov", "matroska", "avi", "asf"}
+_LENGTH_KNOWN = {"wav", "w64", "aiff", "au", "caf", "flac", "ogg", "mov", "matroska", "asf"}
 """Formats that say how long they are. Of others the library makes an estimate by the rate of their
 beginning, or by clocks that may leap."""
 

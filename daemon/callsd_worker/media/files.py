@@ -92,9 +92,12 @@ class MediaFile:
         """The files of which this one was put together, in order; mostly it is one itself.
 
         The library takes no notice of where a chained Ogg file (RFC 3533, section 4) goes on in
-        another form, and gives up there.
+        another form, and gives up there; of WAV files it reads the first.
         """
-        starts = [0, *_ogg_links(self.descriptor, self.size_bytes), self.size_bytes]
+        links = itertools.chain(
+            _ogg_links(self.descriptor, self.size_bytes), _wav_links(self.descriptor)
+        )
+        starts = [0, *links, self.size_bytes]
         return [Section(self.descriptor, start, end) for start, end in itertools.pairwise(starts)]
 
     def riff_missing_bytes(self) -> int:
@@ -105,6 +108,21 @@ class MediaFile:
         if head[:4] != b"RIFF" or not 0 < claimed_bytes < _RIFF_UNKNOWN_BYTES:
             return 0
         return max(0, claimed_bytes + 8 - self.size_bytes)
+
+
+def _wav_links(descriptor: int) -> Iterator[int]:
+    """Where WAV files begin, but for the first."""
+    at = 0
+    while True:
+        head = os.pread(descriptor, 12, at)
+        claimed_bytes = int.from_bytes(head[4:8], "little")
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return
+        if at:
+            yield at
+        if not 0 < claimed_bytes < _RIFF_UNKNOWN_BYTES:
+            return
+        at += 8 + claimed_bytes + claimed_bytes % 2
 
 
 def _ogg_links(descriptor: int, size_bytes: int) -> Iterator[int]:

@@ -4,6 +4,7 @@
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
+from numpy.typing import NDArray
 
 from callsd_worker.media.files import MediaError
 from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
@@ -23,7 +24,8 @@ _INVERTED_CORRELATION = -0.5
 """Channels that are more alike than this, with the opposite sign, would cancel each other."""
 
 
-_FULL_SCALE = {"u8": np.float32(2**7), "s16": np.float32(2**15), "s32": np.float32(2**31)}
+_BITS = {"u8": 7, "s16": 15, "s32": 31, "s64": 63}
+_FULL_SCALE = {kind: np.float32(2**bits) for kind, bits in _BITS.items()}
 
 
 class Mixer:
@@ -114,15 +116,21 @@ class Mixer:
 
 def _floats(frame: av.AudioFrame) -> Samples:
     """Channels by samples; full scale is 1."""
-    data = frame.to_ndarray()
+    kind = frame.format.name.removesuffix("p")
+    # The library has no array for samples of 64 bits.
+    data = _s64(frame) if kind == "s64" else frame.to_ndarray()
     if not frame.format.is_planar:
         data = data.reshape(-1, frame.layout.nb_channels).T
     with np.errstate(over="ignore"):
         samples: Samples = data.astype(np.float32)
-    kind = frame.format.name.removesuffix("p")
     if kind == "u8":
         samples -= np.float32(2**7)
     return samples / _FULL_SCALE.get(kind, np.float32(1))
+
+
+def _s64(frame: av.AudioFrame) -> NDArray[np.int64]:
+    length = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
+    return np.stack([np.frombuffer(bytes(plane), np.int64)[:length] for plane in frame.planes])
 
 
 def _arrays(frames: list[av.AudioFrame]) -> list[Samples]:
