@@ -68,3 +68,11 @@ def test_an_offset_is_taken_away(offset: float, tmp_path: Path) -> None:
 
     assert abs(float(samples.mean())) < 0.001
     assert np.allclose(samples, voice, atol=0.01)
+
+
+def test_good_sound_stays_as_it_is(tmp_path: Path) -> None:
+    """One channel at the right rate is not touched, to the last bit."""
+    voice = tone(3)
+    voice[:100] += np.float32(0.1)
+
+    assert np.array_equal(decode(write(tmp_path / "a.wav", voice)), voice)

@@ -69,6 +69,7 @@ def test_usual_forms(form: str, sentence: Path, reference: Samples, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("container", FORMS)
 def test_every_codec(container: str, sentence: Path, reference: Samples, tmp_path: Path) -> None:
     """What docs/media.md lists is decoded, what it calls headerless is refused."""

@@ -11,6 +11,9 @@ from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 
 
 _GATHER_SECONDS = 1
+_MIN_OFFSET = 0.003
+"""A smaller one harms nobody, and good sound stays as it is."""
+
 _MIN_OFFSET_SECONDS = 0.5
 """The mean of less sound than this is a piece of a wave rather than its offset."""
 
@@ -89,7 +92,8 @@ class Mixer:
             self._signs = np.ones(count, np.float32)
             self._is_heard = np.zeros(count, np.bool_)
         if length >= _MIN_OFFSET_SECONDS * frame.sample_rate:
-            self._offsets = channels.mean(axis=1)
+            means = channels.mean(axis=1)
+            self._offsets = np.where(abs(means) > _MIN_OFFSET, means, 0).astype(np.float32)
         channels = channels - self._offsets[:, None]
         if count == 1:
             alone: Samples = channels[0]
