@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+
+from callsd_worker.media.mixing import Mixer
 
 from .conftest import Samples, decode
 from .test_decode import tone, wav_header
@@ -37,6 +40,34 @@ def test_a_voice_on_any_channel_is_heard(count: int, tmp_path: Path) -> None:
         samples = decode(write(tmp_path / "a.wav", *channels))
 
         assert np.allclose(samples, voice, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["u8", "s16", "s32", "s64", "flt", "dbl"])
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 16])
+@pytest.mark.parametrize("suffix", ["", "p"], ids=["packed", "planar"])
+def test_every_format_of_samples(kind: str, count: int, suffix: str) -> None:
+    """Samples of any format, one channel behind the other or mixed, are the same sound."""
+    frame = av.AudioFrame(format=kind + suffix, layout=f"{count} channels", samples=RATE_HZ)
+    frame.sample_rate = RATE_HZ
+    voice = tone(1)
+    integers = {"u8": (2**7, np.uint8), "s16": (2**15, np.int16), "s32": (2**31, np.int32)}
+    integers["s64"] = (2**63, np.int64)
+    if kind in integers:
+        scale, dtype = integers[kind]
+        data = (voice.astype(np.float64) * (scale - 1) + (scale if kind == "u8" else 0)).astype(
+            dtype
+        )
+    else:
+        data = voice.astype(np.float32 if kind == "flt" else np.float64)
+    planes = frame.planes[:count] if suffix else frame.planes[:1]
+    for plane in planes:
+        content = data.tobytes() if suffix else np.repeat(data, count).tobytes()
+        plane.update(content + bytes(plane.buffer_size - len(content)))
+    mixer = Mixer()
+
+    samples = np.concatenate([*mixer.feed(frame), *mixer.finish()])
+
+    assert np.allclose(samples, voice, atol=0.01)
 
 
 def test_channels_of_opposite_signs_do_not_cancel(tmp_path: Path) -> None:

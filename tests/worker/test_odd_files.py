@@ -184,6 +184,19 @@ class TestTracks:
 
         assert transcribed(tmp_path / "a.mkv", []).segments
 
+    def test_silence_beside_one_that_cannot_be_decoded(self, tmp_path: Path) -> None:
+        """A file whose first track is silent is a silent one, not a damaged one."""
+        silence = ("-f", "lavfi", "-t", "4", "-i", "anullsrc")
+        ffmpeg(*silence, *VOICE, "-map", "0", "-map", "1", "-c:a", "libopus", tmp_path / "a.mkv")
+        content = b"A_NONE".join((tmp_path / "a.mkv").read_bytes().rsplit(b"A_OPUS", 1))
+        (tmp_path / "a.mkv").write_bytes(content)
+
+        transcript = transcribed(tmp_path / "a.mkv", [])
+
+        (track,) = transcript.tracks
+        assert (track.failure_reason, transcript.segments) == ("", ())
+        assert track.duration_seconds == pytest.approx(4, abs=0.1)
+
     def test_the_preferred_one_comes_first(self, tmp_path: Path) -> None:
         """A file says which of its tracks is to be heard."""
         form = [

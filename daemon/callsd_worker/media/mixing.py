@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """From frames of any rate, format and number of channels to samples of one voice."""
 
+from dataclasses import dataclass
+
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
-from numpy.typing import NDArray
 
 from callsd_worker.media.files import MediaError
 from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
@@ -27,8 +28,23 @@ _INVERTED_CORRELATION = -0.5
 """Channels that are more alike than this, with the opposite sign, would cancel each other."""
 
 
-_BITS = {"u8": 7, "s16": 15, "s32": 31, "s64": 63}
-_FULL_SCALE = {kind: np.float32(2**bits) for kind, bits in _BITS.items()}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """A format of samples."""
+
+    dtype: type[np.generic]
+    zero: float = 0.0
+    full_scale: float = 1.0
+
+
+_KINDS = {
+    "u8": _Kind(dtype=np.uint8, zero=2.0**7, full_scale=2.0**7),
+    "s16": _Kind(dtype=np.int16, full_scale=2.0**15),
+    "s32": _Kind(dtype=np.int32, full_scale=2.0**31),
+    "s64": _Kind(dtype=np.int64, full_scale=2.0**63),
+    "flt": _Kind(dtype=np.float32),
+    "dbl": _Kind(dtype=np.float64),
+}
 
 
 class Mixer:
@@ -119,22 +135,21 @@ class Mixer:
 
 
 def _floats(frame: av.AudioFrame) -> Samples:
-    """Channels by samples; full scale is 1."""
-    kind = frame.format.name.removesuffix("p")
-    # The library has no array for samples of 64 bits.
-    data = _s64(frame) if kind == "s64" else frame.to_ndarray()
+    """Channels by samples; full scale is 1.
+
+    Not by the frame's own conversion: of eight planes it reads a ninth, which is not there.
+    """
+    count = frame.layout.nb_channels
+    planes, length = (
+        (count, frame.samples) if frame.format.is_planar else (1, frame.samples * count)
+    )
+    kind = _KINDS[frame.format.name.removesuffix("p")]
+    data = np.stack([np.frombuffer(bytes(p), kind.dtype, length) for p in frame.planes[:planes]])
     if not frame.format.is_planar:
-        data = data.reshape(-1, frame.layout.nb_channels).T
+        data = data.reshape(-1, count).T
     with np.errstate(over="ignore"):
         samples: Samples = data.astype(np.float32)
-    if kind == "u8":
-        samples -= np.float32(2**7)
-    return samples / _FULL_SCALE.get(kind, np.float32(1))
-
-
-def _s64(frame: av.AudioFrame) -> NDArray[np.int64]:
-    length = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
-    return np.stack([np.frombuffer(bytes(plane), np.int64)[:length] for plane in frame.planes])
+    return (samples - kind.zero) / kind.full_scale
 
 
 def _arrays(frames: list[av.AudioFrame]) -> list[Samples]:

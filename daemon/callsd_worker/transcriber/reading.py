@@ -113,25 +113,29 @@ def _windows(
     state: TrackState, detector: VoiceDetector, meter: Meter, notices: list[tuple[str, str]]
 ) -> Iterator[Window]:
     """Windows of the first track of sound in the file that has speech."""
+    used: AudioStream | None = None
     choice = 0
     is_last = False
     while not is_last:
-        state.duration_seconds = 0.0
-        with AudioStream(state.track.source, choice=choice) as stream:
-            is_last = stream.choice == stream.count - 1
-            try:
+        is_heard, is_last = False, True
+        try:
+            with AudioStream(state.track.source, choice=choice) as stream:
+                choice = stream.choice + 1
+                is_last = choice == stream.count
+                state.duration_seconds = 0.0
                 for window in _windows_of(stream, state, detector, meter):
-                    is_last = True
+                    is_heard = is_last = True
                     yield window
-            except MediaError:
-                if is_last:
-                    raise
-            if is_last:
-                notices += [
-                    (code, f"track of {state.track.speaker}: {message}")
-                    for code, message in _notices(stream)
-                ]
-            choice = stream.choice + 1
+        except MediaError:
+            if is_heard or (is_last and used is None):
+                raise
+        else:
+            used = stream
+    assert used is not None
+    state.duration_seconds = used.position_seconds
+    notices += [
+        (code, f"track of {state.track.speaker}: {message}") for code, message in _notices(used)
+    ]
 
 
 def _windows_of(
