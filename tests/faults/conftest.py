@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collects what the tests of scenarios have found, and prints it as a table in the end.
 
-CALLSD_FAULTS_TABLE names a file that gets the table between its two marker lines. Tests marked
-`slow` are left out unless `-m` says what to run. CALLSD_FAULTS_SEED repeats a random schedule.
+CALLSD_FAULTS_TABLE names a file that gets the table between its two marker lines.
+CALLSD_FAULTS_SEED repeats a random schedule.
 """
 
 import os
