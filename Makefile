@@ -114,6 +114,14 @@ faults: export CALLSD_FAULTS_TABLE := $(TABLE)
 faults: test-models test-packages ## what happens when things die, slow tests too, as a table (TABLE=docs/reliability.md writes it)
 	$(BIN)/pytest -m scenario
 
+.PHONY: zoo
+zoo: $(SETUP) test-packages ## decode every format that docs/media.md lists, at every rate, layout and length
+	$(BIN)/pytest tests/zoo -m 'slow or not slow' -n $(BESIDE) --dist worksteal
+
+.PHONY: fuzz-media
+fuzz-media: $(SETUP) test-packages ## decode damaged files of every container (SECONDS=); what goes wrong is kept in build/
+	$(BIN)/python -m tests.zoo.fuzz --seconds '$(SECONDS)'
+
 .PHONY: test-clients
 test-clients: test-models test-packages ## test all clients: each by itself, and all by the conformance scenario
 	@echo '==> clients/go'

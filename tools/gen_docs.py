@@ -65,11 +65,20 @@ def states() -> str:
     return "\n".join(["```mermaid", "stateDiagram-v2", "    [*] --> QUEUED", *arrows, *ends, "```"])
 
 
+def media() -> str:
+    """A table of the formats that are tried out: containers, and codecs in them."""
+    sys.path.append(str(DOCS.parent))
+    from tests.zoo.forms import table
+
+    return table()
+
+
 PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("configuration.md", "settings", settings),
     ("api.md", "methods", methods),
     ("architecture.md", "states", states),
     ("reference.md", "reference", reference),
+    ("media.md", "formats", media),
 )
 """File, name of the part, what writes it."""
 

@@ -2,12 +2,12 @@
 """Transcripts as files: WebVTT, plain text, SubRip and JSON.
 
 WebVTT and text are read by existing players and summarisers and must keep their exact form:
-how names are cleaned, how text is escaped, which segments one paragraph joins.
+how text is escaped, which segments one paragraph joins, and in Mattermost how names are cleaned.
 """
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from callsd_transcript.transcript import Segment, Transcript, Word
@@ -25,8 +25,18 @@ JSON_VERSION = 1
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;"})
 
 
+_HIDDEN = frozenset({"Cc", "Cf", "Cs"})
+"""Categories of characters that have no place in a line: controls, and what turns its direction."""
+
+_JOINERS = frozenset({"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))})
+"""What makes one letter or emoji of several, and the tags of flags."""
+
 UNKNOWN_SPEAKER = "Unknown"
 """Whose name has nothing that can be shown."""
+
+
+Naming = Callable[[str], str]
+"""How speakers are written: `shown_name` or `mattermost_name`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,18 +47,36 @@ class Compaction:
     max_seconds: float = COMPACTION_MAX_SECONDS
 
 
-def clean_name(name: str) -> str:
-    """Letters and digits of any script, white space (runs as one space), ".", "-", "_".
+def shown_name(name: str) -> str:
+    """A name as people write it, in one line: marks, emoji and punctuation stay.
 
-    UNKNOWN_SPEAKER if nothing is left: a voice without a name is no valid cue, and an empty line
-    ends a paragraph.
+    UNKNOWN_SPEAKER if nothing of it can be seen: a voice without a name is no valid cue, and an
+    empty line ends a paragraph.
+    """
+    kept = (
+        letter
+        for letter in name
+        if letter.isspace() or letter in _JOINERS or unicodedata.category(letter) not in _HIDDEN
+    )
+    return _visible(" ".join("".join(kept).split()))
+
+
+def mattermost_name(name: str) -> str:
+    """As Mattermost's own transcriber writes it.
+
+    Letters and digits of any script, white space (runs as one space), ".", "-" and "_" stay.
     """
     kept = (
         letter
         for letter in name
         if letter.isspace() or letter in ".-_" or unicodedata.category(letter)[0] in "LN"
     )
-    return " ".join("".join(kept).split()) or UNKNOWN_SPEAKER
+    return _visible(" ".join("".join(kept).split()))
+
+
+def _visible(name: str) -> str:
+    is_visible = any(unicodedata.category(letter)[0] not in "CMZ" for letter in name)
+    return name if is_visible else UNKNOWN_SPEAKER
 
 
 def clean_text(text: str) -> str:
@@ -56,37 +84,46 @@ def clean_text(text: str) -> str:
     return " ".join(text.split())
 
 
-def to_vtt(segments: Sequence[Segment], *, is_speaker_shown: bool = True) -> str:
+def to_vtt(
+    segments: Sequence[Segment], *, is_speaker_shown: bool = True, named: Naming = shown_name
+) -> str:
     """WebVTT: one cue per segment."""
     parts = ["WEBVTT\n"]
     for segment in segments:
         text = clean_text(segment.text).translate(_ESCAPES)
         if is_speaker_shown:
-            name = clean_name(segment.speaker).translate(_ESCAPES)
+            name = named(segment.speaker).translate(_ESCAPES)
             text = f"<v {name}>({name}) {text}"
         start, end = _stamp(segment.start_seconds, "."), _stamp(segment.end_seconds, ".")
         parts.append(f"\n{start} --> {end}\n{text}\n")
     return "".join(parts)
 
 
-def to_srt(segments: Sequence[Segment], *, is_speaker_shown: bool = True) -> str:
+def to_srt(
+    segments: Sequence[Segment], *, is_speaker_shown: bool = True, named: Naming = shown_name
+) -> str:
     """SubRip: numbered cues, the name before the text."""
     parts = []
     for number, segment in enumerate(segments, start=1):
         text = clean_text(segment.text)
         if is_speaker_shown:
-            text = f"{clean_name(segment.speaker)}: {text}"
+            text = f"{named(segment.speaker)}: {text}"
         start, end = _stamp(segment.start_seconds, ","), _stamp(segment.end_seconds, ",")
         parts.append(f"{number}\n{start} --> {end}\n{text}\n")
     return "\n".join(parts)
 
 
-def to_text(segments: Sequence[Segment], *, compaction: Compaction | None = None) -> str:
+def to_text(
+    segments: Sequence[Segment],
+    *,
+    compaction: Compaction | None = None,
+    named: Naming = shown_name,
+) -> str:
     """Paragraphs of (times, speaker, text), a blank line between them."""
     blocks = []
     for block in _compact(segments, compaction or Compaction()):
         start, end = _clock(block.start_seconds), _clock(block.end_seconds)
-        blocks.append(f"{start} -> {end}\n{clean_name(block.speaker)}\n{block.text}\n")
+        blocks.append(f"{start} -> {end}\n{named(block.speaker)}\n{block.text}\n")
     return "\n".join(blocks)
 
 
@@ -98,7 +135,7 @@ def to_json(transcript: Transcript) -> str:
         "engine": transcript.engine,
         "tracks": [
             {
-                "speaker": track.speaker,
+                "speaker": _visible(track.speaker),
                 "duration_seconds": round(track.duration_seconds, 3),
                 "speech_seconds": round(track.speech_seconds, 3),
                 "language": track.language,
@@ -109,7 +146,7 @@ def to_json(transcript: Transcript) -> str:
         ],
         "segments": [
             {
-                "speaker": segment.speaker,
+                "speaker": _visible(segment.speaker),
                 "start_seconds": round(segment.start_seconds, 3),
                 "end_seconds": round(segment.end_seconds, 3),
                 "language": segment.language,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collects what the tests of scenarios have found, and prints it as a table in the end.
 
-CALLSD_FAULTS_TABLE names a file that gets the table between its two marker lines. Tests marked
-`slow` are left out unless `-m` says what to run. CALLSD_FAULTS_SEED repeats a random schedule.
+CALLSD_FAULTS_TABLE names a file that gets the table between its two marker lines.
+CALLSD_FAULTS_SEED repeats a random schedule.
 """
 
 import os
@@ -33,9 +33,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the markers known, and begin to collect; this file speaks for all directories."""
     config.addinivalue_line(
         "markers", "scenario(number, criterion): what the test holds callsd to, of scenarios.py"
-    )
-    config.addinivalue_line(
-        "markers", "slow: only run when `-m` asks for it, as `make faults` does"
     )
     config.pluginmanager.register(_Table(), "scenarios")
 
@@ -79,10 +76,8 @@ class _Table:
         self._rows: dict[tuple[int, str], _Row] = {}
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(
-        self, config: pytest.Config, items: list[pytest.Item]
-    ) -> None:
-        """Mark tests of other directories, and leave out what is slow, before `-m` selects."""
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Mark tests of other directories, before `-m` selects."""
         for item in items:
             for beginning, (number, criterion) in ELSEWHERE.items():
                 if item.nodeid.startswith(beginning):
@@ -91,10 +86,6 @@ class _Table:
             item.user_properties += [
                 ("scenario", mark.args) for mark in item.iter_markers("scenario")
             ]
-        if not config.option.markexpr:
-            slow = [item for item in items if item.get_closest_marker("slow")]
-            config.hook.pytest_deselected(items=slow)
-            items[:] = [item for item in items if item not in slow]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note how a test ended: by its body, or by what came before or after and failed."""

@@ -255,3 +255,46 @@ class TestWords:
         words = group_words(pieces, language="ja")
 
         assert words == [("はい、", 0, 3), ("そう", 3, 4)]
+
+    @pytest.mark.parametrize(
+        ("pieces", "expected"),
+        [
+            ([b" ab", b" \xff", b" cd", b" ef"], [" ab", " \ufffd", " cd", " ef"]),
+            ([b" ab", b" \xe4", b" cd", b" ef"], [" ab", " \ufffd", " cd", " ef"]),
+            ([b" \xe4\xbd", b"\xa0", b" \xc3\x28", b" cd"], [" \u4f60", " \ufffd(", " cd"]),
+            ([b" ab", b" \xf0\x9f"], [" ab", " \ufffd"]),
+        ],
+    )
+    def test_bytes_that_are_no_text_cost_one_character(
+        self, pieces: list[bytes], expected: list[str]
+    ) -> None:
+        """What a model writes behind them is there, word by word."""
+        words = group_words(pieces, language="en")
+
+        assert [word for word, _, _ in words] == expected
+        assert [after for _, _, after in words][:-1] == [first for _, first, _ in words][1:]
+        assert words[-1][2] == len(pieces)
+
+
+class TestHints:
+    """Prompts and words to expect."""
+
+    SPECIAL = "<|endoftext|> <|startoftranscript|> <|de|> <|0.00|> <|nospeech|> [_EOT_] [_BEG_]"
+
+    @pytest.mark.parametrize("model", ["tiny.en", "base"])
+    def test_names_of_special_tokens_are_text(
+        self, model: str, model_dir: Callable[[str], Path]
+    ) -> None:
+        """They are spelled, and mean nothing to the model."""
+        tokens = Tokens(model_dir(model) / "ctranslate2" / "tokenizer.json")
+
+        ids = tokens.encode(self.SPECIAL)
+
+        assert max(ids) < tokens.end
+        assert tokens.text(ids) == self.SPECIAL
+
+    def test_they_do_not_end_what_is_heard(self, engine: Engine, speech: Samples) -> None:
+        """Speech is recognised behind such a prompt, with either engine."""
+        heard = hear(engine, speech, DecodeOptions(language="en", hints=self.SPECIAL))
+
+        assert len(heard.words) > 10

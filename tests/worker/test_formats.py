@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import html
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 
 from callsd_transcript.formats import (
     Compaction,
-    clean_name,
+    mattermost_name,
+    shown_name,
     to_json,
     to_srt,
     to_text,
@@ -26,6 +29,13 @@ def say(speaker: str, start: float, end: float, text: str) -> Segment:
         text=text,
         words=(Word(text=text, start_seconds=start, end_seconds=end, probability=0.9),),
         language="en",
+    )
+
+
+def spoken(segments: list[Segment]) -> Transcript:
+    """A transcript of these."""
+    return Transcript(
+        segments=tuple(segments), tracks=(), language="en", engine="ctranslate2", notices=()
     )
 
 
@@ -82,27 +92,49 @@ class TestVtt:
 class TestNames:
     """How speakers are written."""
 
-    def test_letters_of_any_script_stay(self) -> None:
-        """Only letters, digits, white space, dot, dash and underscore stay in a name."""
-        assert clean_name("  Zoë \t O'Neil-中村_2. (sales) 🎉<x>& ") == "Zoë ONeil-中村_2. sales x"
-        assert clean_name("Henry Ⅷ (H₂O №٣)") == "Henry Ⅷ H₂O ٣"
+    @pytest.mark.parametrize(
+        "name", ["Zoë O'Neil (sales)", "नेहा शर्मा", "Nguyễn", "👩🏽‍🚀 Ada", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "می‌خواهم", "???"]
+    )
+    def test_a_name_is_written_as_it_is(self, name: str) -> None:
+        """Combining marks, emoji made of several characters and punctuation stay everywhere."""
+        said = [say(name, 0, 1, "x")]
 
-    @pytest.mark.parametrize("name", ["", " ", "🎉", "???"])
+        assert html.unescape(to_vtt(said)).endswith(f"\n<v {name}>({name}) x\n")
+        assert to_text(said).splitlines()[1] == name
+        assert to_srt(said).splitlines()[2] == f"{name}: x"
+        assert json.loads(to_json(spoken(said)))["segments"][0]["speaker"] == name
+
+    def test_mattermost_has_its_own_form(self) -> None:
+        """Only letters, digits, white space, dot, dash and underscore stay in a name there."""
+        name = "  Zoë \t O'Neil-中村_2. (sales) 🎉<x>& "
+        assert mattermost_name(name) == "Zoë ONeil-中村_2. sales x"
+        assert mattermost_name("Henry Ⅷ (H₂O №٣)") == "Henry Ⅷ H₂O ٣"
+        assert "<v A>(A) x" in to_vtt([say("A!", 0, 1, "x")], named=mattermost_name)
+
+    @pytest.mark.parametrize("name", ["", " ", "\u200d", "\u0301", "\u202e", "\n", "\ufe0f"])
     def test_nothing_to_show(self, name: str) -> None:
-        """Whose name has nothing that can be shown is unknown, but not nameless."""
-        assert clean_name(name) == "Unknown"
-        assert to_vtt([say(name, 0, 1, "x")]).endswith("\n<v Unknown>(Unknown) x\n")
-        assert to_text([say(name, 0, 1, "x")]).splitlines()[1] == "Unknown"
+        """Whose name has nothing that can be seen is unknown, but not nameless."""
+        said = [say(name, 0, 1, "x")]
 
-    @given(st.text())
-    def test_never_breaks_the_file(self, name: str) -> None:
-        """No name can add a line or a tag."""
-        cleaned = clean_name(name)
+        assert mattermost_name(name) == "Unknown"
+        assert to_vtt(said).endswith("\n<v Unknown>(Unknown) x\n")
+        assert to_text(said).splitlines()[1] == "Unknown"
+        assert to_srt(said).splitlines()[2] == "Unknown: x"
+        assert json.loads(to_json(spoken(said)))["segments"][0]["speaker"] == "Unknown"
 
-        assert not set(cleaned) & set("<>&\"'\n\r")
+    @pytest.mark.parametrize("named", [shown_name, mattermost_name])
+    @given(name=st.text())
+    def test_never_breaks_the_file(self, named: Callable[[str], str], name: str) -> None:
+        """No name can add a line or a tag, or turn the direction of the text around it."""
+        cleaned = named(name)
+
+        assert not set(cleaned) & set("\n\r\u202e\u2028")
         assert cleaned
         assert cleaned == cleaned.strip()
-        assert clean_name(cleaned) == cleaned
+        assert named(cleaned) == cleaned
+        cue = to_vtt([say(name, 0, 1, "x")], named=named).splitlines()[3:]
+        assert [line.count("<") for line in cue] == [1]
+        assert [line.count(">") for line in cue] == [1]
 
 
 class TestText:
@@ -136,7 +168,8 @@ class TestText:
 
     def test_names_are_told_apart_before_they_are_cleaned(self) -> None:
         """Two people whose names differ in punctuation only are still two."""
-        text = to_text([say("Ann!", 0, 1, "a"), say("Ann", 1, 2, "b")])
+        said = [say("Ann!", 0, 1, "a"), say("Ann", 1, 2, "b")]
+        text = to_text(said, named=mattermost_name)
 
         assert text.count("Ann\n") == 2
 

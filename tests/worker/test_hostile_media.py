@@ -16,7 +16,8 @@ import av
 import numpy as np
 import pytest
 
-from callsd_worker.media.decode import MAX_STREAMS, AudioStream, MediaError
+from callsd_worker.media.container import MAX_STREAMS
+from callsd_worker.media.decode import AudioStream, MediaError
 
 
 SIDE_PIXELS = 15_000
@@ -250,18 +251,18 @@ class TestErrors:
     @pytest.mark.parametrize(
         "error", [ZeroDivisionError("1/0"), OSError(5, "I/O error"), KeyError()]
     )
-    @pytest.mark.parametrize("place", ["_choose_stream", "_Resampler.feed"])
+    @pytest.mark.parametrize("place", ["decode.SoundTrack", "mixing.Mixer.feed"])
     def test_it_is_the_files_error(
         self, error: Exception, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It is told of that track, and is no bug that ends the whole job."""
 
-        def fail(*_: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise error
 
         path = tmp_path / "a.flac"
         plain(path, "flac")
-        monkeypatch.setattr(f"callsd_worker.media.decode.{place}", fail)
+        monkeypatch.setattr(f"callsd_worker.media.{place}", fail)
 
         with pytest.raises(MediaError, match="export the track again"), AudioStream(path) as stream:
             list(stream.blocks())
@@ -271,11 +272,11 @@ class TestErrors:
     ) -> None:
         """A job without memory has no memory; no file is blamed."""
 
-        def fail(*_: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise MemoryError
 
         plain(tmp_path / "a.flac", "flac")
-        monkeypatch.setattr("callsd_worker.media.decode._Resampler.feed", fail)
+        monkeypatch.setattr("callsd_worker.media.mixing.Mixer.feed", fail)
 
         with pytest.raises(MemoryError), AudioStream(tmp_path / "a.flac") as stream:
             list(stream.blocks())

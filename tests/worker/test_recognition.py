@@ -191,7 +191,13 @@ class TestSegments:
         text = "This is the first sentence. Here is another one that goes on. And a third."
         result = spoken(text, seconds=20)
 
-        segments = place([(window, result)], speaker="A", language="en", start_offset_seconds=50)
+        segments = place(
+            [(window, result)],
+            speaker="A",
+            language="en",
+            start_offset_seconds=50,
+            clock_seconds=float,
+        )
 
         assert " ".join(segment.text for segment in segments) == text
         assert segments[0].text == "This is the first sentence."
@@ -204,7 +210,11 @@ class TestSegments:
         result = spoken("Nobody hears this. But this is in it.", seconds=8)
 
         segments = place(
-            [(blank_window(8), result)], speaker="A", language="en", start_offset_seconds=-3.5
+            [(blank_window(8), result)],
+            speaker="A",
+            language="en",
+            start_offset_seconds=-3.5,
+            clock_seconds=float,
         )
 
         assert " ".join(segment.text for segment in segments) == "But this is in it."
@@ -215,7 +225,11 @@ class TestSegments:
         result = spoken("word " * 60, seconds=28)
 
         segments = place(
-            [(blank_window(28), result)], speaker="A", language="en", start_offset_seconds=0
+            [(blank_window(28), result)],
+            speaker="A",
+            language="en",
+            start_offset_seconds=0,
+            clock_seconds=float,
         )
 
         assert len(segments) >= 3

@@ -221,6 +221,15 @@ class TestAssignments:
                 rule.max_seconds,
             )
 
+    def test_names_of_a_call_of_mattermost(self) -> None:
+        """Only the files that are posted there have its form of names."""
+        call = MattermostCall(site_url="https://mm.example", call_id="c", post_id="p", job_id="j")
+
+        posted = messages.assignment(assigned(replace(SPEC, call=call))).transcription
+        kept = messages.assignment(assigned(SPEC)).transcription
+
+        assert (posted.mattermost_names, kept.mattermost_names) == (True, False)
+
     def test_speakers(self) -> None:
         """Which tracks are of one speaker is told."""
         tracks = (

@@ -1030,6 +1030,7 @@ class TranscriptionWork(_message.Message):
     FORMATS_FIELD_NUMBER: _builtins.int
     WEBVTT_OMIT_SPEAKER_FIELD_NUMBER: _builtins.int
     TEXT_COMPACTION_FIELD_NUMBER: _builtins.int
+    MATTERMOST_NAMES_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Name of the model."""
     engine: _builtins.str
@@ -1044,6 +1045,8 @@ class TranscriptionWork(_message.Message):
     """Text that sets style and spelling."""
     webvtt_omit_speaker: _builtins.bool
     """Leave speakers' names out of the WebVTT file."""
+    mattermost_names: _builtins.bool
+    """Write speakers' names as Mattermost's own transcriber does."""
     @_builtins.property
     def tracks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrackWork]:
         """One track per speaker."""
@@ -1079,10 +1082,11 @@ class TranscriptionWork(_message.Message):
         formats: _abc.Iterable[_builtins.str] | None = ...,
         webvtt_omit_speaker: _builtins.bool = ...,
         text_compaction: Global___TextCompaction | None = ...,
+        mattermost_names: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["text_compaction", b"text_compaction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "formats", b"formats", "initial_prompt", b"initial_prompt", "language", b"language", "model_files", b"model_files", "model_name", b"model_name", "task", b"task", "text_compaction", b"text_compaction", "threads", b"threads", "tracks", b"tracks", "vocabulary", b"vocabulary", "webvtt_omit_speaker", b"webvtt_omit_speaker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "formats", b"formats", "initial_prompt", b"initial_prompt", "language", b"language", "mattermost_names", b"mattermost_names", "model_files", b"model_files", "model_name", b"model_name", "task", b"task", "text_compaction", b"text_compaction", "threads", b"threads", "tracks", b"tracks", "vocabulary", b"vocabulary", "webvtt_omit_speaker", b"webvtt_omit_speaker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

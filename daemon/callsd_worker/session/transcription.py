@@ -70,15 +70,19 @@ def transcribe(session: Session, inputs: Inputs) -> None:
             silence_seconds=work.text_compaction.silence_seconds,
             max_seconds=work.text_compaction.max_seconds,
         )
+    named = formats.mattermost_name if work.mattermost_names else formats.shown_name
     writers: dict[str, tuple[str, Callable[[], str]]] = {
         "vtt": (
             "text/vtt",
             lambda: formats.to_vtt(
-                transcript.segments, is_speaker_shown=not work.webvtt_omit_speaker
+                transcript.segments, is_speaker_shown=not work.webvtt_omit_speaker, named=named
             ),
         ),
-        "txt": ("text/plain", lambda: formats.to_text(transcript.segments, compaction=compaction)),
-        "srt": ("application/x-subrip", lambda: formats.to_srt(transcript.segments)),
+        "txt": (
+            "text/plain",
+            lambda: formats.to_text(transcript.segments, compaction=compaction, named=named),
+        ),
+        "srt": ("application/x-subrip", lambda: formats.to_srt(transcript.segments, named=named)),
         "json": ("application/json", lambda: formats.to_json(transcript)),
     }
     artifacts = []

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whisper's tokens: prompts, text, and which tokens make up a word."""
 
+import codecs
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -13,6 +14,11 @@ import tokenizers
 UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})
 
 _LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
+
+_CONTINUATION = range(0x80, 0xC0)
+"""Bytes that do not begin a character."""
+
+_SPECIAL = re.compile(r"(?<=<)(?=\|)")
 
 # Punctuation that belongs to the word after it; all other belongs to the word before.
 _OPENING = "\"'“‘¿¡([{-「『（"
@@ -60,7 +66,14 @@ class Tokens:
         return sequence
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        """Tokens of a text, in which the name of a special token is text like any other."""
+        # All special tokens begin with "<|", and none is found where that is cut.
+        parts = _SPECIAL.split(text)
+        return [
+            token
+            for part in parts
+            for token in self._tokenizer.encode(part, add_special_tokens=False).ids
+        ]
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode([token for token in tokens if token < self.end]))
@@ -93,20 +106,25 @@ def group_words(pieces: Sequence[bytes], *, language: str) -> list[tuple[str, in
 
 
 def _characters(pieces: Sequence[bytes]) -> list[tuple[str, int, int]]:
-    """Shortest sequences of tokens that are complete characters."""
+    """Shortest sequences of tokens that are complete characters.
+
+    A model may write bytes that are none: each costs one character, not what comes after it.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     units = []
-    pending = b""
+    text = ""
     first = 0
     for index, piece in enumerate(pieces):
-        if not pending:
-            first = index
-        pending += piece
-        try:
-            text = pending.decode("utf-8")
-        except UnicodeDecodeError:
-            continue
-        units.append((text, first, index + 1))
-        pending = b""
+        if first < index and piece and piece[0] not in _CONTINUATION:
+            units.append((text + decoder.decode(b"", final=True), first, index))
+            text, first = "", index
+        text += decoder.decode(piece)
+        has_more, _ = decoder.getstate()
+        if not has_more:
+            units.append((text, first, index + 1))
+            text, first = "", index + 1
+    if first < len(pieces):
+        units.append((text + decoder.decode(b"", final=True), first, len(pieces)))
     return units
 
 

@@ -83,7 +83,11 @@ def transcribe(
     refuse_if_all_failed(states)
     for state in states:
         state.language = _main_language(state)
-    meter.finish()
+    meter.finish(
+        call_seconds=max(
+            state.track.start_offset_seconds + state.duration_seconds for state in states
+        )
+    )
     return _transcript(states, recogniser.engine_name, notices)
 
 
@@ -219,6 +223,7 @@ class _Recogniser:
                     speaker=state.track.speaker,
                     language=language,
                     start_offset_seconds=state.track.start_offset_seconds,
+                    clock_seconds=state.clock_seconds,
                 )
         self._meter.add_recognised(sum(window.seconds for _, window in batch))
 

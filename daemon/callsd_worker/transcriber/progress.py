@@ -61,7 +61,9 @@ class Meter:
         self._decoded_seconds = 0.0
         self.enter("decoding")
 
-    def finish(self) -> None:
+    def finish(self, *, call_seconds: float) -> None:
+        """Report the end. The call is as long as it was found to be, whatever its files say."""
+        self._call_seconds = call_seconds
         self._finished_seconds = self._work_seconds
         self._decoded_seconds = 0.0
         self.enter("writing")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads windows of speech from files, track by track, a bounded amount at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from callsd_transcript.transcript import Segment
@@ -37,6 +37,8 @@ class TrackState:
     language: str = ""
     failure: str = ""
     segments: list[Segment] = field(default_factory=list)
+    clock_seconds: Callable[[float], float] = float
+    """See `AudioStream.clock_seconds`."""
 
 
 OwnedWindow = tuple[TrackState, Window]
@@ -111,17 +113,50 @@ def rounds(
 def _windows(
     state: TrackState, detector: VoiceDetector, meter: Meter, notices: list[tuple[str, str]]
 ) -> Iterator[Window]:
+    """Windows of the first track of sound in the file that has speech."""
+    used: AudioStream | None = None
+    choice = 0
+    is_last = False
+    while not is_last:
+        is_heard, is_last = False, True
+        try:
+            with AudioStream(state.track.source, choice=choice) as stream:
+                choice = stream.choice + 1
+                is_last = choice == stream.count
+                state.duration_seconds = 0.0
+                for window in _windows_of(stream, state, detector, meter):
+                    is_heard = is_last = True
+                    yield window
+        except MediaError:
+            if is_heard or (is_last and used is None):
+                raise
+        else:
+            used = stream
+    assert used is not None
+    state.duration_seconds = used.position_seconds
+    notices += [
+        (code, f"track of {state.track.speaker}: {message}") for code, message in _notices(used)
+    ]
+
+
+def _windows_of(
+    stream: AudioStream, state: TrackState, detector: VoiceDetector, meter: Meter
+) -> Iterator[Window]:
     finder = UtteranceFinder(detector)
     packer = WindowPacker(target_seconds=WINDOW_SECONDS)
-    with AudioStream(state.track.source) as stream:
-        for block in stream.blocks():
-            for utterance in finder.feed(block.start_sample, block.samples):
-                yield from packer.add(utterance)
-            meter.add_decoded(stream.position_seconds - state.duration_seconds)
-            state.duration_seconds = stream.position_seconds
-        for utterance in finder.finish():
+    state.clock_seconds = stream.clock_seconds
+    for block in stream.blocks():
+        for utterance in finder.feed(block.start_sample, block.samples):
             yield from packer.add(utterance)
-        yield from packer.finish()
-        notices += [
-            (code, f"track of {state.track.speaker}: {message}") for code, message in stream.notices
-        ]
+        meter.add_decoded(stream.position_seconds - state.duration_seconds)
+        state.duration_seconds = stream.position_seconds
+    for utterance in finder.finish():
+        yield from packer.add(utterance)
+    yield from packer.finish()
+
+
+def _notices(stream: AudioStream) -> list[tuple[str, str]]:
+    if stream.count == 1:
+        return stream.notices
+    choice = f"its file has {stream.count} tracks of sound; number {stream.number} was used"
+    return [("SOUND_TRACK_CHOSEN", choice), *stream.notices]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes segments, timed from the start of the call, of the words in windows."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -31,11 +31,16 @@ def place(
     speaker: str,
     language: str,
     start_offset_seconds: float,
+    clock_seconds: Callable[[float], float],
 ) -> list[Segment]:
-    """Segments of one track, in order."""
+    """Segments of one track, in order; `clock_seconds` as in `AudioStream`."""
+
+    def call_seconds(sound_seconds: float) -> float:
+        return clock_seconds(sound_seconds) + start_offset_seconds
+
     segments = []
     for window, result in results:
-        for words in _sentences(_timed(window, result, start_offset_seconds)):
+        for words in _sentences(_timed(window, result, call_seconds)):
             segments.append(  # noqa: PERF401 - two loops read better
                 Segment(
                     speaker=speaker,
@@ -57,7 +62,9 @@ def place(
     return sorted(segments, key=lambda segment: segment.start_seconds)
 
 
-def _timed(window: Window, result: Recognised, offset_seconds: float) -> list[tuple[int, Word]]:
+def _timed(
+    window: Window, result: Recognised, call_seconds: Callable[[float], float]
+) -> list[tuple[int, Word]]:
     """Words, timed from the start of the call, with the index of the utterance of each."""
     loudness = _Loudness(window)
     timed = []
@@ -68,8 +75,8 @@ def _timed(window: Window, result: Recognised, offset_seconds: float) -> list[tu
         begin, finish = loudness.trim(word.start_seconds, word.end_seconds)
         # By the middle: the edges of a word between two utterances may be on the wrong side.
         piece = window.piece_at((begin + finish) / 2)
-        start = window.track_seconds(begin, piece=piece) + offset_seconds
-        end = window.track_seconds(finish, piece=piece) + offset_seconds
+        start = call_seconds(window.track_seconds(begin, piece=piece))
+        end = call_seconds(window.track_seconds(finish, piece=piece))
         if end <= 0.0:
             continue  # Of a track that begins before its recording: nobody was told of that yet.
         start = max(start, earliest)

@@ -149,6 +149,7 @@ def _transcription_work(assignment: TranscriptionAssignment) -> worker_pb2.Assig
         else worker_pb2.TextCompaction(
             silence_seconds=rule.silence_seconds, max_seconds=rule.max_seconds
         ),
+        mattermost_names=spec.call is not None,
     )
     return worker_pb2.Assignment(transcription=work)
 
