@@ -507,7 +507,7 @@ class CreateJobRequest(_message.Message):
     """Refuse instead of waiting when there is no capacity now. Default: false."""
     @_builtins.property
     def job(self) -> Global___Job:
-        """The job, of at most 128 KiB; fields set by the server are ignored."""
+        """The job, of at most Limits.max_job_bytes; fields set by the server are ignored."""
 
     def __init__(
         self,

@@ -480,7 +480,7 @@ export const UsageSchema: GenMessage<Usage> = /*@__PURE__*/
  */
 export type CreateJobRequest = Message<"callsd.v1.CreateJobRequest"> & {
   /**
-   * The job, of at most 128 KiB; fields set by the server are ignored.
+   * The job, of at most Limits.max_job_bytes; fields set by the server are ignored.
    *
    * @generated from field: callsd.v1.Job job = 1;
    */
