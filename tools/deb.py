@@ -50,7 +50,7 @@ def put_programs(minor: int) -> None:
     home = TREE / HOME.relative_to("/")
     site = home / f"lib/python3.{minor}/site-packages"
     pip = [sys.executable, "-m", "pip", "--python", PYTHON, "install", "--quiet"]
-    pip += ["--no-compile", "--target", site]
+    pip += ["--no-compile", "--target", str(site)]
     run(*pip, "--require-hashes", "--requirement", ROOT / "requirements.txt")
     # Built by what has just been checked; nothing more is fetched.
     run("env", f"PYTHONPATH={site}", *pip, "--no-deps", "--no-build-isolation", ROOT)

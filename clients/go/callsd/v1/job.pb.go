@@ -1183,7 +1183,7 @@ func (x *ListJobsRequest) GetPageToken() string {
 // Answers ListJobs.
 type ListJobsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Jobs, newest first. A page ends at 1 MiB, with fewer jobs than asked for.
+	// Jobs, newest first. A page ends at 256 KiB, with fewer jobs than asked for.
 	Jobs []*Job `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
 	// Token of the next page; empty after the last one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`

@@ -720,7 +720,7 @@ class ListJobsResponse(_message.Message):
     """
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
-        """Jobs, newest first. A page ends at 1 MiB, with fewer jobs than asked for."""
+        """Jobs, newest first. A page ends at 256 KiB, with fewer jobs than asked for."""
 
     def __init__(
         self,

@@ -680,7 +680,7 @@ export const ListJobsRequestSchema: GenMessage<ListJobsRequest> = /*@__PURE__*/
  */
 export type ListJobsResponse = Message<"callsd.v1.ListJobsResponse"> & {
   /**
-   * Jobs, newest first. A page ends at 1 MiB, with fewer jobs than asked for.
+   * Jobs, newest first. A page ends at 256 KiB, with fewer jobs than asked for.
    *
    * @generated from field: repeated callsd.v1.Job jobs = 1;
    */
