@@ -153,8 +153,15 @@ class TestLabels:
 class TestSweep:
     """What is looked for every half minute."""
 
-    async def test_expired(self, database: Database) -> None:
-        """However many jobs there are, looking for those whose time is up takes next to nothing."""
+    @pytest.mark.parametrize(
+        "look",
+        [
+            pytest.param(lambda tx: tx.expired(NOW, 100), id="due"),
+            pytest.param(lambda tx: list(tx.unfinished()), id="unfinished"),
+        ],
+    )
+    async def test_few(self, database: Database, look: Callable[[ReadTransaction], object]) -> None:
+        """However many jobs have ended, to find those that are due, or go on, takes nothing."""
         later = NOW + timedelta(days=1)
         jobs = [
             make_job(id=f"job{number}", state=State.SUCCEEDED, expire_time=later)
@@ -162,7 +169,7 @@ class TestSweep:
         ]
         await database.write(put_all(*jobs))
 
-        assert await counted(database, lambda tx: tx.expired(NOW, 100)) < 1000
+        assert await counted(database, look) < 1000
 
     async def test_ids(self, database: Database) -> None:
         """All ids come in parts, each once."""

@@ -31,7 +31,7 @@ from callsd_bench.shared.subject import Subject
 
 
 LISTING_CLIENTS = 8
-MAX_UPLOADS = 64
+MAX_UPLOADS = 8
 """What one client may keep: it gets there within seconds."""
 
 HEALTH_PERIOD_SECONDS = 0.05

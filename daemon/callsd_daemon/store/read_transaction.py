@@ -77,9 +77,11 @@ _READY = f"""state = '{State.QUEUED}' AND (after_jobs = '[]' OR NOT EXISTS (
     WHERE first.state NOT IN ({_any_of(FINAL_STATES)})))"""  # noqa: S608 - names of ours
 """Jobs that wait for nothing but room; others begin after jobs that have not ended."""
 
+_UNFINISHED = _any_of(set(State) - FINAL_STATES)
+
 _NEEDING = f"""SELECT later.id, first.value AS needs
     FROM jobs AS later, json_each(later.after_jobs) AS first WHERE later.after_jobs != '[]'
-    AND later.state IN ({_any_of(set(State) - FINAL_STATES)})"""  # noqa: S608 - names of ours
+    AND later.state IN ({_UNFINISHED})"""  # noqa: S608 - names of ours
 """Jobs that have not ended, each with a job whose files it needs."""
 
 
@@ -205,9 +207,8 @@ class ReadTransaction:
 
     def unfinished(self) -> Iterator[Job]:
         """Jobs that have not ended."""
-        rows = self._connection.execute(
-            "SELECT body FROM jobs WHERE state NOT IN (?, ?, ?)", tuple(FINAL_STATES)
-        )
+        # By the states that they may have: an index knows nothing of those that they may not.
+        rows = self._connection.execute(f"SELECT body FROM jobs WHERE state IN ({_UNFINISHED})")  # noqa: S608
         return map(self._codec.decode, _bodies(rows))
 
     def undelivered(self) -> tuple[Job, ...]:
