@@ -109,11 +109,7 @@ def _measure(
     on_step(f"{plan.seconds:g} s alone")
     alone, _ = _ask(subject, plan)
     with contextlib.ExitStack() as stack:
-        on_step("strangers and watchers connect")
-        parts = {
-            part: stack.enter_context(HelperProcess("callsd_bench.daemon.strangers", order))
-            for part, order in _orders(subject, call).items()
-        }
+        on_step("watchers connect, then strangers")
         watching = stack.enter_context(
             HelperProcess(
                 "callsd_bench.daemon.watchers",
@@ -126,7 +122,12 @@ def _measure(
                 ),
             )
         )
-        for child in (*parts.values(), watching):
+        watching.answer(ANSWER_SECONDS)
+        parts = {
+            part: stack.enter_context(HelperProcess("callsd_bench.daemon.strangers", order))
+            for part, order in _orders(subject, call).items()
+        }
+        for child in parts.values():
             child.answer(ANSWER_SECONDS)
         on_step(f"{plan.seconds:g} s among them")
         hostile, last_revision = _ask(subject, plan)
