@@ -213,6 +213,14 @@ gen-clients: $(SETUP) ## renew what is generated for the clients in other langua
 	@cd clients/go && $(MAKE) --no-print-directory gen
 	@cd clients/node && npm ci --silent && PATH="$(CURDIR)/$(BIN):$$PATH" npm run --silent gen
 
+# What builds callsd is locked with the rest: installing fetches nothing else.
+.PHONY: lock
+lock: $(SETUP) ## after a change of dependencies: renew requirements.txt, by which callsd is installed
+	@sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | \
+	    $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --only-binary :all: --emit-build-options --no-annotate --custom-compile-command 'make lock' \
+	    --extra daemon --extra whispercpp --output-file requirements.txt pyproject.toml -
+
 .PHONY: freeze-api
 freeze-api: $(SETUP) ## at a release: keep the API's image for `buf breaking`, and its messages
 	@mkdir -p proto/releases

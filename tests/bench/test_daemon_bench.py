@@ -4,7 +4,9 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 from callsd import AsyncClient, Bookmark, JobChanged
 from callsd_bench.cli import bench
 from callsd_bench.daemon import bench as module
+from callsd_bench.daemon import inside
 from callsd_bench.daemon.inside import fill_store
 from callsd_bench.daemon.watchers import Tally, Watchers
 from callsd_bench.shared.errors import BenchError
@@ -39,6 +42,15 @@ KEYS = {
         "client_cores",
         "daemon_rss_mb",
     },
+}
+
+ANSWERS = {
+    *("health_p50_ms", "health_p99_ms", "create_p50_ms", "create_p99_ms"),
+    *("rss_begin_mb", "rss_end_mb", "daemon_cores"),
+}
+YEAR = {
+    *("store_mb", "start_seconds", "rss_mb"),
+    *("list_page_ms", "list_label_ms", "list_all_seconds"),
 }
 
 
@@ -78,6 +90,35 @@ class TestCommand:
         assert "30 watchers" in result.stderr
         assert list(scratch.iterdir()) == []
         assert not _processes_in(scratch)
+
+    def test_hostile(self, scratch: Path) -> None:
+        """Beside strangers all is measured that is measured without, and watchers lose nothing."""
+        report = self._run("--hostile", "--history-jobs", "300", "--watchers", "20")
+
+        assert set(report["alone"]) == set(report["hostile"]) == ANSWERS
+        assert min(report["alone"].values()) > 0
+        assert (report["history_jobs"], report["watchers"]) == (300, 20)
+        assert min(report[what] for what in ("lists", "sound_messages", "uploads")) > 0
+        assert report["events_lost"] == 0
+        assert list(scratch.iterdir()) == []
+        assert not _processes_in(scratch)
+
+    def test_year(self, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of the jobs that come those are kept whose time is not up."""
+        monkeypatch.setattr(inside, "RETENTION", timedelta(minutes=120))
+        report = self._run("--year", "--history-jobs", "500")
+
+        assert (report.pop("jobs"), report.pop("kept_jobs")) == (500, 120)
+        assert set(report) == YEAR
+        assert min(report.values()) > 0
+        assert list(scratch.iterdir()) == []
+
+    def _run(self, *options: str) -> dict[str, Any]:
+        arguments = ["daemon", "--models-dir", str(MODELS_DIRECTORY), "--seconds", "2", "--json"]
+        result = CliRunner().invoke(bench, [*arguments, *options])
+        assert result.exit_code == 0, result.output
+        report: dict[str, Any] = json.loads(result.stdout)
+        return report
 
     def test_no_model(self, tmp_path: Path) -> None:
         """A model that is nowhere to be had is named, and nothing is started."""

@@ -51,10 +51,13 @@ def build(source: Path, directory: Path) -> Path:
 
 def add_callsd(machine: Machine, wheel: Path) -> None:
     """A machine that is not booted yet gets callsd in /opt/callsd, and weights in /opt/models."""
-    shutil.copy(wheel, machine.root / "opt")
+    for file in (wheel, REPOSITORY / "requirements.txt"):
+        shutil.copy(file, machine.root / "opt")
     shutil.copytree(MODELS_DIRECTORY / MODEL, machine.root / "opt/models" / MODEL)
     machine.chroot("/usr/bin/python3", "-m", "venv", "/opt/callsd")
-    machine.chroot(f"{PROGRAMS}/pip", "install", "--quiet", f"/opt/{wheel.name}[daemon]")
+    pip = (f"{PROGRAMS}/pip", "install", "--quiet")
+    machine.chroot(*pip, "--require-hashes", "--requirement", "/opt/requirements.txt")
+    machine.chroot(*pip, "--no-deps", f"/opt/{wheel.name}")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the handbook says is what the code does."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -25,12 +26,26 @@ TIMEOUT_SECONDS = 60
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 ROW = re.compile(r"^\| `([A-Z_]+)` \| (\S+) \| (job)? ?\|", re.MULTILINE)
 SOURCE = re.compile(r"`([\w/]+\.py)`")
+PROOF = re.compile(r"`(tests/[\w/]+\.py::[\w:]+)`")
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 def page(name: str) -> str:
     """The text of a page of the handbook."""
     return (DOCS / name).read_text(encoding="utf-8")
+
+
+def _is_test(path: str, *names: str) -> bool:
+    """Whether a file of ours has a test of these names: classes, then the function."""
+    if not (ROOT / path).is_file():
+        return False
+    node: ast.AST = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    for name in names:
+        inner = {getattr(child, "name", ""): child for child in ast.iter_child_nodes(node)}
+        if name not in inner:
+            return False
+        node = inner[name]
+    return names[-1].startswith("test_") and not isinstance(node, ast.ClassDef)
 
 
 class TestErrors:
@@ -115,6 +130,16 @@ class TestPages:
         lost = [
             name for name in names if not any(f"/{file}".endswith(f"/{name}") for file in files)
         ]
+        assert lost == []
+
+    def test_proofs_exist(self) -> None:
+        """Each row of what is proved in SECURITY.md names tests, and each test is there."""
+        text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+        table = text.partition("## What is proved")[2].partition("\n## ")[0]
+        rows = [PROOF.findall(row) for row in table.splitlines() if row.startswith("| ")][1:]
+
+        assert [number for number, proofs in enumerate(rows) if not proofs] == []
+        lost = [proof for proofs in rows for proof in proofs if not _is_test(*proof.split("::"))]
         assert lost == []
 
     def test_index_is_complete(self) -> None:

@@ -47,7 +47,7 @@ def as_the_first_release_had_it(one: Daemon) -> None:
         database.execute("DROP TABLE secrets")
         database.execute("DROP TABLE labels")
         database.execute("DROP TABLE gateway_clients")
-        for index in ("jobs_by_delivery", "jobs_by_state"):
+        for index in ("jobs_by_delivery", "jobs_by_expiry", "jobs_by_state"):
             database.execute(f"DROP INDEX {index}")
         for column in ("delivery", "after_jobs"):
             database.execute(f"ALTER TABLE jobs DROP COLUMN {column}")

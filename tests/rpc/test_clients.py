@@ -3,9 +3,12 @@
 
 import asyncio
 import queue
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,12 +33,16 @@ from callsd_daemon.rpc.clients import MAX_REQUESTS, MAX_UNDER_WAY, FairShares
 from callsd_daemon.tokens import SCOPES, TokenFile
 from tests.conftest import StartDaemon
 from tests.helpers.api import health
-from tests.helpers.daemon import Daemon
+from tests.helpers.daemon import GIB, ROOT, Daemon
+from tests.helpers.invariants import footprint
 from tests.helpers.reasons import refused
 from tests.helpers.waiting import eventually
 
 
 UPLOAD = "5f0c4f0a-6f0e-4d51-a36b-0d1b4f1d7c55"
+
+HTTP2_BEGIN = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""Preface and empty settings: the least that makes a connection."""
 
 
 def tokens(one: Daemon) -> TokenFile:
@@ -263,6 +270,26 @@ class TestHalfOpen:
             assert stub.Check(request, timeout=5).status == health_pb2.HealthCheckResponse.SERVING
             watches[0].cancel()
             eventually(partial(_opens, stub), "the place is free again")
+
+    def test_connections(self, daemon: StartDaemon) -> None:
+        """All connections that the service may have, without a word, leave it half its memory."""
+        count, unit = 1000, (ROOT / "systemd" / "callsd.service").read_text()
+        (most,) = re.findall(r"^LimitNOFILE=(\d+)$", unit, re.MULTILINE)
+        (gibibytes,) = re.findall(r"^MemoryMax=(\d+)G$", unit, re.MULTILINE)
+        one = daemon()
+        before = footprint(one)
+        with ExitStack() as resources:
+            for _ in range(count):
+                connection = resources.enter_context(socket.socket(socket.AF_UNIX))
+                connection.settimeout(10)
+                connection.connect(one.address.removeprefix("unix:"))
+                connection.sendall(HTTP2_BEGIN)
+            eventually(lambda: footprint(one).descriptors > count, "all are open")
+            during = footprint(one)
+            one.create(one.api())
+
+        each_bytes = (during.resident_bytes - before.resident_bytes) / count
+        assert each_bytes * int(most) < int(gibibytes) * GIB / 2
 
 
 def silent() -> Iterator[bytes]:

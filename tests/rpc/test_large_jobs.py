@@ -16,6 +16,7 @@ from callsd.v1.job_pb2 import (
     WatchJobsRequest,
     WatchJobsResponse,
 )
+from callsd.v1.server_pb2 import GetServerInfoRequest
 from callsd.v1.transcription_pb2 import Track
 from callsd_daemon.cli.root import root
 from callsd_daemon.rpc.job_messages import MAX_JOB_BYTES
@@ -68,14 +69,16 @@ def ordinary(crowded: Daemon) -> Iterator[Api]:
 
 @pytest.mark.reason("FIELD_INVALID")
 def test_too_large(api: Api, server: Daemon) -> None:
-    """A job of more than 128 KiB is refused, with its size."""
+    """A job of more than the server says is refused, with its size."""
+    limits = api(api.server.GetServerInfo, GetServerInfoRequest()).server_info.limits
     request = large_request(server, speaker="語" * 200)
     with refused("FIELD_INVALID", grpc.StatusCode.INVALID_ARGUMENT) as refusal:
         api(api.jobs.CreateJob, request)
 
     (violation,) = refusal.error.field_violations
     assert violation.field == "job"
-    assert f"{request.job.ByteSize()} bytes, at most {MAX_JOB_BYTES}" in violation.description
+    said = f"{request.job.ByteSize()} bytes, at most {limits.max_job_bytes}"
+    assert said in violation.description
 
 
 def test_large_call(api: Api, server: Daemon) -> None:

@@ -2,6 +2,8 @@
 """What is read and kept is bounded in bytes, and found without looking through everything."""
 
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from callsd_daemon.domain.jobs import Job, State
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import COUNTED_LABELS, JobFilter, Page, ReadTransaction
 from callsd_daemon.store.transaction import Transaction
-from tests.helpers.jobs import make_job, put
+from tests.helpers.jobs import NOW, make_job, put
 from tests.helpers.old_store import make_old
 
 
@@ -50,7 +52,12 @@ def put_all(*jobs: Job) -> Callable[[Transaction], None]:
 
 
 async def steps(database: Database, **wanted: Any) -> int:
-    """How much SQLite does for a page, counted in steps of its machine."""
+    """How much SQLite does for a page."""
+    return await counted(database, lambda tx: page(tx, **wanted))
+
+
+async def counted(database: Database, reading: Callable[[ReadTransaction], object]) -> int:
+    """How much SQLite does to read something, counted in steps of its machine."""
     connection, taken = database._reading, 0
 
     def count() -> int:
@@ -61,7 +68,7 @@ async def steps(database: Database, **wanted: Any) -> int:
     def work(tx: ReadTransaction) -> None:
         connection.set_progress_handler(count, 1)
         try:
-            page(tx, **wanted)
+            reading(tx)
         finally:
             connection.set_progress_handler(None, 0)
 
@@ -141,6 +148,40 @@ class TestLabels:
         await database.write(lambda tx: tx.delete("job"))
         assert await found(room="2") == []
         assert database._scalar("SELECT count(*) FROM labels") == 0
+
+
+class TestSweep:
+    """What is looked for every half minute."""
+
+    @pytest.mark.parametrize(
+        "look",
+        [
+            pytest.param(lambda tx: tx.expired(NOW, 100), id="due"),
+            pytest.param(lambda tx: list(tx.unfinished()), id="unfinished"),
+        ],
+    )
+    async def test_few(self, database: Database, look: Callable[[ReadTransaction], object]) -> None:
+        """However many jobs have ended, to find those that are due, or go on, takes nothing."""
+        later = NOW + timedelta(days=1)
+        jobs = [
+            make_job(id=f"job{number}", state=State.SUCCEEDED, expire_time=later)
+            for number in range(MANY)
+        ]
+        await database.write(put_all(*jobs))
+
+        assert await counted(database, look) < 1000
+
+    async def test_ids(self, database: Database) -> None:
+        """All ids come in parts, each once."""
+        names = {f"job{number}" for number in range(10)}
+        await database.write(put_all(*(make_job(id=name) for name in names)))
+        found, last = list[str](), ""
+        while part := await database.read(partial(ReadTransaction.ids, after=last, limit=3)):
+            assert len(part) <= 3
+            found += part
+            last = max(part)
+
+        assert sorted(found) == sorted(names)
 
 
 class TestBytes:

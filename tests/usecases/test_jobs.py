@@ -3,12 +3,12 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -31,6 +31,7 @@ from callsd_daemon.kinds.transcription import Transcription
 from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.models.store import ModelStore
 from callsd_daemon.store.database import Database
+from callsd_daemon.store.read_transaction import JobFilter, ReadTransaction
 from callsd_daemon.usecases.changes import Changes
 from callsd_daemon.usecases.jobs import JobRequest, Jobs, job_id_of
 from callsd_daemon.usecases.streams import Streams
@@ -292,6 +293,34 @@ class TestFollowedBy:
         first = await office.database.read(lambda tx: tx.first_queued())
         assert first is not None
         assert first.id == LATER_ID
+
+
+class TestPages:
+    """Lists of jobs."""
+
+    async def test_one_at_a_time(self, office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However many clients list, who reads something short waits for one page at most."""
+        reading, most, read = 0, 0, office.database.read
+
+        async def counted(work: Callable[[ReadTransaction], Any]) -> Any:
+            nonlocal reading, most
+            reading += 1
+            most = max(most, reading)
+            try:
+                return await read(work)
+            finally:
+                reading -= 1
+
+        monkeypatch.setattr(office.database, "read", counted)
+        pages = await asyncio.gather(
+            *(
+                office.jobs.page(JobFilter(), before=None, limit=10, render=lambda job, _: job.id)
+                for _ in range(8)
+            )
+        )
+
+        assert most == 1
+        assert [list(jobs) for jobs, _, _ in pages] == [[]] * 8
 
 
 class TestCompanion:

@@ -130,6 +130,7 @@ def test_calls_of_a_captioner(link: Link, tmp_path: Path) -> None:
     captioner._link = link
     send(link, FULL)
     call.receive("ada", 1, 0, 1600, bytes(3200))
+    call.update_room()
     is_held = not call.room.is_set()
     link._commands.clear()
     captioner.on_status(

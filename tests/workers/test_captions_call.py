@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One call: what is acknowledged, and what is asked of its captioner."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,6 +173,7 @@ def test_room(call: Call) -> None:
     chunk_count = int(module.MAX_UNRECOGNISED_SECONDS * 10)
     for sequence in range(4, chunk_count + 3):
         call.receive("ada", sequence, (sequence - 1) * LENGTH, LENGTH, DATA)
+    call.update_room()
     is_full = not call.room.is_set()
 
     call.apply(
@@ -189,6 +191,7 @@ def test_room_for_chunks(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     for sequence in (4, 5):
         call.receive("ada", sequence, 3 * LENGTH + sequence - 4, 1, bytes(2))
+        call.update_room()
         seen.append(call.room.is_set())
     call.apply(call.speakers["ada"], TrackUpdate(processed_sample=LENGTH, recognised_sample=LENGTH))
 
@@ -202,12 +205,30 @@ def test_room_at_the_captioner(tmp_path: Path) -> None:
     call = Call("job", CaptionsSpec(model="base"), tmp_path, sink, max_log_bytes=LOG_BYTES)
     call.attach(Encoding.S16LE)
     call.receive("ada", 1, 0, LENGTH, DATA)
+    call.update_room()
     is_held = not call.room.is_set()
     is_free = True
     call.update_room()
 
     assert is_held
     assert call.room.is_set()
+
+
+def test_chunks_of_a_large_call(call: Call) -> None:
+    """What a chunk costs does not depend on how many speakers a call has."""
+
+    def cost(name: str) -> float:
+        began = time.thread_time()
+        for sequence in range(1, 1001):
+            call.receive(name, sequence, sequence - 1, 1, bytes(2))
+        return time.thread_time() - began
+
+    few = min(cost(f"first{number}") for number in range(3))
+    for number in range(module.MAX_SPEAKERS - 7):
+        call.receive(f"speaker{number}", 1, 0, LENGTH, DATA)
+    many = min(cost(f"last{number}") for number in range(3))
+
+    assert many < 3 * few
 
 
 class TestLog:

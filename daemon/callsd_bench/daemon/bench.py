@@ -7,7 +7,7 @@ real call; each measurement has a daemon of its own, so that none sees what anot
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -17,13 +17,11 @@ import numpy as np
 
 from callsd import CallsdError, Client, JobChanged, WatchEvent
 from callsd.v1.job_pb2 import JOB_STATE_CANCELLED, JOB_STATE_RUNNING, Job, JobState
-from callsd.v1.transcription_pb2 import Track, TranscriptionSpec
 from callsd_bench.daemon.fanout import FanOut, measure_fan_out
 from callsd_bench.daemon.inside import decisions_per_second, fill_store
-from callsd_bench.shared.call import Call
+from callsd_bench.daemon.plan import Plan
 from callsd_bench.shared.errors import BenchError
 from callsd_bench.shared.progress import ProgressLine
-from callsd_bench.shared.subject import Subject
 from callsd_daemon.domain import costs
 from callsd_daemon.domain.transcription import TranscriptionSpec as Spec
 from callsd_daemon.host.probe import limits
@@ -97,20 +95,6 @@ class DaemonReport:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How much to measure, and with what."""
-
-    call: Call
-    models: Path
-    model: str
-    jobs: int
-    calls: int
-    watchers: int
-    changes_per_second: float
-    seconds: float
-
-
 def bench_daemon(plan: Plan) -> DaemonReport:
     """Measure everything; takes about a minute. BenchError: what is missing."""
     with (
@@ -151,11 +135,11 @@ class _Bench:
         fill_store(self._scratch / "full" / "state", HISTORY_JOBS)
         for number in range(STARTS):
             self._line.step(f"start {number + 1} of {STARTS}, empty and with {HISTORY_JOBS} jobs")
-            with self._subject(f"empty{number}") as subject:
+            with self._plan.subject(self._scratch / f"empty{number}") as subject:
                 empty.append(subject.start_seconds)
-            with self._subject("full") as subject:
+            with self._plan.subject(self._scratch / "full") as subject:
                 full.append(subject.start_seconds)
-        with self._subject("idle") as subject:
+        with self._plan.subject(self._scratch / "idle") as subject:
             self._line.step("idle")
             time.sleep(SETTLE_SECONDS)
             memory = subject.process.memory_full_info()
@@ -171,12 +155,12 @@ class _Bench:
     def submit_to_running(self) -> SubmitToRunning:
         """One job after the other, each stopped when it runs."""
         waits: list[float] = []
-        with self._subject("submit") as subject, subject.client() as client:
+        with self._plan.subject(self._scratch / "submit") as subject, subject.client() as client:
             events = client.watch_jobs()
             for number in range(self._plan.jobs):
                 self._line.step(f"job {number + 1} of {self._plan.jobs} until it runs")
                 began = time.monotonic()
-                job = client.create_job(self._spec()).job
+                job = client.create_job(self._plan.spec()).job
                 _await_state(events, job, JOB_STATE_RUNNING)
                 waits.append(time.monotonic() - began)
                 client.stop_job(job)
@@ -188,9 +172,12 @@ class _Bench:
     def create_job(self) -> tuple[CreateJob, CreateJob]:
         """Jobs that queue up behind a transcription, some at a steady pace, then at once."""
         one_at_a_time = {"jobs.max_transcription_jobs": "1", "jobs.max_queued_jobs": "100000"}
-        with self._subject("create", one_at_a_time) as subject, subject.client() as client:
+        with (
+            self._plan.subject(self._scratch / "create", one_at_a_time) as subject,
+            subject.client() as client,
+        ):
             events = client.watch_jobs()
-            long = client.create_job(self._spec(repeats=LONG_CALL_REPEATS)).job
+            long = client.create_job(self._plan.spec(repeats=LONG_CALL_REPEATS)).job
             _await_state(events, long, JOB_STATE_RUNNING)
             events.close()
             results = []
@@ -205,7 +192,7 @@ class _Bench:
         return results[0], results[1]
 
     def _create_jobs(self, client: Client, pause_seconds: float) -> CreateJob:
-        spec, waits = self._spec(), []
+        spec, waits = self._plan.spec(), []
         for _ in range(self._plan.calls):
             began = time.monotonic()
             client.create_job(spec)
@@ -219,8 +206,8 @@ class _Bench:
         need = costs.transcription_cost(Spec(tracks=(), model=self._plan.model), 1, ())
         # A job would fit if nobody else used any memory; so it waits instead of being refused.
         headroom_bytes = limits().memory_bytes - need.memory_bytes
-        with self._subject(
-            "watch",
+        with self._plan.subject(
+            self._scratch / "watch",
             {
                 "admission.headroom_memory_bytes": str(headroom_bytes),
                 "jobs.max_queued_jobs": "100000",
@@ -229,36 +216,13 @@ class _Bench:
         ) as subject:
             return measure_fan_out(
                 subject,
-                self._spec(),
+                self._plan.spec(),
                 watchers=self._plan.watchers,
                 changes_per_second=self._plan.changes_per_second,
                 seconds=self._plan.seconds,
                 scratch=self._scratch,
                 on_step=self._line.step,
             )
-
-    def _subject(self, name: str, settings: Mapping[str, str] | None = None) -> Subject:
-        roots = {str(track.path.resolve().parent) for track in self._plan.call.tracks}
-        return Subject(
-            self._scratch / name,
-            models=self._plan.models,
-            settings={
-                "media.roots": ",".join(sorted(roots)),
-                "transcription.model": self._plan.model,
-                # Other programs disturb the figures, but shall not hold back the jobs.
-                "jobs.queue_patience_seconds": "0",
-                **(settings or {}),
-            },
-        )
-
-    def _spec(self, *, repeats: int = 1) -> TranscriptionSpec:
-        call, spec = self._plan.call, TranscriptionSpec()
-        for number in range(repeats):
-            for track in call.tracks:
-                message = Track(speaker=track.speaker, path=str(track.path.resolve()))
-                message.start_offset.FromSeconds(round(number * call.duration_seconds))
-                spec.tracks.append(message)
-        return spec
 
 
 def _await_state(events: Iterator[WatchEvent], job: Job, state: JobState.ValueType) -> None:

@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import click
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from callsd_bench.daemon.bench import DaemonReport, Plan, bench_daemon
+from callsd_bench.daemon.bench import DaemonReport, bench_daemon
+from callsd_bench.daemon.hostile import HostileReport, bench_hostile
+from callsd_bench.daemon.plan import Plan
+from callsd_bench.daemon.tables import table
+from callsd_bench.daemon.year import YearReport, bench_year
 from callsd_bench.shared.call import SAMPLE_CALL, load_call
 from callsd_bench.shared.errors import BenchError
 from callsd_bench.shared.weights import ensure_model
@@ -17,6 +19,7 @@ from callsd_bench.shared.weights import ensure_model
 
 # More streams than a machine of this kind has files for.
 _MAX_WATCHERS = 10_000
+_HISTORY_JOBS = {"hostile": 100_000, "year": 365 * 24 * 60}
 
 
 @click.command()
@@ -60,6 +63,24 @@ _MAX_WATCHERS = 10_000
     show_default=True,
     help="How long changes are made for the watchers.",
 )
+@click.option(
+    "--hostile",
+    "other",
+    flag_value="hostile",
+    help="Instead: how quickly others are answered while clients misbehave, beside without them.",
+)
+@click.option(
+    "--year",
+    "other",
+    flag_value="year",
+    help="Instead: what a store costs after a year with a job every minute.",
+)
+@click.option(
+    "--history-jobs",
+    type=click.IntRange(1),
+    help=f"Jobs that the store has seen. Default: {_HISTORY_JOBS['hostile']} with --hostile, "
+    f"{_HISTORY_JOBS['year']} with --year.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def daemon(
     *,
@@ -71,6 +92,8 @@ def daemon(
     watchers: int,
     changes_per_second: float,
     seconds: float,
+    other: str | None,
+    history_jobs: int | None,
     as_json: bool,
 ) -> None:
     """Measure the daemon itself: memory, start, answers, watchers, admission.
@@ -78,55 +101,29 @@ def daemon(
     It starts daemons of its own in a temporary directory and removes them again; one that runs
     on this machine is left alone, but disturbs the figures.
     """
+    report: DaemonReport | HostileReport | YearReport
     try:
-        report = bench_daemon(
-            Plan(
-                call=load_call(call),
-                models=ensure_model(model, models_dir),
-                model=model,
-                jobs=jobs,
-                calls=calls,
-                watchers=watchers,
-                changes_per_second=changes_per_second,
-                seconds=seconds,
-            )
+        plan = Plan(
+            call=load_call(call),
+            models=ensure_model(model, models_dir),
+            model=model,
+            jobs=jobs,
+            calls=calls,
+            watchers=watchers,
+            changes_per_second=changes_per_second,
+            seconds=seconds,
+            history_jobs=history_jobs or _HISTORY_JOBS.get(other or "", 0),
         )
+        match other:
+            case "hostile":
+                report = bench_hostile(plan)
+            case "year":
+                report = bench_year(plan)
+            case _:
+                report = bench_daemon(plan)
     except BenchError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:
-        Console().print(_table(report))
-
-
-def _table(report: DaemonReport) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("what", no_wrap=True)
-    table.add_column("measured", justify="right", no_wrap=True)
-    table.add_column("target", justify="right", no_wrap=True)
-    start, submit, watch = report.start, report.submit_to_running, report.watch
-    paced, rush = report.create_job_paced, report.create_job_back_to_back
-    rows = (
-        ("idle memory, RSS", f"{report.idle.rss_mb:.0f} MB", "< 80 MB"),
-        ("idle memory, PSS", f"{report.idle.pss_mb:.0f} MB", ""),
-        ("start, empty store", f"{start.empty_seconds:.2f} s", ""),
-        (f"start, {start.history_jobs} jobs", f"{start.history_seconds:.2f} s", "≤ 2 s"),
-        ("submit → running, p50", f"{submit.p50_seconds:.2f} s", ""),
-        ("submit → running, p99", f"{submit.p99_seconds:.2f} s", "< 1.5 s"),
-        ("CreateJob at a pace, p50", f"{paced.p50_ms:.1f} ms", ""),
-        ("CreateJob at a pace, p99", f"{paced.p99_ms:.1f} ms", "< 25 ms"),
-        ("CreateJob back to back, p50", f"{rush.p50_ms:.1f} ms", ""),
-        ("CreateJob back to back, p99", f"{rush.p99_ms:.1f} ms", "< 25 ms"),
-        (f"changes/s to {watch.watchers} watchers", f"{watch.changes_per_second:.0f}", ""),
-        ("events/s, all watchers", f"{watch.events_per_second:.0f}", ""),
-        ("events lost / repeated", f"{watch.lost} / {watch.repeated}", "0 / 0"),
-        ("delay at a watcher, p50", f"{watch.delay_p50_seconds:.2f} s", ""),
-        ("delay at a watcher, p99", f"{watch.delay_p99_seconds:.2f} s", ""),
-        ("daemon under watchers, CPU", f"{watch.daemon_cores:.0%}", ""),
-        ("daemon under watchers, RSS", f"{watch.daemon_rss_mb:.0f} MB", ""),
-        ("watchers themselves, CPU", f"{watch.client_cores:.0%}", ""),
-        ("admission decisions/s", f"{report.decisions_per_second:.0f}", ""),
-    )
-    for row in rows:
-        table.add_row(*row)
-    return table
+        Console().print(table(report))

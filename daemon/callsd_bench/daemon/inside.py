@@ -4,7 +4,9 @@
 import asyncio
 import itertools
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from callsd_daemon.domain.admission import Host, Policy, Request, Snapshot, decide
@@ -12,38 +14,67 @@ from callsd_daemon.domain.costs import transcription_cost, transcription_cost_ke
 from callsd_daemon.domain.jobs import Artifact, Job, Outcome, State, Usage, Worker
 from callsd_daemon.domain.transcription import TRANSCRIPTION, Format, Track, TranscriptionSpec
 from callsd_daemon.kinds.stored import codec
-from callsd_daemon.store.database import Database
+from callsd_daemon.store.database import HISTORY_REVISIONS, Database
 from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.tokens import TokenFile
 
 
 DECIDING_SECONDS = 0.5
 GIB = 1024**3
 
-_RETENTION = timedelta(days=30)
+BATCH_JOBS = 1000
+"""Jobs written in one transaction, which holds all that it writes in memory."""
+
+RETENTION = timedelta(days=30)
+
+_WORKER = Worker(token_sha256="0" * 64, epoch="past")
 
 
-def fill_store(state: Path, jobs: int) -> None:
-    """Make a state directory as a daemon leaves it after `jobs` transcriptions, all finished."""
+def fill_store(state: Path, jobs: int, *, pace: timedelta = timedelta(seconds=1)) -> None:
+    """Make a state directory as a daemon leaves it after `jobs` transcriptions, all finished.
+
+    One began every `pace`, and the last one now; those whose time is up have been removed.
+    """
     state.mkdir(parents=True)
+    kept = RETENTION // pace
+    began = datetime.now(UTC) - jobs * pace
     database = Database(state / "callsd.db", codec())
+
+    def live_through(tx: Transaction, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            job_id, now = _job_id(number), began + number * pace
+            if 4 * (jobs - number) <= HISTORY_REVISIONS:
+                _live_through(tx, job_id, now)
+            else:
+                # Nobody will know how it came to its end: a quarter of the time.
+                job = _queued(job_id, now).starting(_WORKER, now).running(now)
+                tx.put(job.finished(_outcome(), now, retention=RETENTION))
+            if number >= kept:
+                tx.delete(_job_id(number - kept))
+
     try:
-        asyncio.run(database.write(lambda tx: _live_through(tx, jobs)))
+        for first in range(0, jobs, BATCH_JOBS):
+            numbers = range(first, min(first + BATCH_JOBS, jobs))
+            asyncio.run(database.write(partial(live_through, numbers=numbers)))
     finally:
         database.close()
     for name in ("jobs", "uploads"):
         (state / name).mkdir()
-    for number in range(jobs):
+    for number in range(max(0, jobs - kept), jobs):
         (state / "jobs" / _job_id(number) / "artifacts").mkdir(parents=True)
 
 
-def _live_through(tx: Transaction, jobs: int) -> None:
-    began = datetime.now(UTC) - timedelta(days=1)
-    for number in range(jobs):
-        now = began + timedelta(seconds=number)
-        job = tx.put(_queued(_job_id(number), now))
-        job = tx.put(job.starting(Worker(token_sha256="0" * 64, epoch="past"), now))
-        job = tx.put(job.running(now))
-        tx.put(job.finished(_outcome(), now, retention=_RETENTION))
+def _live_through(tx: Transaction, job_id: str, now: datetime) -> None:
+    job = tx.put(_queued(job_id, now))
+    job = tx.put(job.starting(_WORKER, now))
+    job = tx.put(job.running(now))
+    tx.put(job.finished(_outcome(), now, retention=RETENTION))
+
+
+def make_tokens(state: Path, names: Iterable[str]) -> list[str]:
+    """Tokens for clients with these names, who may do all that clients do."""
+    tokens = TokenFile(state / "tokens.json")
+    return [tokens.create(name, ("jobs.read", "jobs.write", "captions.ingest")) for name in names]
 
 
 def _job_id(number: int) -> str:
@@ -69,7 +100,7 @@ def _queued(job_id: str, now: datetime) -> Job:
         reservation=transcription_cost(spec, 1, ()),
         cost_key=transcription_cost_key(spec, 1),
         spec=spec,
-        labels={"call": job_id},
+        labels={"call": job_id, "site": "only"},
     )
 
 

@@ -16,6 +16,7 @@ from callsd_daemon.domain.jobs import job_name
 from callsd_daemon.domain.transcription import Engine
 from callsd_daemon.kinds import Kinds
 from callsd_daemon.rpc import convert
+from callsd_daemon.rpc.job_messages import MAX_JOB_BYTES
 from callsd_daemon.rpc.kinds.transcription import MAX_TRACKS
 from callsd_daemon.store.database import HISTORY_REVISIONS, Database
 from callsd_daemon.store.read_transaction import ReadTransaction
@@ -78,6 +79,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             default_caption_model=facts.default_caption_model,
             limits=server_pb2.Limits(
                 max_message_bytes=facts.max_message_bytes,
+                max_job_bytes=MAX_JOB_BYTES,
                 max_upload_bytes=facts.max_upload_bytes,
                 max_tracks=MAX_TRACKS,
                 max_threads=facts.max_threads,

@@ -194,4 +194,4 @@ async def _receive(
         call.check_stream(stream)
         receive(call, request)
         # Who sends faster than can be worked off waits here, and the network with them.
-        await call.room.wait()
+        await call.until_room()

@@ -100,6 +100,9 @@ class Jobs:
         self._changes = changes
         self._directory = directory
         self._now = now
+        self._page_turn = asyncio.Lock()
+        """Held while a page is read: however many clients list, what others read in between waits
+        for one page at most."""
 
     # One job
 
@@ -273,7 +276,8 @@ class Jobs:
             rendered = [render(job, positions.get(job.id, 0)) for job in page.jobs]
             return rendered, page.next_before, page.revision
 
-        return await self._database.read(read)
+        async with self._page_turn:
+            return await self._database.read(read)
 
     # Files
 

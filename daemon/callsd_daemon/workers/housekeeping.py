@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -41,6 +42,8 @@ log = structlog.get_logger(__name__)
 TICK_SECONDS = 1.0
 SWEEP_SECONDS = 30.0
 SWEEP_JOBS = 100
+SWEEP_IDS = 5000
+"""Ids of jobs that are read at once: some 10 ms."""
 
 SILENCE_DB = -100.0
 """Below this nothing is heard."""
@@ -127,9 +130,9 @@ class Housekeeper:
         # Directories first, jobs second: one that is made in between belongs to a job.
         found = await asyncio.to_thread(os.listdir, jobs)
         workers = await asyncio.to_thread(self._launcher.names)
-        known, needed, ended = await self._database.read(
+        known = await self._ids()
+        needed, ended = await self._database.read(
             lambda tx: (
-                tx.ids(),
                 needed_uploads(tx, self._kinds),
                 [job for name in workers if (job := tx.get(name)) is not None and job.is_final],
             )
@@ -143,6 +146,16 @@ class Housekeeper:
             kind = self._kinds[job.kind]
             await asyncio.to_thread(ending.discard, job, kind, jobs / job.id, self._launcher)
         await asyncio.to_thread(self._uploads.remove_expired, self._now(), needed)
+
+    async def _ids(self) -> set[str]:
+        """The ids of all jobs, read in parts: others that read wait for one part at most."""
+        known, last = set[str](), ""
+        while part := await self._database.read(
+            partial(ReadTransaction.ids, after=last, limit=SWEEP_IDS)
+        ):
+            known |= part
+            last = max(part)
+        return known
 
 
 def needed_uploads(tx: ReadTransaction, kinds: Kinds) -> frozenset[str]:

@@ -813,7 +813,7 @@ func (x *Usage) GetPeakMemoryBytes() int64 {
 // Asks for a job.
 type CreateJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The job, of at most 128 KiB; fields set by the server are ignored.
+	// The job, of at most Limits.max_job_bytes; fields set by the server are ignored.
 	Job *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	// UUID chosen by the client. The same id with the same job returns the job
 	// made before; with another job it is refused. Kept for as long as the job.
@@ -1183,7 +1183,7 @@ func (x *ListJobsRequest) GetPageToken() string {
 // Answers ListJobs.
 type ListJobsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Jobs, newest first. A page ends at 1 MiB, with fewer jobs than asked for.
+	// Jobs, newest first. A page ends at 256 KiB, with fewer jobs than asked for.
 	Jobs []*Job `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
 	// Token of the next page; empty after the last one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`

@@ -164,8 +164,10 @@ type Limits struct {
 	JobRetention *durationpb.Duration `protobuf:"bytes,7,opt,name=job_retention,json=jobRetention,proto3" json:"job_retention,omitempty"`
 	// Most speakers in a call that is captioned.
 	MaxCallSpeakers int32 `protobuf:"varint,8,opt,name=max_call_speakers,json=maxCallSpeakers,proto3" json:"max_call_speakers,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Largest job in a CreateJob request. Unit: bytes.
+	MaxJobBytes   int32 `protobuf:"varint,9,opt,name=max_job_bytes,json=maxJobBytes,proto3" json:"max_job_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -250,6 +252,13 @@ func (x *Limits) GetJobRetention() *durationpb.Duration {
 func (x *Limits) GetMaxCallSpeakers() int32 {
 	if x != nil {
 		return x.MaxCallSpeakers
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxJobBytes() int32 {
+	if x != nil {
+		return x.MaxJobBytes
 	}
 	return 0
 }
@@ -520,7 +529,7 @@ const file_callsd_v1_server_proto_rawDesc = "" +
 	"\rdefault_model\x18\x06 \x01(\tR\fdefaultModel\x12)\n" +
 	"\x06limits\x18\a \x01(\v2\x11.callsd.v1.LimitsR\x06limits\x12\x1a\n" +
 	"\bdraining\x18\b \x01(\bR\bdraining\x122\n" +
-	"\x15default_caption_model\x18\t \x01(\tR\x13defaultCaptionModel\"\xd8\x02\n" +
+	"\x15default_caption_model\x18\t \x01(\tR\x13defaultCaptionModel\"\xfc\x02\n" +
 	"\x06Limits\x12*\n" +
 	"\x11max_message_bytes\x18\x01 \x01(\x05R\x0fmaxMessageBytes\x12(\n" +
 	"\x10max_upload_bytes\x18\x02 \x01(\x03R\x0emaxUploadBytes\x12\x1d\n" +
@@ -532,7 +541,8 @@ const file_callsd_v1_server_proto_rawDesc = "" +
 	"\vmax_watches\x18\x06 \x01(\x05R\n" +
 	"maxWatches\x12>\n" +
 	"\rjob_retention\x18\a \x01(\v2\x19.google.protobuf.DurationR\fjobRetention\x12*\n" +
-	"\x11max_call_speakers\x18\b \x01(\x05R\x0fmaxCallSpeakers\"\x16\n" +
+	"\x11max_call_speakers\x18\b \x01(\x05R\x0fmaxCallSpeakers\x12\"\n" +
+	"\rmax_job_bytes\x18\t \x01(\x05R\vmaxJobBytes\"\x16\n" +
 	"\x14GetServerInfoRequest\"O\n" +
 	"\x15GetServerInfoResponse\x126\n" +
 	"\vserver_info\x18\x01 \x01(\v2\x15.callsd.v1.ServerInfoR\n" +

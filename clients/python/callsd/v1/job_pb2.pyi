@@ -507,7 +507,7 @@ class CreateJobRequest(_message.Message):
     """Refuse instead of waiting when there is no capacity now. Default: false."""
     @_builtins.property
     def job(self) -> Global___Job:
-        """The job, of at most 128 KiB; fields set by the server are ignored."""
+        """The job, of at most Limits.max_job_bytes; fields set by the server are ignored."""
 
     def __init__(
         self,
@@ -720,7 +720,7 @@ class ListJobsResponse(_message.Message):
     """
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
-        """Jobs, newest first. A page ends at 1 MiB, with fewer jobs than asked for."""
+        """Jobs, newest first. A page ends at 256 KiB, with fewer jobs than asked for."""
 
     def __init__(
         self,

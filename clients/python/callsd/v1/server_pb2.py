@@ -29,7 +29,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x61llsd/v1/server.proto\x12\tcallsd.v1\x1a\x18\x63\x61llsd/v1/capacity.proto\x1a\x14\x63\x61llsd/v1/kind.proto\x1a\x1d\x63\x61llsd/v1/transcription.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x02\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x61tabase_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x05kinds\x18\x04 \x03(\x0e\x32\x12.callsd.v1.JobKind\x12(\n\x07\x65ngines\x18\x05 \x03(\x0e\x32\x17.callsd.v1.SpeechEngine\x12\x15\n\rdefault_model\x18\x06 \x01(\t\x12!\n\x06limits\x18\x07 \x01(\x0b\x32\x11.callsd.v1.Limits\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x1d\n\x15\x64\x65\x66\x61ult_caption_model\x18\t \x01(\t\"\xe3\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x05\x12\x18\n\x10max_upload_bytes\x18\x02 \x01(\x03\x12\x12\n\nmax_tracks\x18\x03 \x01(\x05\x12\x13\n\x0bmax_threads\x18\x04 \x01(\x05\x12\x19\n\x11history_revisions\x18\x05 \x01(\x05\x12\x13\n\x0bmax_watches\x18\x06 \x01(\x05\x12\x30\n\rjob_retention\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11max_call_speakers\x18\x08 \x01(\x05\"\x16\n\x14GetServerInfoRequest\"C\n\x15GetServerInfoResponse\x12*\n\x0bserver_info\x18\x01 \x01(\x0b\x32\x15.callsd.v1.ServerInfo\"\x14\n\x12GetCapacityRequest\"<\n\x13GetCapacityResponse\x12%\n\x08\x63\x61pacity\x18\x01 \x01(\x0b\x32\x13.callsd.v1.Capacity\"\x16\n\x14WatchCapacityRequest\">\n\x15WatchCapacityResponse\x12%\n\x08\x63\x61pacity\x18\x01 \x01(\x0b\x32\x13.callsd.v1.Capacity2\x87\x02\n\rServerService\x12R\n\rGetServerInfo\x12\x1f.callsd.v1.GetServerInfoRequest\x1a .callsd.v1.GetServerInfoResponse\x12L\n\x0bGetCapacity\x12\x1d.callsd.v1.GetCapacityRequest\x1a\x1e.callsd.v1.GetCapacityResponse\x12T\n\rWatchCapacity\x12\x1f.callsd.v1.WatchCapacityRequest\x1a .callsd.v1.WatchCapacityResponse0\x01\x42\x62\n\rdev.callsd.v1B\x0bServerProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x61llsd/v1/server.proto\x12\tcallsd.v1\x1a\x18\x63\x61llsd/v1/capacity.proto\x1a\x14\x63\x61llsd/v1/kind.proto\x1a\x1d\x63\x61llsd/v1/transcription.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x02\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x61tabase_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x05kinds\x18\x04 \x03(\x0e\x32\x12.callsd.v1.JobKind\x12(\n\x07\x65ngines\x18\x05 \x03(\x0e\x32\x17.callsd.v1.SpeechEngine\x12\x15\n\rdefault_model\x18\x06 \x01(\t\x12!\n\x06limits\x18\x07 \x01(\x0b\x32\x11.callsd.v1.Limits\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x1d\n\x15\x64\x65\x66\x61ult_caption_model\x18\t \x01(\t\"\xfa\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x05\x12\x18\n\x10max_upload_bytes\x18\x02 \x01(\x03\x12\x12\n\nmax_tracks\x18\x03 \x01(\x05\x12\x13\n\x0bmax_threads\x18\x04 \x01(\x05\x12\x19\n\x11history_revisions\x18\x05 \x01(\x05\x12\x13\n\x0bmax_watches\x18\x06 \x01(\x05\x12\x30\n\rjob_retention\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11max_call_speakers\x18\x08 \x01(\x05\x12\x15\n\rmax_job_bytes\x18\t \x01(\x05\"\x16\n\x14GetServerInfoRequest\"C\n\x15GetServerInfoResponse\x12*\n\x0bserver_info\x18\x01 \x01(\x0b\x32\x15.callsd.v1.ServerInfo\"\x14\n\x12GetCapacityRequest\"<\n\x13GetCapacityResponse\x12%\n\x08\x63\x61pacity\x18\x01 \x01(\x0b\x32\x13.callsd.v1.Capacity\"\x16\n\x14WatchCapacityRequest\">\n\x15WatchCapacityResponse\x12%\n\x08\x63\x61pacity\x18\x01 \x01(\x0b\x32\x13.callsd.v1.Capacity2\x87\x02\n\rServerService\x12R\n\rGetServerInfo\x12\x1f.callsd.v1.GetServerInfoRequest\x1a .callsd.v1.GetServerInfoResponse\x12L\n\x0bGetCapacity\x12\x1d.callsd.v1.GetCapacityRequest\x1a\x1e.callsd.v1.GetCapacityResponse\x12T\n\rWatchCapacity\x12\x1f.callsd.v1.WatchCapacityRequest\x1a .callsd.v1.WatchCapacityResponse0\x01\x42\x62\n\rdev.callsd.v1B\x0bServerProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,19 +40,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVERINFO']._serialized_start=182
   _globals['_SERVERINFO']._serialized_end=464
   _globals['_LIMITS']._serialized_start=467
-  _globals['_LIMITS']._serialized_end=694
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=696
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=718
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=720
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=787
-  _globals['_GETCAPACITYREQUEST']._serialized_start=789
-  _globals['_GETCAPACITYREQUEST']._serialized_end=809
-  _globals['_GETCAPACITYRESPONSE']._serialized_start=811
-  _globals['_GETCAPACITYRESPONSE']._serialized_end=871
-  _globals['_WATCHCAPACITYREQUEST']._serialized_start=873
-  _globals['_WATCHCAPACITYREQUEST']._serialized_end=895
-  _globals['_WATCHCAPACITYRESPONSE']._serialized_start=897
-  _globals['_WATCHCAPACITYRESPONSE']._serialized_end=959
-  _globals['_SERVERSERVICE']._serialized_start=962
-  _globals['_SERVERSERVICE']._serialized_end=1225
+  _globals['_LIMITS']._serialized_end=717
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=719
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=741
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=743
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=810
+  _globals['_GETCAPACITYREQUEST']._serialized_start=812
+  _globals['_GETCAPACITYREQUEST']._serialized_end=832
+  _globals['_GETCAPACITYRESPONSE']._serialized_start=834
+  _globals['_GETCAPACITYRESPONSE']._serialized_end=894
+  _globals['_WATCHCAPACITYREQUEST']._serialized_start=896
+  _globals['_WATCHCAPACITYREQUEST']._serialized_end=918
+  _globals['_WATCHCAPACITYRESPONSE']._serialized_start=920
+  _globals['_WATCHCAPACITYRESPONSE']._serialized_end=982
+  _globals['_SERVERSERVICE']._serialized_start=985
+  _globals['_SERVERSERVICE']._serialized_end=1248
 # @@protoc_insertion_point(module_scope)

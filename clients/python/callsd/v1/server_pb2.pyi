@@ -102,6 +102,7 @@ class Limits(_message.Message):
     MAX_WATCHES_FIELD_NUMBER: _builtins.int
     JOB_RETENTION_FIELD_NUMBER: _builtins.int
     MAX_CALL_SPEAKERS_FIELD_NUMBER: _builtins.int
+    MAX_JOB_BYTES_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """Largest message the server reads. Unit: bytes."""
     max_upload_bytes: _builtins.int
@@ -116,6 +117,8 @@ class Limits(_message.Message):
     """Most watches open at once."""
     max_call_speakers: _builtins.int
     """Most speakers in a call that is captioned."""
+    max_job_bytes: _builtins.int
+    """Largest job in a CreateJob request. Unit: bytes."""
     @_builtins.property
     def job_retention(self) -> _duration_pb2.Duration:
         """How long a finished job is kept. Zero = until deleted."""
@@ -131,10 +134,11 @@ class Limits(_message.Message):
         max_watches: _builtins.int = ...,
         job_retention: _duration_pb2.Duration | None = ...,
         max_call_speakers: _builtins.int = ...,
+        max_job_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job_retention", b"job_retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_revisions", b"history_revisions", "job_retention", b"job_retention", "max_call_speakers", b"max_call_speakers", "max_message_bytes", b"max_message_bytes", "max_threads", b"max_threads", "max_tracks", b"max_tracks", "max_upload_bytes", b"max_upload_bytes", "max_watches", b"max_watches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_revisions", b"history_revisions", "job_retention", b"job_retention", "max_call_speakers", b"max_call_speakers", "max_job_bytes", b"max_job_bytes", "max_message_bytes", b"max_message_bytes", "max_threads", b"max_threads", "max_tracks", b"max_tracks", "max_upload_bytes", b"max_upload_bytes", "max_watches", b"max_watches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

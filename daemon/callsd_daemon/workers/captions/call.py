@@ -159,7 +159,6 @@ class Call:
         self.acks.set()
         if chunk is not None:
             self._sink.send(self, speaker, chunk)
-            self.update_room()
 
     def name(self, name: str, display_name: str) -> None:
         """Set the display name of a speaker, who may be new."""
@@ -183,6 +182,14 @@ class Call:
         if not speaker.is_drained and not speaker.is_asked_to_end:
             speaker.is_asked_to_end = True
             self._sink.end_speech(speaker)
+
+    async def until_room(self) -> None:
+        """Wait until the client may send more audio.
+
+        Asked once for each of its messages, not for each chunk: it takes a look at every speaker.
+        """
+        self.update_room()
+        await self.room.wait()
 
     def update_room(self) -> None:
         """Find out whether the client may send more audio."""

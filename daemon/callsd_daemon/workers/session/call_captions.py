@@ -84,7 +84,7 @@ async def _receive(
             if speaker in call.speakers:
                 call.pause(speaker)
         # Who sends faster than can be worked off waits here.
-        await call.room.wait()
+        await call.until_room()
 
 
 def _take(call: Call, piece: worker_pb2.SpeakerAudio) -> None:

@@ -480,7 +480,7 @@ export const UsageSchema: GenMessage<Usage> = /*@__PURE__*/
  */
 export type CreateJobRequest = Message<"callsd.v1.CreateJobRequest"> & {
   /**
-   * The job, of at most 128 KiB; fields set by the server are ignored.
+   * The job, of at most Limits.max_job_bytes; fields set by the server are ignored.
    *
    * @generated from field: callsd.v1.Job job = 1;
    */
@@ -680,7 +680,7 @@ export const ListJobsRequestSchema: GenMessage<ListJobsRequest> = /*@__PURE__*/
  */
 export type ListJobsResponse = Message<"callsd.v1.ListJobsResponse"> & {
   /**
-   * Jobs, newest first. A page ends at 1 MiB, with fewer jobs than asked for.
+   * Jobs, newest first. A page ends at 256 KiB, with fewer jobs than asked for.
    *
    * @generated from field: repeated callsd.v1.Job jobs = 1;
    */
