@@ -53,7 +53,14 @@ INT32 = click.IntRange(0, 2**31 - 1)
     "headers",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Sent with every request of the page. Repeatable.",
+    help="Sent with every request of the page to its own site. Repeatable.",
+)
+@click.option(
+    "--header-origin",
+    "header_origins",
+    metavar="ORIGIN",
+    multiple=True,
+    help="Another site that gets the headers, such as https://api.example.com. Repeatable.",
 )
 @click.option(
     "--headers-file",
@@ -89,6 +96,7 @@ def record(
     audio_kbps: int | None,
     audio_only: bool,
     headers: tuple[str, ...],
+    header_origins: tuple[str, ...],
     headers_file: IO[str] | None,
     fragment_file: IO[str] | None,
     ready: str,
@@ -110,6 +118,7 @@ def record(
         url=url,
         url_fragment=fragment_file.read().strip() if fragment_file is not None else fragment,
         headers=parse_headers([*headers, *filter(None, lines)]),
+        header_origins=header_origins,
         width=width,
         height=height,
         frame_rate=fps,
