@@ -16,7 +16,7 @@ from callsd_daemon.cli.jobs.text import outcome
 from callsd_daemon.cli.shared.context import Cli, json_option, pass_cli
 from callsd_daemon.cli.shared.exit import Exit, Problem
 from callsd_daemon.cli.shared.output import as_dict, print_json, size
-from callsd_daemon.cli.shared.params import parse_headers, parse_labels, parse_span
+from callsd_daemon.cli.shared.params import FILE, INT32, parse_headers, parse_labels, parse_span
 
 
 MAX_SIZE_CHARACTERS = 11
@@ -24,9 +24,6 @@ MAX_SIZE_CHARACTERS = 11
 PROFILES = {
     name.removeprefix("RECORDING_PROFILE_").lower(): name for name in RecordingProfile.keys()[1:]
 }
-
-INT32 = click.IntRange(0, 2**31 - 1)
-"""What a field can hold; which values make sense the server says."""
 
 
 @click.command()
@@ -40,7 +37,7 @@ INT32 = click.IntRange(0, 2**31 - 1)
     "--output",
     "target",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="Fetch the recording into this file.",
 )
 @click.option("--size", "picture_size", metavar="WxH", help="Size of the picture in pixels.")
@@ -146,7 +143,7 @@ def record(
         ended = _follow(client, created.job, as_json=cli.json)
         if not cli.json:
             click.echo(f"job:        {ended.name}")
-            for line in outcome(ended):
+            for line in outcome(ended, with_files=target is None):
                 click.echo(line)
         if target is not None and ended.artifacts:
             _fetch(cli, client, ended, target)
