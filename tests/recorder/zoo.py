@@ -11,24 +11,28 @@ from tests.helpers.ports import free_port
 
 
 _HEAD = """<!doctype html><meta charset="utf-8"><title>call</title>
-<style>body { margin: 0; background: #060; color: #fff; font: 32px sans-serif } </style>
+<style>body { margin: 0; background: #060; color: #fff; font: 28px sans-serif }
+h1, p { margin: 6px 12px } </style>
 <h1>%(name)s</h1><p id="clock"></p><script>
 const visit = %(visit)d, dead = "http://127.0.0.1:%(dead)d/";
 const began = performance.now(), say = text => document.querySelector("h1").textContent = text;
+const told = work => fetch("/go").then(work);
 const later = (seconds, work) => setTimeout(work, 1000 * seconds);
 setInterval(() => clock.textContent = Math.round((performance.now() - began) / 100) / 10, 50);
 window.isReady = true;
 %(script)s
 </script>%(body)s"""
 
+GO_SECONDS = 60.0
+
 SCRIPTS = {
     # Goes wrong at the first visit, and is well at the second.
-    "dead": "if (visit === 1) later(1, () => location = dead)",
-    "broken": "if (visit === 1) later(1, () => location = '/error/500')",
+    "dead": "if (visit === 1) told(() => location = dead)",
+    "broken": "if (visit === 1) told(() => location = '/error/500')",
     # Goes wrong, and is gone.
-    "gone": "later(1, () => location.reload())",
+    "gone": "told(() => location.reload())",
     # Goes wrong each time.
-    "hopeless": "later(1, () => location = '/error/503')",
+    "hopeless": "told(() => location = '/error/503')",
     # Its own affair.
     "moves": "later(1, () => location = '/moved')",
     "moved": "",
@@ -60,6 +64,8 @@ class Zoo:
 
     def __init__(self) -> None:
         self.visits: Counter[str] = Counter()
+        self.go = threading.Event()
+        """Set: pages that go wrong do so, once they are shown."""
         zoo = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -97,6 +103,9 @@ class Zoo:
     def _answer(self, path: str) -> tuple[int, bytes]:
         name = path.strip("/")
         self.visits[name] += 1
+        if name == "go":
+            self.go.wait(GO_SECONDS)
+            return 204, b""
         if name.startswith("error/"):
             return int(name.removeprefix("error/")), b""
         if name not in SCRIPTS or (name == "gone" and self.visits[name] > 1):

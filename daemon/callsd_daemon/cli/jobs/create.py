@@ -199,14 +199,11 @@ def _create(
 
 
 def _check_uploads(client: Client, files: Sequence[TrackFile]) -> None:
-    """Find out what sending the files would: raises Problem for one that is too large or no sound.
-
-    Older servers do not tell their limit, and have one all the same.
-    """
+    """Find out what sending the files would; raises Problem for what is too large or no sound."""
     limit_bytes = client.get_server_info().limits.max_upload_bytes
     for file in files:
         size_bytes = file.path.stat().st_size
-        if limit_bytes and size_bytes > limit_bytes:
+        if size_bytes > limit_bytes:
             raise Problem(
                 f"{file.path} has {size(size_bytes)}, and media.max_upload_bytes allows "
                 f"{size(limit_bytes)}",
