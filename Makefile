@@ -16,6 +16,7 @@ CALLS ?= 1
 PAGE ?= typical
 SECONDS ?= 60
 TABLE ?=
+SHEET ?= page-zoo.png
 
 # What is tested as a system; everything else is a part of `make test`.
 SYSTEM := tests/boot tests/packaging tests/proxy
@@ -108,6 +109,10 @@ test-beside: test-models test-packages # the rest, some at once
 .PHONY: test-system
 test-system: test-models test-packages ## boot machines, install packages, go through a proxy
 	$(BIN)/pytest $(SYSTEM)
+
+.PHONY: page-zoo
+page-zoo: $(SETUP) ## record pages that go wrong, and lay their last pictures side by side (SHEET=)
+	$(BIN)/python -m tests.recorder.contact_sheet '$(SHEET)'
 
 .PHONY: faults
 faults: export CALLSD_FAULTS_TABLE := $(TABLE)

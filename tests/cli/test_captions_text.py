@@ -24,12 +24,12 @@ from callsd.v1.caption_pb2 import (
 )
 from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED, Job, Progress
 from callsd.v1.kind_pb2 import JOB_KIND_CAPTIONS
-from callsd_daemon.cli.captions.sound import opened
 from callsd_daemon.cli.captions.state import CaptionState, line, stamp
 from callsd_daemon.cli.captions.view import CaptionView, tail
 from callsd_daemon.cli.jobs.text import describe, job_row
 from callsd_daemon.cli.shared.exit import Exit, Problem
 from callsd_daemon.cli.shared.output import printable
+from callsd_daemon.cli.shared.sound import opened
 from tests.captioner.sound import decoded
 from tests.cli.conftest import Command
 from tests.helpers.daemon import SAMPLE_CALL

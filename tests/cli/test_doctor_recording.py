@@ -36,7 +36,8 @@ def _open_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(checks_recording, "_has_library", lambda name: True)
     monkeypatch.setattr(checks_recording, "first_line", lambda path: "")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0))
+    said = SimpleNamespace(returncode=0, stdout=b"/usr/share/fonts/one.ttf: ")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)
 
 
 def findings() -> dict[str, Finding]:
@@ -54,7 +55,7 @@ class TestPrograms:
         assert {finding.status for finding in found.values()} == {Status.OK}
         assert found["Xvfb"].found == "display: /usr/bin/Xvfb"
         assert found["libyuv.so.0"].found == "colours: there"
-        assert list(found) == [*PACKAGES, "user namespaces"]
+        assert list(found) == [*PACKAGES, "fonts", "user namespaces"]
 
     def test_nothing_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each that is missing comes with its package; whoever records nothing needs none."""
@@ -74,6 +75,45 @@ class TestPrograms:
         monkeypatch.setattr(shutil, "which", lambda one: f"/opt/{one}" if one == name else None)
 
         assert findings()["chromium"].found == f"browser: /opt/{name}"
+
+
+class TestFonts:
+    """Whether what is written in a page can be read."""
+
+    @pytest.mark.parametrize(
+        ("lacking", "expected"),
+        [
+            ("", (Status.OK, "for all 10 scripts", "")),
+            (
+                "ท한会",
+                (
+                    Status.ADVICE,
+                    "none for Chinese, Korean, Thai: recordings show boxes instead",
+                    "apt install fonts-noto-cjk fonts-noto-core",
+                ),
+            ),
+        ],
+    )
+    def test_glyphs_are_looked_for(
+        self, monkeypatch: pytest.MonkeyPatch, lacking: str, expected: tuple[Status, str, str]
+    ) -> None:
+        """Scripts without a glyph are named with packages that have some, each of these once."""
+        codes = {f":charset={ord(character):x}" for character in lacking}
+
+        def run(command: list[str], **_: object) -> SimpleNamespace:
+            is_lacking = bool(codes.intersection(command))
+            return SimpleNamespace(returncode=0, stdout=b"" if is_lacking else b"one.ttf: \n")
+
+        monkeypatch.setattr(subprocess, "run", run)
+        finding = findings()["fonts"]
+
+        assert (finding.status, finding.found, finding.fix) == expected
+
+    def test_nobody_to_ask(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without fontconfig's list nothing is claimed."""
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+
+        assert findings()["fonts"].fix == "apt install fontconfig"
 
 
 class TestNamespaces:
@@ -104,7 +144,9 @@ class TestNamespaces:
 
     def test_refused_by_something_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A namespace that cannot be made for another reason is seen, by making one."""
-        monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+        monkeypatch.setattr(
+            subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stdout=b"")
+        )
         finding = findings()["user namespaces"]
 
         assert finding.status is Status.ADVICE
@@ -141,7 +183,7 @@ def test_doctor_tells(callsd: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     found = callsd.json("doctor", exit_code=Exit.FAILED)["checks"]
     checks = {one["name"]: one for one in found}
 
-    assert set(PACKAGES) | {"user namespaces"} <= set(checks)
+    assert set(PACKAGES) | {"fonts", "user namespaces"} <= set(checks)
     assert checks["Xvfb"] == {
         "name": "Xvfb",
         "status": "advice",

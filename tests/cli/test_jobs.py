@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from callsd_daemon.cli.shared.exit import Exit
 from tests.cli.conftest import Command
-from tests.helpers.daemon import Daemon
+from tests.helpers.daemon import SAMPLE_CALL, Daemon
 from tests.helpers.waiting import eventually
 
 
@@ -34,10 +35,12 @@ class TestCreate:
         assert "callsd jobs watch" in result.stderr
 
     def test_wait_and_fetch(self, callsd_up: Command, track: str, tmp_path: Path) -> None:
-        """-o waits for the end and stores the results."""
+        """-o waits for the end, stores the results, and lists them once: where they are."""
         out = tmp_path / "out"
-        callsd_up("jobs", "create", "--track", track, "--prompt", "succeed", "-o", out)
+        said = callsd_up("jobs", "create", "--track", track, "--prompt", "succeed", "-o", out)
 
+        assert said.stdout.count("transcript.vtt") == 1
+        assert f"{out / 'transcript.vtt'}  7 B" in said.stdout
         assert (out / "transcript.vtt").read_bytes() == b"WEBVTT\n"
 
     def test_failed_job_is_exit_code_1(self, callsd_up: Command, track: str) -> None:
@@ -94,6 +97,32 @@ class TestCreate:
         result = callsd_up("jobs", "create", "--track", track, "--validate-only")
 
         assert result.stdout.startswith("valid: it would start now (1 cores,")
+
+    def test_validate_only_of_files_that_are_sent(
+        self, callsd_up: Command, running: Daemon, tmp_path: Path
+    ) -> None:
+        """What would be uploaded is looked at here; nothing is sent, and the verdict is whole."""
+        uploads = running.state / "uploads"
+        before = sorted(uploads.iterdir())
+        path = tmp_path / "a.ogg"
+        shutil.copyfile(SAMPLE_CALL / "maya.ogg", path)
+        ask = ("jobs", "create", "--track", f"Ada={path}", "--validate-only")
+
+        assert callsd_up(*ask).stdout.startswith("valid: it would start now (1 cores,")
+        assert "MODEL_UNKNOWN" in callsd_up(*ask, "--model", "none", exit_code=4).stderr
+        assert sorted(uploads.iterdir()) == before
+
+    def test_validate_only_of_what_cannot_be_sent(self, callsd_up: Command, tmp_path: Path) -> None:
+        """A file without sound, and one that is too large, are told before anything is sent."""
+        noise, large = tmp_path / "noise.wav", tmp_path / "large.wav"
+        noise.write_bytes(b"no sound")
+        large.touch()
+        os.truncate(large, 5 << 30)
+        ask = ("jobs", "create", "--validate-only", "--track")
+
+        assert "INPUT_INVALID" in callsd_up(*ask, f"Ada={noise}", exit_code=Exit.FAILED).stderr
+        said = callsd_up(*ask, f"Ada={large}", exit_code=Exit.REFUSED).stderr
+        assert "5.37 GB, and media.max_upload_bytes allows 4.29 GB" in said
 
     def test_invalid_request(self, callsd_up: Command, track: str) -> None:
         """The server's refusal of a field names the field."""

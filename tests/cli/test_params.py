@@ -95,7 +95,8 @@ class TestWords:
             parse_span(text)
 
     @pytest.mark.parametrize(
-        ("count", "text"), [(0, "0 B"), (999, "999 B"), (1400, "1.4 kB"), (2.5e13, "25 TB")]
+        ("count", "text"),
+        [(0, "0 B"), (999, "999 B"), (1400, "1.4 kB"), (999_600, "1 MB"), (2.5e13, "25 TB")],
     )
     def test_sizes(self, count: float, text: str) -> None:
         """Three digits and a unit."""

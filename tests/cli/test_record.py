@@ -46,6 +46,7 @@ class TestOptions:
             *("record", f"{URL}#{SECRET}", *CHECK, "--profile", "high", "--duration", "90m"),
             *("--size", "1600x900", "--fps", 25, "--video-kbps", 3000, "--audio-kbps", 96),
             *("--audio-only", "--header", f"X-Token={SECRET}", "--header", f"X-B: {SECRET}"),
+            *("--header-origin", "https://api.example"),
             *("--ready", "window.ready", "--over", "window.over", "--leave", "leave()"),
             *("--ready-timeout", "45s", "--label", "call=one"),
         )["job"]
@@ -54,6 +55,7 @@ class TestOptions:
             "url": URL,
             "url_fragment": "",
             "headers": {"X-Token": "", "X-B": ""},
+            "header_origins": ["https://api.example"],
             "profile": "RECORDING_PROFILE_HIGH",
             "width": 1600,
             "height": 900,

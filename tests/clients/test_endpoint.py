@@ -22,6 +22,7 @@ class TestAddress:
         ("address", "target", "secure", "local"),
         [
             ("unix:/run/callsd/callsd.sock", "unix:/run/callsd/callsd.sock", False, True),
+            ("unix:/run/a%20b/ü.sock", "unix:/run/a%2520b/%C3%BC.sock", False, True),
             ("tcp:127.0.0.1:7411", "dns:///127.0.0.1:7411", False, True),
             ("tcp:[::1]:7411", "dns:///[::1]:7411", False, True),
             ("tcp:localhost:7411", "dns:///localhost:7411", False, True),
@@ -36,11 +37,14 @@ class TestAddress:
 
     @pytest.mark.parametrize(
         "address",
-        ["", "callsd", "unix:relative", "tcp:host", "tcp::1", "tls:h:0", "tls:h:70000", "http:h:1"],
+        [
+            *("", "callsd", "unix:relative", f"unix:/{107 * 'x'}", "tcp:host", "tcp::1"),
+            *("tls:h:0", "tls:h:70000", "tls:ü:1", "http:h:1"),
+        ],
     )
     def test_bad_addresses(self, address: str) -> None:
         """A malformed address is refused before anything is sent."""
-        with pytest.raises(SettingsError, match=r"expected|absolute"):
+        with pytest.raises(SettingsError, match=r"expected|absolute|at most"):
             Endpoint(address=address)
 
     def test_no_token_in_the_clear(self) -> None:

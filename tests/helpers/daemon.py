@@ -19,7 +19,7 @@ import msgspec
 import tomlkit
 from grpc_health.v1 import health_pb2
 
-from callsd import FINAL_STATES, Client, duration
+from callsd import FINAL_STATES, Client, Endpoint, duration
 from callsd.v1.job_pb2 import CreateJobRequest, CreateJobResponse, GetJobRequest, Job, JobState
 from callsd.v1.transcription_pb2 import Track, TranscriptionSpec
 from callsd_daemon.domain.admission import Host
@@ -254,7 +254,7 @@ class Daemon:
         """A connection of its own; the caller closes it."""
         # Without a pool of its own, a channel shares its connection, and its backoff, with others.
         options = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
-        return grpc.insecure_channel(self.address, options)
+        return grpc.insecure_channel(Endpoint(address=self.address).target, options)
 
     def api(self, token: str | None = None) -> Api:
         """The bare API on a new connection; closed with the daemon."""

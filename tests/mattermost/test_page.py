@@ -54,7 +54,7 @@ async def test_page(server: MattermostServer, recording: Recording) -> None:
         shown = {"channel_id": call.channel_id, "session_id": speaker, "text": "hello there"}
         await server.plugin.publish(call, "caption", shown)
         text = "document.querySelector('#captions').innerText"
-        is_true = source._browser.is_true
+        is_true = source._browser.scripts.is_true
         for expression in (f"{text} === 'Ada Admin: hello there'", f"{text} === ''"):
             seen = functools.partial(is_true, expression)
             await loop.run_in_executor(thread, eventually, seen, expression)

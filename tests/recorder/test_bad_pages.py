@@ -98,7 +98,7 @@ def value(source: WebSource, expression: str) -> object:
 
 def do(source: WebSource, statement: str) -> None:
     """Have the page do something by itself, a moment later."""
-    source._browser.run(f"void setTimeout(() => {{ {statement} }}, 0)")
+    source._browser.scripts.run(f"void setTimeout(() => {{ {statement} }}, 0)")
 
 
 def windows(source: WebSource) -> list[str]:
@@ -130,11 +130,13 @@ class TestAsking:
         do(source, f"said.dialog = [{call}]")
 
         assert eventually(lambda: value(source, "said.dialog"), "an answer", seconds=5) == [answer]
-        source._browser.run("delete said.dialog")
+        source._browser.scripts.run("delete said.dialog")
 
     def test_leaving_is_not_asked_about(self, source: WebSource) -> None:
         """A page that wants to be asked before it goes does not hold up where it goes itself."""
-        source._browser.run("window.onbeforeunload = e => { e.preventDefault(); return 'no' }")
+        source._browser.scripts.run(
+            "window.onbeforeunload = e => { e.preventDefault(); return 'no' }"
+        )
         do(source, "location.search = '?again'")
 
         eventually(lambda: value(source, "location.search") == "?again", "the page has gone on")
@@ -183,7 +185,7 @@ class TestWindows:
         do(source, statement)
 
         eventually(lambda: value(source, "said.popup"), "the page has tried", seconds=5)
-        source._browser.run("delete said.popup")
+        source._browser.scripts.run("delete said.popup")
 
     def test_one_that_a_click_opens_is_closed(self, source: WebSource) -> None:
         """What no popup blocker holds up is closed at once."""

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
-import secrets
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -12,84 +9,21 @@ import pytest
 from callsd_bench.recording.measure import Measured, measure
 from callsd_bench.recording.pages import PageServer
 from callsd_worker.recorder.health import Picture
-from callsd_worker.recorder.joining import Joined, join
-from callsd_worker.recorder.pieces import find_pieces
+from callsd_worker.recorder.joining import Joined
 from callsd_worker.recorder.quality import Quality
-from callsd_worker.recorder.recording import End, Ending, Recorder, Status
+from callsd_worker.recorder.recording import End, Ending
 from callsd_worker.recorder.web_source import Page
-from tests.helpers.waiting import eventually
+from tests.helpers.recordings import Recording, recording_of
 
 
 MEDIUM = Quality(width=1280, height=720, fps=20, video_kbps=1500, audio_kbps=64)
-SMALL = Quality(width=640, height=360, fps=10, video_kbps=500, audio_kbps=64)
 CONNECTED = "window.callsClient && window.callsClient.connected"
 CLOSED = "!window.callsClient || window.callsClient.closed"
 
 
-class Recording:
-    """A recording that runs on a thread of its own."""
-
-    def __init__(self, directory: Path, url: str, quality: Quality, **options: Any) -> None:
-        # As the daemon names jobs: a longer path of a socket Chromium refuses.
-        self.directory = directory / secrets.token_hex(10)
-        self.directory.mkdir()
-        self.statuses: list[Status] = []
-        self.stop = threading.Event()
-        self.ending: Ending | None = None
-        self.error: BaseException | None = None
-        page = Page(url=url, ready_expression=CONNECTED, over_expression=CLOSED)
-        self._recorder = Recorder(
-            page,
-            quality,
-            self.directory,
-            report=self.statuses.append,
-            should_stop=self.stop.is_set,
-            **{"min_free_bytes": 0, "max_seconds": 60.0, **options},
-        )
-        self._thread = threading.Thread(target=self._run, name="recorder")
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.ending = self._recorder.run()
-        except BaseException as error:  # noqa: BLE001 - the test's thread is told
-            self.error = error
-
-    def seconds_of(self, segment: int) -> float:
-        """How much is recorded by now, if it is this piece that is recorded."""
-        last = self.statuses[-1] if self.statuses else Status(phase="")
-        return last.health.recorded_seconds if last.health and last.segment == segment else 0.0
-
-    def await_seconds(self, seconds: float, *, segment: int = 1) -> None:
-        """Wait until so much is recorded in all, in this piece."""
-        eventually(
-            lambda: self.error or self.seconds_of(segment) >= seconds,
-            f"{seconds} s are recorded, in piece {segment}",
-            seconds=30,
-        )
-        assert self.error is None
-
-    def end(self) -> Ending:
-        """Stop it, and tell why it has ended."""
-        self.stop.set()
-        return self.await_end()
-
-    def await_end(self) -> Ending:
-        """Wait until it has ended, by itself or because it was told to."""
-        self._thread.join(30)
-        assert self.error is None
-        assert self.ending is not None
-        return self.ending
-
-    def join(self) -> tuple[Joined, Path]:
-        """Join its pieces."""
-        target = self.directory / "recording.mp4"
-        return join(find_pieces(self.directory), target), target
-
-    def close(self) -> None:
-        """Leave nothing behind."""
-        self.stop.set()
-        self._thread.join(30)
+def page(url: str) -> Page:
+    """A page that says how its call is."""
+    return Page(url=url, ready_expression=CONNECTED, over_expression=CLOSED)
 
 
 @pytest.fixture(scope="module")
@@ -99,20 +33,11 @@ def pages() -> Iterator[PageServer]:
         yield server
 
 
-def record(tmp_path: Path, url: str, quality: Quality, **options: Any) -> Iterator[Recording]:
-    """Record, and end it whatever happens."""
-    recording = Recording(tmp_path, url, quality, **options)
-    try:
-        yield recording
-    finally:
-        recording.close()
-
-
 @pytest.fixture(scope="module")
 def recording(pages: PageServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
     """Some seven seconds of a call."""
     directory = tmp_path_factory.mktemp("whole")
-    for recording in record(directory, pages.url("typical"), MEDIUM):
+    with recording_of(page(pages.url("typical")), directory, MEDIUM) as recording:
         recording.await_seconds(8)
         recording.end()
         yield recording
@@ -188,7 +113,7 @@ class TestWhole:
 
 def test_the_page_ends_it(pages: PageServer, tmp_path: Path) -> None:
     """A recording ends by itself when over_expression holds; it is not cut short."""
-    for recording in record(tmp_path, pages.url("typical", end=2), SMALL):
+    with recording_of(page(pages.url("typical", end=2)), tmp_path) as recording:
         assert recording.await_end() == Ending(end=End.OVER)
         joined, _ = recording.join()
         assert 1 <= joined.duration_seconds < 8
@@ -196,7 +121,7 @@ def test_the_page_ends_it(pages: PageServer, tmp_path: Path) -> None:
 
 def test_a_disk_that_is_nearly_full_ends_it(pages: PageServer, tmp_path: Path) -> None:
     """Before the disk is full the recording ends, with what there is, and says so."""
-    for recording in record(tmp_path, pages.url("typical"), SMALL, min_free_bytes=2**60):
+    with recording_of(page(pages.url("typical")), tmp_path, min_free_bytes=2**60) as recording:
         ending = recording.await_end()
         assert ending.end is End.DISK_LOW
         assert ending.is_cut_short

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from callsd_bench.recording.pages import PageServer
 from callsd_bench.shared.errors import BenchError
-from callsd_worker.recorder import browser as browser_module
+from callsd_worker.recorder import page_scripts
 from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.web_source import Page, WebSource
@@ -111,11 +112,11 @@ class TestShownPage:
         """The page has a secure context, and sound plays without a click."""
         assert value(shown.source, "isSecureContext") is True
         assert value(shown.source, "new AudioContext().state") in ("running", "suspended")
-        shown.source._browser.run("new AudioContext().resume()")
+        shown.source._browser.scripts.run("new AudioContext().resume()")
 
     def test_headers_are_sent_with_every_request(self, shown: Shown, pages: PageServer) -> None:
         """The page, what belongs to it, and what it asks for later all come with the headers."""
-        shown.source._browser.run("fetch('/later')")
+        shown.source._browser.scripts.run("fetch('/later')")
         # A page that was not shown by this source has no part in this.
         seen = list(pages.requests)
         assert {one.target.partition("?")[0] for one in seen} >= {
@@ -166,9 +167,39 @@ class TestShownPage:
     def test_it_says_when_it_is_over(self, shown: Shown) -> None:
         """The page is over when over_expression holds, and not before."""
         assert shown.source.is_over() is False
-        shown.source._browser.run("window.isOver = true")
+        shown.source._browser.scripts.run("window.isOver = true")
         assert shown.source.is_over() is True
-        shown.source._browser.run("window.isOver = false")
+        shown.source._browser.scripts.run("window.isOver = false")
+
+    @pytest.mark.parametrize(
+        ("script", "expected"),
+        [
+            ("1 + 1;", True),
+            ("isSecureContext // a remark", True),
+            ("({})", True),
+            ("Promise.resolve(true)", True),
+            ("new Promise(done => setTimeout(done, 50, 'yes'));", True),
+            ("0n", False),
+            ("NaN", False),
+            ("null", False),
+            ("void 0", False),
+            ("''", False),
+            ("Promise.resolve(false)", False),
+            ("Promise.reject(new Error('no'))", False),
+            ("throw new Error('no')", False),
+        ],
+    )
+    def test_what_holds(self, shown: Shown, script: str, expected: object) -> None:
+        """An expression holds as in JavaScript, and a promise by what it is kept with."""
+        assert shown.source._browser.scripts.is_true(script) is expected
+
+    def test_a_promise_without_an_end(self, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It does not hold, and it is not the page that does not answer."""
+        monkeypatch.setattr(page_scripts, "EVALUATE_SECONDS", 0.5)
+        shown.source._browser.scripts.run("window.isOver = new Promise(() => {}); 0")
+        assert [shown.source.is_over() for _ in range(3)] == [False] * 3
+        assert shown.source.problem() == ""
+        shown.source._browser.scripts.run("window.isOver = false")
 
     def test_it_may_take_its_leave(self, shown: Shown, pages: PageServer) -> None:
         """What leave_expression does is done, and waited for, when the recording ends."""
@@ -227,8 +258,20 @@ class TestUnavailable:
 
     def test_an_expression_that_throws_does_not_hold(self, pages: PageServer) -> None:
         """A mistake in ready_expression is the same as a page that is not ready."""
-        page = Page(url=pages.url("typical"), ready_expression="a b", ready_timeout_seconds=0.5)
+        page = Page(
+            url=pages.url("typical"), ready_expression="no.where", ready_timeout_seconds=0.5
+        )
         assert "was not ready within 0.5 s" in self.refusal(page).message
+
+    @pytest.mark.parametrize("name", ["ready_expression", "over_expression", "leave_expression"])
+    def test_an_expression_that_is_no_javascript(self, pages: PageServer, name: str) -> None:
+        """It is refused before the page is asked for, whenever it would have been needed."""
+        before = len(pages.requests)
+        wrong: dict[str, Any] = {name: "window.client?.(connected"}
+        error = self.refusal(Page(url=pages.url("typical"), **wrong))
+        assert error.reason is Reason.FIELD_INVALID
+        assert error.message.startswith(f"{name} is not JavaScript: SyntaxError: missing )")
+        assert len(pages.requests) == before
 
     def test_stopped_while_it_loads(self, pages: PageServer) -> None:
         """Who is told to stop before the page is ready stops at once."""
@@ -277,7 +320,7 @@ class TestDeath:
                 page.kill()
                 killed_at = time.monotonic()
                 assert asked.result() is False
-            assert time.monotonic() - killed_at < browser_module.EVALUATE_SECONDS / 2
+            assert time.monotonic() - killed_at < page_scripts.EVALUATE_SECONDS / 2
             assert source.problem() == "the page has crashed"
 
     def test_a_browser_that_is_killed_is_noticed(self, pages: PageServer) -> None:
@@ -298,10 +341,10 @@ class TestDeath:
         self, pages: PageServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A page that does not answer two times is a problem; one time is none."""
-        monkeypatch.setattr(browser_module, "EVALUATE_SECONDS", 0.3)
+        monkeypatch.setattr(page_scripts, "EVALUATE_SECONDS", 0.3)
         with WebSource(Page(url=pages.url("typical"), ready_expression=READY), SMALL) as source:
             source.open(should_stop=never)
-            source._browser.run("void setTimeout(() => { for (;;); }, 0)")
+            source._browser.scripts.run("void setTimeout(() => { for (;;); }, 0)")
             assert source.is_over() is False
             assert source.problem() == ""
             assert source.is_over() is False

@@ -293,6 +293,18 @@ class TestValidateOnly:
 
         assert server.create(api, request_id=request_id).job.state == JOB_STATE_STARTING
 
+    @pytest.mark.reason("FIELD_INVALID")
+    def test_uploads_may_still_come(self, api: Api, server: Daemon) -> None:
+        """What has no name yet may be asked about, and no job can be made of it."""
+        request = server.request(validate_only=True)
+        request.job.transcription.tracks[0].upload = "uploads/-"
+        answer = api(api.jobs.CreateJob, request)
+        request.validate_only = False
+        with refused("FIELD_INVALID"):
+            api(api.jobs.CreateJob, request)
+
+        assert answer.admission.decision == ADMISSION_DECISION_ADMIT
+
     @pytest.mark.reason("MODEL_UNKNOWN")
     def test_refuses_alike(self, api: Api, server: Daemon) -> None:
         """What would be refused is refused."""

@@ -136,8 +136,13 @@ class TestFields:
             (RecordingSpec(headers={"X-A": SECRET * 400}), "headers[X-A]"),
             (RecordingSpec(headers={"X-A": f"{SECRET}\n"}), "headers[X-A]"),
             (RecordingSpec(headers={"X-A": f"{SECRET}\0"}), "headers[X-A]"),
+            (RecordingSpec(header_origins=["https://a"] * 33), "header_origins"),
+            (RecordingSpec(header_origins=["https://a", "https://a/"]), "header_origins[1]"),
+            (RecordingSpec(header_origins=["https://*.a"]), "header_origins[0]"),
+            (RecordingSpec(header_origins=["https://a:65536"]), "header_origins[0]"),
+            (RecordingSpec(header_origins=[f"https://{'a' * 254}"]), "header_origins[0]"),
         ],
-        ids=range(21),
+        ids=range(26),
     )
     def test_bounds(self, api: Api, spec: RecordingSpec, field: str) -> None:
         """Each field has its bounds, and is named alone; no secret is shown with it."""
@@ -171,6 +176,7 @@ class TestFields:
                 leave_expression="first();\n\tsecond()",
                 # Not all of them as long as one may be: a job has its own limit in bytes.
                 headers={f"X-{number}": "ä" * (4096 if number < 8 else 1) for number in range(32)},
+                header_origins=["https://api.example:65535", "http://[::1]"] * 16,
                 url_fragment="x" * 16_384,
             ),
         ],

@@ -124,6 +124,7 @@ class TestAssignments:
                     width=1920, height=1080, frame_rate=25, video_kbps=3000, audio_kbps=96
                 ),
                 header_names=("X-Token",),
+                header_origins=("https://api.example",),
                 audio_only=True,
                 ready_expression="window.ready",
                 over_expression="window.over",
@@ -145,6 +146,7 @@ class TestAssignments:
             recording=worker_pb2.RecordingWork(
                 url=f"{URL}#token=1&a#b",
                 headers={"X-Token": "secret"},
+                header_origins=["https://api.example"],
                 width=1920,
                 height=1080,
                 frame_rate=25,

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from callsd._endpoint import Endpoint
+from callsd._endpoint import MAX_CA_FILE_BYTES, Endpoint, read_file
 from callsd._errors import SettingsError
 
 
@@ -100,6 +100,7 @@ def tls_credentials(endpoint: Endpoint) -> grpc.ChannelCredentials | None:
     if endpoint.ca_file is None:
         return grpc.ssl_channel_credentials()
     try:
-        return grpc.ssl_channel_credentials(root_certificates=endpoint.ca_file.read_bytes())
+        certificates = read_file(endpoint.ca_file, MAX_CA_FILE_BYTES)
     except OSError as error:
-        raise SettingsError(f"CA file {endpoint.ca_file}: {error}") from error
+        raise SettingsError(f"CA file {endpoint.ca_file}: {error.strerror}") from error
+    return grpc.ssl_channel_credentials(root_certificates=certificates)

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the daemon is and how to prove who we are: addresses, tokens, and their defaults."""
 
+import errno
 import getpass
 import ipaddress
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 from callsd._errors import SettingsError
 from callsd._owner import check_owner, check_place
@@ -19,6 +22,10 @@ SYSTEM_RUNTIME_DIRECTORY = Path("/run/callsd")
 
 # A token is some 50 characters; a file beyond this is a mistake, not a token.
 MAX_TOKEN_FILE_BYTES = 4096
+MAX_CA_FILE_BYTES = 4 << 20
+
+# What the kernel takes for a socket's path (sun_path).
+MAX_SOCKET_BYTES = 107
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +50,18 @@ class Endpoint:
         if scheme == "unix":
             if not rest.startswith("/"):
                 raise SettingsError(f"{self.address}: a socket needs an absolute path (unix:/path)")
+            if len(os.fsencode(rest)) > MAX_SOCKET_BYTES:
+                raise SettingsError(
+                    f"{self.address}: a socket's path has at most {MAX_SOCKET_BYTES} bytes"
+                )
         elif scheme in {"tcp", "tls"}:
             host, _, port = rest.rpartition(":")
-            if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            if (
+                not host
+                or not host.isascii()
+                or not port.isdecimal()
+                or not 0 < int(port) < 1 << 16
+            ):
                 raise SettingsError(
                     f"{self.address}: expected {scheme}:HOST:PORT, such as {scheme}:127.0.0.1:7411"
                 )
@@ -111,7 +127,8 @@ class Endpoint:
     def target(self) -> str:
         """The address in gRPC's own syntax."""
         scheme, _, rest = self.address.partition(":")
-        return self.address if scheme == "unix" else f"dns:///{rest}"
+        # As gRPC takes a path for a part of a URI: a % in it would stand for something else.
+        return f"unix:{quote(os.fsencode(rest))}" if scheme == "unix" else f"dns:///{rest}"
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What each request carries: the bearer token, or nothing without a token file.
@@ -128,20 +145,33 @@ class Endpoint:
         if self.token_file is None:
             return ()
         try:
-            with self.token_file.open("rb") as file:
-                token = file.read(MAX_TOKEN_FILE_BYTES).decode("ascii").strip()
+            token = read_file(self.token_file, MAX_TOKEN_FILE_BYTES).decode("ascii").strip()
         except FileNotFoundError as error:
             # The owner's token may go with the directory of a daemon that is stopped, and come back
             # with the next one: what resumes until then shall find out that nobody is there.
             if not self._last:
                 raise SettingsError(f"token file {self.token_file}: {error}") from error
             token = self._last[0]
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"token file {self.token_file}: {error}") from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"token file {self.token_file}: it holds no token") from error
+        except OSError as error:
+            raise SettingsError(f"token file {self.token_file}: {error.strerror}") from error
         if not token.isprintable() or not token or " " in token:
             raise SettingsError(f"token file {self.token_file}: it holds no token on one line")
         self._last[:] = [token]
         return (("authorization", f"Bearer {token}"),)
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """The beginning of a file that is asked for again and again: of a pipe that would not do.
+
+    Raises:
+        OSError: It cannot be read, or is no file.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a file", str(path))
+        return file.read(max_bytes)
 
 
 def runtime_directory(environ: Mapping[str, str]) -> Path:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
-from callsd_daemon.cli.shared.configuration import FILE, loaded
+from callsd_daemon.cli.shared.configuration import loaded
 from callsd_daemon.cli.shared.exit import Problem
+from callsd_daemon.cli.shared.params import FILE
 from callsd_daemon.config import Config
 from callsd_daemon.startup import DATABASE_FILE, StartError, own_state
 from callsd_daemon.store.backup import BackupError, back_up
@@ -16,7 +17,7 @@ from callsd_daemon.store.backup import restore as put_back
 CONFIG = click.option(
     "--config", "config_file", metavar="FILE", type=FILE, help="The daemon's file."
 )
-TARGET = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+TARGET = click.argument("file", type=FILE)
 
 
 def _database(config: Config) -> Path:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import click
 
-from callsd_daemon.cli.shared.configuration import FILE, loaded
+from callsd_daemon.cli.shared.configuration import loaded
 from callsd_daemon.cli.shared.context import Cli, json_option, pass_cli
 from callsd_daemon.cli.shared.exit import Exit
 from callsd_daemon.cli.shared.output import print_json
+from callsd_daemon.cli.shared.params import FILE
 from callsd_daemon.config import sample as sample_text
 from callsd_daemon.config import show as show_text
 

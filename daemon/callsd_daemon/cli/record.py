@@ -16,7 +16,7 @@ from callsd_daemon.cli.jobs.text import outcome
 from callsd_daemon.cli.shared.context import Cli, json_option, pass_cli
 from callsd_daemon.cli.shared.exit import Exit, Problem
 from callsd_daemon.cli.shared.output import as_dict, print_json, size
-from callsd_daemon.cli.shared.params import parse_headers, parse_labels, parse_span
+from callsd_daemon.cli.shared.params import FILE, INT32, parse_headers, parse_labels, parse_span
 
 
 MAX_SIZE_CHARACTERS = 11
@@ -24,9 +24,6 @@ MAX_SIZE_CHARACTERS = 11
 PROFILES = {
     name.removeprefix("RECORDING_PROFILE_").lower(): name for name in RecordingProfile.keys()[1:]
 }
-
-INT32 = click.IntRange(0, 2**31 - 1)
-"""What a field can hold; which values make sense the server says."""
 
 
 @click.command()
@@ -40,7 +37,7 @@ INT32 = click.IntRange(0, 2**31 - 1)
     "--output",
     "target",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="Fetch the recording into this file.",
 )
 @click.option("--size", "picture_size", metavar="WxH", help="Size of the picture in pixels.")
@@ -53,7 +50,14 @@ INT32 = click.IntRange(0, 2**31 - 1)
     "headers",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Sent with every request of the page. Repeatable.",
+    help="Sent with every request of the page to its own site. Repeatable.",
+)
+@click.option(
+    "--header-origin",
+    "header_origins",
+    metavar="ORIGIN",
+    multiple=True,
+    help="Another site that gets the headers, such as https://api.example.com. Repeatable.",
 )
 @click.option(
     "--headers-file",
@@ -89,6 +93,7 @@ def record(
     audio_kbps: int | None,
     audio_only: bool,
     headers: tuple[str, ...],
+    header_origins: tuple[str, ...],
     headers_file: IO[str] | None,
     fragment_file: IO[str] | None,
     ready: str,
@@ -110,6 +115,7 @@ def record(
         url=url,
         url_fragment=fragment_file.read().strip() if fragment_file is not None else fragment,
         headers=parse_headers([*headers, *filter(None, lines)]),
+        header_origins=header_origins,
         width=width,
         height=height,
         frame_rate=fps,
@@ -137,7 +143,7 @@ def record(
         ended = _follow(client, created.job, as_json=cli.json)
         if not cli.json:
             click.echo(f"job:        {ended.name}")
-            for line in outcome(ended):
+            for line in outcome(ended, with_files=target is None):
                 click.echo(line)
         if target is not None and ended.artifacts:
             _fetch(cli, client, ended, target)

@@ -2,6 +2,7 @@
 """The command group `callsd`; a command's module is loaded when it is used."""
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,6 +13,7 @@ import click
 
 from callsd_daemon.cli.shared.context import Cli
 from callsd_daemon.cli.shared.exit import MEANINGS, Exit, Problem
+from callsd_daemon.cli.shared.params import FILE
 
 
 # Name → (module, attribute, help). The help stands here so that `callsd --help` loads nothing.
@@ -103,6 +105,9 @@ class RootGroup(click.Group):
         """Run; always ends by SystemExit with a code of `Exit`."""
         extra["standalone_mode"] = False
         cli = extra.setdefault("obj", Cli())
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Names of files need not be UTF-8; stderr does so by itself.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             result = super().main(args, **extra)
         except click.exceptions.Exit as error:
@@ -131,13 +136,13 @@ def _print_version(context: click.Context, _parameter: click.Parameter, value: o
 @click.option(
     "--token-file",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="File with the access token. Default: the owner's, beside the socket.",
 )
 @click.option(
     "--ca-file",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="Certificates to trust for TLS. Default: the system's.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")

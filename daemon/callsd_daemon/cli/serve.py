@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from callsd_daemon.cli.shared.configuration import loaded
+from callsd_daemon.cli.shared.params import FILE
 from callsd_daemon.config import load
 
 
@@ -16,7 +17,7 @@ from callsd_daemon.config import load
     "--config",
     "config_file",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="Configuration. Default: /etc/callsd/callsd.toml, if it exists.",
 )
 def serve(*, config_file: Path | None) -> int:

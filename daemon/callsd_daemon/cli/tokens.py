@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import click
 
-from callsd_daemon.cli.shared.configuration import FILE, loaded
+from callsd_daemon.cli.shared.configuration import loaded
 from callsd_daemon.cli.shared.context import Cli, json_option, pass_cli
 from callsd_daemon.cli.shared.exit import Exit, Problem
 from callsd_daemon.cli.shared.output import print_json, print_table
-from callsd_daemon.cli.shared.params import parse_span
+from callsd_daemon.cli.shared.params import FILE, parse_span
 from callsd_daemon.tokens import SCOPES, TokenError, TokenFile, TokenFileError
 
 

@@ -2,8 +2,10 @@
 """Reads settings: defaults ← TOML file ← environment; writes them as TOML."""
 
 import difflib
+import errno
 import getpass
 import os
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +36,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         raise ConfigError(f"{DEFAULT_PATH} cannot be read: {problem.strerror}") from None
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            # Editors of other systems put a byte order mark before the text.
+            values = tomllib.loads(_read(path).decode("utf-8-sig"))
         except OSError as problem:
             raise ConfigError(f"{path} cannot be read: {problem.strerror}") from None
         except (ValueError, RecursionError) as problem:
@@ -53,6 +56,14 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     config = _with_defaults(config, environ)
     check(config, where)
     return config
+
+
+def _read(path: Path) -> bytes:
+    """The content of a file that whoever runs callsd names, links followed; raises OSError."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no file", str(path))
+        return file.read()
 
 
 def _refuse_unknown(values: Mapping[str, Any], where: str) -> None:
@@ -137,7 +148,7 @@ def read_secret(setting: str) -> bytes:
     """A file that a setting names; raises ConfigError."""
     path = secret_file(setting, os.environ)
     try:
-        return path.read_bytes()
+        return _read(path)
     except OSError as problem:
         raise ConfigError(f"{path} cannot be read: {problem.strerror}") from None
 

@@ -75,6 +75,8 @@ class RecordingSpec(Spec):
     quality: Quality
     """The profile's, with what was asked for instead."""
     header_names: tuple[str, ...] = ()
+    header_origins: tuple[str, ...] = ()
+    """Who gets the headers besides the page's own origin."""
     audio_only: bool = False
     ready_expression: str = ""
     over_expression: str = ""

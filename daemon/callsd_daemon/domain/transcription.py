@@ -13,6 +13,9 @@ from callsd_transcript.formats import Compaction
 TRANSCRIPTION = "transcription"
 """Name of the kind."""
 
+NO_UPLOAD_YET = "-"
+"""Stands for an upload in a request that creates nothing: the file is not sent yet."""
+
 MAX_OFFSET_SECONDS = 30 * 86400.0
 """No track begins so much later than its transcript."""
 

@@ -16,6 +16,7 @@ from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.recording import RECORDING, RecordingResult
 from callsd_daemon.domain.transcription import (
     MAX_OFFSET_SECONDS,
+    NO_UPLOAD_YET,
     TRANSCRIPTION,
     Engine,
     Task,
@@ -147,6 +148,8 @@ class Transcription(JobKind[TranscriptionSpec]):
 
     def _require(self, spec: TranscriptionSpec, creator: str | None) -> ModelStatus:
         for track in spec.tracks:
+            if track.upload_id == NO_UPLOAD_YET:
+                continue
             if track.upload_id:
                 self.upload_store.check(track.upload_id, creator)
             elif not (track.recording or track.capture):

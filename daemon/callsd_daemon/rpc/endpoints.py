@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 from pathlib import Path
+from urllib.parse import quote
 
 import grpc
 
@@ -46,7 +47,8 @@ def listen(server: grpc.aio.Server, endpoint: str, config: Config) -> None:
     try:
         if kind == "unix":
             _make_way(Path(address))
-            server.add_insecure_port(endpoint)
+            # As gRPC takes a path for a part of a URI.
+            server.add_insecure_port(f"unix:{quote(os.fsencode(address))}")
         elif config.server.tls_certificate:
             server.add_secure_port(address, _credentials(config))
         else:

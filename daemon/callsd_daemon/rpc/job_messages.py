@@ -39,7 +39,7 @@ PICTURES = {
 
 def job_request(request: job_pb2.CreateJobRequest, kinds: Kinds) -> JobRequest:
     """What a CreateJob request asks for; raises FIELD_INVALID naming every field that is wrong."""
-    problems, job = Problems(), request.job
+    problems, job = Problems(is_preview=request.validate_only), request.job
     if request.request_id:
         problems.uuid("request_id", request.request_id)
     if len(job.labels) > MAX_LABELS:

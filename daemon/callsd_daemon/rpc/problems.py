@@ -22,9 +22,10 @@ _LABEL_KEY = re.compile(r"[a-z0-9._-]{1,63}")
 
 
 class Problems:
-    """Collects what is wrong with a request."""
+    """Collects what is wrong with a request. `is_preview`: one that creates nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_preview: bool = False) -> None:
+        self.is_preview = is_preview
         self._found: list[tuple[str, str]] = []
 
     def add(self, field: str, problem: str) -> None:

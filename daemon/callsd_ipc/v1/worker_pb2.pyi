@@ -937,6 +937,7 @@ class RecordingWork(_message.Message):
     OPEN_DELAY_SECONDS_FIELD_NUMBER: _builtins.int
     CERTIFICATES_FIELD_NUMBER: _builtins.int
     BEGUN_EXPRESSION_FIELD_NUMBER: _builtins.int
+    HEADER_ORIGINS_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """Address of the page, with its secret fragment."""
     width: _builtins.int
@@ -975,11 +976,15 @@ class RecordingWork(_message.Message):
     """True once the page is on its way to be ready: it is not opened anew then."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Headers to send with every request."""
+        """Headers to send to the page's own origin, and to header_origins."""
 
     @_builtins.property
     def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What must not stand in a log, whatever the page prints."""
+
+    @_builtins.property
+    def header_origins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other origins that get the headers."""
 
     def __init__(
         self,
@@ -1003,10 +1008,11 @@ class RecordingWork(_message.Message):
         open_delay_seconds: _builtins.float = ...,
         certificates: _builtins.bytes = ...,
         begun_expression: _builtins.str = ...,
+        header_origins: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_kbps", b"audio_kbps", "audio_only", b"audio_only", "begun_expression", b"begun_expression", "certificates", b"certificates", "frame_rate", b"frame_rate", "headers", b"headers", "height", b"height", "leave_expression", b"leave_expression", "max_seconds", b"max_seconds", "min_free_bytes", b"min_free_bytes", "open_delay_seconds", b"open_delay_seconds", "over_expression", b"over_expression", "patience_seconds", b"patience_seconds", "ready_expression", b"ready_expression", "ready_timeout_seconds", b"ready_timeout_seconds", "secrets", b"secrets", "url", b"url", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_kbps", b"audio_kbps", "audio_only", b"audio_only", "begun_expression", b"begun_expression", "certificates", b"certificates", "frame_rate", b"frame_rate", "header_origins", b"header_origins", "headers", b"headers", "height", b"height", "leave_expression", b"leave_expression", "max_seconds", b"max_seconds", "min_free_bytes", b"min_free_bytes", "open_delay_seconds", b"open_delay_seconds", "over_expression", b"over_expression", "patience_seconds", b"patience_seconds", "ready_expression", b"ready_expression", "ready_timeout_seconds", b"ready_timeout_seconds", "secrets", b"secrets", "url", b"url", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

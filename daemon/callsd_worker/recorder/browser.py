@@ -6,9 +6,7 @@ import logging
 import os
 import subprocess
 import threading
-import wave
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,14 +14,18 @@ from callsd_worker.recorder.cdp import Cdp, CdpError
 from callsd_worker.recorder.certificates import trust
 from callsd_worker.recorder.console import Console
 from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.page_headers import PageHeaders
+from callsd_worker.recorder.page_scripts import PageScripts
 from callsd_worker.recorder.program_host import BROWSERS, ProgramHost, program
+from callsd_worker.recorder.silence import write_silence
 
 
 log = logging.getLogger(__name__)
 
 START_SECONDS = 15.0
 CLOSE_SECONDS = 5.0
-EVALUATE_SECONDS = 5.0
+
+FIRST_BAD_STATUS = 400
 
 MAX_LOGGED = 20
 """A page may open dialogs and windows without end; only so many are logged."""
@@ -53,15 +55,17 @@ FLAGS = (
     "--hide-scrollbars",
     "--window-position=0,0",
     # The page may play without a click, and gets a silent microphone and a black camera: see
-    # _write_silence. All other permissions are denied without a prompt.
+    # write_silence. All other permissions are denied without a prompt.
     "--autoplay-policy=no-user-gesture-required",
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
     "--deny-permission-prompts",
     # Buffers of 43 ms instead of 10: latency does not matter, and they cost half as much.
     "--audio-buffer-size=2048",
-    # There is no GPU, and the search for one costs time and a process.
+    # There is no GPU, and the search for one costs time and a process. WebGL is computed: without
+    # the second flag pages have none. A process of its own would be outside of the sandbox, too.
     "--disable-gpu",
+    "--enable-unsafe-swiftshader",
     # The page must not be throttled because no person is looking at it.
     "--disable-background-timer-throttling",
     "--disable-backgrounding-occluded-windows",
@@ -115,20 +119,23 @@ class Browser:
         those of the system. Raises CAPTURE_UNAVAILABLE.
         """
         self.has_crashed = threading.Event()
-        self.status = 0
-        """HTTP status of the page; 0 before there is one."""
+        self.is_shown = False
+        """Whether the page, or an error in its place, is there at all."""
+        self.error = ""
+        """What is shown in the page's place, for a person; empty while it is the page."""
         self._host = host
         self._session = ""
+        self.scripts = PageScripts(self._page)
+        self._headers: PageHeaders | None = None
         self._target = ""
         self._logged = 0
         self._console = Console(secrets)
         self._frame = ""
-        self._loaded = threading.Event()
         to_browser, from_browser = os.pipe(), os.pipe()
         profile_directory = host.private_directory("profile")
         if certificates:
             trust(host, profile_directory, certificates)
-        microphone, camera = _write_silence(host)
+        microphone, camera = write_silence(host)
         flags = [
             *FLAGS,
             # In kiosk mode the window gets an odd size, one pixel off: better too large.
@@ -187,11 +194,13 @@ class Browser:
         self._page("Page.setDownloadBehavior", behavior="deny")
         self._cdp.call("Target.setDiscoverTargets", discover=True)
 
-    def open(self, url: str, headers: Mapping[str, str]) -> None:
+    def open(self, url: str, headers: PageHeaders) -> None:
         """Go to the page. Its address and the headers are secrets: they appear nowhere else."""
+        self.is_shown, self.error = False, ""
         try:
             if headers:
-                self._page("Network.setExtraHTTPHeaders", headers=dict(headers))
+                self._headers = headers
+                self._page("Fetch.enable", patterns=headers.patterns)
             self._frame = self._page("Page.getFrameTree")["frameTree"]["frame"]["id"]
             answer = self._page("Page.navigate", url=url, timeout_seconds=START_SECONDS)
         except CdpError as problem:
@@ -203,32 +212,6 @@ class Browser:
                 Reason.PAGE_UNAVAILABLE,
                 f"the page cannot be reached ({error}): check the address and the network",
             )
-
-    def is_loaded(self) -> bool:
-        """Whether the load event has fired."""
-        return self._loaded.is_set()
-
-    def is_true(self, expression: str) -> bool:
-        """Whether a JavaScript expression is true in the page; raises CdpError.
-
-        An expression that throws counts as false.
-        """
-        answer = self._page(
-            "Runtime.evaluate",
-            expression=f"Boolean({expression})",
-            returnByValue=True,
-            timeout_seconds=EVALUATE_SECONDS,
-        )
-        return answer.get("result", {}).get("value") is True
-
-    def run(self, expression: str) -> None:
-        """Evaluate an expression, and wait for its promise if it returns one; raises CdpError."""
-        self._page(
-            "Runtime.evaluate",
-            expression=expression,
-            awaitPromise=True,
-            timeout_seconds=EVALUATE_SECONDS,
-        )
 
     def close(self) -> None:
         """End the browser."""
@@ -247,12 +230,20 @@ class Browser:
             case "Inspector.targetCrashed" | "Inspector.detached":
                 self.has_crashed.set()
                 self._cdp.end_session(self._session, "the page has crashed")
-            case "Page.loadEventFired":
-                self._loaded.set()
+            case "Network.responseReceived" | "Page.frameNavigated":
+                self._on_document(params)
             case "Runtime.consoleAPICalled":
                 if not self._console.log(params):
                     with contextlib.suppress(CdpError):
                         self._cdp.notify("Runtime.disable", session=self._session)
+            case "Fetch.requestPaused" if self._headers is not None:
+                with contextlib.suppress(CdpError):
+                    self._cdp.notify(
+                        "Fetch.continueRequest",
+                        session=self._session,
+                        requestId=params["requestId"],
+                        headers=self._headers.added_to(params["request"]["headers"]),
+                    )
             case "Page.javascriptDialogOpening":
                 # The page is blocked until the dialog is answered; "yes" keeps most calls going.
                 self._answer(
@@ -270,10 +261,19 @@ class Browser:
                     "Target.closeTarget",
                     targetId=target["targetId"],
                 )
-            case "Network.responseReceived" if (
-                params.get("type") == "Document" and params.get("frameId") == self._frame
-            ):
-                self.status = int(params["response"]["status"])
+            case _:
+                pass
+
+    def _on_document(self, params: dict[str, Any]) -> None:
+        """Notice what is shown, if it is an answer for the page's frame, or what came of one."""
+        match params:
+            case {"type": "Document", "frameId": self._frame, "response": {"status": status}}:
+                self.is_shown = True
+                if status >= FIRST_BAD_STATUS:
+                    self.error = f"the page answers with HTTP status {status}"
+            case {"frame": {"id": self._frame, "unreachableUrl": _}}:
+                # Such as after the network was lost: the browser shows a page of its own.
+                self.error = self.error or "the page cannot be reached"
             case _:
                 pass
 
@@ -284,21 +284,3 @@ class Browser:
             log.info("%s", text)
         with contextlib.suppress(CdpError):
             self._cdp.notify(method, session=session, **params)
-
-
-def _write_silence(host: ProgramHost) -> tuple[Path, Path]:
-    """Files for a silent microphone and a black camera: Chromium's own fakes beep and blink."""
-    directory = host.private_directory("silence")
-    microphone, camera = directory / "microphone.wav", directory / "camera.y4m"
-    with wave.open(str(microphone), "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(48_000)
-        sound.writeframes(bytes(2 * 48_000))
-    width, height = 320, 180
-    black = bytes([16]) * (width * height) + bytes([128]) * (width * height // 2)
-    header = f"YUV4MPEG2 W{width} H{height} F5:1 Ip A1:1 C420\n".encode()
-    camera.write_bytes(header + b"FRAME\n" + black)
-    for path in (microphone, camera):
-        host.share(path)
-    return microphone, camera

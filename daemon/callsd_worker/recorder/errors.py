@@ -9,6 +9,8 @@ class Reason(StrEnum):
 
     CAPTURE_UNAVAILABLE = "CAPTURE_UNAVAILABLE"
     """A program is missing, or cannot be started."""
+    FIELD_INVALID = "FIELD_INVALID"
+    """An expression is no JavaScript."""
     PAGE_UNAVAILABLE = "PAGE_UNAVAILABLE"
     """The page did not load, or did not become ready."""
     RECORDING_LOST = "RECORDING_LOST"

@@ -2,7 +2,8 @@
 """Records one page into pieces, whatever crashes on the way.
 
 When display, sound server, browser or page are lost, all of them are started again; so is the
-encoder. Each time a new piece begins. The pieces are joined at the end, elsewhere.
+encoder. The same happens when an error is shown in the page's place. Each time a new piece begins.
+The pieces are joined at the end, elsewhere.
 """
 
 import logging
@@ -18,7 +19,7 @@ from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.health import Health, Tally
 from callsd_worker.recorder.pieces import find_pieces, keep, next_piece
 from callsd_worker.recorder.quality import Quality
-from callsd_worker.recorder.web_source import Page, WebSource
+from callsd_worker.recorder.web_source import Page, WebSource, pause_until_stopped
 
 
 log = logging.getLogger(__name__)
@@ -29,9 +30,10 @@ CHECK_SECONDS = 0.2
 REPORT_SECONDS = 1.0
 """How often the page is asked whether it is over, and the piece is synced to the disk."""
 
-SHORT_PIECE_SECONDS = 3.0
+SHORT_PIECE_SECONDS = 10.0
 MAX_SHORT_PIECES = 5
-"""After so many short pieces in a row the recording is given up."""
+"""After so many short pieces in a row the recording is given up. Before that, the page is shown
+again after a pause that is twice as long each time."""
 
 
 class End(StrEnum):
@@ -103,6 +105,7 @@ class Recorder:
         """
         while True:
             try:
+                pause_until_stopped(self._pause_seconds(), self._should_stop)
                 ending = self._show_and_record()
             except RecordingError as problem:
                 if not find_pieces(self._directory):
@@ -118,18 +121,31 @@ class Recorder:
         self._report(Status(phase="starting"))
         with WebSource(self._page, self._quality, name=self._directory.name) as source:
             self._report(Status(phase="loading"))
-            source.open(should_stop=self._should_stop)
+            try:
+                source.open(should_stop=self._should_stop)
+            except RecordingError:
+                if not source.problem() or not find_pieces(self._directory):
+                    raise
+                self._short_pieces += 1
+                return self._show_again(source.problem())
             while True:
                 ending = self._record_piece(source)
                 if ending is not None:
                     source.leave()
                     return ending
-                if problem := source.problem():
-                    log.warning("%s; the page is shown again", problem)
-                    return self._give_up(problem)
+                if problem := source.loss():
+                    return self._show_again(problem)
                 log.warning("the encoder has ended; a new piece begins")
                 if (ending := self._give_up("the encoder ends again and again")) is not None:
                     return ending
+
+    def _show_again(self, problem: str) -> Ending | None:
+        log.warning("%s; the page is shown again", problem)
+        return self._give_up(problem)
+
+    def _pause_seconds(self) -> float:
+        """How long to wait before the page is shown: not at all when it had been there a while."""
+        return 2.0 ** (self._short_pieces - 1) if self._short_pieces else 0.0
 
     def _give_up(self, problem: str) -> Ending | None:
         """The end, if too many pieces in a row were short."""
@@ -164,7 +180,7 @@ class Recorder:
             self._short_pieces = self._short_pieces + 1 if is_short else 0
         if encoder.problem:
             log.warning("piece %d has ended: %s", piece.number, encoder.problem)
-            if not piece.path.exists() and not source.problem():
+            if not piece.path.exists() and not source.loss():
                 raise RecordingError(Reason.CAPTURE_UNAVAILABLE, encoder.problem)
         return ending
 
@@ -173,7 +189,7 @@ class Recorder:
     ) -> Ending | None:
         reported = 0.0
         while not self._should_stop() and time.monotonic() < ends_at:
-            if not encoder.is_running or source.problem():
+            if not encoder.is_running or source.loss():
                 return None
             now = time.monotonic()
             if now - reported >= REPORT_SECONDS:

@@ -12,6 +12,7 @@ from callsd_worker.recorder.browser import Browser
 from callsd_worker.recorder.cdp import CdpError
 from callsd_worker.recorder.display import start_display
 from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.page_headers import PageHeaders
 from callsd_worker.recorder.program_host import ProgramHost
 from callsd_worker.recorder.quality import Quality
 from callsd_worker.recorder.sound import start_sound
@@ -21,9 +22,8 @@ log = logging.getLogger(__name__)
 
 READY_CHECK_SECONDS = 0.1
 REOPEN_SECONDS = 1.0
-"""Pause before the next try to open a page."""
-
-FIRST_BAD_STATUS = 400
+MAX_REOPEN_SECONDS = 8.0
+"""Pause before the next try to open a page: doubled each time, up to the longest."""
 
 UNANSWERED_LIMIT = 2
 """A page that does not answer so often in a row, each time for 5 s, counts as crashed."""
@@ -41,6 +41,8 @@ class Page:
     url: str = field(repr=False)
     """With its fragment, which is a secret."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """They go to the page's own origin, and to `header_origins`."""
+    header_origins: tuple[str, ...] = ()
     ready_expression: str = ""
     over_expression: str = ""
     leave_expression: str = ""
@@ -110,30 +112,40 @@ class WebSource:
     def open(self, *, should_stop: Callable[[], bool]) -> None:
         """Show the page and wait until it is ready.
 
-        Tries again until `ready_timeout_seconds` are over. Raises PAGE_UNAVAILABLE, or CANCELLED
-        when `should_stop` is true.
+        Tries again until `ready_timeout_seconds` are over. Raises FIELD_INVALID for expressions
+        that are none, PAGE_UNAVAILABLE, or CANCELLED when `should_stop` is true.
         """
         page = self._page
-        _pause(page.open_delay_seconds, should_stop)
+        self._check_expressions()
+        headers = PageHeaders(page.headers, [page.url, *page.header_origins])
+        pause_until_stopped(page.open_delay_seconds, should_stop)
         deadline = time.monotonic() + page.ready_timeout_seconds
         patience = page.patience_seconds or page.ready_timeout_seconds
+        pause = REOPEN_SECONDS
         while True:
             try:
-                self._browser.open(page.url, page.headers)
+                self._browser.open(page.url, headers)
                 self._await_ready(deadline, patience, should_stop)
             except RecordingError as problem:
                 if problem.reason is not Reason.PAGE_UNAVAILABLE or self.problem():
                     raise
-                if time.monotonic() + REOPEN_SECONDS > deadline:
+                if (left := deadline - time.monotonic()) <= 0:
                     raise
                 if page.patience_seconds:
                     log.warning("%s; it is opened in another browser", problem.message)
                     patience *= 2
                     self._browser.close()
                     self._browser = self._start_browser()
-                _pause(REOPEN_SECONDS, should_stop)
+                pause_until_stopped(min(pause, left), should_stop)
+                pause = min(2 * pause, MAX_REOPEN_SECONDS)
             else:
                 return
+
+    def _check_expressions(self) -> None:
+        """Raise FIELD_INVALID for what the browser does not understand: it would never be true."""
+        for name in ("ready_expression", "over_expression", "leave_expression"):
+            if error := self._browser.scripts.syntax_error(getattr(self._page, name)):
+                raise RecordingError(Reason.FIELD_INVALID, f"{name} is not JavaScript: {error}")
 
     def _await_ready(
         self, deadline: float, patience: float, should_stop: Callable[[], bool]
@@ -142,17 +154,17 @@ class WebSource:
         began = time.monotonic()
         ready = self._page.ready_expression or IS_LOADED
         while True:
-            status = self._browser.status
-            if status >= FIRST_BAD_STATUS:
-                raise RecordingError(
-                    Reason.PAGE_UNAVAILABLE,
-                    f"the page answers with HTTP status {status}: check its address, its token "
-                    "and its headers",
-                )
+            is_ready = False
             with contextlib.suppress(CdpError):
                 # The page may be between two documents.
-                if status and self._browser.is_true(ready):
-                    return
+                is_ready = self._browser.is_shown and self._browser.scripts.is_true(ready)
+            if error := self._browser.error:
+                raise RecordingError(
+                    Reason.PAGE_UNAVAILABLE,
+                    f"{error}: check its address, its token, its headers and the network",
+                )
+            if is_ready:
+                return
             if problem := self.problem():
                 raise RecordingError(Reason.PAGE_UNAVAILABLE, problem)
             now = time.monotonic()
@@ -163,12 +175,12 @@ class WebSource:
                     f"the page was not ready within {waited:g} s: "
                     "check ready_expression, or raise ready_timeout",
                 )
-            _pause(READY_CHECK_SECONDS, should_stop)
+            pause_until_stopped(READY_CHECK_SECONDS, should_stop)
 
     def _has_begun(self) -> bool:
         """Whether the page is on its way to be ready."""
         try:
-            return self._browser.is_true(self._page.begun_expression or "false")
+            return self._browser.scripts.is_true(self._page.begun_expression or "false")
         except CdpError:
             return False
 
@@ -187,15 +199,20 @@ class WebSource:
             return f"the page has filled the browser's disk ({MAX_DISK_BYTES >> 20} MiB)"
         return "the page does not answer" if self._unanswered >= UNANSWERED_LIMIT else ""
 
+    def loss(self) -> str:
+        """Why the page must be shown again, for a person: it has crashed, or an error is shown."""
+        return self.problem() or self._browser.error
+
     def is_over(self) -> bool:
         """Whether `over_expression` is true. See `problem` for a page that does not answer."""
         try:
-            is_over = self._browser.is_true(self._page.over_expression or "false")
+            is_over = self._browser.scripts.is_true(self._page.over_expression or "false")
         except CdpError:
             self._unanswered += 1
             return False
         self._unanswered = 0
-        return is_over
+        # Of an error in the page's place most expressions hold that say that a call is over.
+        return is_over and not self._browser.error
 
     def measure_disk(self) -> None:
         """Measure the browser's disk space. See `problem` for too much of it."""
@@ -205,7 +222,7 @@ class WebSource:
         """Run `leave_expression`; errors are ignored."""
         if self._page.leave_expression:
             with contextlib.suppress(CdpError):
-                self._browser.run(self._page.leave_expression)
+                self._browser.scripts.run(self._page.leave_expression)
 
     def close(self) -> None:
         """End everything. A browser that is not well is not asked: the next one waits for it."""
@@ -215,11 +232,12 @@ class WebSource:
         self._cleanup.close()
 
 
-def _pause(seconds: float, should_stop: Callable[[], bool]) -> None:
+def pause_until_stopped(seconds: float, should_stop: Callable[[], bool]) -> None:
+    """Wait; raises CANCELLED as soon as `should_stop` is true."""
     end = time.monotonic() + seconds
     while True:
         if should_stop():
-            raise RecordingError(Reason.CANCELLED, "stopped before the recording began")
+            raise RecordingError(Reason.CANCELLED, "stopped before the page was shown")
         if (left := end - time.monotonic()) <= 0:
             return
         time.sleep(min(left, READY_CHECK_SECONDS))

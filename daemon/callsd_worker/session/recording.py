@@ -36,6 +36,7 @@ def record(session: Session) -> None:
         Page(
             url=work.url,
             headers=dict(work.headers),
+            header_origins=tuple(work.header_origins),
             ready_expression=work.ready_expression,
             over_expression=work.over_expression,
             leave_expression=work.leave_expression,

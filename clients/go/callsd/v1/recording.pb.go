@@ -153,7 +153,8 @@ type RecordingSpec struct {
 	// from. Secret: it is never returned, written to a log, or part of a command
 	// line. At most 16,384 characters.
 	UrlFragment string `protobuf:"bytes,2,opt,name=url_fragment,json=urlFragment,proto3" json:"url_fragment,omitempty"`
-	// Headers to send with every request of the page. Values are secret like
+	// Headers to send with every request of the page to its own origin, and to
+	// header_origins; websockets are opened without them. Values are secret like
 	// url_fragment: they are returned empty. At most 32; values of at most 4,096
 	// characters.
 	Headers map[string]string `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -173,8 +174,10 @@ type RecordingSpec struct {
 	AudioKbps *int32 `protobuf:"varint,9,opt,name=audio_kbps,json=audioKbps,proto3,oneof" json:"audio_kbps,omitempty"`
 	// Record the sound alone. Default: false.
 	AudioOnly bool `protobuf:"varint,10,opt,name=audio_only,json=audioOnly,proto3" json:"audio_only,omitempty"`
-	// JavaScript expression; the recording begins when it is true in the page. At
-	// most 4,096 characters, as for the others. Default: the page has loaded.
+	// JavaScript expression; the recording begins when it is true in the page, or the
+	// promise that it is has come true. The browser reads it before it opens the page:
+	// a job with one that is not JavaScript fails with FIELD_INVALID. At most 4,096
+	// characters, all this as for the others. Default: the page has loaded.
 	ReadyExpression string `protobuf:"bytes,11,opt,name=ready_expression,json=readyExpression,proto3" json:"ready_expression,omitempty"`
 	// JavaScript expression; the recording ends when it is true. Default: none.
 	OverExpression string `protobuf:"bytes,12,opt,name=over_expression,json=overExpression,proto3" json:"over_expression,omitempty"`
@@ -185,10 +188,14 @@ type RecordingSpec struct {
 	// PAGE_UNAVAILABLE after it. Range 1 s to 10 min. Default: 20 s.
 	ReadyTimeout *durationpb.Duration `protobuf:"bytes,14,opt,name=ready_timeout,json=readyTimeout,proto3" json:"ready_timeout,omitempty"`
 	// Record this call: its page and what the page says of itself are known, so that
-	// url, url_fragment, headers, the expressions and ready_timeout must not be set.
+	// url, url_fragment, headers, header_origins, the expressions and ready_timeout
+	// must not be set.
 	MattermostCall *MattermostCall `protobuf:"bytes,15,opt,name=mattermost_call,json=mattermostCall,proto3" json:"mattermost_call,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Other origins that get the headers, such as "https://api.example.com". At most
+	// 32. Default: none.
+	HeaderOrigins []string `protobuf:"bytes,16,rep,name=header_origins,json=headerOrigins,proto3" json:"header_origins,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RecordingSpec) Reset() {
@@ -322,6 +329,13 @@ func (x *RecordingSpec) GetReadyTimeout() *durationpb.Duration {
 func (x *RecordingSpec) GetMattermostCall() *MattermostCall {
 	if x != nil {
 		return x.MattermostCall
+	}
+	return nil
+}
+
+func (x *RecordingSpec) GetHeaderOrigins() []string {
+	if x != nil {
+		return x.HeaderOrigins
 	}
 	return nil
 }
@@ -561,7 +575,7 @@ var File_callsd_v1_recording_proto protoreflect.FileDescriptor
 
 const file_callsd_v1_recording_proto_rawDesc = "" +
 	"\n" +
-	"\x19callsd/v1/recording.proto\x12\tcallsd.v1\x1a\x1acallsd/v1/mattermost.proto\x1a\x1egoogle/protobuf/duration.proto\"\x80\x06\n" +
+	"\x19callsd/v1/recording.proto\x12\tcallsd.v1\x1a\x1acallsd/v1/mattermost.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa7\x06\n" +
 	"\rRecordingSpec\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12!\n" +
 	"\furl_fragment\x18\x02 \x01(\tR\vurlFragment\x12?\n" +
@@ -582,7 +596,8 @@ const file_callsd_v1_recording_proto_rawDesc = "" +
 	"\x0fover_expression\x18\f \x01(\tR\x0eoverExpression\x12)\n" +
 	"\x10leave_expression\x18\r \x01(\tR\x0fleaveExpression\x12>\n" +
 	"\rready_timeout\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\freadyTimeout\x12B\n" +
-	"\x0fmattermost_call\x18\x0f \x01(\v2\x19.callsd.v1.MattermostCallR\x0emattermostCall\x1a:\n" +
+	"\x0fmattermost_call\x18\x0f \x01(\v2\x19.callsd.v1.MattermostCallR\x0emattermostCall\x12%\n" +
+	"\x0eheader_origins\x18\x10 \x03(\tR\rheaderOrigins\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +

@@ -533,7 +533,8 @@ type Track_Path struct {
 }
 
 type Track_Upload struct {
-	// Name of a complete upload, "uploads/{upload}".
+	// Name of a complete upload, "uploads/{upload}". With validate_only, "uploads/-"
+	// stands for a file that is not sent yet.
 	Upload string `protobuf:"bytes,2,opt,name=upload,proto3,oneof"`
 }
 

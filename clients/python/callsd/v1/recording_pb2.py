@@ -26,7 +26,7 @@ from callsd.v1 import mattermost_pb2 as callsd_dot_v1_dot_mattermost__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63\x61llsd/v1/recording.proto\x12\tcallsd.v1\x1a\x1a\x63\x61llsd/v1/mattermost.proto\x1a\x1egoogle/protobuf/duration.proto\"\xc5\x04\n\rRecordingSpec\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x14\n\x0curl_fragment\x18\x02 \x01(\t\x12\x36\n\x07headers\x18\x03 \x03(\x0b\x32%.callsd.v1.RecordingSpec.HeadersEntry\x12,\n\x07profile\x18\x04 \x01(\x0e\x32\x1b.callsd.v1.RecordingProfile\x12\x12\n\x05width\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06height\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\nframe_rate\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nvideo_kbps\x18\x08 \x01(\x05H\x03\x88\x01\x01\x12\x17\n\naudio_kbps\x18\t \x01(\x05H\x04\x88\x01\x01\x12\x12\n\naudio_only\x18\n \x01(\x08\x12\x18\n\x10ready_expression\x18\x0b \x01(\t\x12\x17\n\x0fover_expression\x18\x0c \x01(\t\x12\x18\n\x10leave_expression\x18\r \x01(\t\x12\x30\n\rready_timeout\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0fmattermost_call\x18\x0f \x01(\x0b\x32\x19.callsd.v1.MattermostCall\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_widthB\t\n\x07_heightB\r\n\x0b_frame_rateB\r\n\x0b_video_kbpsB\r\n\x0b_audio_kbps\"\xe0\x01\n\x0fRecordingResult\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\x12\x12\n\nframe_rate\x18\x04 \x01(\x01\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x15\n\rsegment_count\x18\x06 \x01(\x05\x12/\n\x0cgap_duration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tcut_short\x18\x08 \x01(\x08\"\x87\x02\n\x0fRecordingHealth\x12\x13\n\x0b\x66rame_count\x18\x01 \x01(\x03\x12\x1a\n\x12\x63hanged_frame_rate\x18\x02 \x01(\x01\x12\x16\n\x0e\x61udio_level_db\x18\x03 \x01(\x01\x12(\n\x07picture\x18\x04 \x01(\x0e\x32\x17.callsd.v1.PictureState\x12\x10\n\x08\x64rift_ms\x18\x05 \x01(\x01\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x17\n\x0f\x64isk_free_bytes\x18\x07 \x01(\x03\x12\x0f\n\x07segment\x18\x08 \x01(\x05\x12\x31\n\x0estill_duration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration*\x8a\x01\n\x10RecordingProfile\x12!\n\x1dRECORDING_PROFILE_UNSPECIFIED\x10\x00\x12\x19\n\x15RECORDING_PROFILE_LOW\x10\x01\x12\x1c\n\x18RECORDING_PROFILE_MEDIUM\x10\x02\x12\x1a\n\x16RECORDING_PROFILE_HIGH\x10\x03*y\n\x0cPictureState\x12\x1d\n\x19PICTURE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14PICTURE_STATE_MOVING\x10\x01\x12\x17\n\x13PICTURE_STATE_STILL\x10\x02\x12\x17\n\x13PICTURE_STATE_BLANK\x10\x03\x42\x65\n\rdev.callsd.v1B\x0eRecordingProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63\x61llsd/v1/recording.proto\x12\tcallsd.v1\x1a\x1a\x63\x61llsd/v1/mattermost.proto\x1a\x1egoogle/protobuf/duration.proto\"\xdd\x04\n\rRecordingSpec\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x14\n\x0curl_fragment\x18\x02 \x01(\t\x12\x36\n\x07headers\x18\x03 \x03(\x0b\x32%.callsd.v1.RecordingSpec.HeadersEntry\x12,\n\x07profile\x18\x04 \x01(\x0e\x32\x1b.callsd.v1.RecordingProfile\x12\x12\n\x05width\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06height\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\nframe_rate\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\nvideo_kbps\x18\x08 \x01(\x05H\x03\x88\x01\x01\x12\x17\n\naudio_kbps\x18\t \x01(\x05H\x04\x88\x01\x01\x12\x12\n\naudio_only\x18\n \x01(\x08\x12\x18\n\x10ready_expression\x18\x0b \x01(\t\x12\x17\n\x0fover_expression\x18\x0c \x01(\t\x12\x18\n\x10leave_expression\x18\r \x01(\t\x12\x30\n\rready_timeout\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0fmattermost_call\x18\x0f \x01(\x0b\x32\x19.callsd.v1.MattermostCall\x12\x16\n\x0eheader_origins\x18\x10 \x03(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_widthB\t\n\x07_heightB\r\n\x0b_frame_rateB\r\n\x0b_video_kbpsB\r\n\x0b_audio_kbps\"\xe0\x01\n\x0fRecordingResult\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\x12\x12\n\nframe_rate\x18\x04 \x01(\x01\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x15\n\rsegment_count\x18\x06 \x01(\x05\x12/\n\x0cgap_duration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tcut_short\x18\x08 \x01(\x08\"\x87\x02\n\x0fRecordingHealth\x12\x13\n\x0b\x66rame_count\x18\x01 \x01(\x03\x12\x1a\n\x12\x63hanged_frame_rate\x18\x02 \x01(\x01\x12\x16\n\x0e\x61udio_level_db\x18\x03 \x01(\x01\x12(\n\x07picture\x18\x04 \x01(\x0e\x32\x17.callsd.v1.PictureState\x12\x10\n\x08\x64rift_ms\x18\x05 \x01(\x01\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x17\n\x0f\x64isk_free_bytes\x18\x07 \x01(\x03\x12\x0f\n\x07segment\x18\x08 \x01(\x05\x12\x31\n\x0estill_duration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration*\x8a\x01\n\x10RecordingProfile\x12!\n\x1dRECORDING_PROFILE_UNSPECIFIED\x10\x00\x12\x19\n\x15RECORDING_PROFILE_LOW\x10\x01\x12\x1c\n\x18RECORDING_PROFILE_MEDIUM\x10\x02\x12\x1a\n\x16RECORDING_PROFILE_HIGH\x10\x03*y\n\x0cPictureState\x12\x1d\n\x19PICTURE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14PICTURE_STATE_MOVING\x10\x01\x12\x17\n\x13PICTURE_STATE_STILL\x10\x02\x12\x17\n\x13PICTURE_STATE_BLANK\x10\x03\x42\x65\n\rdev.callsd.v1B\x0eRecordingProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,16 +36,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.callsd.v1B\016RecordingProtoP\001Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\252\002\tCallsd.V1'
   _globals['_RECORDINGSPEC_HEADERSENTRY']._loaded_options = None
   _globals['_RECORDINGSPEC_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_RECORDINGPROFILE']._serialized_start=1178
-  _globals['_RECORDINGPROFILE']._serialized_end=1316
-  _globals['_PICTURESTATE']._serialized_start=1318
-  _globals['_PICTURESTATE']._serialized_end=1439
+  _globals['_RECORDINGPROFILE']._serialized_start=1202
+  _globals['_RECORDINGPROFILE']._serialized_end=1340
+  _globals['_PICTURESTATE']._serialized_start=1342
+  _globals['_PICTURESTATE']._serialized_end=1463
   _globals['_RECORDINGSPEC']._serialized_start=101
-  _globals['_RECORDINGSPEC']._serialized_end=682
-  _globals['_RECORDINGSPEC_HEADERSENTRY']._serialized_start=570
-  _globals['_RECORDINGSPEC_HEADERSENTRY']._serialized_end=616
-  _globals['_RECORDINGRESULT']._serialized_start=685
-  _globals['_RECORDINGRESULT']._serialized_end=909
-  _globals['_RECORDINGHEALTH']._serialized_start=912
-  _globals['_RECORDINGHEALTH']._serialized_end=1175
+  _globals['_RECORDINGSPEC']._serialized_end=706
+  _globals['_RECORDINGSPEC_HEADERSENTRY']._serialized_start=594
+  _globals['_RECORDINGSPEC_HEADERSENTRY']._serialized_end=640
+  _globals['_RECORDINGRESULT']._serialized_start=709
+  _globals['_RECORDINGRESULT']._serialized_end=933
+  _globals['_RECORDINGHEALTH']._serialized_start=936
+  _globals['_RECORDINGHEALTH']._serialized_end=1199
 # @@protoc_insertion_point(module_scope)

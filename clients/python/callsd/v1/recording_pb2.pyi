@@ -126,6 +126,7 @@ class RecordingSpec(_message.Message):
     LEAVE_EXPRESSION_FIELD_NUMBER: _builtins.int
     READY_TIMEOUT_FIELD_NUMBER: _builtins.int
     MATTERMOST_CALL_FIELD_NUMBER: _builtins.int
+    HEADER_ORIGINS_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """Address of the page: http or https, without user, password and fragment. At
     most 4,096 characters. Required, but for a mattermost_call.
@@ -154,8 +155,10 @@ class RecordingSpec(_message.Message):
     audio_only: _builtins.bool
     """Record the sound alone. Default: false."""
     ready_expression: _builtins.str
-    """JavaScript expression; the recording begins when it is true in the page. At
-    most 4,096 characters, as for the others. Default: the page has loaded.
+    """JavaScript expression; the recording begins when it is true in the page, or the
+    promise that it is has come true. The browser reads it before it opens the page:
+    a job with one that is not JavaScript fails with FIELD_INVALID. At most 4,096
+    characters, all this as for the others. Default: the page has loaded.
     """
     over_expression: _builtins.str
     """JavaScript expression; the recording ends when it is true. Default: none."""
@@ -165,7 +168,8 @@ class RecordingSpec(_message.Message):
     """
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Headers to send with every request of the page. Values are secret like
+        """Headers to send with every request of the page to its own origin, and to
+        header_origins; websockets are opened without them. Values are secret like
         url_fragment: they are returned empty. At most 32; values of at most 4,096
         characters.
         """
@@ -179,7 +183,14 @@ class RecordingSpec(_message.Message):
     @_builtins.property
     def mattermost_call(self) -> _mattermost_pb2.MattermostCall:
         """Record this call: its page and what the page says of itself are known, so that
-        url, url_fragment, headers, the expressions and ready_timeout must not be set.
+        url, url_fragment, headers, header_origins, the expressions and ready_timeout
+        must not be set.
+        """
+
+    @_builtins.property
+    def header_origins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other origins that get the headers, such as "https://api.example.com". At most
+        32. Default: none.
         """
 
     def __init__(
@@ -200,10 +211,11 @@ class RecordingSpec(_message.Message):
         leave_expression: _builtins.str = ...,
         ready_timeout: _duration_pb2.Duration | None = ...,
         mattermost_call: _mattermost_pb2.MattermostCall | None = ...,
+        header_origins: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_audio_kbps", b"_audio_kbps", "_frame_rate", b"_frame_rate", "_height", b"_height", "_video_kbps", b"_video_kbps", "_width", b"_width", "audio_kbps", b"audio_kbps", "frame_rate", b"frame_rate", "height", b"height", "mattermost_call", b"mattermost_call", "ready_timeout", b"ready_timeout", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_audio_kbps", b"_audio_kbps", "_frame_rate", b"_frame_rate", "_height", b"_height", "_video_kbps", b"_video_kbps", "_width", b"_width", "audio_kbps", b"audio_kbps", "audio_only", b"audio_only", "frame_rate", b"frame_rate", "headers", b"headers", "height", b"height", "leave_expression", b"leave_expression", "mattermost_call", b"mattermost_call", "over_expression", b"over_expression", "profile", b"profile", "ready_expression", b"ready_expression", "ready_timeout", b"ready_timeout", "url", b"url", "url_fragment", b"url_fragment", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_audio_kbps", b"_audio_kbps", "_frame_rate", b"_frame_rate", "_height", b"_height", "_video_kbps", b"_video_kbps", "_width", b"_width", "audio_kbps", b"audio_kbps", "audio_only", b"audio_only", "frame_rate", b"frame_rate", "header_origins", b"header_origins", "headers", b"headers", "height", b"height", "leave_expression", b"leave_expression", "mattermost_call", b"mattermost_call", "over_expression", b"over_expression", "profile", b"profile", "ready_expression", b"ready_expression", "ready_timeout", b"ready_timeout", "url", b"url", "url_fragment", b"url_fragment", "video_kbps", b"video_kbps", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__audio_kbps: _TypeAlias = _typing.Literal["audio_kbps"]  # noqa: Y015
     _WhichOneofArgType__audio_kbps: _TypeAlias = _typing.Literal["_audio_kbps", b"_audio_kbps"]  # noqa: Y015

@@ -251,7 +251,9 @@ class Track(_message.Message):
     path: _builtins.str
     """Absolute path of a file on the server, inside one of its media roots."""
     upload: _builtins.str
-    """Name of a complete upload, "uploads/{upload}"."""
+    """Name of a complete upload, "uploads/{upload}". With validate_only, "uploads/-"
+    stands for a file that is not sent yet.
+    """
     recording: _builtins.str
     """Name of a recording job, "jobs/{job}": the sound of what it has recorded. The
     transcription begins when that job has ended. At most one track.

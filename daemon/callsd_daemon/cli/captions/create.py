@@ -6,7 +6,7 @@ import click
 from callsd.v1.caption_pb2 import CaptionsSpec
 from callsd_daemon.cli.jobs.admission import show_created
 from callsd_daemon.cli.shared.context import Cli, json_option, pass_cli
-from callsd_daemon.cli.shared.params import parse_labels, parse_span
+from callsd_daemon.cli.shared.params import INT32, parse_labels, parse_span
 
 
 @click.command()
@@ -14,7 +14,7 @@ from callsd_daemon.cli.shared.params import parse_labels, parse_span
 @click.option("--language", default="", help="Such as `en`. Default: detected for each speaker.")
 @click.option(
     "--active-speakers",
-    type=int,
+    type=INT32,
     default=0,
     help="Most speakers that talk at once, for whom room is kept. Default: the server's, 2.",
 )

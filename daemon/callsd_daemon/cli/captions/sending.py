@@ -10,9 +10,9 @@ from typing import Self
 
 from callsd import CallsdError, CaptionSender, Client, Sound
 from callsd.v1.job_pb2 import Job
-from callsd_daemon.cli.captions.sound import BYTES_PER_SECOND, Source
 from callsd_daemon.cli.captions.state import seconds, stamp
 from callsd_daemon.cli.captions.view import CaptionView
+from callsd_daemon.cli.shared.sound import BYTES_PER_SECOND, Source
 
 
 LIVE_STEP_SECONDS = 0.1

@@ -10,13 +10,13 @@ from callsd import FINAL_STATES, CallsdError, Client
 from callsd.v1.caption_pb2 import CaptionsSpec
 from callsd.v1.job_pb2 import Job
 from callsd_daemon.cli.captions.sending import Reading, Sending
-from callsd_daemon.cli.captions.sound import opened
 from callsd_daemon.cli.captions.view import CaptionView
 from callsd_daemon.cli.jobs.follow import exit_code
 from callsd_daemon.cli.jobs.text import outcome, short
 from callsd_daemon.cli.shared.context import Cli, json_option, pass_cli
 from callsd_daemon.cli.shared.exit import Exit, Problem
 from callsd_daemon.cli.shared.output import as_dict, json_line
+from callsd_daemon.cli.shared.sound import opened
 
 
 # A slow machine needs its time for the last minute of sound of many speakers; Ctrl-C ends it.

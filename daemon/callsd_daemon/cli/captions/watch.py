@@ -20,7 +20,7 @@ from callsd_daemon.cli.shared.exit import Exit
     "--from",
     "first",
     metavar="SEQUENCE",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 2**63 - 1),
     help="Begin with this caption; 1 is the first. Default: the last 10, or all of an ended call.",
 )
 @json_option

@@ -11,6 +11,8 @@ from callsd_daemon.cli.doctor.finding import Finding, Status, first_line
 
 
 UNSHARE_TIMEOUT_SECONDS = 5.0
+FONTS_TIMEOUT_SECONDS = 10.0
+"""For one question: the first one may have fontconfig read all fonts."""
 
 # What it is for, names under which distributions have it, Debian's package.
 RECORDING_PROGRAMS = (
@@ -29,6 +31,20 @@ RECORDING_LIBRARIES = (
     ("colours", "libyuv.so.0", "libyuv0"),
     ("sound", "libpulse-simple.so.0", "libpulse0"),
     ("pictures", "libxcb.so.1", "libxcb1"),
+)
+
+# Scripts, a character of theirs that only fonts for them have, Debian's package of such fonts.
+SCRIPTS = (
+    ("Chinese", "会", "fonts-noto-cjk"),
+    ("Japanese", "あ", "fonts-noto-cjk"),
+    ("Korean", "한", "fonts-noto-cjk"),
+    ("Devanagari", "ह", "fonts-noto-core"),
+    ("Bengali", "ব", "fonts-noto-core"),
+    ("Tamil", "த", "fonts-noto-core"),
+    ("Thai", "ท", "fonts-noto-core"),
+    ("Arabic", "ع", "fonts-noto-core"),
+    ("Hebrew", "ש", "fonts-noto-core"),
+    ("emoji", "👍", "fonts-noto-color-emoji"),
 )
 
 # Kernel setting, the value that keeps browsers from shutting themselves in, what to do.
@@ -54,6 +70,7 @@ def check_recording() -> Iterator[Finding]:
         yield _installed(names[0], purpose, found, package)
     for purpose, name, package in RECORDING_LIBRARIES:
         yield _installed(name, purpose, "there" if _has_library(name) else "", package)
+    yield _fonts()
     problem, fix = _namespace_problem()
     yield Finding(
         name="user namespaces",
@@ -72,6 +89,41 @@ def _installed(name: str, purpose: str, found: str, package: str) -> Finding:
         found=f"{purpose}: {found or 'not installed, for recordings'}",
         fix="" if found else f"apt install {package}",
     )
+
+
+def _fonts() -> Finding:
+    """Whether what is written in a page can be read, whichever package the glyphs are from."""
+    if not shutil.which("fc-list"):
+        return Finding(
+            name="fonts",
+            status=Status.ADVICE,
+            found="whether there are any is not known, as fc-list is not installed",
+            fix="apt install fontconfig",
+        )
+    missing = [one for one in SCRIPTS if not _has_glyph(one[1])]
+    if not missing:
+        return Finding(name="fonts", status=Status.OK, found=f"for all {len(SCRIPTS)} scripts")
+    names = ", ".join(name for name, _, _ in missing)
+    packages = dict.fromkeys(package for _, _, package in missing)
+    return Finding(
+        name="fonts",
+        status=Status.ADVICE,
+        found=f"none for {names}: recordings show boxes instead",
+        fix=f"apt install {' '.join(packages)}",
+    )
+
+
+def _has_glyph(character: str) -> bool:
+    try:
+        done = subprocess.run(
+            ["fc-list", f":charset={ord(character):x}", "file"],  # noqa: S607 - as users have it
+            check=False,
+            capture_output=True,
+            timeout=FONTS_TIMEOUT_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return bool(done.stdout.strip())
 
 
 def _has_library(name: str) -> bool:

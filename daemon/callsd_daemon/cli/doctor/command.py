@@ -8,10 +8,11 @@ import click
 
 from callsd_daemon.cli.doctor.checks import all_findings
 from callsd_daemon.cli.doctor.finding import Finding, Status
-from callsd_daemon.cli.shared.configuration import FILE, loaded
+from callsd_daemon.cli.shared.configuration import loaded
 from callsd_daemon.cli.shared.context import Cli, json_option, pass_cli
 from callsd_daemon.cli.shared.exit import Exit
 from callsd_daemon.cli.shared.output import print_json
+from callsd_daemon.cli.shared.params import FILE
 
 
 _MARKS = {

@@ -8,8 +8,8 @@ import click
 
 from callsd_daemon.cli.gateway.container_settings import SettingsFileError, read
 from callsd_daemon.cli.gateway.translation import translated
-from callsd_daemon.cli.shared.configuration import FILE
 from callsd_daemon.cli.shared.exit import Exit, Problem
+from callsd_daemon.cli.shared.params import FILE
 
 
 @click.group()

@@ -19,7 +19,7 @@ def show_created(
     job, admission = created.job, created.admission
     for notice in job.notices:
         click.echo(f"notice: {notice.message} [{notice.code}]", err=True)
-    needs = f"{admission.reservation.cores:g} cores, {size(admission.reservation.memory_bytes)}"
+    needs = f"{admission.reservation.cores:.3g} cores, {size(admission.reservation.memory_bytes)}"
     if not job.name:
         verdict = "it would start now"
         if admission.decision == ADMISSION_DECISION_QUEUE:

@@ -58,7 +58,11 @@ def get(cli: Cli, *, job: str) -> None:
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(list(KINDS)))
 @click.option("--label", "labels", metavar="K=V", multiple=True, help="With this label.")
 @click.option(
-    "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many."
+    "--limit",
+    type=click.IntRange(1, 2**31 - 1),
+    default=50,
+    show_default=True,
+    help="At most so many.",
 )
 @json_option
 @pass_cli

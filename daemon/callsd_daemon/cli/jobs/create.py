@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`callsd jobs create`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from callsd_daemon.cli.jobs.fetch import fetch_all
 from callsd_daemon.cli.jobs.follow import exit_code, follow, wait_for
 from callsd_daemon.cli.jobs.text import outcome, short
 from callsd_daemon.cli.shared.context import Cli, json_option, pass_cli
-from callsd_daemon.cli.shared.output import print_json
+from callsd_daemon.cli.shared.exit import Exit, Problem
+from callsd_daemon.cli.shared.output import print_json, size
 from callsd_daemon.cli.shared.params import (
+    INT32,
     TrackFile,
     call_tracks,
     parse_labels,
@@ -30,6 +32,7 @@ from callsd_daemon.cli.shared.params import (
     parse_track,
 )
 from callsd_daemon.cli.shared.progress import TransferDisplay
+from callsd_daemon.cli.shared.sound import FileSource
 
 
 # The server cannot see the file as we do: it must be sent.
@@ -58,7 +61,7 @@ _NOT_VISIBLE = frozenset({"PATH_FORBIDDEN", "MEDIA_NOT_FOUND"})
     default="auto",
     show_default=True,
 )
-@click.option("--threads", type=int, help="Processor threads. Default: the server's.")
+@click.option("--threads", type=INT32, help="Processor threads. Default: the server's.")
 @click.option("--language", default="", help="Such as `en`. Default: detected for each speaker.")
 @click.option(
     "--task",
@@ -141,7 +144,7 @@ def create(
             validate_only=validate_only,
             no_queue=no_queue,
         )
-        created = _create(client, spec, files, make, may_upload=not validate_only)
+        created = _create(client, spec, files, make, is_preview=validate_only)
         if validate_only or not (wait or is_followed or directory):
             show_created(created, as_json=cli.json)
             return 0
@@ -153,7 +156,7 @@ def create(
                 print_json(ended)
         if not cli.json:
             click.echo(f"job:        {ended.name}")
-            for line in outcome(ended):
+            for line in outcome(ended, with_files=directory is None):
                 click.echo(line)
         if directory is not None and ended.artifacts:
             fetch_all(cli, client, ended, directory=directory)
@@ -165,27 +168,27 @@ def create(
 def _create(
     client: Client,
     spec: TranscriptionSpec,
-    files: Iterable[TrackFile],
+    files: Sequence[TrackFile],
     make: Callable[[TranscriptionSpec], CreateJobResponse],
     *,
-    may_upload: bool,
+    is_preview: bool,
 ) -> CreateJobResponse:
     """Ask for the job by paths where the server is here, else by uploads."""
-    if client.endpoint.local:
+    if client.endpoint.local and all(_is_text(file.path.resolve()) for file in files):
         by_path = TranscriptionSpec()
         by_path.CopyFrom(spec)
         by_path.tracks.extend(_track(file, path=str(file.path.resolve())) for file in files)
         try:
             return make(by_path)
         except CallsdError as error:
-            if error.reason not in _NOT_VISIBLE or not may_upload:
+            if error.reason not in _NOT_VISIBLE:
                 raise
-    elif not may_upload:
-        raise click.UsageError(
-            "--validate-only needs a server that sees the files; this one is not on this machine"
-        )
     by_upload = TranscriptionSpec()
     by_upload.CopyFrom(spec)
+    if is_preview:
+        _check_uploads(client, files)
+        by_upload.tracks.extend(_track(file, upload="uploads/-") for file in files)
+        return make(by_upload)
     with TransferDisplay() as display:
         for file in files:
             upload = client.upload_media(
@@ -193,6 +196,30 @@ def _create(
             )
             by_upload.tracks.append(_track(file, upload=upload.name))
     return make(by_upload)
+
+
+def _check_uploads(client: Client, files: Sequence[TrackFile]) -> None:
+    """Find out what sending the files would; raises Problem for what is too large or no sound."""
+    limit_bytes = client.get_server_info().limits.max_upload_bytes
+    for file in files:
+        size_bytes = file.path.stat().st_size
+        if size_bytes > limit_bytes:
+            raise Problem(
+                f"{file.path} has {size(size_bytes)}, and media.max_upload_bytes allows "
+                f"{size(limit_bytes)}",
+                reason="UPLOAD_TOO_LARGE",
+                exit_code=Exit.REFUSED,
+            )
+        FileSource(file).close()
+
+
+def _is_text(path: Path) -> bool:
+    """Whether the server can be told of a path: names of files may be any bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _track(file: TrackFile, *, path: str = "", upload: str = "") -> Track:

@@ -26,7 +26,11 @@ MAX_TOKEN_BYTES = 4096
 @click.command()
 @click.option("--all", "show_all", is_flag=True, help="Also those that are done.")
 @click.option(
-    "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many."
+    "--limit",
+    type=click.IntRange(1, 2**31 - 1),
+    default=50,
+    show_default=True,
+    help="At most so many.",
 )
 @json_option
 @pass_cli

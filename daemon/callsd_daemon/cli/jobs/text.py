@@ -160,8 +160,8 @@ def describe(job: Job) -> Iterator[str]:
     yield from outcome(job)
 
 
-def outcome(job: Job) -> Iterator[str]:
-    """How a job ended: result, failure, notices, lost tracks, files."""
+def outcome(job: Job, *, with_files: bool = True) -> Iterator[str]:
+    """How a job ended: result, failure, notices, lost tracks, and the server's names of files."""
     if job.HasField("transcription_result"):
         result = job.transcription_result
         heard = span(result.audio_duration.ToNanoseconds() / 1e9)
@@ -185,7 +185,7 @@ def outcome(job: Job) -> Iterator[str]:
         yield f"{'failure:':<12}{reason(job.failure.reason)}: {job.failure.message}"
     for notice in job.notices:
         yield f"{'notice:':<12}{notice.message} [{notice.code}]"
-    for artifact in job.artifacts:
+    for artifact in job.artifacts if with_files else ():
         yield f"{'file:':<12}{artifact.name.rpartition('/')[2]}  {size(artifact.size_bytes)}"
 
 

@@ -4,13 +4,8 @@
 import os
 from pathlib import Path
 
-import click
-
 from callsd_daemon.cli.shared.exit import Exit, Problem
 from callsd_daemon.config import Config, ConfigError, load
-
-
-FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def loaded(path: Path | None, *, exit_code: Exit = Exit.CONFIG) -> Config:

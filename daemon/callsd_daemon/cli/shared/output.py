@@ -75,10 +75,15 @@ STATE_STYLES = {
 def size(count: float) -> str:
     """Bytes for people: 1.4 MB. Powers of 1000, as disks and networks are sold."""
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:  # noqa: PLR2004 - the step between units
+        if abs(count) < 999.5:  # noqa: PLR2004 - what is rounded to the step between units
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.3g} TB"
+    return f"{figure(count)} TB"
+
+
+def figure(value: float) -> str:
+    """A number for people: three digits, or as many as stand before the point."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"  # noqa: PLR2004 - as above
 
 
 def span(seconds: float) -> str:
@@ -92,7 +97,7 @@ def span(seconds: float) -> str:
 
 def times(real_time_factor: float) -> str:
     """A speed for people: 12 × real time."""
-    return f"{real_time_factor:.3g} ×"
+    return f"{figure(real_time_factor)} ×"
 
 
 def ago(stamp: Timestamp) -> str:

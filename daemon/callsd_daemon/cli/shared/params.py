@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What people write on the command line: labels, tracks, offsets, lengths of time."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,9 +17,26 @@ AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus")
 
 MAX_TURNS_BYTES = 16 << 20
 
-_OFFSET = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)s?")
+
+class _File(click.Path):
+    """A file, which may be missing still. Of a pipe nobody knows when something comes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path: Path = super().convert(value, param, ctx)  # type: ignore[assignment] # path_type
+        with contextlib.suppress(OSError):  # whoever opens it says what is wrong
+            if path.exists() and not path.is_file():
+                self.fail(f"{path} is not a file", param, ctx)
+        return path
+
+
+FILE = _File(path_type=Path, dir_okay=False)
+
+INT32 = click.IntRange(0, 2**31 - 1)
+"""What a field can hold; which values make sense the server says."""
+
+_OFFSET = re.compile(r"(?:(?:(\d{1,9}):)?(\d{1,9}):)?(\d{1,9}(?:\.\d+)?)s?")
 _HEADER = re.compile(r"([^:=\s]+)\s*[:=]\s*(.*)")
-_SPAN = re.compile(r"(\d+)\s*(s|min|m|h|d)?")
+_SPAN = re.compile(r"(\d{1,9})\s*(s|min|m|h|d)?")
 _SPAN_SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -60,7 +79,7 @@ def parse_track(text: str) -> TrackFile:
             f"{text!r}: expected SPEAKER=FILE or SPEAKER=FILE@OFFSET", param_hint="--track"
         )
     path, at, offset = rest.rpartition("@")
-    if at and not Path(rest).exists() and (match := _OFFSET.fullmatch(offset)):
+    if at and not _is_file(Path(rest)) and (match := _OFFSET.fullmatch(offset)):
         hours, minutes, seconds = (float(part or 0) for part in match.groups())
         return TrackFile(
             speaker=speaker,
@@ -76,6 +95,8 @@ def call_tracks(directory: Path) -> list[TrackFile]:
     In the order in which `turns.json` names the speakers; files it does not name are left out.
     """
     turns = directory / "turns.json"
+    if turns.is_fifo():
+        raise click.BadParameter(f"{turns}: not a file", param_hint="--call")
     try:
         with turns.open("rb") as file:
             speakers = list(json.loads(file.read(MAX_TURNS_BYTES))["speakers"])
@@ -109,6 +130,13 @@ def parse_span(text: str) -> float:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
+    if not _is_file(path):
         raise click.BadParameter(f"{path}: no such file", param_hint="--track")
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False

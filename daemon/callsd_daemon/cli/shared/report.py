@@ -34,6 +34,8 @@ _CODES: tuple[tuple[type[CallsdError], Exit], ...] = (
     (DeadlineError, Exit.DEADLINE),
 )
 
+MAX_SHOWN_CHARACTERS = 200
+
 # What to do, where a command helps and the message names none. {…} are keys of the metadata.
 _REMEDIES = {
     "CANNOT_FIT": "ask for less (threads, model, picture); `callsd capacity` shows the machine",
@@ -72,6 +74,8 @@ def report(error: BaseException, cli: Cli) -> Exit:
             shown, code = {"message": error.format_message()}, Exit.USAGE
         case SettingsError():
             shown, code = {"message": str(error)}, Exit.USAGE
+        case UnicodeError():
+            shown, code = {"message": _not_text(error)}, Exit.USAGE
         case OSError():
             shown, code = {"message": str(error)}, Exit.FAILED
         case _:
@@ -119,6 +123,13 @@ def _from_rpc(error: CallsdError, cli: Cli) -> dict[str, Any]:
     }
 
 
+def _not_text(error: UnicodeError) -> str:
+    """What cannot be sent or read as text, for arguments and files that are not UTF-8."""
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object[:MAX_SHOWN_CHARACTERS]!r} is not UTF-8"
+    return f"what is read is not UTF-8: {error}"
+
+
 def _from_usage(error: click.UsageError) -> dict[str, Any]:
     path = error.ctx.command_path if error.ctx else "callsd"
     return {"message": error.format_message(), "to_do": f"{path} --help"}
@@ -135,6 +146,6 @@ def _say(shown: dict[str, Any], *, as_json: bool) -> None:
     if reason := shown.get("reason"):
         click.echo(f"  reason: {reason}", err=True)
     if (seconds := shown.get("retry_after_seconds")) is not None:
-        click.echo(f"  try again in {seconds:g} s", err=True)
+        click.echo(f"  try again in {seconds:.3g} s", err=True)
     if to_do := shown.get("to_do"):
         click.echo(f"  to do:  {to_do}", err=True)

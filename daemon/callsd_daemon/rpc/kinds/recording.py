@@ -2,6 +2,7 @@
 """Recording jobs."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -23,6 +24,8 @@ from callsd_daemon.rpc.problems import CONTROL_IN_PROMPT, Problems
 MAX_URL_CHARACTERS = 4096
 MAX_FRAGMENT_CHARACTERS = 16_384
 MAX_HEADERS = 32
+MAX_ORIGINS = 32
+MAX_PORT = 65_535
 MAX_EXPRESSION_CHARACTERS = 4096
 MAX_READY_SECONDS = 600.0
 DEFAULT_READY_SECONDS = 20.0
@@ -31,6 +34,7 @@ PAGE_FIELDS = frozenset(
         "url",
         "url_fragment",
         "headers",
+        "header_origins",
         "ready_expression",
         "over_expression",
         "leave_expression",
@@ -40,6 +44,9 @@ PAGE_FIELDS = frozenset(
 """What is known of a call's page."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_ORIGIN = re.compile(
+    r"https?://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:(?P<port>[0-9]{1,5}))?"
+)
 _CONTROL_OR_SPACE = re.compile(r"[\x00-\x20\x7f]")
 
 PROFILE_NUMBERS = {
@@ -79,6 +86,7 @@ def parse(
         profile=profile,
         quality=replace(PROFILES[profile], **_parse_quality(problems, at, message)),
         header_names=tuple(sorted(message.headers)),
+        header_origins=tuple(message.header_origins),
         audio_only=message.audio_only,
         ready_expression=message.ready_expression,
         over_expression=message.over_expression,
@@ -103,9 +111,21 @@ def _check_page(problems: Problems, at: str, message: recording_pb2.RecordingSpe
         if not _HEADER_NAME.fullmatch(name):
             problems.add(f"{at}.headers", f'"{name[:80]}" is no name of an HTTP header')
         problems.text(f"{at}.headers[{name[:80]}]", value, MAX_EXPRESSION_CHARACTERS)
+    _check_origins(problems, f"{at}.header_origins", message.header_origins)
     for name in ("ready_expression", "over_expression", "leave_expression"):
         expression = getattr(message, name)
         problems.text(f"{at}.{name}", expression, MAX_EXPRESSION_CHARACTERS, CONTROL_IN_PROMPT)
+
+
+def _check_origins(problems: Problems, field: str, origins: Sequence[str]) -> None:
+    if len(origins) > MAX_ORIGINS:
+        problems.add(field, f"has {len(origins)} origins, at most {MAX_ORIGINS}")
+    for number, origin in enumerate(origins[:MAX_ORIGINS]):
+        found = _ORIGIN.fullmatch(origin)
+        if found is None or int(found["port"] or 0) > MAX_PORT:
+            problems.add(
+                f"{field}[{number}]", "must be an origin, such as https://api.example.com:8443"
+            )
 
 
 def _parse_quality(
@@ -146,6 +166,7 @@ def spec(spec: RecordingSpec) -> recording_pb2.RecordingSpec:
     return recording_pb2.RecordingSpec(
         url=spec.url,
         headers=dict.fromkeys(spec.header_names, ""),
+        header_origins=spec.header_origins,
         profile=PROFILE_NUMBERS[spec.profile],
         width=quality.width,
         height=quality.height,

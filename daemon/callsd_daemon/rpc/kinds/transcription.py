@@ -8,6 +8,7 @@ from callsd_daemon.domain.jobs import job_name
 from callsd_daemon.domain.mattermost import SiteSecrets
 from callsd_daemon.domain.transcription import (
     MAX_OFFSET_SECONDS,
+    NO_UPLOAD_YET,
     Format,
     Task,
     Track,
@@ -153,7 +154,9 @@ def _parse_track(problems: Problems, at: str, track: transcription_pb2.Track) ->
                 problems.add(f"{at}.path", "must be an absolute path")
         case "upload":
             match = UPLOAD.fullmatch(track.upload)
-            if match is None:
+            if problems.is_preview and track.upload == f"uploads/{NO_UPLOAD_YET}":
+                upload_id = NO_UPLOAD_YET
+            elif match is None:
                 problems.add(f"{at}.upload", 'must be "uploads/UUID"')
             else:
                 upload_id = match[1]

@@ -100,6 +100,7 @@ def _recording_work(assignment: RecordingAssignment) -> worker_pb2.Assignment:
     work = worker_pb2.RecordingWork(
         url=f"{spec.url}#{fragment}" if fragment else spec.url,
         headers=assignment.secrets.headers,
+        header_origins=spec.header_origins,
         width=quality.width,
         height=quality.height,
         frame_rate=quality.frame_rate,

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import grpc
 import structlog
@@ -98,6 +99,8 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> None:
         """`directory` holds the sockets and nothing else: workers may see all of it."""
         self._socket = directory / "door.sock"
+        # As gRPC takes a path for a part of a URI.
+        self._address = f"unix:{quote(os.fsencode(self._socket))}"
         self._files = FileSocket(directory / "files.sock", pool, self._file)
         self._pool = pool
         self._remote = remote
@@ -123,7 +126,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         Raises LookupError when those of others cannot.
         """
         if is_local:
-            return Endpoint(address=f"unix:{self._socket}", file_socket=str(self._files.path))
+            return Endpoint(address=self._address, file_socket=str(self._files.path))
         if self._remote is None:
             raise LookupError("there is no address for workers of other machines")
         return Endpoint(address=self._remote.address, tls_roots=self._remote.certificate)
@@ -132,7 +135,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
         """Start to listen. Replaces sockets left by a daemon that died; raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             self._socket.unlink()
-        self._server.add_insecure_port(f"unix:{self._socket}")
+        self._server.add_insecure_port(self._address)
         if self._remote is not None:
             pair = (self._remote.key, self._remote.certificate)
             try:

@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file callsd/v1/recording.proto.
  */
 export const file_callsd_v1_recording: GenFile = /*@__PURE__*/
-  fileDesc("ChljYWxsc2QvdjEvcmVjb3JkaW5nLnByb3RvEgljYWxsc2QudjEixQQKDVJlY29yZGluZ1NwZWMSCwoDdXJsGAEgASgJEhQKDHVybF9mcmFnbWVudBgCIAEoCRI2CgdoZWFkZXJzGAMgAygLMiUuY2FsbHNkLnYxLlJlY29yZGluZ1NwZWMuSGVhZGVyc0VudHJ5EiwKB3Byb2ZpbGUYBCABKA4yGy5jYWxsc2QudjEuUmVjb3JkaW5nUHJvZmlsZRISCgV3aWR0aBgFIAEoBUgAiAEBEhMKBmhlaWdodBgGIAEoBUgBiAEBEhcKCmZyYW1lX3JhdGUYByABKAVIAogBARIXCgp2aWRlb19rYnBzGAggASgFSAOIAQESFwoKYXVkaW9fa2JwcxgJIAEoBUgEiAEBEhIKCmF1ZGlvX29ubHkYCiABKAgSGAoQcmVhZHlfZXhwcmVzc2lvbhgLIAEoCRIXCg9vdmVyX2V4cHJlc3Npb24YDCABKAkSGAoQbGVhdmVfZXhwcmVzc2lvbhgNIAEoCRIwCg1yZWFkeV90aW1lb3V0GA4gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjIKD21hdHRlcm1vc3RfY2FsbBgPIAEoCzIZLmNhbGxzZC52MS5NYXR0ZXJtb3N0Q2FsbBouCgxIZWFkZXJzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIICgZfd2lkdGhCCQoHX2hlaWdodEINCgtfZnJhbWVfcmF0ZUINCgtfdmlkZW9fa2Jwc0INCgtfYXVkaW9fa2JwcyLgAQoPUmVjb3JkaW5nUmVzdWx0EisKCGR1cmF0aW9uGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg0KBXdpZHRoGAIgASgFEg4KBmhlaWdodBgDIAEoBRISCgpmcmFtZV9yYXRlGAQgASgBEhIKCnNpemVfYnl0ZXMYBSABKAMSFQoNc2VnbWVudF9jb3VudBgGIAEoBRIvCgxnYXBfZHVyYXRpb24YByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEQoJY3V0X3Nob3J0GAggASgIIocCCg9SZWNvcmRpbmdIZWFsdGgSEwoLZnJhbWVfY291bnQYASABKAMSGgoSY2hhbmdlZF9mcmFtZV9yYXRlGAIgASgBEhYKDmF1ZGlvX2xldmVsX2RiGAMgASgBEigKB3BpY3R1cmUYBCABKA4yFy5jYWxsc2QudjEuUGljdHVyZVN0YXRlEhAKCGRyaWZ0X21zGAUgASgBEhIKCnNpemVfYnl0ZXMYBiABKAMSFwoPZGlza19mcmVlX2J5dGVzGAcgASgDEg8KB3NlZ21lbnQYCCABKAUSMQoOc3RpbGxfZHVyYXRpb24YCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24qigEKEFJlY29yZGluZ1Byb2ZpbGUSIQodUkVDT1JESU5HX1BST0ZJTEVfVU5TUEVDSUZJRUQQABIZChVSRUNPUkRJTkdfUFJPRklMRV9MT1cQARIcChhSRUNPUkRJTkdfUFJPRklMRV9NRURJVU0QAhIaChZSRUNPUkRJTkdfUFJPRklMRV9ISUdIEAMqeQoMUGljdHVyZVN0YXRlEh0KGVBJQ1RVUkVfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRQSUNUVVJFX1NUQVRFX01PVklORxABEhcKE1BJQ1RVUkVfU1RBVEVfU1RJTEwQAhIXChNQSUNUVVJFX1NUQVRFX0JMQU5LEANCZQoNZGV2LmNhbGxzZC52MUIOUmVjb3JkaW5nUHJvdG9QAVo2Z2l0aHViLmNvbS9jYWxsc2QvY2FsbHNkL2NsaWVudHMvZ28vY2FsbHNkL3YxO2NhbGxzZHYxqgIJQ2FsbHNkLlYxYgZwcm90bzM", [file_callsd_v1_mattermost, file_google_protobuf_duration]);
+  fileDesc("ChljYWxsc2QvdjEvcmVjb3JkaW5nLnByb3RvEgljYWxsc2QudjEi3QQKDVJlY29yZGluZ1NwZWMSCwoDdXJsGAEgASgJEhQKDHVybF9mcmFnbWVudBgCIAEoCRI2CgdoZWFkZXJzGAMgAygLMiUuY2FsbHNkLnYxLlJlY29yZGluZ1NwZWMuSGVhZGVyc0VudHJ5EiwKB3Byb2ZpbGUYBCABKA4yGy5jYWxsc2QudjEuUmVjb3JkaW5nUHJvZmlsZRISCgV3aWR0aBgFIAEoBUgAiAEBEhMKBmhlaWdodBgGIAEoBUgBiAEBEhcKCmZyYW1lX3JhdGUYByABKAVIAogBARIXCgp2aWRlb19rYnBzGAggASgFSAOIAQESFwoKYXVkaW9fa2JwcxgJIAEoBUgEiAEBEhIKCmF1ZGlvX29ubHkYCiABKAgSGAoQcmVhZHlfZXhwcmVzc2lvbhgLIAEoCRIXCg9vdmVyX2V4cHJlc3Npb24YDCABKAkSGAoQbGVhdmVfZXhwcmVzc2lvbhgNIAEoCRIwCg1yZWFkeV90aW1lb3V0GA4gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjIKD21hdHRlcm1vc3RfY2FsbBgPIAEoCzIZLmNhbGxzZC52MS5NYXR0ZXJtb3N0Q2FsbBIWCg5oZWFkZXJfb3JpZ2lucxgQIAMoCRouCgxIZWFkZXJzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIICgZfd2lkdGhCCQoHX2hlaWdodEINCgtfZnJhbWVfcmF0ZUINCgtfdmlkZW9fa2Jwc0INCgtfYXVkaW9fa2JwcyLgAQoPUmVjb3JkaW5nUmVzdWx0EisKCGR1cmF0aW9uGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg0KBXdpZHRoGAIgASgFEg4KBmhlaWdodBgDIAEoBRISCgpmcmFtZV9yYXRlGAQgASgBEhIKCnNpemVfYnl0ZXMYBSABKAMSFQoNc2VnbWVudF9jb3VudBgGIAEoBRIvCgxnYXBfZHVyYXRpb24YByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEQoJY3V0X3Nob3J0GAggASgIIocCCg9SZWNvcmRpbmdIZWFsdGgSEwoLZnJhbWVfY291bnQYASABKAMSGgoSY2hhbmdlZF9mcmFtZV9yYXRlGAIgASgBEhYKDmF1ZGlvX2xldmVsX2RiGAMgASgBEigKB3BpY3R1cmUYBCABKA4yFy5jYWxsc2QudjEuUGljdHVyZVN0YXRlEhAKCGRyaWZ0X21zGAUgASgBEhIKCnNpemVfYnl0ZXMYBiABKAMSFwoPZGlza19mcmVlX2J5dGVzGAcgASgDEg8KB3NlZ21lbnQYCCABKAUSMQoOc3RpbGxfZHVyYXRpb24YCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24qigEKEFJlY29yZGluZ1Byb2ZpbGUSIQodUkVDT1JESU5HX1BST0ZJTEVfVU5TUEVDSUZJRUQQABIZChVSRUNPUkRJTkdfUFJPRklMRV9MT1cQARIcChhSRUNPUkRJTkdfUFJPRklMRV9NRURJVU0QAhIaChZSRUNPUkRJTkdfUFJPRklMRV9ISUdIEAMqeQoMUGljdHVyZVN0YXRlEh0KGVBJQ1RVUkVfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRQSUNUVVJFX1NUQVRFX01PVklORxABEhcKE1BJQ1RVUkVfU1RBVEVfU1RJTEwQAhIXChNQSUNUVVJFX1NUQVRFX0JMQU5LEANCZQoNZGV2LmNhbGxzZC52MUIOUmVjb3JkaW5nUHJvdG9QAVo2Z2l0aHViLmNvbS9jYWxsc2QvY2FsbHNkL2NsaWVudHMvZ28vY2FsbHNkL3YxO2NhbGxzZHYxqgIJQ2FsbHNkLlYxYgZwcm90bzM", [file_callsd_v1_mattermost, file_google_protobuf_duration]);
 
 /**
  * What to record, and how. The recording begins when the page is ready, and ends
@@ -46,7 +46,8 @@ export type RecordingSpec = Message<"callsd.v1.RecordingSpec"> & {
   urlFragment: string;
 
   /**
-   * Headers to send with every request of the page. Values are secret like
+   * Headers to send with every request of the page to its own origin, and to
+   * header_origins; websockets are opened without them. Values are secret like
    * url_fragment: they are returned empty. At most 32; values of at most 4,096
    * characters.
    *
@@ -106,8 +107,10 @@ export type RecordingSpec = Message<"callsd.v1.RecordingSpec"> & {
   audioOnly: boolean;
 
   /**
-   * JavaScript expression; the recording begins when it is true in the page. At
-   * most 4,096 characters, as for the others. Default: the page has loaded.
+   * JavaScript expression; the recording begins when it is true in the page, or the
+   * promise that it is has come true. The browser reads it before it opens the page:
+   * a job with one that is not JavaScript fails with FIELD_INVALID. At most 4,096
+   * characters, all this as for the others. Default: the page has loaded.
    *
    * @generated from field: string ready_expression = 11;
    */
@@ -138,11 +141,20 @@ export type RecordingSpec = Message<"callsd.v1.RecordingSpec"> & {
 
   /**
    * Record this call: its page and what the page says of itself are known, so that
-   * url, url_fragment, headers, the expressions and ready_timeout must not be set.
+   * url, url_fragment, headers, header_origins, the expressions and ready_timeout
+   * must not be set.
    *
    * @generated from field: callsd.v1.MattermostCall mattermost_call = 15;
    */
   mattermostCall?: MattermostCall | undefined;
+
+  /**
+   * Other origins that get the headers, such as "https://api.example.com". At most
+   * 32. Default: none.
+   *
+   * @generated from field: repeated string header_origins = 16;
+   */
+  headerOrigins: string[];
 };
 
 /**

@@ -178,7 +178,8 @@ export type Track = Message<"callsd.v1.Track"> & {
     case: "path";
   } | {
     /**
-     * Name of a complete upload, "uploads/{upload}".
+     * Name of a complete upload, "uploads/{upload}". With validate_only, "uploads/-"
+     * stands for a file that is not sent yet.
      *
      * @generated from field: string upload = 2;
      */
