@@ -43,7 +43,7 @@ setup: $(SETUP) ## create .venv with everything to run, test and develop callsd
 $(SETUP): pyproject.toml
 	@tools/venv.sh '$(PYTHON)' .venv
 	@echo '==> installing callsd and its dependencies into .venv (about 200 MB to fetch)'
-	@$(BIN)/python -m pip install --quiet --editable '.[daemon,whispercpp,bench,dev]'
+	@$(BIN)/python -m pip install --quiet --editable '.[daemon,whispercpp,moonshine,bench,dev]'
 	@touch $@
 
 .PHONY: demo
@@ -125,7 +125,7 @@ test-clients: test-models test-packages ## test all clients: each by itself, and
 	    -n $(BESIDE) --dist worksteal
 
 .PHONY: test-models
-test-models: $(SETUP) .cache/tiny.en.model .cache/base.model ## fetch the weights the tests need
+test-models: $(SETUP) .cache/tiny.en.model .cache/base.model .cache/moonshine-base.model ## fetch the weights the tests need
 
 .cache/%.model: | $(SETUP)
 	@echo '==> fetching the weights of $* into $(MODELS)'
