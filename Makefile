@@ -43,7 +43,7 @@ setup: $(SETUP) ## create .venv with everything to run, test and develop callsd
 $(SETUP): pyproject.toml
 	@tools/venv.sh '$(PYTHON)' .venv
 	@echo '==> installing callsd and its dependencies into .venv (about 200 MB to fetch)'
-	@$(BIN)/python -m pip install --quiet --editable '.[daemon,whispercpp,moonshine,bench,dev]'
+	@$(BIN)/python -m pip install --quiet --editable '.[daemon,whispercpp,moonshine,parakeet,bench,dev]'
 	@touch $@
 
 .PHONY: demo

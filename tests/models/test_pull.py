@@ -28,6 +28,7 @@ from callsd_daemon.models.catalogue import (
 from callsd_daemon.models.errors import ModelError, PullInterrupted
 from callsd_daemon.models.pull import PullPhase, PullProgress, pull, verify
 from callsd_daemon.models.store import ModelState, ModelStore
+from tests.helpers.parakeet import write_parakeet
 from tests.weights import MODELS_DIRECTORY
 
 
@@ -341,6 +342,49 @@ class TestRebuilt:
         assert status.state is ModelState.PRESENT
         assert status.engines == ("onnx",)
         assert not status.is_multilingual
+
+
+class TestParakeet:
+    """Getting a model of several files from the hub: here one with random weights."""
+
+    @pytest.fixture
+    def entry(
+        self, hub_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> CatalogueEntry:
+        """The catalogue's, but that its files are the ones that the hub of the tests has."""
+        write_parakeet(tmp_path / "parakeet")
+        real = CATALOGUE["parakeet-tdt-0.6b-v2"]
+        pins = []
+        for pinned in real.files:
+            data = (tmp_path / "parakeet" / pinned.name).read_bytes()
+            (hub_files / pinned.name).unlink(missing_ok=True)
+            (hub_files / pinned.name).write_bytes(data)
+            sha256 = hashlib.sha256(data).hexdigest()
+            pins.append(PinnedFile(name=pinned.name, size_bytes=len(data), sha256=sha256))
+        entry = replace(real, files=tuple(pins), sources=(HUB,))
+        monkeypatch.setattr(catalogue, "CATALOGUE", {**CATALOGUE, entry.name: entry})
+        return entry
+
+    @pytest.mark.usefixtures("hub")
+    def test_it_is_tried(self, store: ModelStore, entry: CatalogueEntry) -> None:
+        """All files come, an engine runs them, and what understands nothing is no model."""
+        recorder = Recorder()
+
+        with pytest.raises(ModelError, match=r"onnx got \d+% of the sample right") as caught:
+            pull(store, entry.name, on_progress=recorder.on_progress)
+
+        assert caught.value.reason is Reason.MODEL_INVALID
+        assert recorder.phases == ["fetching", "testing"]
+        assert nothing_is_left(store)
+
+    @pytest.mark.usefixtures("entry")
+    def test_another_one_from_a_directory(self, store: ModelStore, tmp_path: Path) -> None:
+        """A directory with other weights cannot take the name of the catalogue's model."""
+        with pytest.raises(ModelError, match="another name") as caught:
+            pull(store, "parakeet-tdt-0.6b-v2", source=str(tmp_path / "parakeet"))
+
+        assert caught.value.reason is Reason.MODEL_INVALID
+        assert nothing_is_left(store)
 
 
 class TestImport:

@@ -289,6 +289,40 @@ _MOONSHINE_BASE = CatalogueEntry(
     ),
 )
 
+_PARAKEET_V2 = CatalogueEntry(
+    name="parakeet-tdt-0.6b-v2",
+    is_multilingual=False,
+    directory="onnx",
+    files=(
+        PinnedFile(
+            name="config.json",
+            size_bytes=97,
+            sha256="666903c76b9798caf2c210afd4f6cd60b08a8dbf9800ec8d7a3bc0d2148ac466",
+        ),
+        PinnedFile(
+            name="decoder_joint-model.int8.onnx",
+            size_bytes=8_998_286,
+            sha256="a449f49acd68979d418651dd2dcb737cc0f1bf0225e009e29ee326354edbf7d3",
+        ),
+        PinnedFile(
+            name="encoder-model.int8.onnx",
+            size_bytes=652_184_014,
+            sha256="3e0581fda6ab843888b51e56d7ee78b6d5bc3237ec113af1f732d1d5286aa155",
+        ),
+        PinnedFile(
+            name="vocab.txt",
+            size_bytes=9_384,
+            sha256="ec182b70dd42113aff6c5372c75cac58c952443eb22322f57bbd7f53977d497d",
+        ),
+    ),
+    sources=(
+        HubSource(
+            repository="istupakov/parakeet-tdt-0.6b-v2-onnx",
+            revision="0bbb45a3365852604aef28b538a8f066f4ccaa85",
+        ),
+    ),
+)
+
 CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(
-    {entry.name: entry for entry in (_TINY_EN, _TINY, _BASE, _SMALL, _MOONSHINE_BASE)}
+    {entry.name: entry for entry in (_TINY_EN, _TINY, _BASE, _SMALL, _MOONSHINE_BASE, _PARAKEET_V2)}
 )

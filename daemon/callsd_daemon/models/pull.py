@@ -332,7 +332,9 @@ def _engine_of(path: str) -> str:
     """The engine of a file with weights; empty for other files."""
     if path.startswith("ggml/"):
         return "whispercpp"
-    return {"ctranslate2/model.bin": "ctranslate2", "onnx/decoder.onnx": "onnx"}.get(path, "")
+    if path in {"onnx/decoder.onnx", "onnx/decoder_joint-model.int8.onnx"}:
+        return "onnx"
+    return "ctranslate2" if path == "ctranslate2/model.bin" else ""
 
 
 def _kind(source: Source) -> str:

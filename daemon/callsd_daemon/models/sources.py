@@ -46,6 +46,12 @@ _CHUNK_BYTES = 1 << 20
 _CTRANSLATE2_REQUIRED = ("config.json", "model.bin", "tokenizer.json")
 _CTRANSLATE2_MORE = ("vocabulary.txt", "vocabulary.json", "preprocessor_config.json")
 _MOONSHINE_REQUIRED = ("decoder.onnx", "encoder.onnx", "tokenizer.bin")
+_PARAKEET_REQUIRED = (
+    "config.json",
+    "decoder_joint-model.int8.onnx",
+    "encoder-model.int8.onnx",
+    "vocab.txt",
+)
 # Magic, ten dimensions, type of the weights.
 _GGML_HEADER = struct.Struct("<I11i")
 _GGML_MAGIC = 0x67676D6C
@@ -132,7 +138,7 @@ class LocalFile:
 
 
 def find_local(path: Path) -> tuple[LocalFile, ...]:
-    """The files of a directory in CTranslate2's format or of Moonshine's, or a GGML file.
+    """The files of a directory in the format of CTranslate2, Moonshine or Parakeet, or a GGML file.
 
     Raises:
         ModelError: SOURCE_UNAVAILABLE if the path is neither, MODEL_INVALID if it is another kind
@@ -175,6 +181,7 @@ def _in_directory(path: Path) -> list[tuple[Path, str]]:
     for kind, required, more in (
         ("ctranslate2", _CTRANSLATE2_REQUIRED, _CTRANSLATE2_MORE),
         ("onnx", _MOONSHINE_REQUIRED, ()),
+        ("onnx", _PARAKEET_REQUIRED, ()),
     ):
         directory = path / kind if (path / kind).is_dir() else path
         if all((directory / name).is_file() for name in required):
@@ -183,7 +190,8 @@ def _in_directory(path: Path) -> list[tuple[Path, str]]:
     raise ModelError(
         Reason.SOURCE_UNAVAILABLE,
         f"{path} holds no model: neither {', '.join(_CTRANSLATE2_REQUIRED)} (CTranslate2) "
-        f"nor {', '.join(_MOONSHINE_REQUIRED)} (Moonshine)",
+        f"nor {', '.join(_MOONSHINE_REQUIRED)} (Moonshine) "
+        f"nor {', '.join(_PARAKEET_REQUIRED)} (Parakeet)",
     )
 
 

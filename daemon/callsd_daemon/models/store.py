@@ -4,6 +4,7 @@
     <models directory>/<name>/ctranslate2/{model.bin,config.json,tokenizer.json,vocabulary.*}
     <models directory>/<name>/ggml/{f16,q8_0}.bin
     <models directory>/<name>/onnx/{encoder.onnx,decoder.onnx,tokenizer.bin}
+    <models directory>/<name>/onnx/{encoder-model,decoder_joint-model}.int8.onnx, vocab.txt, …
     <models directory>/<name>/manifest.json
 
 A model is PRESENT only if its manifest is readable, every file has the size and SHA-256 written

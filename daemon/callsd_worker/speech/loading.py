@@ -22,7 +22,8 @@ class ModelFiles:
     """A model's directory as the catalogue lays it out; any of the files may be absent.
 
     `ctranslate2/{model.bin,config.json,tokenizer.json,vocabulary.*}`, `ggml/{f16,q8_0}.bin`,
-    `onnx/{encoder.onnx,decoder.onnx,tokenizer.bin}`.
+    `onnx/{encoder.onnx,decoder.onnx,tokenizer.bin}` of Moonshine, or, of Parakeet,
+    `onnx/{encoder-model,decoder_joint-model}.int8.onnx`, `onnx/{vocab.txt,config.json}`.
     """
 
     name: str
@@ -59,7 +60,7 @@ def load_engine(
         case "ctranslate2":
             return _load_ctranslate2(model, threads=threads, compute_type=compute_type, workers=1)
         case "onnx":
-            return _load_onnx(model, threads=threads)
+            return load_onnx(model.directory, threads=threads)
         case _:
             return _load_whispercpp(model, threads=threads, ggml_type=ggml_type)
 
@@ -74,11 +75,28 @@ def load_engines(model: ModelFiles, *, engine: str, workers: int) -> tuple[Engin
             shared = _load_ctranslate2(model, threads=1, compute_type=COMPUTE_TYPE, workers=workers)
             return (shared,) * workers
         case "onnx":
-            return (_load_onnx(model, threads=1),) * workers
+            return (load_onnx(model.directory, threads=1),) * workers
         case _:
             return tuple(
                 _load_whispercpp(model, threads=1, ggml_type=GGML_TYPE) for _ in range(workers)
             )
+
+
+def load_onnx(directory: Path, *, threads: int) -> Engine:
+    """An engine for what is in `onnx/` of a model's directory: Parakeet or Moonshine."""
+    files = directory / "onnx"
+    if not (files / "vocab.txt").is_file():
+        from callsd_worker.speech.moonshine import MoonshineEngine
+
+        return MoonshineEngine(files, threads=threads)
+    if importlib.util.find_spec("onnx_asr") is None:
+        raise SpeechError(
+            SpeechReason.ENGINE_UNAVAILABLE,
+            "onnx-asr is not installed, which runs this model; install callsd[parakeet]",
+        )
+    from callsd_worker.speech.parakeet import ParakeetEngine
+
+    return ParakeetEngine(files, threads=threads)
 
 
 # The libraries are imported late: each takes memory, and only one of them is used.
@@ -101,12 +119,6 @@ def _load_whispercpp(model: ModelFiles, *, threads: int, ggml_type: str) -> Engi
     from callsd_worker.speech.whispercpp import WhisperCppEngine
 
     return WhisperCppEngine(model.directory / "ggml" / f"{ggml_type}.bin", threads=threads)
-
-
-def _load_onnx(model: ModelFiles, *, threads: int) -> Engine:
-    from callsd_worker.speech.moonshine import MoonshineEngine
-
-    return MoonshineEngine(model.directory / "onnx", threads=threads)
 
 
 def _choose(model: ModelFiles, engine: str, ggml_type: str) -> str:

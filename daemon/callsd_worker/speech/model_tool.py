@@ -31,6 +31,7 @@ from callsd_worker.media.decode import SAMPLE_RATE_HZ, AudioStream
 from callsd_worker.speech.engine import DecodeOptions, Engine
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.ggml import Precision, convert
+from callsd_worker.speech.loading import load_onnx
 from callsd_worker.speech.moonshine_rebuild import rebuild
 
 
@@ -91,9 +92,7 @@ def _load(name: str, directory: Path, file: str) -> Engine:
 
         return CTranslate2Engine(directory / "ctranslate2", threads=1, compute_type="int8")
     if name == "onnx":
-        from callsd_worker.speech.moonshine import MoonshineEngine
-
-        return MoonshineEngine(directory / "onnx", threads=1)
+        return load_onnx(directory, threads=1)
     if importlib.util.find_spec("_pywhispercpp") is None:
         raise SpeechError(SpeechReason.ENGINE_UNAVAILABLE, "pywhispercpp is not installed")
     from callsd_worker.speech.whispercpp import WhisperCppEngine

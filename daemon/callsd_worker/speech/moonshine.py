@@ -22,6 +22,7 @@ import onnxruntime
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.onnx_session import PROVIDERS, session_options
 from callsd_worker.speech.spread import spread
 from callsd_worker.speech.tokens import group_words
 
@@ -196,16 +197,10 @@ def _value(array: npt.NDArray[Any]) -> Any:
 
 
 def _load(path: Path, *, threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Threads that wait for work would burn the processor time of others.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without VNNI, products of 8-bit numbers with signs overflow; with this they are converted.
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            str(path), session_options(threads=threads), providers=PROVIDERS
+        )
     except Exception as error:  # noqa: BLE001 - the library's errors have no class in common
         raise SpeechError(
             SpeechReason.MODEL_INVALID,
