@@ -82,6 +82,9 @@ def load_engines(model: ModelFiles, *, engine: str, workers: int) -> tuple[Engin
             )
 
 
+# The libraries are imported late: each takes memory, and only one of them is used.
+
+
 def load_onnx(directory: Path, *, threads: int) -> Engine:
     """An engine for what is in `onnx/` of a model's directory: Parakeet or Moonshine."""
     files = directory / "onnx"
@@ -97,9 +100,6 @@ def load_onnx(directory: Path, *, threads: int) -> Engine:
     from callsd_worker.speech.parakeet import ParakeetEngine
 
     return ParakeetEngine(files, threads=threads)
-
-
-# The libraries are imported late: each takes memory, and only one of them is used.
 
 
 def _load_ctranslate2(

