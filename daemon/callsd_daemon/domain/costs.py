@@ -44,7 +44,8 @@ CALL_MEMORY_BYTES = 32 * MIB
 SPEAKER_CORES = {"tiny": 0.05, "base": 0.085, "small": 0.3, "moonshine-base": 0.085}
 """Cores for each of those who may talk at once, by model size: of two, one talks at a time. Those
 of base are what ten calls take on two cores by `callsd bench captions`; with fewer calls a
-captioner takes more, in order to be faster, and gives it back."""
+captioner takes more, in order to be faster, and gives it back. Moonshine is charged what base
+is."""
 
 SPEAKER_CORES_UNKNOWN = 0.5
 """For a model we have no figure of."""
