@@ -44,7 +44,7 @@ setup: $(SETUP) ## create .venv with everything to run, test and develop callsd
 $(SETUP): pyproject.toml
 	@tools/venv.sh '$(PYTHON)' .venv
 	@echo '==> installing callsd and its dependencies into .venv (about 200 MB to fetch)'
-	@$(BIN)/python -m pip install --quiet --editable '.[daemon,whispercpp,bench,dev]'
+	@$(BIN)/python -m pip install --quiet --editable '.[daemon,whispercpp,moonshine,parakeet,bench,dev]'
 	@touch $@
 
 .PHONY: demo
@@ -138,7 +138,7 @@ test-clients: test-models test-packages ## test all clients: each by itself, and
 	    -n $(BESIDE) --dist worksteal
 
 .PHONY: test-models
-test-models: $(SETUP) .cache/tiny.en.model .cache/base.model ## fetch the weights the tests need
+test-models: $(SETUP) .cache/tiny.en.model .cache/base.model .cache/moonshine-base.model ## fetch the weights the tests need
 
 .cache/%.model: | $(SETUP)
 	@echo '==> fetching the weights of $* into $(MODELS)'
@@ -224,7 +224,7 @@ lock: $(SETUP) ## after a change of dependencies: renew requirements.txt, by whi
 	@sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | \
 	    $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --only-binary :all: --emit-build-options --no-annotate --custom-compile-command 'make lock' \
-	    --extra daemon --extra whispercpp --output-file requirements.txt pyproject.toml -
+	    --extra daemon --extra whispercpp --extra moonshine --extra parakeet --output-file requirements.txt pyproject.toml -
 
 .PHONY: freeze-api
 freeze-api: $(SETUP) ## at a release: keep the API's image for `buf breaking`, and its messages

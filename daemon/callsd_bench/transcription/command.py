@@ -37,7 +37,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "ctranslate2", "whispercpp"]),
+    type=click.Choice(["auto", "ctranslate2", "whispercpp", "onnx"]),
     default="auto",
     show_default=True,
 )

@@ -90,7 +90,7 @@ def list_models(cli: Cli, *, models_dir: Path | None) -> None:
     "source",
     metavar="hub|index|PATH",
     default="",
-    help="Only from there. PATH: a CTranslate2 directory or a GGML file (needs --models-dir).",
+    help="Only from there. PATH: a directory with a model, or a GGML file (needs --models-dir).",
 )
 @models_dir_option
 @json_option

@@ -58,7 +58,7 @@ _BOUNDS = (
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "gateway.busy_status": (500, 503),
-    "transcription.engine": ("auto", "ctranslate2", "whispercpp"),
+    "transcription.engine": ("auto", "ctranslate2", "whispercpp", "onnx"),
     "recording.profile": ("low", "medium", "high"),
     "workers.launcher": ("process", "systemd"),
     "log.level": ("debug", "info", "warning", "error"),

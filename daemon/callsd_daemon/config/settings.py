@@ -200,8 +200,8 @@ SETTINGS: dict[str, str] = {
     "plugin names and is not here.",
     "transcription.threads": "Threads of jobs that do not say.",
     "transcription.max_threads": "Most threads of one job. 0 = the cores less those kept free.",
-    "transcription.engine": 'Engine of jobs that do not say: "auto", "ctranslate2" or '
-    '"whispercpp".',
+    "transcription.engine": 'Engine of jobs that do not say: "auto", "ctranslate2", '
+    '"whispercpp" or "onnx".',
     "captions.model": "Model of captions that name none, and in place of one that Mattermost's "
     "plugin names and is not here.",
     "captions.workers": "Windows of audio that one model recognises in parallel, a thread each. "

@@ -16,7 +16,12 @@ N = TypeVar("N", int, float)
 
 MIB = 1024 * 1024
 
-MEMORY_FLOORS_BYTES = {"tiny": 350 * MIB, "base": 550 * MIB, "small": 1100 * MIB}
+MEMORY_FLOORS_BYTES = {
+    "tiny": 350 * MIB,
+    "base": 550 * MIB,
+    "small": 1100 * MIB,
+    "moonshine-base": 550 * MIB,
+}
 """Peak memory of a transcription by model size, as measured by `callsd bench transcription`."""
 
 MEMORY_FLOOR_UNKNOWN_BYTES = 2048 * MIB
@@ -25,16 +30,22 @@ MEMORY_FLOOR_UNKNOWN_BYTES = 2048 * MIB
 DISK_FLOOR_BYTES = 64 * MIB
 """Log and transcript of one transcription, or of one call's captions."""
 
-CAPTIONER_MEMORY_BYTES = {"tiny": 350 * MIB, "base": 450 * MIB, "small": 900 * MIB}
+CAPTIONER_MEMORY_BYTES = {
+    "tiny": 350 * MIB,
+    "base": 450 * MIB,
+    "small": 900 * MIB,
+    "moonshine-base": 450 * MIB,
+}
 """What a captioner needs before it serves its first call, by model size; each call adds its own."""
 
 CALL_MEMORY_BYTES = 32 * MIB
 """Sound that one call holds in the daemon and in the captioner."""
 
-SPEAKER_CORES = {"tiny": 0.05, "base": 0.085, "small": 0.3}
+SPEAKER_CORES = {"tiny": 0.05, "base": 0.085, "small": 0.3, "moonshine-base": 0.085}
 """Cores for each of those who may talk at once, by model size: of two, one talks at a time. Those
 of base are what ten calls take on two cores by `callsd bench captions`; with fewer calls a
-captioner takes more, in order to be faster, and gives it back."""
+captioner takes more, in order to be faster, and gives it back. Moonshine is charged what base
+is."""
 
 SPEAKER_CORES_UNKNOWN = 0.5
 """For a model we have no figure of."""

@@ -26,6 +26,7 @@ class Engine(StrEnum):
     AUTO = "auto"
     CTRANSLATE2 = "ctranslate2"
     WHISPERCPP = "whispercpp"
+    ONNX = "onnx"
 
 
 class Task(StrEnum):

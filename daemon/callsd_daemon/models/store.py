@@ -3,6 +3,8 @@
 
     <models directory>/<name>/ctranslate2/{model.bin,config.json,tokenizer.json,vocabulary.*}
     <models directory>/<name>/ggml/{f16,q8_0}.bin
+    <models directory>/<name>/onnx/{encoder.onnx,decoder.onnx,tokenizer.bin}
+    <models directory>/<name>/onnx/{encoder-model,decoder_joint-model}.int8.onnx, vocab.txt, …
     <models directory>/<name>/manifest.json
 
 A model is PRESENT only if its manifest is readable, every file has the size and SHA-256 written
@@ -212,9 +214,11 @@ class ModelStore:
             self._check(name, directory / record.path, record)
         if name in CATALOGUE:
             recorded = {record.path: record.sha256 for record in manifest.files}
-            for pinned in CATALOGUE[name].files:
-                if recorded.get(f"ctranslate2/{pinned.name}", pinned.sha256) != pinned.sha256:
-                    raise _invalid(name, f"ctranslate2/{pinned.name} is not the catalogue's")
+            entry = CATALOGUE[name]
+            for pinned in entry.files:
+                path = f"{entry.directory}/{pinned.name}"
+                if recorded.get(path, pinned.sha256) != pinned.sha256:
+                    raise _invalid(name, f"{path} is not the catalogue's")
         return manifest
 
     def _check(self, name: str, path: Path, record: FileRecord) -> None:

@@ -30,9 +30,9 @@ _TOOL_REASONS = {reason.value: reason for reason in (Reason.ENGINE_UNAVAILABLE, 
 class ToolRequest(msgspec.Struct, frozen=True):
     """A request to the tool."""
 
-    action: Literal["convert", "transcribe"]
+    action: Literal["convert", "rebuild", "transcribe"]
     directory: str
-    """A model's directory, with ctranslate2/ and ggml/ in it."""
+    """A model's directory, with ctranslate2/ and ggml/, or onnx/, in it."""
     engine: str = ""
     file: str = ""
     """The GGML file for whispercpp, relative to the directory."""

@@ -1040,7 +1040,7 @@ class TranscriptionWork(_message.Message):
     model_name: _builtins.str
     """Name of the model."""
     engine: _builtins.str
-    """auto, ctranslate2 or whispercpp."""
+    """auto, ctranslate2, whispercpp or onnx."""
     threads: _builtins.int
     """Processor threads."""
     language: _builtins.str
@@ -1664,7 +1664,7 @@ class CaptionerWork(_message.Message):
     workers: _builtins.int
     """Windows recognised side by side, one processor thread each."""
     engine: _builtins.str
-    """auto, ctranslate2 or whispercpp."""
+    """auto, ctranslate2, whispercpp or onnx."""
     log_kept: _builtins.int
     """So much of the captioner's log is kept."""
     @_builtins.property
@@ -1911,7 +1911,7 @@ class CaptionerStatus(_message.Message):
     peak_memory_bytes: _builtins.int
     """Largest resident set. Unit: bytes."""
     engine: _builtins.str
-    """Name of the engine that final words come from: ctranslate2 or whispercpp."""
+    """Name of the engine that final words come from: ctranslate2, whispercpp or onnx."""
     @_builtins.property
     def costs(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallCost]:
         """Processor time by call since the captioner began."""

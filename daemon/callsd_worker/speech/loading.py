@@ -10,7 +10,7 @@ from callsd_worker.speech.engine import Engine
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 
 
-ENGINES = ("auto", "ctranslate2", "whispercpp")
+ENGINES = ("auto", "ctranslate2", "whispercpp", "onnx")
 
 COMPUTE_TYPE = "int8"
 GGML_TYPE = "q8_0"
@@ -21,7 +21,9 @@ GGML_TYPE = "q8_0"
 class ModelFiles:
     """A model's directory as the catalogue lays it out; any of the files may be absent.
 
-    `ctranslate2/{model.bin,config.json,tokenizer.json,vocabulary.*}`, `ggml/{f16,q8_0}.bin`.
+    `ctranslate2/{model.bin,config.json,tokenizer.json,vocabulary.*}`, `ggml/{f16,q8_0}.bin`,
+    `onnx/{encoder.onnx,decoder.onnx,tokenizer.bin}` of Moonshine, or, of Parakeet,
+    `onnx/{encoder-model,decoder_joint-model}.int8.onnx`, `onnx/{vocab.txt,config.json}`.
     """
 
     name: str
@@ -57,6 +59,8 @@ def load_engine(
     match _choose(model, engine, ggml_type):
         case "ctranslate2":
             return _load_ctranslate2(model, threads=threads, compute_type=compute_type, workers=1)
+        case "onnx":
+            return load_onnx(model.directory, threads=threads)
         case _:
             return _load_whispercpp(model, threads=threads, ggml_type=ggml_type)
 
@@ -70,6 +74,8 @@ def load_engines(model: ModelFiles, *, engine: str, workers: int) -> tuple[Engin
         case "ctranslate2":
             shared = _load_ctranslate2(model, threads=1, compute_type=COMPUTE_TYPE, workers=workers)
             return (shared,) * workers
+        case "onnx":
+            return (load_onnx(model.directory, threads=1),) * workers
         case _:
             return tuple(
                 _load_whispercpp(model, threads=1, ggml_type=GGML_TYPE) for _ in range(workers)
@@ -77,6 +83,23 @@ def load_engines(model: ModelFiles, *, engine: str, workers: int) -> tuple[Engin
 
 
 # The libraries are imported late: each takes memory, and only one of them is used.
+
+
+def load_onnx(directory: Path, *, threads: int) -> Engine:
+    """An engine for what is in `onnx/` of a model's directory: Parakeet or Moonshine."""
+    files = directory / "onnx"
+    if not (files / "vocab.txt").is_file():
+        from callsd_worker.speech.moonshine import MoonshineEngine
+
+        return MoonshineEngine(files, threads=threads)
+    if importlib.util.find_spec("onnx_asr") is None:
+        raise SpeechError(
+            SpeechReason.ENGINE_UNAVAILABLE,
+            "onnx-asr is not installed, which runs this model; install callsd[parakeet]",
+        )
+    from callsd_worker.speech.parakeet import ParakeetEngine
+
+    return ParakeetEngine(files, threads=threads)
 
 
 def _load_ctranslate2(
@@ -115,6 +138,8 @@ def _choose(model: ModelFiles, engine: str, ggml_type: str) -> str:
     directory = model.directory
     if (directory / "ctranslate2" / "model.bin").is_file():
         return "ctranslate2"
+    if (directory / "onnx").is_dir():
+        return "onnx"
     if (directory / "ggml" / f"{ggml_type}.bin").is_file():
         if has_whispercpp:
             return "whispercpp"

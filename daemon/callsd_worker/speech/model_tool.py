@@ -3,7 +3,9 @@
 
     {"action": "convert", "directory": D}
         → writes D/ggml/{f16,q8_0}.bin from D/ctranslate2
-    {"action": "transcribe", "directory": D, "engine": "ctranslate2"}
+    {"action": "rebuild", "directory": D}
+        → writes D/onnx/{encoder,decoder}.onnx from D/onnx/{encoder,decoder}.ort
+    {"action": "transcribe", "directory": D, "engine": "ctranslate2"} or "onnx"
     {"action": "transcribe", "directory": D, "engine": "whispercpp", "file": "ggml/q8_0.bin"}
         → {"text", "words_right" (0 to 1), "cpu_seconds", "is_multilingual"}
 
@@ -29,6 +31,8 @@ from callsd_worker.media.decode import SAMPLE_RATE_HZ, AudioStream
 from callsd_worker.speech.engine import DecodeOptions, Engine
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.ggml import Precision, convert
+from callsd_worker.speech.loading import load_onnx
+from callsd_worker.speech.moonshine_rebuild import rebuild
 
 
 SAMPLE = Path(__file__).with_name("smoke.flac")
@@ -73,6 +77,9 @@ def _perform(request: Mapping[str, str]) -> dict[str, Any]:
                 destination = directory / "ggml" / f"{precision.value}.bin"
                 convert(directory / "ctranslate2", destination, precision=precision)
             return {}
+        case "rebuild":
+            rebuild(directory / "onnx")
+            return {}
         case "transcribe":
             return _transcribe(_load(request["engine"], directory, request.get("file", "")))
         case action:
@@ -84,6 +91,8 @@ def _load(name: str, directory: Path, file: str) -> Engine:
         from callsd_worker.speech.ct2 import CTranslate2Engine
 
         return CTranslate2Engine(directory / "ctranslate2", threads=1, compute_type="int8")
+    if name == "onnx":
+        return load_onnx(directory, threads=1)
     if importlib.util.find_spec("_pywhispercpp") is None:
         raise SpeechError(SpeechReason.ENGINE_UNAVAILABLE, "pywhispercpp is not installed")
     from callsd_worker.speech.whispercpp import WhisperCppEngine

@@ -34,12 +34,12 @@ def check_language(language: str, engine: Engine, *, model: str, task: str) -> N
             raise SpeechError(
                 SpeechReason.LANGUAGE_UNSUPPORTED,
                 f"model {model} knows English only, not {language!r}; "
-                "use a model without .en or leave the language empty",
+                "use a multilingual model or leave the language empty",
             )
         if task == "translate":
             raise SpeechError(
                 SpeechReason.LANGUAGE_UNSUPPORTED,
-                f"model {model} knows English only and cannot translate; use a model without .en",
+                f"model {model} knows English only and cannot translate; use a multilingual one",
             )
     elif language and language not in engine.languages:
         raise SpeechError(

@@ -27,7 +27,7 @@ class Settings:
 
     model: ModelFiles
     engine: str = "auto"
-    """"ctranslate2", "whispercpp", or "auto": the faster one whose files are there."""
+    """"ctranslate2", "whispercpp", "onnx", or "auto": the faster one whose files are there."""
     threads: int = 1
     """Limited to the processors available, with a notice."""
     compute_type: str = COMPUTE_TYPE

@@ -38,6 +38,8 @@ const (
 	SpeechEngine_SPEECH_ENGINE_CTRANSLATE2 SpeechEngine = 2
 	// whisper.cpp.
 	SpeechEngine_SPEECH_ENGINE_WHISPERCPP SpeechEngine = 3
+	// ONNX Runtime, for models that are not Whisper's.
+	SpeechEngine_SPEECH_ENGINE_ONNX SpeechEngine = 4
 )
 
 // Enum value maps for SpeechEngine.
@@ -47,12 +49,14 @@ var (
 		1: "SPEECH_ENGINE_AUTO",
 		2: "SPEECH_ENGINE_CTRANSLATE2",
 		3: "SPEECH_ENGINE_WHISPERCPP",
+		4: "SPEECH_ENGINE_ONNX",
 	}
 	SpeechEngine_value = map[string]int32{
 		"SPEECH_ENGINE_UNSPECIFIED": 0,
 		"SPEECH_ENGINE_AUTO":        1,
 		"SPEECH_ENGINE_CTRANSLATE2": 2,
 		"SPEECH_ENGINE_WHISPERCPP":  3,
+		"SPEECH_ENGINE_ONNX":        4,
 	}
 )
 
@@ -802,12 +806,13 @@ const file_callsd_v1_transcription_proto_rawDesc = "" +
 	"\x0fspeech_duration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x0espeechDuration\x12\x1a\n" +
 	"\blanguage\x18\x04 \x01(\tR\blanguage\x12=\n" +
 	"\x0efailure_reason\x18\x05 \x01(\x0e2\x16.callsd.v1.ErrorReasonR\rfailureReason\x12'\n" +
-	"\x0ffailure_message\x18\x06 \x01(\tR\x0efailureMessage*\x82\x01\n" +
+	"\x0ffailure_message\x18\x06 \x01(\tR\x0efailureMessage*\x9a\x01\n" +
 	"\fSpeechEngine\x12\x1d\n" +
 	"\x19SPEECH_ENGINE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12SPEECH_ENGINE_AUTO\x10\x01\x12\x1d\n" +
 	"\x19SPEECH_ENGINE_CTRANSLATE2\x10\x02\x12\x1c\n" +
-	"\x18SPEECH_ENGINE_WHISPERCPP\x10\x03*|\n" +
+	"\x18SPEECH_ENGINE_WHISPERCPP\x10\x03\x12\x16\n" +
+	"\x12SPEECH_ENGINE_ONNX\x10\x04*|\n" +
 	"\x11TranscriptionTask\x12\"\n" +
 	"\x1eTRANSCRIPTION_TASK_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dTRANSCRIPTION_TASK_TRANSCRIBE\x10\x01\x12 \n" +

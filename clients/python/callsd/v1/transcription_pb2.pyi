@@ -39,6 +39,8 @@ class _SpeechEngineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpeechEn
     """CTranslate2."""
     SPEECH_ENGINE_WHISPERCPP: _SpeechEngine.ValueType  # 3
     """whisper.cpp."""
+    SPEECH_ENGINE_ONNX: _SpeechEngine.ValueType  # 4
+    """ONNX Runtime, for models that are not Whisper's."""
 
 class SpeechEngine(_SpeechEngine, metaclass=_SpeechEngineEnumTypeWrapper):
     """Programs that turn speech into words."""
@@ -51,6 +53,8 @@ SPEECH_ENGINE_CTRANSLATE2: SpeechEngine.ValueType  # 2
 """CTranslate2."""
 SPEECH_ENGINE_WHISPERCPP: SpeechEngine.ValueType  # 3
 """whisper.cpp."""
+SPEECH_ENGINE_ONNX: SpeechEngine.ValueType  # 4
+"""ONNX Runtime, for models that are not Whisper's."""
 Global___SpeechEngine: _TypeAlias = SpeechEngine  # noqa: Y015
 
 class _TranscriptionTask:

@@ -33,6 +33,8 @@ WORKER_MODULES = (
     ("faster_whisper", "engine ctranslate2", "daemon", True),
     ("tokenizers", "engine ctranslate2", "daemon", True),
     ("pywhispercpp", "engine whispercpp", "whispercpp", False),
+    ("onnx", "pulling moonshine-base", "moonshine", False),
+    ("onnx_asr", "models of the Parakeet kind", "parakeet", False),
     ("jiwer", "callsd bench", "bench", False),
 )
 

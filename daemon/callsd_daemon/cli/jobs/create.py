@@ -57,7 +57,7 @@ _NOT_VISIBLE = frozenset({"PATH_FORBIDDEN", "MEDIA_NOT_FOUND"})
 @click.option("--model", default="", help="Speech model. Default: the server's.")
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "ctranslate2", "whispercpp"]),
+    type=click.Choice(["auto", "ctranslate2", "whispercpp", "onnx"]),
     default="auto",
     show_default=True,
 )

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How models are run on onnxruntime."""
+
+from typing import Any
+
+import onnxruntime
+
+
+PROVIDERS = ["CPUExecutionProvider"]
+
+
+def session_options(*, threads: int) -> Any:
+    """Options of a session that leaves the machine to others while it has nothing to do."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads that wait for work would burn the processor time of others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Without VNNI, products of 8-bit numbers with signs overflow; with this they are converted.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.log_severity_level = 4
+    return options
