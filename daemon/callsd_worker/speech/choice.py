@@ -25,7 +25,7 @@ _SLACK_SECONDS = 0.2
 
 def choose(attempts: Sequence[Recognised], peaks: Peaks) -> Recognised | None:
     """The attempt to be believed, without repetitions that have no sound; None if none is."""
-    credible = [attempt for attempt in attempts if attempt.text and not is_invented(attempt)]
+    credible = [attempt for attempt in attempts if attempt.text and not is_invented(attempt, peaks)]
     if not credible:
         return None
     sounding = [attempt for attempt in credible if not is_unsaid(attempt, peaks)]

@@ -33,6 +33,32 @@ no speech."""
 GUESS_LOG_PROBABILITY = -1.6
 """Less than one chance in five per token: the words are noise."""
 
+POLITE_LOG_PROBABILITY = -0.8
+"""Words of thanks that were said had at least -0.55; in noise they had less than -1.9, and now and
+then -1.2."""
+
+_POLITE = frozenset(
+    {
+        "bye",
+        "byebye",
+        "thanks",
+        "thanksforlistening",
+        "thanksforwatching",
+        "thankyou",
+        "thankyouforlistening",
+        "thankyouforwatching",
+        "thankyousomuch",
+        "thankyouverymuch",
+        "you",
+        "gracias",
+        "graciasporver",
+        "merci",
+        "mercidavoirregardé",
+        "vielendank",
+        "vielendankfürszuschauen",
+    }
+)
+
 MAX_SYLLABLES_PER_PEAK = 1.6
 SPARE_SYLLABLES = 4
 """More syllables than the sound has, by so much, nobody has said. Of human speech at most 1.5 were
@@ -67,7 +93,7 @@ def find_flaw(
     result: Recognised, *, seconds: float, voiced_seconds: float, peaks: Peaks
 ) -> Flaw | None:
     """The first flaw in the result of a window of this length, with these syllables."""
-    if is_invented(result):
+    if is_invented(result, peaks):
         return Flaw.NO_SPEECH
     if is_unsaid(result, peaks):
         return Flaw.UNSAID
@@ -106,16 +132,24 @@ def _skips_speech(result: Recognised, peaks: Peaks) -> bool:
     return is_short or find_gap(result.words, peaks) is not None
 
 
-def is_unsaid(result: Recognised, peaks: Peaks) -> bool:
+def is_unsaid(result: Recognised, peaks: Peaks, *, spare: int = SPARE_SYLLABLES) -> bool:
     """Whether the sound has no voice for so many syllables."""
-    return syllables_of(result.text) > MAX_SYLLABLES_PER_PEAK * peaks.size + SPARE_SYLLABLES
+    return syllables_of(result.text) > MAX_SYLLABLES_PER_PEAK * peaks.size + spare
 
 
-def is_invented(result: Recognised) -> bool:
-    """Whether the model itself gives the words a low probability."""
+def is_invented(result: Recognised, peaks: Peaks) -> bool:
+    """Whether the model itself gives the words a low probability, or nothing but words of thanks.
+
+    Those end many videos that models learn from, so that they are what is heard in noise.
+    """
     if not result.text:
         return False
-    if result.average_log_probability < GUESS_LOG_PROBABILITY:
+    is_polite = bare(result.text) in _POLITE
+    if result.average_log_probability < (
+        POLITE_LOG_PROBABILITY if is_polite else GUESS_LOG_PROBABILITY
+    ):
+        return True
+    if is_polite and is_unsaid(result, peaks, spare=1):
         return True
     return (
         result.no_speech_probability > NO_SPEECH_PROBABILITY
