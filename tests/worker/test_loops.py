@@ -45,9 +45,6 @@ def flaw_of(
     )
 
 
-SHORT = {"seconds": 3.0, "voiced_seconds": 1.0}
-
-
 class TestFlaws:
     """Which results are suspicious."""
 
@@ -114,18 +111,31 @@ class TestFlaws:
         doubted = heard("Thank you.", log_probability=-1.2, no_speech=0.8)
 
         assert flaw_of(doubted, seconds=3, voiced_seconds=0.2) == Flaw.NO_SPEECH
-        assert flaw_of(heard("Got it.", log_probability=-0.2, no_speech=0.8), **SHORT) is None
-        assert flaw_of(heard("Got it.", log_probability=-1.2, no_speech=0.1), **SHORT) is None
-        assert flaw_of(heard("Th gah nk.", log_probability=-2.0), **SHORT) == Flaw.NO_SPEECH
+        assert (
+            flaw_of(
+                heard("Got it.", log_probability=-0.2, no_speech=0.8), seconds=3, voiced_seconds=1
+            )
+            is None
+        )
+        assert (
+            flaw_of(
+                heard("Got it.", log_probability=-1.2, no_speech=0.1), seconds=3, voiced_seconds=1
+            )
+            is None
+        )
+        assert (
+            flaw_of(heard("Th gah nk.", log_probability=-2.0), seconds=3, voiced_seconds=1)
+            == Flaw.NO_SPEECH
+        )
 
     @pytest.mark.parametrize("text", ["Thank you.", "Thanks for watching!", "Vielen Dank."])
     def test_politeness_needs_a_voice(self, text: str) -> None:
         """Thanks are believed when somebody gives them; in noise they are not."""
         said, guessed = heard(text, log_probability=-0.5), heard(text, log_probability=-1.2)
 
-        assert flaw_of(said, **SHORT) is None
-        assert flaw_of(guessed, **SHORT) == Flaw.NO_SPEECH
-        assert find_flaw(said, **SHORT, peaks=np.zeros(0)) == Flaw.NO_SPEECH
+        assert flaw_of(said, seconds=3, voiced_seconds=1) is None
+        assert flaw_of(guessed, seconds=3, voiced_seconds=1) == Flaw.NO_SPEECH
+        assert find_flaw(said, seconds=3, voiced_seconds=1, peaks=np.zeros(0)) == Flaw.NO_SPEECH
 
 
 class TestRepetitions:

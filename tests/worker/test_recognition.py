@@ -12,6 +12,7 @@ from callsd_worker.speech.windows import Piece, Window
 from callsd_worker.transcriber.languages import choose_probes, decide
 from callsd_worker.transcriber.recognition import recognise
 from callsd_worker.transcriber.segments import MAX_SEGMENT_SECONDS, place
+from callsd_worker.transcriber.unheard import notice_of, unheard_in
 from tests.helpers.syllables import syllables
 
 
@@ -215,6 +216,41 @@ class TestRetries:
         heard = self.recognise(engine, window_of(9, said=20))
 
         assert heard == ["ask not what you can do for them all your country"]
+
+
+class TestUnheard:
+    """Voice that nothing was made out of."""
+
+    def test_voice_without_words_is_told(self) -> None:
+        """Each utterance without words has its place in the call; a click has none."""
+        nothing = spoken("")
+        window = window_of(20, pieces=2)
+        cough = window_of(0.5)
+
+        stretches = unheard_in(window, nothing, offset_seconds=50)
+
+        assert [(one.start_seconds, one.end_seconds) for one in stretches] == [(50, 60), (150, 160)]
+        assert unheard_in(cough, nothing, offset_seconds=0) == []
+        assert unheard_in(window_of(9), FAIR, offset_seconds=0) == []
+
+    def test_a_gap_that_stays_is_told(self) -> None:
+        """What was skipped in the middle, and not heard alone either, is not silently gone."""
+        skipped = at_times(spoken("ask not your country"), 0.0, 0.5, 8.0, 8.4)
+
+        (stretch,) = unheard_in(window_of(9, said=20), skipped, offset_seconds=-1)
+
+        assert (stretch.start_seconds, stretch.end_seconds) == (0.0, 7.0)
+
+    def test_a_speaker_has_one_notice(self) -> None:
+        """How many there are, how long they are together, and where the first is."""
+        stretches = unheard_in(window_of(20, pieces=2), spoken(""), offset_seconds=0)
+
+        code, message = notice_of("Maya", stretches)
+
+        assert code == "SPEECH_UNHEARD"
+        assert "Maya" in message
+        assert "2 stretches" in message
+        assert "20.0 s" in message
 
 
 class TestSegments:

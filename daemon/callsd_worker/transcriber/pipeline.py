@@ -32,6 +32,7 @@ from callsd_worker.transcriber.reading import (
 from callsd_worker.transcriber.recognition import recognise
 from callsd_worker.transcriber.segments import place
 from callsd_worker.transcriber.types import Progress, Settings, Track
+from callsd_worker.transcriber.unheard import notice_of, unheard_in
 
 
 __all__ = [
@@ -79,6 +80,7 @@ def transcribe(
         recogniser.recognise(windows, is_last=is_last)
     refuse_if_all_failed(states)
     meter.finish()
+    notices += [notice_of(state.track.speaker, state.unheard) for state in states if state.unheard]
     return _transcript(states, recogniser.engine_name, notices)
 
 
@@ -204,12 +206,17 @@ class _Recogniser:
             )
             for at, parts in zip(chosen, results, strict=True):
                 state = batch[at][0]
+                offset_seconds = state.track.start_offset_seconds
                 state.segments += place(
                     parts,
                     speaker=state.track.speaker,
                     language=language,
-                    start_offset_seconds=state.track.start_offset_seconds,
+                    start_offset_seconds=offset_seconds,
                 )
+                for window, result in parts:
+                    state.unheard += unheard_in(
+                        window, result, offset_seconds=offset_seconds, task=self._settings.task
+                    )
         self._meter.add_recognised(sum(window.seconds for _, window in batch))
 
     def _options(self, language: str) -> DecodeOptions:
@@ -259,6 +266,7 @@ def _transcript(
                 duration_seconds=state.duration_seconds,
                 speech_seconds=state.speech_seconds,
                 language=state.language if state.speech_seconds else "",
+                unheard=tuple(sorted(state.unheard, key=lambda stretch: stretch.start_seconds)),
                 failure_reason=SpeechReason.INPUT_INVALID.value if state.failure else "",
                 failure_message=state.failure,
             )

@@ -4,7 +4,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from callsd_transcript.transcript import Segment
+from callsd_transcript.transcript import Segment, Unheard
 from callsd_worker.media.decode import AudioStream, MediaError
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.vad import UtteranceFinder, VoiceDetector
@@ -36,6 +36,7 @@ class TrackState:
     language: str = ""
     failure: str = ""
     segments: list[Segment] = field(default_factory=list)
+    unheard: list[Unheard] = field(default_factory=list)
 
 
 OwnedWindow = tuple[TrackState, Window]

@@ -38,7 +38,7 @@ def recognise(
     results: list[list[WindowResult]] = []
     for window, result in zip(windows, engine.recognise(encoded, options), strict=True):
         on_window()
-        flaw = _flaw(window, result, syllables_in(window.samples))
+        flaw = _flaw(window, result, syllables_in(window.samples), options)
         if flaw is None:
             results.append([(window, result)])
             continue
@@ -68,13 +68,15 @@ def _listen_again(
     for careful in _ways(flaw, options):
         attempts += engine.recognise([encoded], careful)
         tell()
-        if _is_settled(part, attempts, peaks, flaw):
+        if _is_settled(attempts, peaks, flaw, _flaw(part, attempts[-1], peaks, options)):
             break
     chosen = choose(attempts, peaks)
     if chosen is None:
         return replace(attempts[-1], text="", words=(), token_count=0)
     gap = find_gap(chosen.words, peaks)
-    return chosen if gap is None else _fill(engine, part, chosen, gap, options)
+    if gap is None or options.task == "translate":
+        return chosen
+    return _fill(engine, part, chosen, gap, options)
 
 
 def _fill(
@@ -107,11 +109,11 @@ def _ways(flaw: Flaw, options: DecodeOptions) -> tuple[DecodeOptions, DecodeOpti
 
 
 def _is_settled(
-    part: Window, attempts: Sequence[Recognised], peaks: Peaks, first_flaw: Flaw
+    attempts: Sequence[Recognised], peaks: Peaks, first_flaw: Flaw, last_flaw: Flaw | None
 ) -> bool:
     """Whether the last attempt needs no other one."""
     last = attempts[-1]
-    match _flaw(part, last, peaks):
+    match last_flaw:
         case None:
             return first_flaw not in REPEATS or fits(last, peaks)
         case Flaw.LOOP | Flaw.ECHO:
@@ -120,7 +122,9 @@ def _is_settled(
             return False
 
 
-def _flaw(window: Window, result: Recognised, peaks: Peaks) -> Flaw | None:
-    return find_flaw(
+def _flaw(window: Window, result: Recognised, peaks: Peaks, options: DecodeOptions) -> Flaw | None:
+    flaw = find_flaw(
         result, seconds=window.seconds, voiced_seconds=window.voiced_seconds, peaks=peaks
     )
+    # A translation has other syllables than the sound, in other places.
+    return None if flaw is Flaw.SKIPPED and options.task == "translate" else flaw
