@@ -16,8 +16,8 @@ from callsd_worker.speech.syllables import Peaks, syllables_of
 _FITTING = (0.7, 1.4)
 """Syllables of the words over those of the sound, if the words are the ones that were said."""
 
-_SURE_OF_SOUND = 0.6
-"""A repeated phrase with this share of its syllables in the sound is there as often as written."""
+_MISSED = 1.2
+"""A phrase may have been said so many times as often as its syllables were found in the sound."""
 
 _SLACK_SECONDS = 0.2
 """By so much may word times be wrong."""
@@ -31,7 +31,7 @@ def choose(attempts: Sequence[Recognised], peaks: Peaks) -> Recognised | None:
     sounding = [attempt for attempt in credible if not is_unsaid(attempt, peaks)]
     chosen = max(sounding or credible, key=lambda attempt: _merit(attempt, peaks))
     others = [attempt for attempt in attempts if attempt is not chosen]
-    if sounding and any(is_same(chosen, other) for other in others):
+    if fits(chosen, peaks) and any(is_same(chosen, other) for other in others):
         return chosen
     return _without_unsaid(chosen, peaks)
 
@@ -73,9 +73,8 @@ def _without_unsaid(result: Recognised, peaks: Peaks) -> Recognised:
             end = result.words[after].start_seconds if after < len(texts) else math.inf
             near = peaks[(peaks >= begin) & (peaks < end + _SLACK_SECONDS)]
         syllables = syllables_of(" ".join(texts[first : first + length]))
-        if near.size < _SURE_OF_SOUND * syllables * times:
-            kept = min(max(round(near.size / syllables), 1), times)
-            dropped |= set(range(first + length * kept, after))
+        kept = max(round(_MISSED * near.size / syllables), 1)
+        dropped |= set(range(first + length * kept, after))
     if not dropped:
         return result
     kept_texts = [text for at, text in enumerate(texts) if at not in dropped]

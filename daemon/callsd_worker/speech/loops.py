@@ -34,8 +34,7 @@ GUESS_LOG_PROBABILITY = -1.6
 """Less than one chance in five per token: the words are noise."""
 
 POLITE_LOG_PROBABILITY = -0.8
-"""Words of thanks that were said had at least -0.55; in noise they had less than -1.9, and now and
-then -1.2."""
+"""Words of thanks that were said had at least -0.55; what noises are heard as, less than -1.6."""
 
 _POLITE = frozenset(
     {
@@ -167,7 +166,7 @@ def compression_ratio(text: str) -> float:
 
 def has_loop(words: Sequence[str]) -> bool:
     """Whether a phrase is repeated again and again with nothing in between."""
-    return any(True for _ in repetitions(words))
+    return any(repetitions(words))
 
 
 def ends_in_echo(words: Sequence[str]) -> bool:

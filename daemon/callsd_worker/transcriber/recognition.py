@@ -117,7 +117,7 @@ def _is_settled(
         case None:
             return first_flaw not in REPEATS or fits(last, peaks)
         case Flaw.LOOP | Flaw.ECHO:
-            return any(is_same(last, other) for other in attempts[:-1])
+            return fits(last, peaks) and any(is_same(last, other) for other in attempts[:-1])
         case _:
             return False
 
