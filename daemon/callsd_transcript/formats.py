@@ -139,6 +139,13 @@ def to_json(transcript: Transcript) -> str:
                 "duration_seconds": round(track.duration_seconds, 3),
                 "speech_seconds": round(track.speech_seconds, 3),
                 "language": track.language,
+                "unheard": [
+                    {
+                        "start_seconds": round(stretch.start_seconds, 3),
+                        "end_seconds": round(stretch.end_seconds, 3),
+                    }
+                    for stretch in track.unheard
+                ],
                 "failure_reason": track.failure_reason,
                 "failure_message": track.failure_message,
             }

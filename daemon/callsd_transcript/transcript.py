@@ -29,6 +29,14 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unheard:
+    """A stretch in which somebody spoke and no words could be made out."""
+
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrackResult:
     """What became of one track."""
 
@@ -37,6 +45,8 @@ class TrackResult:
     speech_seconds: float
     language: str
     """Empty if the track has no speech."""
+    unheard: tuple[Unheard, ...] = ()
+    """In order."""
     failure_reason: str = ""
     """Empty: the track was transcribed."""
     failure_message: str = ""

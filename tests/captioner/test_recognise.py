@@ -14,7 +14,12 @@ from callsd_worker.speech.ct2 import CTranslate2Engine
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from tests.captioner.sound import MAYA_SECONDS, MAYA_TEXT, cut, decoded
+from tests.helpers.syllables import syllables
 from tests.weights import MODELS_DIRECTORY
+
+
+ONCE = syllables(9, seconds=2.5, of_seconds=7.0)
+"""A voice of as many syllables as "and so my fellow Americans" has."""
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +134,12 @@ class TestRealEngine:
 class TestBelief:
     """What looks wrong is not shown."""
 
-    def test_a_loop_is_tried_again_at_once(self, speech: Samples) -> None:
+    def test_a_loop_is_tried_again_at_once(self) -> None:
         """The second result is taken when it is sound; the window is not encoded anew for it."""
         loop = "and so my fellow Americans " * 3
         engine = ScriptedEngine(loop, "and so my fellow Americans")
 
-        (result,) = recognise(engine, [window(speech)])
+        (result,) = recognise(engine, [window(ONCE)])
 
         assert result.recognised is not None
         assert result.recognised.text == "and so my fellow Americans"
@@ -142,15 +147,13 @@ class TestBelief:
         assert [options.repetition_penalty > 1 for options in engine.asked] == [False, True]
 
     @pytest.mark.parametrize("kind", ["is_final", "was_rejected"])
-    def test_what_matters_more_is_tried_again_with_the_safest_padding(
-        self, speech: Samples, kind: str
-    ) -> None:
+    def test_what_matters_more_is_tried_again_with_the_safest_padding(self, kind: str) -> None:
         """Final words, and interim ones after a pass that was not believed, are worth the time."""
         loop = "and so my fellow Americans " * 3
         engine = ScriptedEngine(loop, "and so my fellow Americans")
         changes: dict[str, Any] = {kind: True}
 
-        (result,) = recognise(engine, [replace(window(speech), **changes)])
+        (result,) = recognise(engine, [replace(window(ONCE), **changes)])
 
         assert result.recognised is not None
         assert result.recognised.text == "and so my fellow Americans"
@@ -169,15 +172,36 @@ class TestBelief:
 
         assert len(again.split()) < len(said.split())
 
-    def test_a_loop_that_stays_is_not_believed(self, speech: Samples) -> None:
+    def test_a_loop_that_stays_is_not_believed(self) -> None:
         """After one retry there is no result; there is no ladder of further ones."""
         loop = "and so my fellow Americans " * 3
         engine = ScriptedEngine(loop, loop)
 
-        (result,) = recognise(engine, [window(speech)])
+        (result,) = recognise(engine, [window(ONCE)])
 
         assert result.recognised is None
         assert len(engine.asked) == 2
+
+    @pytest.mark.parametrize("is_final", [False, True])
+    def test_what_is_said_again_is_shown_again(self, *, is_final: bool) -> None:
+        """Words for which there is sound stay, however often they are repeated."""
+        said = " ".join(["five"] * 7)
+        engine = ScriptedEngine(said, said)
+        sound = syllables(7, seconds=3.5, of_seconds=4.0)
+
+        (result,) = recognise(engine, [window(sound, is_final=is_final)])
+
+        assert result.recognised is not None
+        assert result.recognised.text == said
+
+    def test_final_words_are_in_a_loop_as_often_as_they_have_sound(self) -> None:
+        """Where both attempts loop, the phrase stays, and what nobody said goes."""
+        loop = "and so my fellow Americans " * 3
+
+        (result,) = recognise(ScriptedEngine(loop, loop), [window(ONCE, is_final=True)])
+
+        assert result.recognised is not None
+        assert result.recognised.text == "and so my fellow Americans"
 
     def test_words_in_noise_become_no_words(self, speech: Samples) -> None:
         """Final words that the model itself does not believe are none."""

@@ -17,7 +17,7 @@ from callsd_transcript.formats import (
     to_text,
     to_vtt,
 )
-from callsd_transcript.transcript import Segment, TrackResult, Transcript, Word
+from callsd_transcript.transcript import Segment, TrackResult, Transcript, Unheard, Word
 
 
 def say(speaker: str, start: float, end: float, text: str) -> Segment:
@@ -222,7 +222,13 @@ def test_json_has_everything() -> None:
     transcript = Transcript(
         segments=(say("Zoë", 1.23456, 2, "Hi."),),
         tracks=(
-            TrackResult(speaker="Zoë", duration_seconds=9, speech_seconds=1, language="en"),
+            TrackResult(
+                speaker="Zoë",
+                duration_seconds=9,
+                speech_seconds=1,
+                language="en",
+                unheard=(Unheard(start_seconds=3.00049, end_seconds=4.5),),
+            ),
             TrackResult(
                 speaker="Bo",
                 duration_seconds=0,
@@ -244,5 +250,9 @@ def test_json_has_everything() -> None:
     ]
     assert document["segments"][0]["speaker"] == "Zoë"
     assert [track["failure_reason"] for track in document["tracks"]] == ["", "INPUT_INVALID"]
+    assert [track["unheard"] for track in document["tracks"]] == [
+        [{"start_seconds": 3.0, "end_seconds": 4.5}],
+        [],
+    ]
     assert document["notices"] == [{"code": "THREADS_CLAMPED", "message": "2 used"}]
     assert (document["language"], document["engine"]) == ("en", "ctranslate2")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,9 +11,9 @@ from callsd_worker.speech.loops import (
     compression_ratio,
     find_flaw,
     has_loop,
-    is_invented,
-    without_repeats,
+    repetitions,
 )
+from callsd_worker.speech.syllables import syllables_of
 
 
 FAIR = (
@@ -34,17 +35,27 @@ def heard(
     )
 
 
+def flaw_of(
+    result: Recognised, *, seconds: float, voiced_seconds: float, said: int | None = None
+) -> Flaw | None:
+    """The flaw, in a sound of as many syllables as the words have if nothing else is said."""
+    count = syllables_of(result.text) if said is None else said
+    return find_flaw(
+        result, seconds=seconds, voiced_seconds=voiced_seconds, peaks=np.arange(count) * 0.2
+    )
+
+
 class TestFlaws:
     """Which results are suspicious."""
 
     def test_fair_speech_has_none(self) -> None:
         """Ordinary sentences at an ordinary rate pass."""
-        assert find_flaw(heard(FAIR), seconds=9, voiced_seconds=8) is None
+        assert flaw_of(heard(FAIR), seconds=9, voiced_seconds=8) is None
 
     @pytest.mark.parametrize("text", ["Yes.", "No, no, no.", "Okay. Thank you, Nina."])
     def test_short_answers_pass(self, text: str) -> None:
         """An answer in half a second is neither too fast nor a loop."""
-        assert find_flaw(heard(text), seconds=0.6, voiced_seconds=0.4) is None
+        assert flaw_of(heard(text), seconds=0.6, voiced_seconds=0.4) is None
 
     @pytest.mark.parametrize(
         "text",
@@ -57,69 +68,113 @@ class TestFlaws:
     )
     def test_loops(self, text: str) -> None:
         """A long phrase twice running, a short one three times, a word five times."""
-        assert find_flaw(heard(text), seconds=30, voiced_seconds=5) == Flaw.LOOP
+        assert flaw_of(heard(text), seconds=30, voiced_seconds=5) == Flaw.LOOP
 
     def test_echo(self) -> None:
-        """A last phrase said twice is listened to again, but never cut out: people say so too."""
+        """A last phrase said twice is listened to again."""
         text = FAIR + " Works for me. Works for me."
 
-        assert find_flaw(heard(text), seconds=20.0, voiced_seconds=16.0) == Flaw.ECHO
-        assert without_repeats(text.split(), text.split()) == text.split()
-        assert find_flaw(heard(FAIR + " No, no."), seconds=20.0, voiced_seconds=16.0) is None
+        assert flaw_of(heard(text), seconds=20.0, voiced_seconds=16.0) == Flaw.ECHO
+        assert flaw_of(heard(FAIR + " No, no."), seconds=20.0, voiced_seconds=16.0) is None
 
     def test_loops_without_spaces(self) -> None:
         """Where no words can be told apart, compression gives the loop away."""
         text = "ありがとうございました" * 12
 
-        assert find_flaw(heard(text, tokens=80), seconds=20, voiced_seconds=20) == Flaw.LOOP
+        assert flaw_of(heard(text, tokens=80), seconds=20, voiced_seconds=20) == Flaw.LOOP
 
     def test_too_fast(self) -> None:
         """More words than a mouth can say."""
-        assert find_flaw(heard(FAIR), seconds=2, voiced_seconds=2) == Flaw.TOO_FAST
+        assert flaw_of(heard(FAIR), seconds=2, voiced_seconds=2) == Flaw.TOO_FAST
 
     def test_omission(self) -> None:
         """A quarter of a minute of voice is not three words."""
-        assert find_flaw(heard("And so on."), seconds=16, voiced_seconds=14) == Flaw.OMISSION
+        assert flaw_of(heard("And so on."), seconds=16, voiced_seconds=14) == Flaw.OMISSION
 
     def test_nothing_heard_in_much_voice(self) -> None:
         """No text at all is an omission too, not silence."""
-        assert find_flaw(heard(""), seconds=16, voiced_seconds=14) == Flaw.OMISSION
+        assert flaw_of(heard(""), seconds=16, voiced_seconds=14) == Flaw.OMISSION
+
+    def test_words_without_sound(self) -> None:
+        """More syllables than there are bumps of loudness were not all said."""
+        assert flaw_of(heard(FAIR), seconds=20, voiced_seconds=8, said=10) == Flaw.UNSAID
+        assert flaw_of(heard("Thank you."), seconds=3, voiced_seconds=0.3, said=1) is None
+
+    def test_fewer_words_than_sound(self) -> None:
+        """A sentence said three times and written once is an omission."""
+        once = heard("Can you hear me now? Okay, good.")
+
+        assert flaw_of(once, seconds=6, voiced_seconds=4, said=14) == Flaw.SKIPPED
 
     def test_doubted_words(self) -> None:
         """Words that the model takes for noise, and is unsure of, are invented."""
         doubted = heard("Thank you.", log_probability=-1.2, no_speech=0.8)
 
-        assert find_flaw(doubted, seconds=3, voiced_seconds=0.2) == Flaw.NO_SPEECH
-        assert not is_invented(heard("Thank you.", log_probability=-0.2, no_speech=0.8))
-        assert not is_invented(heard("Thank you.", log_probability=-1.2, no_speech=0.1))
-        assert is_invented(heard("Th gah nk.", log_probability=-2.0))
+        assert flaw_of(doubted, seconds=3, voiced_seconds=0.2) == Flaw.NO_SPEECH
+        assert (
+            flaw_of(
+                heard("Got it.", log_probability=-0.2, no_speech=0.8), seconds=3, voiced_seconds=1
+            )
+            is None
+        )
+        assert (
+            flaw_of(
+                heard("Got it.", log_probability=-1.2, no_speech=0.1), seconds=3, voiced_seconds=1
+            )
+            is None
+        )
+        assert (
+            flaw_of(heard("Th gah nk.", log_probability=-2.0), seconds=3, voiced_seconds=1)
+            == Flaw.NO_SPEECH
+        )
+
+    @pytest.mark.parametrize("text", ["Thank you.", "Thanks for watching!", "Vielen Dank."])
+    def test_politeness_needs_a_voice(self, text: str) -> None:
+        """Thanks are believed when somebody gives them; in noise they are not."""
+        said, guessed = heard(text, log_probability=-0.5), heard(text, log_probability=-1.2)
+
+        assert flaw_of(said, seconds=3, voiced_seconds=1) is None
+        assert flaw_of(guessed, seconds=3, voiced_seconds=1) == Flaw.NO_SPEECH
+        assert find_flaw(said, seconds=3, voiced_seconds=1, peaks=np.zeros(0)) == Flaw.NO_SPEECH
 
 
-class TestRepeats:
-    """Cutting loops out."""
+class TestRepetitions:
+    """Finding what loops."""
 
-    def test_the_loop_is_said_once(self) -> None:
-        """What is around a loop stays, the loop itself is kept once."""
-        loop = ["press", "five", "to", "leave"]
-        words = ["so", *loop, "Press", "five", "to", "leave.", *loop, "now"]
+    def test_a_loop_has_a_place_a_length_and_a_number(self) -> None:
+        """The phrase that loops, where it begins, and how often it is there."""
+        words = [
+            "so",
+            "press",
+            "five",
+            "to",
+            "leave",
+            "press",
+            "five",
+            "to",
+            "leave",
+            "press",
+            "five",
+            "to",
+            "leave",
+            "now",
+        ]
 
-        assert without_repeats(words, words) == ["so", *loop, "now"]
+        assert list(repetitions(words)) == [(1, 4, 3)]
 
     @given(st.lists(st.sampled_from("abc"), max_size=40))
-    def test_nothing_but_repeats_is_lost(self, words: list[str]) -> None:
-        """The result is in order, begins and ends like the input's words, and is never empty."""
-        kept = without_repeats(words, words)
-
-        assert set(kept) == set(words)
-        assert kept[:1] == words[:1]
-        assert has_loop(words) == (len(kept) < len(words))
+    def test_each_is_really_there(self, words: list[str]) -> None:
+        """What is found is the same words again and again, and none overlaps the next."""
+        end = 0
+        for first, length, times in repetitions(words):
+            assert first >= end
+            end = first + length * times
+            assert words[first:end] == words[first : first + length] * times
 
     @given(st.lists(st.integers(), unique=True, max_size=60))
-    def test_distinct_words_are_all_kept(self, numbers: list[int]) -> None:
-        """Without repetition nothing is touched."""
-        words = [f"w{number}" for number in numbers]
-
-        assert without_repeats(words, words) == words
+    def test_distinct_words_do_not_loop(self, numbers: list[int]) -> None:
+        """Without repetition nothing is found."""
+        assert not has_loop([f"w{number}" for number in numbers])
 
 
 def test_compression_ratio_of_speech() -> None:

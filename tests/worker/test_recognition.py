@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from callsd_worker.speech.windows import Piece, Window
 from callsd_worker.transcriber.languages import choose_probes, decide
 from callsd_worker.transcriber.recognition import recognise
 from callsd_worker.transcriber.segments import MAX_SEGMENT_SECONDS, place
+from callsd_worker.transcriber.unheard import notice_of, unheard_in
+from tests.helpers.syllables import syllables
 
 
 class TestLanguageDecision:
@@ -63,18 +66,18 @@ class TestLanguageDecision:
 
     def test_probes_are_the_longest_windows(self) -> None:
         """As few windows as give enough speech, the longest first: not the first words."""
-        windows = [blank_window(seconds) for seconds in (2.0, 23.0, 15.0, 24.0)]
+        windows = [window_of(seconds) for seconds in (2.0, 23.0, 15.0, 24.0)]
 
         assert choose_probes(windows) == [3, 1]
         assert choose_probes(windows[:1]) == [0]
         assert choose_probes(windows[:3]) == [1, 2, 0]
 
 
-def blank_window(seconds: float, *, pieces: int = 1) -> Window:
-    """A window whose sound does not matter."""
+def window_of(seconds: float, *, pieces: int = 1, said: int = 17) -> Window:
+    """A window of utterances with as many syllables, as FAIR has if nothing else is said."""
     size = int(seconds * SAMPLE_RATE_HZ) // pieces
     return Window(
-        samples=np.zeros(size * pieces, dtype=np.float32),
+        samples=np.tile(syllables(said, seconds=size / SAMPLE_RATE_HZ), pieces),
         pieces=tuple(
             Piece(
                 track_start_sample=number * 100 * SAMPLE_RATE_HZ,
@@ -102,6 +105,18 @@ def spoken(text: str, *, log_probability: float = -0.2, seconds: float = 9.0) ->
         token_count=len(words),
         average_log_probability=log_probability,
         no_speech_probability=0.0,
+    )
+
+
+def at_times(result: Recognised, *starts: float) -> Recognised:
+    """The same words, at these times; each lasts until the next one."""
+    ends = (*starts[1:], starts[-1] + 0.5)
+    return replace(
+        result,
+        words=tuple(
+            replace(word, start_seconds=start, end_seconds=end)
+            for word, start, end in zip(result.words, starts, ends, strict=True)
+        ),
     )
 
 
@@ -150,28 +165,40 @@ class TestRetries:
         """What looks right is recognised once."""
         engine = StubbornEngine(FAIR)
 
-        assert self.recognise(engine, blank_window(9)) == [FAIR.text]
+        assert self.recognise(engine, window_of(9)) == [FAIR.text]
         assert len(engine.asked) == 1
 
     def test_a_loop_is_heard_again_with_care(self) -> None:
-        """A loop is heard again at the length of training and with a wider search."""
+        """A loop is heard again at the length of training, and what fits the sound is taken."""
         engine = StubbornEngine(LOOP, FAIR)
 
-        assert self.recognise(engine, blank_window(9)) == [FAIR.text]
+        assert self.recognise(engine, window_of(9)) == [FAIR.text]
         assert engine.asked[1][0] == 30.0
-        assert engine.asked[1][1].beam_size > 1
+
+    def test_what_two_attempts_hear_was_said(self) -> None:
+        """Words said again stay when another attempt agrees and there is voice for them."""
+        engine = StubbornEngine(LOOP, LOOP)
+
+        assert self.recognise(engine, window_of(9, said=15)) == [LOOP.text]
+
+    def test_a_repetition_is_not_lost_to_a_shorter_attempt(self) -> None:
+        """An attempt without the repetition is not believed when the sound has more syllables."""
+        once = spoken("and so my fellow", log_probability=-0.1)
+        engine = StubbornEngine(LOOP, once, once)
+
+        assert self.recognise(engine, window_of(9, said=15)) == [LOOP.text]
 
     def test_a_packed_window_is_taken_apart(self) -> None:
         """Each utterance of a suspicious window is then heard alone."""
         engine = StubbornEngine(LOOP, FAIR, FAIR)
 
-        assert self.recognise(engine, blank_window(18, pieces=2)) == [FAIR.text, FAIR.text]
+        assert self.recognise(engine, window_of(18, pieces=2)) == [FAIR.text, FAIR.text]
 
-    def test_a_persistent_loop_is_said_once(self) -> None:
-        """If nothing helps, the loop is cut out of the most credible attempt."""
+    def test_a_loop_is_there_as_often_as_it_has_sound(self) -> None:
+        """If nothing helps, repetitions that have no voice are left out."""
         engine = StubbornEngine(LOOP, LOOP, LOOP)
 
-        assert self.recognise(engine, blank_window(9)) == ["and so my fellow"]
+        assert self.recognise(engine, window_of(9, said=5)) == ["and so my fellow"]
         assert engine.asked[2][1].temperature > 0
 
     def test_invented_words_are_dropped(self) -> None:
@@ -179,7 +206,54 @@ class TestRetries:
         guess = spoken("thank you for watching", log_probability=-2.0)
         engine = StubbornEngine(guess, guess, guess)
 
-        assert self.recognise(engine, blank_window(9)) == [""]
+        assert self.recognise(engine, window_of(9)) == [""]
+
+    def test_a_sentence_skipped_in_the_middle_is_heard_alone(self) -> None:
+        """Voice without words in mid-window is listened to by itself, and put in its place."""
+        skipped = at_times(spoken("ask not your country"), 0.0, 0.5, 8.0, 8.4)
+        middle = spoken("not what you can do for them all", seconds=3.5)
+        engine = StubbornEngine(skipped, skipped, skipped, middle)
+
+        heard = self.recognise(engine, window_of(9, said=20))
+
+        assert heard == ["ask not what you can do for them all your country"]
+
+
+class TestUnheard:
+    """Voice that nothing was made out of."""
+
+    def test_voice_without_words_is_told(self) -> None:
+        """Each utterance without words has its place in the call; a click has none."""
+        nothing = spoken("")
+        window = window_of(20, pieces=2)
+        cough = window_of(0.5)
+
+        stretches = unheard_in(window, nothing, call_seconds=lambda seconds: seconds + 50)
+
+        assert [(one.start_seconds, one.end_seconds) for one in stretches] == [(50, 60), (150, 160)]
+        assert unheard_in(cough, nothing, call_seconds=float) == []
+        assert unheard_in(window_of(9), FAIR, call_seconds=float) == []
+
+    def test_a_gap_that_stays_is_told(self) -> None:
+        """What was skipped in the middle, and not heard alone either, is not silently gone."""
+        skipped = at_times(spoken("ask not your country"), 0.0, 0.5, 8.0, 8.4)
+
+        (stretch,) = unheard_in(
+            window_of(9, said=20), skipped, call_seconds=lambda seconds: seconds - 1
+        )
+
+        assert (stretch.start_seconds, stretch.end_seconds) == (0.0, 7.0)
+
+    def test_a_speaker_has_one_notice(self) -> None:
+        """How many there are, how long they are together, and where the first is."""
+        stretches = unheard_in(window_of(20, pieces=2), spoken(""), call_seconds=float)
+
+        code, message = notice_of("Maya", stretches)
+
+        assert code == "SPEECH_UNHEARD"
+        assert "Maya" in message
+        assert "2 stretches" in message
+        assert "20.0 s" in message
 
 
 class TestSegments:
@@ -187,7 +261,7 @@ class TestSegments:
 
     def test_utterances_and_sentences_part_segments(self) -> None:
         """A new utterance or a sentence of some length begins a new segment, in track time."""
-        window = blank_window(20, pieces=2)
+        window = window_of(20, pieces=2)
         text = "This is the first sentence. Here is another one that goes on. And a third."
         result = spoken(text, seconds=20)
 
@@ -195,13 +269,12 @@ class TestSegments:
             [(window, result)],
             speaker="A",
             language="en",
-            start_offset_seconds=50,
-            clock_seconds=float,
+            call_seconds=lambda seconds: seconds + 50,
         )
 
         assert " ".join(segment.text for segment in segments) == text
         assert segments[0].text == "This is the first sentence."
-        assert segments[0].start_seconds == 50
+        assert segments[0].start_seconds == pytest.approx(50, abs=0.1)
         assert segments[-1].start_seconds > 150
         assert all(segment.words[0].text.strip() for segment in segments)
 
@@ -210,11 +283,10 @@ class TestSegments:
         result = spoken("Nobody hears this. But this is in it.", seconds=8)
 
         segments = place(
-            [(blank_window(8), result)],
+            [(window_of(8), result)],
             speaker="A",
             language="en",
-            start_offset_seconds=-3.5,
-            clock_seconds=float,
+            call_seconds=lambda seconds: seconds - 3.5,
         )
 
         assert " ".join(segment.text for segment in segments) == "But this is in it."
@@ -224,13 +296,7 @@ class TestSegments:
         """Speech without punctuation is parted too."""
         result = spoken("word " * 60, seconds=28)
 
-        segments = place(
-            [(blank_window(28), result)],
-            speaker="A",
-            language="en",
-            start_offset_seconds=0,
-            clock_seconds=float,
-        )
+        segments = place([(window_of(28), result)], speaker="A", language="en", call_seconds=float)
 
         assert len(segments) >= 3
         assert max(s.end_seconds - s.start_seconds for s in segments) <= MAX_SEGMENT_SECONDS

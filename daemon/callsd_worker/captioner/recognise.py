@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from callsd_worker.captioner.decoding import DecodeWindow, Result
+from callsd_worker.speech.choice import choose, fits
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised
-from callsd_worker.speech.loops import Flaw, find_flaw, without_repeats
+from callsd_worker.speech.loops import REPEATS, Flaw, find_flaw
+from callsd_worker.speech.syllables import Peaks, syllables_in
 
 
 PADDED_SECONDS = (7.68, 10.24, 30.0)
@@ -26,7 +28,8 @@ SPARE_TOKENS = 8
 FINAL_BEAM_SIZE = 3
 
 RETRY_REPETITION_PENALTY = 1.15
-"""Avoids most loops at the cost of one decode: the window is encoded already."""
+"""Avoids most loops at the cost of one decode: the window is encoded already. Not for final words:
+it avoids what was really said again, too."""
 RETRY_PADDED_SECONDS = 30.0
 """All windows in training had this length: the safest padding, and the slowest. Final words get it
 at the first retry, interim words only after a pass was rejected, as the next pass comes soon."""
@@ -46,8 +49,8 @@ def recognise(engine: Engine, passes: Sequence[DecodeWindow]) -> list[Result]:
     """Recognise windows, those of one language and kind together.
 
     A result that looks wrong is retried once, more carefully. If it still looks wrong, an interim
-    result is rejected, and a final one is used without its repetitions. Words where nobody speaks
-    become an empty text.
+    result is rejected, and of a final one the better attempt is used, without repetitions for which
+    there is no sound. Words where nobody speaks become an empty text.
     """
     padded_seconds = _padded_seconds(passes)
     encoded = [engine.encode(window.samples, padded_seconds=padded_seconds) for window in passes]
@@ -93,36 +96,44 @@ def _options(group: Sequence[DecodeWindow], language: str) -> DecodeOptions:
 def _accepted(
     engine: Engine, window: DecodeWindow, language: str, first: Recognised, encoded: Encoded
 ) -> Recognised | None:
-    if _flaw(window, first) is None:
+    peaks = syllables_in(window.samples)
+    flaw = _flaw(window, first, peaks)
+    if flaw is None:
         return first
     if window.is_final or window.was_rejected:
         encoded = engine.encode(window.samples, padded_seconds=RETRY_PADDED_SECONDS)
-    options = replace(_options([window], language), repetition_penalty=RETRY_REPETITION_PENALTY)
-    again = engine.recognise([encoded], options)[0]
-    match _flaw(window, again):
+    options = _options([window], language)
+    if not window.is_final:
+        options = replace(options, repetition_penalty=RETRY_REPETITION_PENALTY)
+    elif flaw in REPEATS:
+        # A wide search prefers short results: of a word said seven times it keeps five.
+        options = replace(options, beam_size=1)
+    again = engine.recognise([encoded], replace(options, is_word_timed=True))[0]
+    match _flaw(window, again, peaks):
         case None:
-            return again
+            attempts = [first, again] if flaw in REPEATS else [again]
         case Flaw.NO_SPEECH:
             return replace(again, text="", words=(), token_count=0)
+        case _ if window.is_final:
+            attempts = [first, again]
         case _:
             # Instead of a bad interim the last one stays. A final has no next pass.
-            return _without_loops(again) if window.is_final else None
+            return None
+    return choose(attempts, peaks)
 
 
-def _without_loops(result: Recognised) -> Recognised:
-    """Without the repetitions of a loop."""
-    words = result.text.split()
-    return replace(result, text=" ".join(without_repeats(words, words)), words=())
-
-
-def _flaw(window: DecodeWindow, result: Recognised) -> Flaw | None:
+def _flaw(window: DecodeWindow, result: Recognised, peaks: Peaks) -> Flaw | None:
     if not window.is_final and result.token_count <= DOUBTFUL_TOKENS:
         return None
-    return find_flaw(
+    flaw = find_flaw(
         result,
         seconds=window.seconds + CLIPPED_SECONDS,
         voiced_seconds=window.voiced_seconds,
+        peaks=peaks,
     )
+    if not window.is_final and (flaw is Flaw.SKIPPED or (flaw in REPEATS and fits(result, peaks))):
+        return None  # The next pass hears it again; what fits the sound was said again.
+    return flaw
 
 
 def _padded_seconds(passes: Sequence[DecodeWindow]) -> float:

@@ -2,14 +2,16 @@
 """Finds signs of wrong results: loops, omitted speech, text where nobody spoke.
 
 A sign is a reason to recognise again in another way, not a proof: people do repeat themselves.
+What is to be believed in the end is decided in `choice.py`.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import TypeVar
 
 from callsd_worker.speech.engine import Recognised
+from callsd_worker.speech.gaps import find_gap
+from callsd_worker.speech.syllables import Peaks, syllables_of
 
 
 MAX_COMPRESSION_RATIO = 2.2
@@ -31,6 +33,40 @@ no speech."""
 GUESS_LOG_PROBABILITY = -1.6
 """Less than one chance in five per token: the words are noise."""
 
+POLITE_LOG_PROBABILITY = -0.8
+"""Words of thanks that were said had at least -0.55; what noises are heard as, less than -1.6."""
+
+_POLITE = frozenset(
+    {
+        "bye",
+        "byebye",
+        "thanks",
+        "thanksforlistening",
+        "thanksforwatching",
+        "thankyou",
+        "thankyouforlistening",
+        "thankyouforwatching",
+        "thankyousomuch",
+        "thankyouverymuch",
+        "you",
+        "gracias",
+        "graciasporver",
+        "merci",
+        "mercidavoirregardé",
+        "vielendank",
+        "vielendankfürszuschauen",
+    }
+)
+
+MAX_SYLLABLES_PER_PEAK = 1.6
+SPARE_SYLLABLES = 4
+"""More syllables than the sound has, by so much, nobody has said. Of human speech at most 1.5 were
+counted for each peak in a sentence of nine, 1.1 in longer ones."""
+
+MIN_SYLLABLES_PER_PEAK = 0.65
+MIN_PEAKS_FOR_OMISSION = 8
+"""Human speech had at least 0.85, and 0.67 where three words of an utterance were omitted."""
+
 _LONGEST_PHRASE_WORDS = 24
 _PHRASE_WORDS = 4
 _SHORTEST_TELLING_BYTES = 48
@@ -42,39 +78,77 @@ class Flaw(StrEnum):
     LOOP = "loop"
     ECHO = "echo"
     TOO_FAST = "too fast"
+    UNSAID = "unsaid"
     OMISSION = "omission"
+    SKIPPED = "skipped"
     NO_SPEECH = "no speech"
 
 
-def find_flaw(result: Recognised, *, seconds: float, voiced_seconds: float) -> Flaw | None:
-    """The first flaw in the result of a window of this length."""
-    if is_invented(result):
+REPEATS = frozenset({Flaw.LOOP, Flaw.ECHO})
+"""Signs that words were said again, or were not."""
+
+
+def find_flaw(
+    result: Recognised, *, seconds: float, voiced_seconds: float, peaks: Peaks
+) -> Flaw | None:
+    """The first flaw in the result of a window of this length, with these syllables."""
+    if is_invented(result, peaks):
         return Flaw.NO_SPEECH
-    words = [_bare(word) for word in result.text.split()]
-    if has_loop(words) or compression_ratio(result.text) > MAX_COMPRESSION_RATIO:
-        return Flaw.LOOP
-    if ends_in_echo(words):
-        return Flaw.ECHO
-    # In less than a second even "yes, I do" exceeds any rate.
-    lasting = max(seconds, 1.0)
-    if (
-        len(words) > MAX_WORDS_PER_SECOND * lasting + 1
-        or result.token_count > MAX_TOKENS_PER_SECOND * lasting + 8
-    ):
+    if is_unsaid(result, peaks):
+        return Flaw.UNSAID
+    if (repeats := _repeats(result.text)) is not None:
+        return repeats
+    if _is_too_fast(result, seconds):
         return Flaw.TOO_FAST
     if (
         voiced_seconds >= MIN_VOICED_SECONDS_FOR_OMISSION
         and result.token_count < MIN_TOKENS_PER_VOICED_SECOND * voiced_seconds
     ):
         return Flaw.OMISSION
-    return None
+    return Flaw.SKIPPED if _skips_speech(result, peaks) else None
 
 
-def is_invented(result: Recognised) -> bool:
-    """Whether the model itself gives the words a low probability."""
+def _repeats(text: str) -> Flaw | None:
+    words = [bare(word) for word in text.split()]
+    if has_loop(words) or compression_ratio(text) > MAX_COMPRESSION_RATIO:
+        return Flaw.LOOP
+    return Flaw.ECHO if ends_in_echo(words) else None
+
+
+def _is_too_fast(result: Recognised, seconds: float) -> bool:
+    # In less than a second even "yes, I do" exceeds any rate.
+    lasting = max(seconds, 1.0)
+    return (
+        len(result.text.split()) > MAX_WORDS_PER_SECOND * lasting + 1
+        or result.token_count > MAX_TOKENS_PER_SECOND * lasting + 8
+    )
+
+
+def _skips_speech(result: Recognised, peaks: Peaks) -> bool:
+    is_short = peaks.size >= MIN_PEAKS_FOR_OMISSION and (
+        syllables_of(result.text) < MIN_SYLLABLES_PER_PEAK * peaks.size
+    )
+    return is_short or find_gap(result.words, peaks) is not None
+
+
+def is_unsaid(result: Recognised, peaks: Peaks, *, spare: int = SPARE_SYLLABLES) -> bool:
+    """Whether the sound has no voice for so many syllables."""
+    return syllables_of(result.text) > MAX_SYLLABLES_PER_PEAK * peaks.size + spare
+
+
+def is_invented(result: Recognised, peaks: Peaks) -> bool:
+    """Whether the model itself gives the words a low probability, or nothing but words of thanks.
+
+    Those end many videos that models learn from, so that they are what is heard in noise.
+    """
     if not result.text:
         return False
-    if result.average_log_probability < GUESS_LOG_PROBABILITY:
+    is_polite = bare(result.text) in _POLITE
+    if result.average_log_probability < (
+        POLITE_LOG_PROBABILITY if is_polite else GUESS_LOG_PROBABILITY
+    ):
+        return True
+    if is_polite and is_unsaid(result, peaks, spare=1):
         return True
     return (
         result.no_speech_probability > NO_SPEECH_PROBABILITY
@@ -92,38 +166,35 @@ def compression_ratio(text: str) -> float:
 
 def has_loop(words: Sequence[str]) -> bool:
     """Whether a phrase is repeated again and again with nothing in between."""
-    return len(kept_without_repeats(words)) < len(words)
+    return any(repetitions(words))
 
 
 def ends_in_echo(words: Sequence[str]) -> bool:
     """Whether the last phrase is there twice: decoders do that when unsure of the end."""
-    return any(
-        words[-length:] == words[-2 * length : -length]
-        for length in range(2, min(_LONGEST_PHRASE_WORDS, len(words) // 2) + 1)
+    return echo_length(words) > 0
+
+
+def echo_length(words: Sequence[str]) -> int:
+    """How many words the last phrase has, if it is there twice; else 0."""
+    longest = min(_LONGEST_PHRASE_WORDS, len(words) // 2)
+    return next(
+        (
+            length
+            for length in range(2, longest + 1)
+            if words[-length:] == words[-2 * length : -length]
+        ),
+        0,
     )
 
 
-def kept_without_repeats(words: Sequence[str]) -> list[int]:
-    """Indices of the words that remain when each looping phrase is kept once."""
-    kept: list[int] = []
+def repetitions(words: Sequence[str]) -> Iterator[tuple[int, int, int]]:
+    """The phrases that loop: (first word, words of the phrase, how often it is there)."""
     index = 0
     while index < len(words):
         length, times = _repetition_at(words, index)
         if times > 1:
-            kept += range(index, index + length)
-            index += length * times
-        else:
-            kept.append(index)
-            index += 1
-    return kept
-
-
-Worded = TypeVar("Worded")
-
-
-def without_repeats(items: Sequence[Worded], texts: Sequence[str]) -> list[Worded]:
-    """Those `items` whose `texts` are not the repetition of a looping phrase."""
-    return [items[index] for index in kept_without_repeats([_bare(text) for text in texts])]
+            yield index, length, times
+        index += length * times
 
 
 def _repetition_at(words: Sequence[str], index: int) -> tuple[int, int]:
@@ -140,11 +211,12 @@ def _repetition_at(words: Sequence[str], index: int) -> tuple[int, int]:
 
 
 def _times_suspicious(length: int) -> int:
-    # "No, no, no, no" is speech; the same four words twice in a row hardly ever are.
+    # "No, no, no, no" is common; the same four words twice in a row hardly ever are.
     if length == 1:
         return 5
     return 3 if length < _PHRASE_WORDS else 2
 
 
-def _bare(word: str) -> str:
+def bare(word: str) -> str:
+    """A word without case and punctuation; punctuation alone stays as it is."""
     return "".join(letter for letter in word.casefold() if letter.isalnum()) or word.strip()

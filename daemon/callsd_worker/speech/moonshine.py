@@ -62,6 +62,7 @@ class MoonshineEngine:
     name = "onnx"
     is_multilingual = False
     languages = frozenset({"en"})
+    detects_from_encoding = False
     usual_beam_size = 1
     batch_windows = 1
 

@@ -36,6 +36,7 @@ class ParakeetEngine:
     name = "onnx"
     is_multilingual = False
     languages = frozenset({"en"})
+    detects_from_encoding = False
     usual_beam_size = 1
     batch_windows = 1
 

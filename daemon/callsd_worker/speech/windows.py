@@ -18,6 +18,14 @@ class Piece:
     length_samples: int
     voiced_seconds: float
 
+    @property
+    def window_start_seconds(self) -> float:
+        return self.window_start_sample / SAMPLE_RATE_HZ
+
+    @property
+    def window_end_seconds(self) -> float:
+        return (self.window_start_sample + self.length_samples) / SAMPLE_RATE_HZ
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:

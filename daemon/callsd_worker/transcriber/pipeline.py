@@ -35,6 +35,7 @@ from callsd_worker.transcriber.seams import mended
 from callsd_worker.transcriber.segments import place
 from callsd_worker.transcriber.stretches import Stretch, stretches
 from callsd_worker.transcriber.types import Progress, Settings, Track
+from callsd_worker.transcriber.unheard import notice_of, unheard_in
 
 
 __all__ = [
@@ -88,6 +89,7 @@ def transcribe(
             state.track.start_offset_seconds + state.duration_seconds for state in states
         )
     )
+    notices += [notice_of(state.track.speaker, state.unheard) for state in states if state.unheard]
     return _transcript(states, recogniser.engine_name, notices)
 
 
@@ -222,9 +224,12 @@ class _Recogniser:
                     parts,
                     speaker=state.track.speaker,
                     language=language,
-                    start_offset_seconds=state.track.start_offset_seconds,
-                    clock_seconds=state.clock_seconds,
+                    call_seconds=state.call_seconds,
                 )
+                for window, result in parts:
+                    state.unheard += unheard_in(
+                        window, result, call_seconds=state.call_seconds, task=self._settings.task
+                    )
         self._meter.add_recognised(sum(window.seconds for _, window in batch))
 
     def _stretches(
@@ -296,6 +301,7 @@ def _transcript(
                 duration_seconds=state.duration_seconds,
                 speech_seconds=state.speech_seconds,
                 language=state.language if state.speech_seconds else "",
+                unheard=tuple(sorted(state.unheard, key=lambda stretch: stretch.start_seconds)),
                 failure_reason=SpeechReason.INPUT_INVALID.value if state.failure else "",
                 failure_message=state.failure,
             )

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from callsd_transcript.transcript import Segment
+from callsd_transcript.transcript import Segment, Unheard
 from callsd_worker.media.decode import AudioStream, MediaError
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.utterances import UtteranceFinder
@@ -37,8 +37,13 @@ class TrackState:
     language: str = ""
     failure: str = ""
     segments: list[Segment] = field(default_factory=list)
+    unheard: list[Unheard] = field(default_factory=list)
     clock_seconds: Callable[[float], float] = float
     """See `AudioStream.clock_seconds`."""
+
+    def call_seconds(self, sound_seconds: float) -> float:
+        """When in the call sound of the track is heard, by its place in the decoded sound."""
+        return self.clock_seconds(sound_seconds) + self.track.start_offset_seconds
 
 
 OwnedWindow = tuple[TrackState, Window]

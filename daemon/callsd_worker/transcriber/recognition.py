@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recognises windows, and retries with more care where the result looks wrong."""
+"""Recognises windows, and listens again with more care where the result looks wrong."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from callsd_worker.speech.choice import choose, fits, is_same
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised
-from callsd_worker.speech.loops import Flaw, find_flaw, is_invented, without_repeats
+from callsd_worker.speech.gaps import Gap, filled, find_gap
+from callsd_worker.speech.loops import REPEATS, Flaw, find_flaw
+from callsd_worker.speech.syllables import Peaks, syllables_in, syllables_of
+from callsd_worker.speech.vad import SAMPLE_RATE_HZ
 from callsd_worker.speech.windows import Window
 
 
@@ -26,7 +30,7 @@ def recognise(
     options: DecodeOptions,
     on_window: Callable[[], None],
 ) -> list[list[WindowResult]]:
-    """Recognise encoded windows; retry those that look wrong, one by one and ever more carefully.
+    """Recognise encoded windows; listen again to those that look wrong, one by one.
 
     Returns a list for each window: usually with one entry, after a retry with one for each of its
     utterances.
@@ -34,52 +38,93 @@ def recognise(
     results: list[list[WindowResult]] = []
     for window, result in zip(windows, engine.recognise(encoded, options), strict=True):
         on_window()
-        if _flaw(window, result) is None:
+        flaw = _flaw(window, result, syllables_in(window.samples), options)
+        if flaw is None:
             results.append([(window, result)])
-        else:
-            results.append(_retry(engine, window, result, options, on_window))
+            continue
+        attempts = [result] if len(window.pieces) == 1 else []
+        results.append(
+            [
+                (part, _listen_again(engine, part, attempts, options, flaw=flaw, tell=on_window))
+                for part in window.unpacked()
+            ]
+        )
     return results
 
 
-def _retry(
+def _listen_again(
     engine: Engine,
-    window: Window,
-    first: Recognised,
+    part: Window,
+    before: Sequence[Recognised],
     options: DecodeOptions,
-    on_window: Callable[[], None],
-) -> list[WindowResult]:
-    results: list[WindowResult] = []
-    for part in window.unpacked():
-        attempts = [first] if len(window.pieces) == 1 else []
-        for careful in (
-            replace(options, beam_size=RETRY_BEAM_SIZE),
-            replace(options, temperature=RETRY_TEMPERATURE),
-        ):
-            encoded = engine.encode(part.samples, padded_seconds=TRAINED_SECONDS)
-            attempts += engine.recognise([encoded], careful)
-            on_window()
-            if _flaw(part, attempts[-1]) is None:
-                break
-        results.append((part, _best(part, attempts)))
-    return results
-
-
-def _best(window: Window, attempts: Sequence[Recognised]) -> Recognised:
-    """The last attempt if it has no flaw; else the most credible one, without repetitions."""
-    last = attempts[-1]
-    if _flaw(window, last) is None:
-        return last
-    credible = [attempt for attempt in attempts if not is_invented(attempt)]
-    if not credible:
-        return replace(last, text="", words=(), token_count=0)
-    # Omitted speech is worse than repeated speech, which can be cut out.
-    complete = [item for item in credible if _flaw(window, item) != Flaw.OMISSION] or credible
-    chosen = max(complete, key=lambda attempt: attempt.average_log_probability)
-    words = without_repeats(chosen.words, [word.text for word in chosen.words])
-    if len(words) == len(chosen.words):
+    *,
+    flaw: Flaw,
+    tell: Callable[[], None],
+) -> Recognised:
+    """What is to be believed of one utterance; without words if nothing is."""
+    peaks = syllables_in(part.samples)
+    attempts = list(before)
+    encoded = engine.encode(part.samples, padded_seconds=TRAINED_SECONDS)
+    for careful in _ways(flaw, options):
+        attempts += engine.recognise([encoded], careful)
+        tell()
+        if _is_settled(attempts, peaks, flaw, _flaw(part, attempts[-1], peaks, options)):
+            break
+    chosen = choose(attempts, peaks)
+    if chosen is None:
+        return replace(attempts[-1], text="", words=(), token_count=0)
+    gap = find_gap(chosen.words, peaks)
+    if gap is None or options.task == "translate":
         return chosen
-    return replace(chosen, words=tuple(words), text="".join(word.text for word in words).strip())
+    return _fill(engine, part, chosen, gap, options)
 
 
-def _flaw(window: Window, result: Recognised) -> Flaw | None:
-    return find_flaw(result, seconds=window.seconds, voiced_seconds=window.voiced_seconds)
+def _fill(
+    engine: Engine, part: Window, result: Recognised, gap: Gap, options: DecodeOptions
+) -> Recognised:
+    """Listen to the sound of a gap alone; what is heard there is put in if it is to be believed."""
+    end_seconds = min(gap.end_seconds, part.seconds)
+    samples = part.samples[
+        int(gap.start_seconds * SAMPLE_RATE_HZ) : int(end_seconds * SAMPLE_RATE_HZ)
+    ]
+    encoded = engine.encode(samples, padded_seconds=TRAINED_SECONDS)
+    careful = replace(options, beam_size=RETRY_BEAM_SIZE)
+    heard = choose(engine.recognise([encoded], careful), syllables_in(samples))
+    if heard is None or syllables_of(heard.text) <= _syllables_between(result, gap):
+        return result
+    return filled(result, gap, heard)
+
+
+def _syllables_between(result: Recognised, gap: Gap) -> int:
+    return syllables_of("".join(word.text for word in result.words[gap.first : gap.after]))
+
+
+def _ways(flaw: Flaw, options: DecodeOptions) -> tuple[DecodeOptions, DecodeOptions]:
+    # A wide search prefers short results: of a word said seven times it keeps five.
+    beam_size = 1 if flaw in REPEATS else RETRY_BEAM_SIZE
+    return (
+        replace(options, beam_size=beam_size),
+        replace(options, temperature=RETRY_TEMPERATURE),
+    )
+
+
+def _is_settled(
+    attempts: Sequence[Recognised], peaks: Peaks, first_flaw: Flaw, last_flaw: Flaw | None
+) -> bool:
+    """Whether the last attempt needs no other one."""
+    last = attempts[-1]
+    match last_flaw:
+        case None:
+            return first_flaw not in REPEATS or fits(last, peaks)
+        case Flaw.LOOP | Flaw.ECHO:
+            return fits(last, peaks) and any(is_same(last, other) for other in attempts[:-1])
+        case _:
+            return False
+
+
+def _flaw(window: Window, result: Recognised, peaks: Peaks, options: DecodeOptions) -> Flaw | None:
+    flaw = find_flaw(
+        result, seconds=window.seconds, voiced_seconds=window.voiced_seconds, peaks=peaks
+    )
+    # A translation has other syllables than the sound, in other places.
+    return None if flaw is Flaw.SKIPPED and options.task == "translate" else flaw

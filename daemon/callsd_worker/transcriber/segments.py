@@ -30,14 +30,9 @@ def place(
     *,
     speaker: str,
     language: str,
-    start_offset_seconds: float,
-    clock_seconds: Callable[[float], float],
+    call_seconds: Callable[[float], float],
 ) -> list[Segment]:
-    """Segments of one track, in order; `clock_seconds` as in `AudioStream`."""
-
-    def call_seconds(sound_seconds: float) -> float:
-        return clock_seconds(sound_seconds) + start_offset_seconds
-
+    """Segments of one track, in order; `call_seconds` as in `TrackState`."""
     segments = []
     for window, result in results:
         for words in _sentences(_timed(window, result, call_seconds)):

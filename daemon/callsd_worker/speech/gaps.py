@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds speech that was skipped in the middle of a window: voice for which there are no words."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from callsd_worker.speech.engine import Recognised, TimedWord
+from callsd_worker.speech.syllables import Peaks, syllables_of
+
+
+_PEAKS_PER_SYLLABLE = 1.5
+"""Words may have so many syllables in the sound for each written one. Real ones seldom have more,
+and word times move some from one word to the next."""
+
+_MIN_EXCESS = 5.0
+"""A stretch with so many more was skipped. In 44 utterances of human and synthetic speech there
+were at most 2.5 more; with a sentence taken out, at least 4.5, and 5 in 55 of 57 cases."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A stretch in which more was said than its words have."""
+
+    first: int
+    after: int
+    """The words that are said to fill it: from `first` to before `after`."""
+    start_seconds: float
+    end_seconds: float
+    """In the window; infinite if it lasts to the window's end."""
+
+
+def find_gap(words: Sequence[TimedWord], peaks: Peaks) -> Gap | None:
+    """The largest gap, if there is one. An aligner gives what was skipped to the words around."""
+    largest, best = None, _MIN_EXCESS
+    excess, first = 0.0, 0
+    for at, word in enumerate(words):
+        if excess <= 0.0:
+            excess, first = 0.0, at
+        start, end = _begin(words, at), _begin(words, at + 1)
+        said = int(((peaks >= start) & (peaks < end)).sum())
+        excess += said - _PEAKS_PER_SYLLABLE * syllables_of(word.text)
+        if excess >= best:
+            best = excess
+            largest = Gap(
+                first=first,
+                after=at + 1,
+                start_seconds=_begin(words, first),
+                end_seconds=end,
+            )
+    return largest
+
+
+def filled(result: Recognised, gap: Gap, heard: Recognised) -> Recognised:
+    """A result with what was `heard` in the gap alone, instead of the words that were there."""
+    words = (
+        *result.words[: gap.first],
+        *(
+            replace(
+                word,
+                start_seconds=word.start_seconds + gap.start_seconds,
+                end_seconds=word.end_seconds + gap.start_seconds,
+            )
+            for word in heard.words
+        ),
+        *result.words[gap.after :],
+    )
+    return replace(result, words=words, text="".join(word.text for word in words).strip())
+
+
+def _begin(words: Sequence[TimedWord], at: int) -> float:
+    """Where a word begins; the first and the last reach to the window's ends."""
+    if at == 0:
+        return 0.0
+    return words[at].start_seconds if at < len(words) else math.inf
