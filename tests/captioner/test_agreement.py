@@ -77,6 +77,54 @@ class TestAgreement:
         assert agreement.words == ("the", "queue", "was", "long")
         assert agreement.stable_count == 3
 
+    def test_doubtful_words_at_the_end_wait(self) -> None:
+        """The last words of a pass that it is not sure of are not shown, but kept."""
+        agreement = Agreement()
+
+        agreement.update(["press", "a", "dare"], is_careful=False, probabilities=[0.9, 0.5, 0.3])
+
+        assert agreement.words == ("press",)
+        assert agreement.held == ("a", "dare")
+        assert agreement.stable_count == 0
+
+    def test_only_the_end_waits(self) -> None:
+        """A doubtful word in front of a certain one is shown, and no more than two wait."""
+        agreement = Agreement()
+
+        agreement.update(["you", "may", "end"], is_careful=False, probabilities=[0.3, 0.4, 0.9])
+        assert agreement.words == ("you", "may", "end")
+
+        agreement = Agreement()
+        agreement.update(["you", "may", "end"], is_careful=False, probabilities=[0.3, 0.4, 0.5])
+        assert agreement.words == ("you",)
+
+    def test_what_two_passes_say_is_shown(self) -> None:
+        """A word does not wait for ever: the second pass that says it shows it."""
+        agreement = Agreement()
+
+        agreement.update(["press", "dare"], is_careful=False, probabilities=[0.9, 0.3])
+        agreement.update(["press", "dare"], is_careful=False, probabilities=[0.9, 0.3])
+
+        assert agreement.words == ("press", "dare")
+        assert agreement.held == ()
+
+    def test_what_is_shown_is_not_held_back(self) -> None:
+        """A word that is on the screen stays there when it becomes doubtful."""
+        agreement = Agreement()
+
+        agreement.update(["press", "four"], is_careful=False, probabilities=[0.9, 0.9])
+        agreement.update(["Press", "four"], is_careful=False, probabilities=[0.9, 0.3])
+
+        assert agreement.words == ("Press", "four")
+
+    def test_a_careful_pass_shows_all(self) -> None:
+        """Final words are not held back, whatever they are like."""
+        agreement = Agreement()
+
+        agreement.update(["press", "dare"], is_careful=True, probabilities=[0.9, 0.3])
+
+        assert agreement.words == ("press", "dare")
+
     def test_a_word_in_front_of_stable_words_is_left_out(self) -> None:
         """A scrap of the word before a cut does not come twice."""
         agreement = Agreement(["the", "queue", "started"], stable_count=2)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -176,6 +176,45 @@ class TestSpeech:
 
         assert max(ages) > 0.0
         assert max(ages) <= rules.max_cadence_seconds + 2 * PARCEL_SECONDS
+
+    def test_a_doubtful_last_word_is_shown_a_pass_later(
+        self, detector: VoiceDetector, speech: Samples
+    ) -> None:
+        """A word that may be half a word waits; so does the position that says what is shown."""
+
+        def doubts_the_last(window: DecodeWindow) -> Result:
+            heard = says_position(window).recognised
+            assert heard is not None
+            words = heard.words
+            if not window.is_final and words:
+                words = (*words[:-1], replace(words[-1], probability=0.2))
+            return said(heard.text, words)
+
+        story = play(make(detector), speech, recognise=doubts_the_last)
+
+        step = WORD_SECONDS * SAMPLE_RATE_HZ
+        interims = [update.interim for update in story.update if update.interim is not None]
+        for words in interims[:3]:
+            last = int(words.text.lower().rpartition("w")[2])
+            assert words.recognised_sample == pytest.approx((last + 1) * step, abs=1)
+        assert " ".join(story.finals) == " ".join(play(make(detector), speech).finals)
+
+    def test_doubtful_words_are_final_when_the_last_pass_fails(
+        self, detector: VoiceDetector, speech: Samples
+    ) -> None:
+        """What waits for a pass that fails is not lost."""
+
+        def doubts_and_fails(window: DecodeWindow) -> Result:
+            heard = says_position(window).recognised
+            assert heard is not None
+            if window.is_final:
+                return Result(recognised=None, language="en")
+            return said(heard.text, tuple(replace(word, probability=0.2) for word in heard.words))
+
+        story = play(make(detector), speech[: 3 * SAMPLE_RATE_HZ], recognise=doubts_and_fails)
+
+        interims = [one for one in story.passes if not one.is_final]
+        assert story.finals[-1].split()[-1] == said_last(interims[-1])
 
     def test_positions_only_grow(self, detector: VoiceDetector, speech: Samples) -> None:
         """What is heard and processed never goes back, and finals lie before it."""

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local agreement: words on which two successive passes agree stay; the rest may be replaced."""
+"""Local agreement: words on which two successive passes agree stay; the rest may be replaced.
+
+Words at the end of a pass that the model is not sure of are not shown at once: the sound of the
+last one is often cut in the middle.
+"""
 
 from collections.abc import Sequence
 
@@ -12,12 +16,22 @@ those off the screen. One more or one less changes the words taken back, and the
 words, by a tenth or two in opposite directions."""
 
 
+DOUBTFUL_PROBABILITY = 0.6
+"""Of the last words of an interim pass that are less probable than this, three of five are taken
+back by the next one; of the others one of six."""
+
+MOST_HELD_WORDS = 2
+"""So many doubtful words wait for the next pass."""
+
+
 class Agreement:
     """The words shown of one segment: first stable ones, then the newest guess at the rest."""
 
     def __init__(self, words: Sequence[str] = (), *, stable_count: int = 0) -> None:
         self.words: tuple[str, ...] = tuple(words)
         """As shown."""
+        self.held: tuple[str, ...] = ()
+        """Doubtful words behind them, which are not shown."""
         self.stable_count = stable_count
         """How many of the first `words` no interim pass will change."""
         self._agreed_count = stable_count
@@ -28,11 +42,15 @@ class Agreement:
     def stability(self) -> float:
         return self.stable_count / len(self.words) if self.words else 0.0
 
-    def update(self, words: Sequence[str], *, is_careful: bool) -> None:
+    def update(
+        self, words: Sequence[str], *, is_careful: bool, probabilities: Sequence[float] = ()
+    ) -> None:
         """Take the words of the newest pass, over the whole segment.
 
         A careful pass may correct words that are stable only by their position
-        (SETTLED_BEHIND_WORDS), but not those on which two passes agreed.
+        (SETTLED_BEHIND_WORDS), but not those on which two passes agreed. Of another pass, doubtful
+        words at the end are held back; `probabilities` has one for each word, or none if they are
+        not known.
         """
         kept = self.words[: self._agreed_count if is_careful else self.stable_count]
         rest = words[matching_prefix(kept, words) :]
@@ -43,9 +61,18 @@ class Agreement:
         # Compared with the last pass, not with what is shown: kept words agree with themselves.
         agreed = words[: common_prefix(self._last_recognised, words)]
         self._agreed_count = max(self._agreed_count, common_prefix(agreed, shown))
+        held = 0
+        if not is_careful and len(probabilities) == len(words):
+            certain = max(self._agreed_count, common_prefix(self.words, shown))
+            held = min(_doubtful_end(probabilities), len(shown) - certain)
+        shown, self.held = shown[: len(shown) - held], shown[len(shown) - held :]
         settled = len(shown) - SETTLED_BEHIND_WORDS
         self.stable_count = max(len(kept), self._agreed_count, settled)
         self.words, self._last_recognised = shown, words
+
+    def show_held(self) -> None:
+        """Show the words that were held back: no other pass will come."""
+        self.words, self.held = (*self.words, *self.held), ()
 
     def split(self, count: int) -> tuple["Agreement", "Agreement"]:
         """The first words, and the rest."""
@@ -54,6 +81,12 @@ class Agreement:
             Agreement(self.words[:count], stable_count=stable),
             Agreement(self.words[count:], stable_count=self.stable_count - stable),
         )
+
+
+def _doubtful_end(probabilities: Sequence[float]) -> int:
+    """How many of the last words are doubtful, of those that may be."""
+    last = list(reversed(probabilities))[:MOST_HELD_WORDS]
+    return next((at for at, one in enumerate(last) if one >= DOUBTFUL_PROBABILITY), len(last))
 
 
 def common_prefix(left: Sequence[str], right: Sequence[str]) -> int:

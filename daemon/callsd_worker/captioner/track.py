@@ -148,7 +148,7 @@ class Track:
             voiced_seconds=segment.voiced_seconds,
             is_final=is_final,
             was_rejected=segment.was_rejected,
-            needs_word_times=not is_final and segment.seconds >= rules.cut_after_seconds,
+            needs_word_times=not is_final,
             language=self._language.code,
             needs_language=self._language.wants_vote(
                 voiced_seconds=segment.voiced_seconds, is_final=is_final
@@ -183,12 +183,18 @@ class Track:
         self._updates.language = result.language
         if window.is_final and not words:
             segment.agreement = Agreement()
-        segment.agreement.update(words, is_careful=window.is_final)
+        timed = result.recognised.words
+        segment.agreement.update(
+            words, is_careful=window.is_final, probabilities=[word.probability for word in timed]
+        )
         segment.recognised_sample = window.end_sample
+        if held := len(segment.agreement.held):
+            shown_seconds = timed[-held].start_seconds
+            segment.recognised_sample = window.start_sample + int(shown_seconds * SAMPLE_RATE_HZ)
         segment.was_rejected = False
         if window.is_final:
             segment.drafted_sample = window.end_sample
-        segment.word_times = _times_of(segment.agreement.words, words, result.recognised.words)
+        segment.word_times = _times_of(segment.agreement.words, words, timed)
         if not segment.is_complete:
             self._updates.show(segment)
             if segment is self._segmenter.open:
@@ -197,6 +203,8 @@ class Track:
 
     def _cut_if_certain(self, segment: Segment, now_seconds: float) -> None:
         """Make the stable beginning of a long segment final, if it ends in a pause."""
+        if segment.seconds < self._rules.cut_after_seconds:
+            return
         cuts = [
             cut
             for cut in self._segmenter.cuts(segment, word_count=segment.agreement.stable_count)
@@ -210,7 +218,8 @@ class Track:
     def _settle_failed(self, outstanding: _Outstanding, now_seconds: float) -> None:
         window, segment = outstanding.window, outstanding.segment
         if window.is_final and window.end_sample == segment.end_sample:
-            # Better the words that are shown than none.
+            # Better the words of the last pass than none.
+            segment.agreement.show_held()
             self._finalise_first()
             return
         # The next pass recognises this audio again, with what has come since.
@@ -261,10 +270,8 @@ def _times_of(
     shown: Sequence[str], recognised: Sequence[str], timed: Sequence[TimedWord]
 ) -> tuple[TimedWord, ...]:
     """The times of the words that are shown, if they are the words that were recognised."""
-    is_same = len(shown) == len(recognised) == len(timed) and (
-        common_prefix(shown, recognised) == len(shown)
-    )
-    return tuple(timed) if is_same else ()
+    is_same = len(recognised) == len(timed) and common_prefix(shown, recognised) == len(shown)
+    return tuple(timed[: len(shown)]) if is_same else ()
 
 
 def _with_end_of(shown: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
