@@ -36,9 +36,7 @@ def speech() -> Samples:
     return cut(decoded("maya"), MAYA_SECONDS)
 
 
-def window(
-    samples: Samples, *, is_final: bool = False, language: str = "en", is_timed: bool = False
-) -> DecodeWindow:
+def window(samples: Samples, *, is_final: bool = False, language: str = "en") -> DecodeWindow:
     """A pass over all of the samples."""
     return DecodeWindow(
         samples=samples,
@@ -46,7 +44,6 @@ def window(
         end_sample=samples.size,
         voiced_seconds=0.8 * samples.size / SAMPLE_RATE_HZ,
         is_final=is_final,
-        needs_word_times=is_timed,
         language=language,
         needs_language=not language,
     )
@@ -120,7 +117,7 @@ class TestRealEngine:
         self, engine: CTranslate2Engine, speech: Samples
     ) -> None:
         """Two threads on one model get what one thread gets."""
-        passes = [window(speech[: 16_000 * seconds], is_timed=True) for seconds in (2, 3, 4, 5, 6)]
+        passes = [window(speech[: 16_000 * seconds]) for seconds in (2, 3, 4, 5, 6)]
         expected = [recognise(engine, [one])[0].recognised for one in passes]
 
         with ThreadPoolExecutor(2) as threads:

@@ -160,7 +160,6 @@ def _in_captions(engine: Engine, utterance: Utterance) -> str:
         end_sample=samples.size,
         voiced_seconds=utterance.spoken_seconds,
         is_final=True,
-        needs_word_times=False,
         language=_LANGUAGE,
         needs_language=False,
     )

@@ -34,7 +34,6 @@ class DecodeWindow:
     """Its text will be final, or probably will: worth more care."""
     was_rejected: bool = False
     """The result of the last pass over it was rejected: worth more care, too."""
-    needs_word_times: bool
     language: str
     """Empty: detect it in this window."""
     needs_language: bool

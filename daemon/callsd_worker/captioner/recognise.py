@@ -88,7 +88,8 @@ def _options(group: Sequence[DecodeWindow], language: str) -> DecodeOptions:
     return DecodeOptions(
         language=language,
         beam_size=FINAL_BEAM_SIZE if group[0].is_final else 1,
-        is_word_timed=any(window.needs_word_times for window in group),
+        # Whether to show the last words, and where to cut; final ones are told whole.
+        is_word_timed=not group[0].is_final,
         max_tokens=int(max(window.seconds for window in group) * TOKENS_PER_SECOND) + SPARE_TOKENS,
     )
 

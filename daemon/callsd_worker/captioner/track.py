@@ -148,7 +148,6 @@ class Track:
             voiced_seconds=segment.voiced_seconds,
             is_final=is_final,
             was_rejected=segment.was_rejected,
-            needs_word_times=not is_final,
             language=self._language.code,
             needs_language=self._language.wants_vote(
                 voiced_seconds=segment.voiced_seconds, is_final=is_final
