@@ -340,7 +340,7 @@ class TestProgress:
             phase="p" * 64,
             fraction=1.0,
             processed_seconds=messages.MAX_NUMBER,
-            total_seconds=-messages.MAX_NUMBER,
+            total_seconds=0.0,
         )
 
     @pytest.mark.parametrize("figure", [NAN, INFINITY, -INFINITY])
@@ -560,6 +560,37 @@ class TestOutcomes:
 
         assert [one.duration_seconds for one in found.tracks] == [kept]
         assert (found.media_seconds, found.caption_count) == (kept, 0)
+
+    @pytest.mark.parametrize("told", [NAN, INFINITY, -1.0, -1e300])
+    def test_impossible_figures(self, directory: Path, told: float) -> None:
+        """Nothing that a worker counts or measures of its result is negative, or no number."""
+        read = self.left(
+            directory,
+            worker_pb2.Outcome(
+                transcription=worker_pb2.TranscriptionOutcome(
+                    tracks=[worker_pb2.TrackOutcome(duration_seconds=told, speech_seconds=told)],
+                    audio_seconds=told,
+                    real_time_factor=told,
+                    segment_count=-1,
+                    word_count=-1,
+                ),
+                recording=worker_pb2.RecordingOutcome(
+                    duration_seconds=told, gap_seconds=told, size_bytes=-1, segment_count=-1
+                ),
+                cpu_seconds=told,
+                wall_seconds=told,
+            ),
+        )
+
+        assert read is not None
+        assert {result.media_seconds for result in read.results.values()} == {0.0}
+        transcription, recording = read.results[TRANSCRIPTION], read.results[RECORDING]
+        assert isinstance(transcription, TranscriptionResult)
+        assert (transcription.segment_count, transcription.word_count) == (0, 0)
+        assert isinstance(recording, RecordingResult)
+        assert (recording.gap_seconds, recording.size_bytes) == (0.0, 0)
+        assert read.usage is not None
+        assert (read.usage.cpu_seconds, read.usage.wall_seconds) == (0.0, 0.0)
 
     def test_much_of_a_capture(self, directory: Path) -> None:
         """Names and texts are cut, and tracks beyond the limit left out."""

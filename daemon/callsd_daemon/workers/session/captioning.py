@@ -16,7 +16,7 @@ from callsd_daemon.workers.captions.link import (
     OpenTrack,
     Sound,
 )
-from callsd_daemon.workers.session.messages import MAX_TEXT, finite, pins
+from callsd_daemon.workers.session.messages import MAX_TEXT, amount, pins
 from callsd_ipc.v1 import worker_pb2
 
 
@@ -100,11 +100,11 @@ def report(message: worker_pb2.CaptionRequest, link: Link) -> None:
             status = message.status
             link.observer.on_status(
                 CaptionerStatus(
-                    load=finite(status.load),
-                    lag_seconds=finite(status.lag_seconds),
+                    load=amount(status.load),
+                    lag_seconds=amount(status.lag_seconds),
                     degraded=status.degraded[:200],
-                    real_time_factor=finite(status.real_time_factor),
-                    cpu_seconds={cost.job_id: finite(cost.cpu_seconds) for cost in status.costs},
+                    real_time_factor=amount(status.real_time_factor),
+                    cpu_seconds={cost.job_id: amount(cost.cpu_seconds) for cost in status.costs},
                     peak_memory_bytes=status.peak_memory_bytes,
                     engine=status.engine[:MAX_ENGINE_LETTERS],
                 )
@@ -146,7 +146,7 @@ def _words(message: worker_pb2.CaptionWords) -> Words:
         end_sample=max(start_sample, _sample(message.end_sample)),
         heard_sample=_sample(message.heard_sample),
         language=message.language[:MAX_LANGUAGE_LETTERS],
-        stability=min(max(finite(message.stability), 0.0), 1.0),
+        stability=min(amount(message.stability), 1.0),
         is_end_of_utterance=message.end_of_utterance,
     )
 

@@ -182,25 +182,25 @@ def progress(status: worker_pb2.Status) -> Progress:
     """The progress that a worker reports."""
     return Progress(
         phase=status.phase[:64],
-        fraction=min(max(finite(status.fraction), 0.0), 1.0),
-        processed_seconds=finite(status.processed_seconds),
-        total_seconds=finite(status.total_seconds),
-        real_time_factor=finite(status.real_time_factor),
+        fraction=min(amount(status.fraction), 1.0),
+        processed_seconds=amount(status.processed_seconds),
+        total_seconds=amount(status.total_seconds),
+        real_time_factor=amount(status.real_time_factor),
         recording=_health(status.recording) if status.HasField("recording") else None,
     )
 
 
 def _health(status: worker_pb2.RecordingStatus) -> RecordingHealth:
     return RecordingHealth(
-        frame_count=status.frame_count,
-        changed_frame_rate=finite(status.changed_frame_rate),
+        frame_count=max(0, status.frame_count),
+        changed_frame_rate=amount(status.changed_frame_rate),
         audio_level_db=finite(status.audio_level_db),
         picture=Picture(status.picture) if status.picture in set(Picture) else None,
-        still_seconds=finite(status.still_seconds),
+        still_seconds=amount(status.still_seconds),
         drift_ms=finite(status.drift_ms),
-        size_bytes=status.size_bytes,
-        disk_free_bytes=status.disk_free_bytes,
-        segment=status.segment,
+        size_bytes=max(0, status.size_bytes),
+        disk_free_bytes=max(0, status.disk_free_bytes),
+        segment=max(0, status.segment),
     )
 
 
@@ -224,7 +224,7 @@ def read_outcome(directory: Path, generation: int) -> Outcome | None:
 
 
 def outcome(message: worker_pb2.Outcome) -> Outcome:
-    """The outcome that a worker reports; texts are cut, numbers that are not finite become 0."""
+    """The outcome that a worker reports; texts are cut, and numbers that cannot be become 0."""
     failure = None
     if message.failure_reason and message.failure_reason != CANCELLED:
         failure = Failure(
@@ -253,9 +253,9 @@ def outcome(message: worker_pb2.Outcome) -> Outcome:
         ),
         results=_results(message),
         usage=Usage(
-            cpu_seconds=finite(message.cpu_seconds),
+            cpu_seconds=amount(message.cpu_seconds),
             peak_memory_bytes=max(0, message.peak_memory_bytes),
-            wall_seconds=finite(message.wall_seconds),
+            wall_seconds=amount(message.wall_seconds),
         ),
     )
 
@@ -277,8 +277,8 @@ def _transcription(message: worker_pb2.TranscriptionOutcome) -> TranscriptionRes
         tracks=tuple(
             TrackResult(
                 speaker=track.speaker[:MAX_NAME],
-                duration_seconds=finite(track.duration_seconds),
-                speech_seconds=finite(track.speech_seconds),
+                duration_seconds=amount(track.duration_seconds),
+                speech_seconds=amount(track.speech_seconds),
                 language=track.language[:MAX_NAME],
                 failure_reason=_reason(track.failure_reason) if track.failure_reason else None,
                 failure_message=track.failure_message[:MAX_TEXT],
@@ -287,22 +287,22 @@ def _transcription(message: worker_pb2.TranscriptionOutcome) -> TranscriptionRes
         ),
         language=message.language[:MAX_NAME],
         engine=Engine(message.engine) if message.engine in set(Engine) else Engine.AUTO,
-        segment_count=message.segment_count,
-        word_count=message.word_count,
-        audio_seconds=finite(message.audio_seconds),
-        real_time_factor=finite(message.real_time_factor),
+        segment_count=max(0, message.segment_count),
+        word_count=max(0, message.word_count),
+        audio_seconds=amount(message.audio_seconds),
+        real_time_factor=amount(message.real_time_factor),
     )
 
 
 def _recording(message: worker_pb2.RecordingOutcome) -> RecordingResult:
     return RecordingResult(
-        duration_seconds=finite(message.duration_seconds),
-        width=message.width,
-        height=message.height,
-        frame_rate=finite(message.frame_rate),
-        size_bytes=message.size_bytes,
-        segment_count=message.segment_count,
-        gap_seconds=finite(message.gap_seconds),
+        duration_seconds=amount(message.duration_seconds),
+        width=max(0, message.width),
+        height=max(0, message.height),
+        frame_rate=amount(message.frame_rate),
+        size_bytes=max(0, message.size_bytes),
+        segment_count=max(0, message.segment_count),
+        gap_seconds=amount(message.gap_seconds),
         is_cut_short=message.cut_short,
         start_time=_time(message.start_ms),
     )
@@ -321,7 +321,7 @@ def _capture(message: worker_pb2.CaptureOutcome, files: Collection[str]) -> Capt
                 speaker=_line(track.speaker[:MAX_NAME]),
                 speaker_id=_line(track.speaker_id[:MAX_NAME]),
                 start_time=start_time,
-                duration_seconds=max(0.0, finite(track.duration_seconds)),
+                duration_seconds=amount(track.duration_seconds),
             )
             for track in found.values()
             if (start_time := _time(track.start_ms)) is not None
@@ -342,6 +342,11 @@ def _time(milliseconds: int) -> datetime | None:
     if not 0 < milliseconds < MAX_UNIX_MILLISECONDS:
         return None
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def amount(value: float) -> float:
+    """The value, or 0 if it is negative or no plausible number."""
+    return max(0.0, finite(value))
 
 
 def finite(value: float) -> float:
