@@ -26,7 +26,9 @@ class UpdateBuilder:
         """Whether nothing final is there that the next words could go on."""
 
     def show(self, segment: Segment) -> None:
-        """Report the segment's current words as an interim."""
+        """Report the segment's current words as an interim; before the first there is nothing."""
+        if not (segment.agreement.words or segment.revision):
+            return
         self._interim = self._words(
             segment,
             segment.agreement.words,
