@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from callsd_worker.speech.choice import choose
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
+from callsd_worker.speech.syllables import syllables_of
 from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.windows import Piece, Window
 from callsd_worker.transcriber.languages import choose_probes, decide
@@ -187,6 +189,23 @@ class TestRetries:
         engine = StubbornEngine(LOOP, once, once)
 
         assert self.recognise(engine, window_of(9, said=15)) == [LOOP.text]
+
+    @pytest.mark.parametrize(
+        ("said", "other"),
+        [
+            ("회의를 시작하겠습니다", "회의를 시작하겠습니다 시작하겠습니다"),
+            ("会议现在开始", "会议现在开始了开始了"),
+        ],
+        ids=["Korean", "Chinese"],
+    )
+    def test_what_is_not_counted_is_chosen_by_its_probability(self, said: str, other: str) -> None:
+        """More words are no better for it where each letter of a script is a syllable."""
+        peaks = np.arange(syllables_of(other)) * 0.2
+
+        chosen = choose([spoken(other, log_probability=-0.3), spoken(said)], peaks)
+
+        assert chosen is not None
+        assert chosen.text == said
 
     def test_a_packed_window_is_taken_apart(self) -> None:
         """Each utterance of a suspicious window is then heard alone."""

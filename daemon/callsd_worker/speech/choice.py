@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from callsd_worker.speech.engine import Recognised
 from callsd_worker.speech.loops import bare, echo_length, is_invented, is_unsaid, repetitions
-from callsd_worker.speech.syllables import Peaks, syllables_of
+from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
 
 
 _FITTING = (0.7, 1.4)
@@ -29,7 +29,7 @@ def choose(attempts: Sequence[Recognised], peaks: Peaks) -> Recognised | None:
     if not credible:
         return None
     sounding = [attempt for attempt in credible if not is_unsaid(attempt, peaks)]
-    chosen = max(sounding or credible, key=lambda attempt: _merit(attempt, peaks))
+    chosen = _best(sounding or credible, peaks)
     others = [attempt for attempt in attempts if attempt is not chosen]
     if fits(chosen, peaks) and any(is_same(chosen, other) for other in others):
         return chosen
@@ -39,7 +39,7 @@ def choose(attempts: Sequence[Recognised], peaks: Peaks) -> Recognised | None:
 def fits(result: Recognised, peaks: Peaks) -> bool:
     """Whether there are about as many syllables in the words as in the sound."""
     least, most = _FITTING
-    return least <= _fit(result, peaks) <= most
+    return is_countable(result.text) and least <= _fit(result, peaks) <= most
 
 
 def is_same(one: Recognised, other: Recognised) -> bool:
@@ -47,8 +47,14 @@ def is_same(one: Recognised, other: Recognised) -> bool:
     return _bare_words(one) == _bare_words(other)
 
 
-def _merit(result: Recognised, peaks: Peaks) -> float:
-    return result.average_log_probability - abs(math.log(_fit(result, peaks)))
+def _best(attempts: Sequence[Recognised], peaks: Peaks) -> Recognised:
+    is_compared = all(is_countable(attempt.text) for attempt in attempts)
+
+    def merit(attempt: Recognised) -> float:
+        misfit = abs(math.log(_fit(attempt, peaks))) if is_compared else 0.0
+        return attempt.average_log_probability - misfit
+
+    return max(attempts, key=merit)
 
 
 def _fit(result: Recognised, peaks: Peaks) -> float:

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from callsd_worker.speech.engine import Recognised
 from callsd_worker.speech.gaps import find_gap
-from callsd_worker.speech.syllables import Peaks, syllables_of
+from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
 
 
 MAX_COMPRESSION_RATIO = 2.2
@@ -125,8 +125,10 @@ def _is_too_fast(result: Recognised, seconds: float) -> bool:
 
 
 def _skips_speech(result: Recognised, peaks: Peaks) -> bool:
-    is_short = peaks.size >= MIN_PEAKS_FOR_OMISSION and (
-        syllables_of(result.text) < MIN_SYLLABLES_PER_PEAK * peaks.size
+    is_short = (
+        peaks.size >= MIN_PEAKS_FOR_OMISSION
+        and is_countable(result.text)
+        and syllables_of(result.text) < MIN_SYLLABLES_PER_PEAK * peaks.size
     )
     return is_short or find_gap(result.words, peaks) is not None
 
