@@ -157,9 +157,11 @@ FAIR = spoken("and so my fellow americans ask not what your country can do")
 class TestRetries:
     """What happens to suspicious windows."""
 
-    def recognise(self, engine: StubbornEngine, window: Window) -> list[str]:
+    def recognise(
+        self, engine: StubbornEngine, window: Window, *, task: str = "transcribe"
+    ) -> list[str]:
         encoded = engine.encode(window.samples, padded_seconds=window.seconds)
-        options = DecodeOptions(language="en")
+        options = DecodeOptions(language="en", task=task)
         (heard,) = recognise(engine, [window], [encoded], options, lambda: None)
         return [result.text for _, result in heard]
 
@@ -206,6 +208,24 @@ class TestRetries:
 
         assert chosen is not None
         assert chosen.text == said
+
+    @pytest.mark.parametrize("said", [3, 40])
+    def test_a_translation_has_its_own_syllables(self, said: int) -> None:
+        """However many there are in the sound, a fair translation is taken at once."""
+        engine = StubbornEngine(FAIR)
+
+        assert self.recognise(engine, window_of(9, said=said), task="translate") == [FAIR.text]
+        assert len(engine.asked) == 1
+
+    def test_a_translation_in_a_loop_is_made_again(self) -> None:
+        """One without repetitions is taken, though the loop is more probable; else it stays."""
+        window = window_of(9, said=5)
+
+        once_fair = self.recognise(StubbornEngine(LOOP, FAIR), window, task="translate")
+        always_loop = self.recognise(StubbornEngine(LOOP, LOOP, LOOP), window, task="translate")
+
+        assert once_fair == [FAIR.text]
+        assert always_loop == [LOOP.text]
 
     def test_a_packed_window_is_taken_apart(self) -> None:
         """Each utterance of a suspicious window is then heard alone."""

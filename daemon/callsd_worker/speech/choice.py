@@ -9,7 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.loops import bare, echo_length, is_invented, is_unsaid, repetitions
+from callsd_worker.speech.loops import (
+    bare,
+    echo_length,
+    find_repeats,
+    is_invented,
+    is_unsaid,
+    repetitions,
+)
 from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
 
 
@@ -23,11 +30,17 @@ _SLACK_SECONDS = 0.2
 """By so much may word times be wrong."""
 
 
-def choose(attempts: Sequence[Recognised], peaks: Peaks) -> Recognised | None:
-    """The attempt to be believed, without repetitions that have no sound; None if none is."""
+def choose(attempts: Sequence[Recognised], peaks: Peaks | None) -> Recognised | None:
+    """The attempt to be believed, without repetitions that have no sound; None if none is.
+
+    Without `peaks`, of a translation: the most probable one, rather one without repetitions.
+    """
     credible = [attempt for attempt in attempts if attempt.text and not is_invented(attempt, peaks)]
     if not credible:
         return None
+    if peaks is None:
+        plain = [attempt for attempt in credible if find_repeats(attempt.text) is None]
+        return max(plain or credible, key=lambda attempt: attempt.average_log_probability)
     sounding = [attempt for attempt in credible if not is_unsaid(attempt, peaks)]
     chosen = _best(sounding or credible, peaks)
     others = [attempt for attempt in attempts if attempt is not chosen]

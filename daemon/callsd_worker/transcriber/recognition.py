@@ -38,7 +38,7 @@ def recognise(
     results: list[list[WindowResult]] = []
     for window, result in zip(windows, engine.recognise(encoded, options), strict=True):
         on_window()
-        flaw = _flaw(window, result, syllables_in(window.samples), options)
+        flaw = _flaw(window, result, _peaks(window, options))
         if flaw is None:
             results.append([(window, result)])
             continue
@@ -62,21 +62,19 @@ def _listen_again(
     tell: Callable[[], None],
 ) -> Recognised:
     """What is to be believed of one utterance; without words if nothing is."""
-    peaks = syllables_in(part.samples)
+    peaks = _peaks(part, options)
     attempts = list(before)
     encoded = engine.encode(part.samples, padded_seconds=TRAINED_SECONDS)
     for careful in _ways(flaw, options):
         attempts += engine.recognise([encoded], careful)
         tell()
-        if _is_settled(attempts, peaks, flaw, _flaw(part, attempts[-1], peaks, options)):
+        if _is_settled(attempts, peaks, flaw, _flaw(part, attempts[-1], peaks)):
             break
     chosen = choose(attempts, peaks)
     if chosen is None:
         return replace(attempts[-1], text="", words=(), token_count=0)
-    gap = find_gap(chosen.words, peaks)
-    if gap is None or options.task == "translate":
-        return chosen
-    return _fill(engine, part, chosen, gap, options)
+    gap = None if peaks is None else find_gap(chosen.words, peaks)
+    return chosen if gap is None else _fill(engine, part, chosen, gap, options)
 
 
 def _fill(
@@ -109,22 +107,25 @@ def _ways(flaw: Flaw, options: DecodeOptions) -> tuple[DecodeOptions, DecodeOpti
 
 
 def _is_settled(
-    attempts: Sequence[Recognised], peaks: Peaks, first_flaw: Flaw, last_flaw: Flaw | None
+    attempts: Sequence[Recognised], peaks: Peaks | None, first_flaw: Flaw, last_flaw: Flaw | None
 ) -> bool:
     """Whether the last attempt needs no other one."""
     last = attempts[-1]
     match last_flaw:
         case None:
-            return first_flaw not in REPEATS or fits(last, peaks)
-        case Flaw.LOOP | Flaw.ECHO:
+            return peaks is None or first_flaw not in REPEATS or fits(last, peaks)
+        case Flaw.LOOP | Flaw.ECHO if peaks is not None:
             return fits(last, peaks) and any(is_same(last, other) for other in attempts[:-1])
         case _:
             return False
 
 
-def _flaw(window: Window, result: Recognised, peaks: Peaks, options: DecodeOptions) -> Flaw | None:
-    flaw = find_flaw(
+def _peaks(window: Window, options: DecodeOptions) -> Peaks | None:
+    # A translation has other syllables than the sound, in other places.
+    return None if options.task == "translate" else syllables_in(window.samples)
+
+
+def _flaw(window: Window, result: Recognised, peaks: Peaks | None) -> Flaw | None:
+    return find_flaw(
         result, seconds=window.seconds, voiced_seconds=window.voiced_seconds, peaks=peaks
     )
-    # A translation has other syllables than the sound, in other places.
-    return None if flaw is Flaw.SKIPPED and options.task == "translate" else flaw
