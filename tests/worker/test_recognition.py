@@ -257,6 +257,15 @@ class TestRetries:
 
         assert heard == ["ask not what you can do for them all your country"]
 
+    def test_a_gap_is_not_filled_with_words_without_times(self) -> None:
+        """What cannot be put in its place does not take the place of other words."""
+        skipped = at_times(spoken("ask not your country"), 0.0, 0.5, 8.0, 8.4)
+        untimed = replace(spoken("not what you can do for them all"), words=())
+        engine = StubbornEngine(skipped, skipped, skipped, untimed)
+
+        assert self.recognise(engine, window_of(9, said=20)) == [skipped.text]
+        assert not engine.answers
+
 
 class TestUnheard:
     """Voice that nothing was made out of."""
@@ -273,6 +282,12 @@ class TestUnheard:
         assert unheard_in(cough, nothing, call_seconds=float) == []
         assert unheard_in(window_of(9), FAIR, call_seconds=float) == []
 
+    def test_words_without_times_are_told(self) -> None:
+        """They are in no segment, so that their place in the call is unheard."""
+        (stretch,) = unheard_in(window_of(9), replace(FAIR, words=()), call_seconds=float)
+
+        assert (stretch.start_seconds, stretch.end_seconds) == (0, 9)
+
     def test_a_gap_that_stays_is_told(self) -> None:
         """What was skipped in the middle, and not heard alone either, is not silently gone."""
         skipped = at_times(spoken("ask not your country"), 0.0, 0.5, 8.0, 8.4)
@@ -287,12 +302,13 @@ class TestUnheard:
         """How many there are, how long they are together, and where the first is."""
         stretches = unheard_in(window_of(20, pieces=2), spoken(""), call_seconds=float)
 
-        code, message = notice_of("Maya", stretches)
+        code, message = notice_of("Maya", list(reversed(stretches)))
 
         assert code == "SPEECH_UNHEARD"
         assert "Maya" in message
         assert "2 stretches" in message
         assert "20.0 s" in message
+        assert "the first 0.0 s into the call" in message
 
 
 class TestSegments:

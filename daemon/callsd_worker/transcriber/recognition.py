@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from callsd_worker.speech.choice import choose, fits, is_same
-from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised
+from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised, TimedWord
 from callsd_worker.speech.gaps import Gap, filled, find_gap
 from callsd_worker.speech.loops import REPEATS, Flaw, find_flaw
 from callsd_worker.speech.syllables import Peaks, syllables_in, syllables_of
@@ -88,13 +88,15 @@ def _fill(
     encoded = engine.encode(samples, padded_seconds=TRAINED_SECONDS)
     careful = replace(options, beam_size=RETRY_BEAM_SIZE)
     heard = choose(engine.recognise([encoded], careful), syllables_in(samples))
-    if heard is None or syllables_of(heard.text) <= _syllables_between(result, gap):
+    if heard is None or syllables_of(_text_of(heard.words)) <= syllables_of(
+        _text_of(result.words[gap.first : gap.after])
+    ):
         return result
     return filled(result, gap, heard)
 
 
-def _syllables_between(result: Recognised, gap: Gap) -> int:
-    return syllables_of("".join(word.text for word in result.words[gap.first : gap.after]))
+def _text_of(words: Sequence[TimedWord]) -> str:
+    return "".join(word.text for word in words)
 
 
 def _ways(flaw: Flaw, options: DecodeOptions) -> tuple[DecodeOptions, DecodeOptions]:
