@@ -13,6 +13,7 @@ from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.windows import Piece, Window
 from callsd_worker.transcriber.languages import choose_probes, decide
 from callsd_worker.transcriber.recognition import recognise
+from callsd_worker.transcriber.seams import mended
 from callsd_worker.transcriber.segments import MAX_SEGMENT_SECONDS, place
 from callsd_worker.transcriber.unheard import notice_of, unheard_in
 from tests.helpers.syllables import syllables
@@ -332,6 +333,20 @@ class TestSegments:
         assert segments[0].start_seconds == pytest.approx(50, abs=0.1)
         assert segments[-1].start_seconds > 150
         assert all(segment.words[0].text.strip() for segment in segments)
+
+    def test_an_abbreviation_ends_no_segment(self) -> None:
+        """One pass wrote its stop and went on with a small letter: there it stays."""
+        text = "We have chairs, tables, etc. and so on. That is all."
+        heard = spoken(text, seconds=8)
+
+        segments = mended(
+            place([(window_of(8), heard)], speaker="A", language="en", call_seconds=float)
+        )
+
+        assert [segment.text for segment in segments] == [
+            "We have chairs, tables, etc. and so on.",
+            "That is all.",
+        ]
 
     def test_what_is_before_the_start_is_left_out(self) -> None:
         """A track may begin before its recording: words of that time are in no transcript."""
