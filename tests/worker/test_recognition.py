@@ -182,9 +182,16 @@ class TestRetries:
 
     def test_what_two_attempts_hear_was_said(self) -> None:
         """Words said again stay when another attempt agrees and there is voice for them."""
-        engine = StubbornEngine(LOOP, LOOP)
+        engine = StubbornEngine(LOOP, replace(LOOP, average_log_probability=-0.11))
 
         assert self.recognise(engine, window_of(9, said=15)) == [LOOP.text]
+
+    def test_an_engine_does_not_confirm_itself(self) -> None:
+        """The same computation made again is no second witness: another way is tried."""
+        engine = StubbornEngine(LOOP, LOOP, FAIR)
+
+        assert self.recognise(engine, window_of(9)) == [FAIR.text]
+        assert engine.asked[2][1].temperature > 0
 
     def test_a_repetition_is_not_lost_to_a_shorter_attempt(self) -> None:
         """An attempt without the repetition is not believed when the sound has more syllables."""

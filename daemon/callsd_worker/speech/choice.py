@@ -44,7 +44,7 @@ def choose(attempts: Sequence[Recognised], peaks: Peaks | None) -> Recognised | 
     sounding = [attempt for attempt in credible if not is_unsaid(attempt, peaks)]
     chosen = _best(sounding or credible, peaks)
     others = [attempt for attempt in attempts if attempt is not chosen]
-    if fits(chosen, peaks) and any(is_same(chosen, other) for other in others):
+    if fits(chosen, peaks) and any(confirms(chosen, other) for other in others):
         return chosen
     return _without_unsaid(chosen, peaks)
 
@@ -55,9 +55,15 @@ def fits(result: Recognised, peaks: Peaks) -> bool:
     return is_countable(result.text) and least <= _fit(result, peaks) <= most
 
 
-def is_same(one: Recognised, other: Recognised) -> bool:
-    """Whether two attempts agree word by word."""
-    return _bare_words(one) == _bare_words(other)
+def confirms(one: Recognised, other: Recognised) -> bool:
+    """Whether two attempts agree word by word.
+
+    Equal to the last digit they are one computation made twice, by an engine that knows no other
+    way, and confirm nothing.
+    """
+    return one.average_log_probability != other.average_log_probability and _bare_words(
+        one
+    ) == _bare_words(other)
 
 
 def _best(attempts: Sequence[Recognised], peaks: Peaks) -> Recognised:

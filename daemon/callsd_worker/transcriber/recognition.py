@@ -4,7 +4,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from callsd_worker.speech.choice import choose, fits, is_same
+from callsd_worker.speech.choice import choose, confirms, fits
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised, TimedWord
 from callsd_worker.speech.gaps import Gap, filled, find_gap
 from callsd_worker.speech.loops import REPEATS, Flaw, find_flaw
@@ -117,7 +117,7 @@ def _is_settled(
         case None:
             return peaks is None or first_flaw not in REPEATS or fits(last, peaks)
         case Flaw.LOOP | Flaw.ECHO if peaks is not None:
-            return fits(last, peaks) and any(is_same(last, other) for other in attempts[:-1])
+            return fits(last, peaks) and any(confirms(last, other) for other in attempts[:-1])
         case _:
             return False
 
