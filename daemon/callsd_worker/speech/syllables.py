@@ -69,8 +69,8 @@ def _levels(samples: Samples) -> NDArray[np.float64]:
 def is_countable(text: str) -> bool:
     """Whether its syllables can be counted, not only too few of them.
 
-    In Latin and Cyrillic letters that was tried out; a Chinese or Korean character, counted half,
-    is a whole syllable.
+    They can in Latin and Cyrillic letters; a Chinese or Korean character, counted half, is a whole
+    syllable.
     """
     letters = [letter for letter in text if letter.isalpha()]
     known = sum(
