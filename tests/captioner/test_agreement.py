@@ -58,6 +58,14 @@ class TestAgreement:
 
         assert agreement.words == ("The", "problem", "because", "it")
 
+    def test_the_stop_of_an_abbreviation_stays(self) -> None:
+        """A pass that hears the words after it, and still writes it, means it."""
+        agreement = Agreement(["Tables", "etc."], stable_count=2)
+
+        agreement.update(["Tables", "etc.", "and", "so", "on"], is_careful=False)
+
+        assert agreement.words == ("Tables", "etc.", "and", "so", "on")
+
     def test_a_stop_before_a_capital_stays(self) -> None:
         """A sentence that has ended has ended."""
         agreement = Agreement(["All", "fine."], stable_count=2)

@@ -209,6 +209,17 @@ class TestBelief:
         assert result.recognised is not None
         assert result.recognised.text == ""
 
+    def test_words_that_a_second_pass_does_not_hear_are_none(self) -> None:
+        """Final words without sound, of which the retry hears nothing, are no failure: no words."""
+        silent = np.zeros(SAMPLE_RATE_HZ, dtype=np.float32)
+        engine = ScriptedEngine("and so my fellow Americans", "")
+
+        (result,) = recognise(engine, [window(silent, is_final=True)])
+
+        assert len(engine.asked) == 2
+        assert result.recognised is not None
+        assert result.recognised.text == ""
+
     def test_decoding_is_bounded_by_the_window(self, speech: Samples) -> None:
         """A second of sound has few tokens: a loop ends there."""
         engine = ScriptedEngine("Yes.")

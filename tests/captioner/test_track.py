@@ -194,6 +194,10 @@ class TestSpeech:
 
         step = WORD_SECONDS * SAMPLE_RATE_HZ
         interims = [update.interim for update in story.update if update.interim is not None]
+        assert len(interims) >= 3
+        heard = says_position(story.passes[0]).recognised
+        assert heard is not None
+        assert interims[0].text.lower().split() == heard.text.split()[:-1]
         for words in interims[:3]:
             last = int(words.text.lower().rpartition("w")[2])
             assert words.recognised_sample == pytest.approx((last + 1) * step, abs=1)
@@ -215,6 +219,25 @@ class TestSpeech:
 
         interims = [one for one in story.passes if not one.is_final]
         assert story.finals[-1].split()[-1] == said_last(interims[-1])
+
+    def test_words_that_all_wait_are_not_told_as_withdrawn(
+        self, detector: VoiceDetector, speech: Samples
+    ) -> None:
+        """Before its first words are shown a segment has nothing to take back."""
+
+        def doubts_the_first(window: DecodeWindow) -> Result:
+            heard = says_position(window).recognised
+            assert heard is not None
+            words = heard.words[:2]
+            text = "".join(word.text for word in words)
+            return said(text, tuple(replace(word, probability=0.2) for word in words))
+
+        story = play(make(detector), speech[: 3 * SAMPLE_RATE_HZ], recognise=doubts_the_first)
+
+        assert not story.passes[0].is_final
+        interims = [update.interim for update in story.update if update.interim is not None]
+        assert interims
+        assert all(words.text for words in interims)
 
     def test_positions_only_grow(self, detector: VoiceDetector, speech: Samples) -> None:
         """What is heard and processed never goes back, and finals lie before it."""

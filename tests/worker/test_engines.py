@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import jiwer
 import numpy as np
@@ -220,6 +221,32 @@ class TestBrokenModels:
 
         assert caught.value.reason == SpeechReason.ENGINE_UNAVAILABLE
         assert "int8" in caught.value.message
+
+
+def test_words_that_cannot_be_aligned_are_not_lost(
+    model_dir: Callable[[str], Path], speech: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where attention gives no times, words are spread over the window, in order."""
+    engine = CTranslate2Engine(model_dir("tiny.en") / "ctranslate2", threads=1, compute_type="int8")
+    seconds = speech.size / SAMPLE_RATE_HZ
+    unaligned = SimpleNamespace(alignments=[], text_token_probs=[])
+    monkeypatch.setattr(
+        engine,
+        "_model",
+        SimpleNamespace(
+            encode=engine._model.encode,
+            generate=engine._model.generate,
+            align=lambda *_: [unaligned],
+        ),
+    )
+
+    heard = hear(engine, speech)
+
+    assert heard.text
+    assert "".join(word.text for word in heard.words).strip() == heard.text
+    starts = [word.start_seconds for word in heard.words]
+    assert starts == sorted(set(starts))
+    assert heard.words[-1].end_seconds == pytest.approx(seconds)
 
 
 def test_features_are_those_of_training(speech: Samples) -> None:

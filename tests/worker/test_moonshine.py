@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,21 @@ class TestEngine:
         """A window of no length to speak of is no error."""
         heard = hear(engine, np.zeros(samples, dtype=np.float32))
 
+        assert len(heard.words) == len(heard.text.split())
         assert all(word.end_seconds <= samples / SAMPLE_RATE_HZ for word in heard.words)
+
+    def test_a_run_that_fails_is_a_runtime_error(
+        self, engine: MoonshineEngine, speech: Samples
+    ) -> None:
+        """As of the other engines: who listens live survives it, whatever class it had."""
+        with pytest.raises(RuntimeError, match="cannot be run"):
+            engine.encode(np.stack([speech, speech]), padded_seconds=0)
+        encoded = engine.encode(speech, padded_seconds=0)
+        wrong = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((1, 1, 1), np.float32))
+        with pytest.raises(RuntimeError, match="cannot be run"):
+            engine.recognise(
+                [replace(encoded, payload=replace(encoded.payload, states=wrong))], ENGLISH
+            )
 
 
 class TestBrokenModels:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from callsd_worker.speech.engine import DecodeOptions, Recognised
+from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.loading import load_onnx
 from callsd_worker.speech.parakeet import FILES, MAX_TOKEN_SECONDS, ParakeetEngine
@@ -61,7 +61,17 @@ def test_next_to_nothing(model: Path, samples: int) -> None:
     """A window of no length to speak of is no error."""
     heard = hear(model, np.zeros(samples, dtype=np.float32))
 
+    assert len(heard.words) == len(heard.text.split())
     assert all(word.end_seconds <= samples / SAMPLE_RATE_HZ for word in heard.words)
+
+
+def test_a_run_that_fails_is_a_runtime_error(model: Path, speech: Samples) -> None:
+    """As of the other engines: who listens live survives it, whatever class it had."""
+    engine = load_onnx(model, threads=1)
+    encoded = Encoded(payload=np.stack([speech, speech, speech]), seconds=1.0)
+
+    with pytest.raises(RuntimeError, match="cannot be run"):
+        engine.recognise([encoded], DecodeOptions(language="en"))
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "vocab.txt"])

@@ -6,11 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from callsd_worker.speech.choice import choose
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
+from callsd_worker.speech.syllables import syllables_of
 from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.windows import Piece, Window
 from callsd_worker.transcriber.languages import choose_probes, decide
 from callsd_worker.transcriber.recognition import recognise
+from callsd_worker.transcriber.seams import mended
 from callsd_worker.transcriber.segments import MAX_SEGMENT_SECONDS, place
 from callsd_worker.transcriber.unheard import notice_of, unheard_in
 from tests.helpers.syllables import syllables
@@ -155,9 +158,11 @@ FAIR = spoken("and so my fellow americans ask not what your country can do")
 class TestRetries:
     """What happens to suspicious windows."""
 
-    def recognise(self, engine: StubbornEngine, window: Window) -> list[str]:
+    def recognise(
+        self, engine: StubbornEngine, window: Window, *, task: str = "transcribe"
+    ) -> list[str]:
         encoded = engine.encode(window.samples, padded_seconds=window.seconds)
-        options = DecodeOptions(language="en")
+        options = DecodeOptions(language="en", task=task)
         (heard,) = recognise(engine, [window], [encoded], options, lambda: None)
         return [result.text for _, result in heard]
 
@@ -177,9 +182,16 @@ class TestRetries:
 
     def test_what_two_attempts_hear_was_said(self) -> None:
         """Words said again stay when another attempt agrees and there is voice for them."""
-        engine = StubbornEngine(LOOP, LOOP)
+        engine = StubbornEngine(LOOP, replace(LOOP, average_log_probability=-0.11))
 
         assert self.recognise(engine, window_of(9, said=15)) == [LOOP.text]
+
+    def test_an_engine_does_not_confirm_itself(self) -> None:
+        """The same computation made again is no second witness: another way is tried."""
+        engine = StubbornEngine(LOOP, LOOP, FAIR)
+
+        assert self.recognise(engine, window_of(9)) == [FAIR.text]
+        assert engine.asked[2][1].temperature > 0
 
     def test_a_repetition_is_not_lost_to_a_shorter_attempt(self) -> None:
         """An attempt without the repetition is not believed when the sound has more syllables."""
@@ -187,6 +199,41 @@ class TestRetries:
         engine = StubbornEngine(LOOP, once, once)
 
         assert self.recognise(engine, window_of(9, said=15)) == [LOOP.text]
+
+    @pytest.mark.parametrize(
+        ("said", "other"),
+        [
+            ("회의를 시작하겠습니다", "회의를 시작하겠습니다 시작하겠습니다"),
+            ("会议现在开始", "会议现在开始了开始了"),
+        ],
+        ids=["Korean", "Chinese"],
+    )
+    def test_what_is_not_counted_is_chosen_by_its_probability(self, said: str, other: str) -> None:
+        """More words are no better for it where each letter of a script is a syllable."""
+        peaks = np.arange(syllables_of(other)) * 0.2
+
+        chosen = choose([spoken(other, log_probability=-0.3), spoken(said)], peaks)
+
+        assert chosen is not None
+        assert chosen.text == said
+
+    @pytest.mark.parametrize("said", [3, 40])
+    def test_a_translation_has_its_own_syllables(self, said: int) -> None:
+        """However many there are in the sound, a fair translation is taken at once."""
+        engine = StubbornEngine(FAIR)
+
+        assert self.recognise(engine, window_of(9, said=said), task="translate") == [FAIR.text]
+        assert len(engine.asked) == 1
+
+    def test_a_translation_in_a_loop_is_made_again(self) -> None:
+        """One without repetitions is taken, though the loop is more probable; else it stays."""
+        window = window_of(9, said=5)
+
+        once_fair = self.recognise(StubbornEngine(LOOP, FAIR), window, task="translate")
+        always_loop = self.recognise(StubbornEngine(LOOP, LOOP, LOOP), window, task="translate")
+
+        assert once_fair == [FAIR.text]
+        assert always_loop == [LOOP.text]
 
     def test_a_packed_window_is_taken_apart(self) -> None:
         """Each utterance of a suspicious window is then heard alone."""
@@ -218,6 +265,15 @@ class TestRetries:
 
         assert heard == ["ask not what you can do for them all your country"]
 
+    def test_a_gap_is_not_filled_with_words_without_times(self) -> None:
+        """What cannot be put in its place does not take the place of other words."""
+        skipped = at_times(spoken("ask not your country"), 0.0, 0.5, 8.0, 8.4)
+        untimed = replace(spoken("not what you can do for them all"), words=())
+        engine = StubbornEngine(skipped, skipped, skipped, untimed)
+
+        assert self.recognise(engine, window_of(9, said=20)) == [skipped.text]
+        assert not engine.answers
+
 
 class TestUnheard:
     """Voice that nothing was made out of."""
@@ -234,6 +290,12 @@ class TestUnheard:
         assert unheard_in(cough, nothing, call_seconds=float) == []
         assert unheard_in(window_of(9), FAIR, call_seconds=float) == []
 
+    def test_words_without_times_are_told(self) -> None:
+        """They are in no segment, so that their place in the call is unheard."""
+        (stretch,) = unheard_in(window_of(9), replace(FAIR, words=()), call_seconds=float)
+
+        assert (stretch.start_seconds, stretch.end_seconds) == (0, 9)
+
     def test_a_gap_that_stays_is_told(self) -> None:
         """What was skipped in the middle, and not heard alone either, is not silently gone."""
         skipped = at_times(spoken("ask not your country"), 0.0, 0.5, 8.0, 8.4)
@@ -248,12 +310,13 @@ class TestUnheard:
         """How many there are, how long they are together, and where the first is."""
         stretches = unheard_in(window_of(20, pieces=2), spoken(""), call_seconds=float)
 
-        code, message = notice_of("Maya", stretches)
+        code, message = notice_of("Maya", list(reversed(stretches)))
 
         assert code == "SPEECH_UNHEARD"
         assert "Maya" in message
         assert "2 stretches" in message
         assert "20.0 s" in message
+        assert "the first 0.0 s into the call" in message
 
 
 class TestSegments:
@@ -277,6 +340,20 @@ class TestSegments:
         assert segments[0].start_seconds == pytest.approx(50, abs=0.1)
         assert segments[-1].start_seconds > 150
         assert all(segment.words[0].text.strip() for segment in segments)
+
+    def test_an_abbreviation_ends_no_segment(self) -> None:
+        """One pass wrote its stop and went on with a small letter: there it stays."""
+        text = "We have chairs, tables, etc. and so on. That is all."
+        heard = spoken(text, seconds=8)
+
+        segments = mended(
+            place([(window_of(8), heard)], speaker="A", language="en", call_seconds=float)
+        )
+
+        assert [segment.text for segment in segments] == [
+            "We have chairs, tables, etc. and so on.",
+            "That is all.",
+        ]
 
     def test_what_is_before_the_start_is_left_out(self) -> None:
         """A track may begin before its recording: words of that time are in no transcript."""

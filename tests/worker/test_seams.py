@@ -6,7 +6,7 @@ from callsd_transcript.transcript import Segment, Word
 from callsd_worker.transcriber.seams import mended
 
 
-def segments(*parts: str, pause_seconds: float = 0.9) -> list[Segment]:
+def segments(*parts: str, pause_seconds: float = 0.9, language: str = "en") -> list[Segment]:
     """What one speaker says, two seconds at a time, with a pause after each."""
     made = []
     for number, text in enumerate(parts):
@@ -21,7 +21,7 @@ def segments(*parts: str, pause_seconds: float = 0.9) -> list[Segment]:
                 end_seconds=start + 2.0,
                 text=text,
                 words=words,
-                language="en",
+                language=language,
             )
         )
     return made
@@ -52,6 +52,21 @@ class TestSeams:
     def test_a_track_begins_with_a_capital(self) -> None:
         """There is nothing before the first word that it could go on."""
         assert texts(mended(segments("'so we begin."))) == ["'So we begin."]
+
+    @pytest.mark.parametrize(
+        ("language", "text", "expected"),
+        [
+            ("tr", "iyi günler.", "İyi günler."),
+            ("tr", "ne güzel.", "Ne güzel."),
+            ("de", "ist gut.", "Ist gut."),
+            ("zh", "app很好用。", "app很好用。"),
+        ],
+    )
+    def test_a_capital_is_that_of_the_language(
+        self, language: str, text: str, expected: str
+    ) -> None:
+        """Turkish has another one; a script without capitals gets none in a borrowed word."""
+        assert texts(mended(segments(text, language=language))) == [expected]
 
     @pytest.mark.parametrize(
         "parts",

@@ -5,8 +5,9 @@ import pytest
 
 from callsd_worker.speech.engine import Recognised, TimedWord
 from callsd_worker.speech.gaps import filled, find_gap
+from callsd_worker.speech.loops import find_flaw
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.syllables import syllables_in, syllables_of
+from callsd_worker.speech.syllables import is_countable, syllables_in, syllables_of
 from tests.helpers.syllables import syllables
 
 
@@ -59,9 +60,56 @@ class TestCounting:
         """Vowels together are one, digits one each, other scripts half of their letters."""
         assert syllables_of(text) == count
 
+    @pytest.mark.parametrize(
+        ("text", "is_known"),
+        [
+            ("Häuser", True),
+            ("Сегодня хорошо", True),
+            ("5, 5 …", True),
+            ("", True),
+            ("안녕하세요 Zoom", False),
+            ("आप कैसे हैं", False),
+            ("مرحبا", False),
+        ],
+    )
+    def test_which_scripts_are_counted(self, text: str, *, is_known: bool) -> None:
+        """Latin and Cyrillic letters, if most are of these; figures do not decide."""
+        assert is_countable(text) is is_known
+
 
 class TestGaps:
     """Voice without words."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "회의를 시작하겠습니다 여러분 안녕하세요",
+            "我们现在开始开会请大家安静",
+            "それでは会議を始めましょう",
+            "चलिए बैठक शुरू करते हैं दोस्तों",
+        ],
+        ids=["Korean", "Chinese", "Japanese", "Hindi"],
+    )
+    def test_scripts_that_are_not_counted_have_none(self, text: str) -> None:
+        """Each character is a syllable or more: that too few are counted is no gap, no flaw."""
+        units = text.split() if " " in text else list(text)
+        size = sum(not letter.isspace() for letter in text)
+        peaks = np.arange(2 * size) * 0.2
+        seconds = 0.4 * size / len(units)
+        words = tuple(
+            TimedWord(
+                text=f" {unit}" if " " in text else unit,
+                start_seconds=at * seconds,
+                end_seconds=(at + 1) * seconds,
+                probability=1.0,
+            )
+            for at, unit in enumerate(units)
+        )
+
+        assert find_gap(words, peaks) is None
+        lasting = 0.4 * size
+        flaw = find_flaw(_result(words), seconds=lasting, voiced_seconds=lasting / 2, peaks=peaks)
+        assert flaw is None
 
     def test_words_that_fill_their_time_leave_no_gap(self) -> None:
         """One syllable for each peak."""

@@ -53,9 +53,12 @@ class Agreement:
         not known.
         """
         kept = self.words[: self._agreed_count if is_careful else self.stable_count]
-        rest = words[matching_prefix(kept, words) :]
-        if kept and rest and goes_on(rest[0]):
-            # A pass that ended in a pause took it for the end of the sentence.
+        after = matching_prefix(kept, words)
+        rest = words[after:]
+        is_stopped = after > 0 and words[after - 1].endswith(".")
+        if kept and rest and goes_on(rest[0]) and not is_stopped:
+            # A pass that ended in a pause took it for the end of the sentence. Where this one has
+            # a stop, too, it is that of an abbreviation.
             kept = (*kept[:-1], without_stop(kept[-1]))
         shown = (*kept, *rest)
         # Compared with the last pass, not with what is shown: kept words agree with themselves.

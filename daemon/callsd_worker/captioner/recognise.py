@@ -114,13 +114,19 @@ def _accepted(
         case None:
             attempts = [first, again] if flaw in REPEATS else [again]
         case Flaw.NO_SPEECH:
-            return replace(again, text="", words=(), token_count=0)
+            return _without_words(again)
         case _ if window.is_final:
             attempts = [first, again]
         case _:
             # Instead of a bad interim the last one stays. A final has no next pass.
             return None
-    return choose(attempts, peaks)
+    chosen = choose(attempts, peaks)
+    # Final words of which nothing is to be believed are none: those shown before are none, too.
+    return _without_words(again) if chosen is None and window.is_final else chosen
+
+
+def _without_words(result: Recognised) -> Recognised:
+    return replace(result, text="", words=(), token_count=0)
 
 
 def _flaw(window: DecodeWindow, result: Recognised, peaks: Peaks) -> Flaw | None:

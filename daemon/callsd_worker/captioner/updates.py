@@ -26,7 +26,9 @@ class UpdateBuilder:
         """Whether nothing final is there that the next words could go on."""
 
     def show(self, segment: Segment) -> None:
-        """Report the segment's current words as an interim."""
+        """Report the segment's current words as an interim; before the first there is nothing."""
+        if not (segment.agreement.words or segment.revision):
+            return
         self._interim = self._words(
             segment,
             segment.agreement.words,
@@ -105,7 +107,7 @@ class UpdateBuilder:
             segment=segment.start_sample,
             revision=segment.revision,
             is_end_of_utterance=segment.is_end_of_utterance,
-            text=with_capital(text) if self._begins_sentence else text,
+            text=with_capital(text, self.language) if self._begins_sentence else text,
             start_sample=segment.voice_start_sample,
             end_sample=min(end_sample, max(recognised_sample, segment.voice_start_sample)),
             recognised_sample=recognised_sample,

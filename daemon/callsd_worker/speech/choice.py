@@ -9,8 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.loops import bare, echo_length, is_invented, is_unsaid, repetitions
-from callsd_worker.speech.syllables import Peaks, syllables_of
+from callsd_worker.speech.loops import (
+    bare,
+    echo_length,
+    find_repeats,
+    is_invented,
+    is_unsaid,
+    repetitions,
+)
+from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
 
 
 _FITTING = (0.7, 1.4)
@@ -23,15 +30,21 @@ _SLACK_SECONDS = 0.2
 """By so much may word times be wrong."""
 
 
-def choose(attempts: Sequence[Recognised], peaks: Peaks) -> Recognised | None:
-    """The attempt to be believed, without repetitions that have no sound; None if none is."""
+def choose(attempts: Sequence[Recognised], peaks: Peaks | None) -> Recognised | None:
+    """The attempt to be believed, without repetitions that have no sound; None if none is.
+
+    Without `peaks`, of a translation: the most probable one, rather one without repetitions.
+    """
     credible = [attempt for attempt in attempts if attempt.text and not is_invented(attempt, peaks)]
     if not credible:
         return None
+    if peaks is None:
+        plain = [attempt for attempt in credible if find_repeats(attempt.text) is None]
+        return max(plain or credible, key=lambda attempt: attempt.average_log_probability)
     sounding = [attempt for attempt in credible if not is_unsaid(attempt, peaks)]
-    chosen = max(sounding or credible, key=lambda attempt: _merit(attempt, peaks))
+    chosen = _best(sounding or credible, peaks)
     others = [attempt for attempt in attempts if attempt is not chosen]
-    if fits(chosen, peaks) and any(is_same(chosen, other) for other in others):
+    if fits(chosen, peaks) and any(confirms(chosen, other) for other in others):
         return chosen
     return _without_unsaid(chosen, peaks)
 
@@ -39,16 +52,28 @@ def choose(attempts: Sequence[Recognised], peaks: Peaks) -> Recognised | None:
 def fits(result: Recognised, peaks: Peaks) -> bool:
     """Whether there are about as many syllables in the words as in the sound."""
     least, most = _FITTING
-    return least <= _fit(result, peaks) <= most
+    return is_countable(result.text) and least <= _fit(result, peaks) <= most
 
 
-def is_same(one: Recognised, other: Recognised) -> bool:
-    """Whether two attempts agree word by word."""
-    return _bare_words(one) == _bare_words(other)
+def confirms(one: Recognised, other: Recognised) -> bool:
+    """Whether two attempts agree word by word.
+
+    Equal to the last digit they are one computation made twice, by an engine that knows no other
+    way, and confirm nothing.
+    """
+    return one.average_log_probability != other.average_log_probability and _bare_words(
+        one
+    ) == _bare_words(other)
 
 
-def _merit(result: Recognised, peaks: Peaks) -> float:
-    return result.average_log_probability - abs(math.log(_fit(result, peaks)))
+def _best(attempts: Sequence[Recognised], peaks: Peaks) -> Recognised:
+    is_compared = all(is_countable(attempt.text) for attempt in attempts)
+
+    def merit(attempt: Recognised) -> float:
+        misfit = abs(math.log(_fit(attempt, peaks))) if is_compared else 0.0
+        return attempt.average_log_probability - misfit
+
+    return max(attempts, key=merit)
 
 
 def _fit(result: Recognised, peaks: Peaks) -> float:

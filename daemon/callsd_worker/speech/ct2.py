@@ -7,6 +7,7 @@ from typing import Any
 
 import ctranslate2
 import numpy as np
+import numpy.typing as npt
 
 from callsd_worker.speech.ct2_model import Ct2ModelFile
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
@@ -149,23 +150,31 @@ class CTranslate2Engine:
         )[:-1]
         frames = max(int(item.seconds * FRAMES_PER_SECOND), 2)
         aligned = self._model.align(_together((item,)), start, [tokens], frames)[0]
-        return self._time_words(tokens, aligned, language)
-
-    def _time_words(self, tokens: list[int], aligned: Any, language: str) -> tuple[TimedWord, ...]:
         if not aligned.alignments:
-            return ()
+            # Without times words would be lost: each token gets its share, and no trust.
+            shares = np.linspace(0.0, item.seconds, len(tokens) + 1)
+            return self._words(tokens, shares, [0.0] * len(tokens), language)
         path = np.array(aligned.alignments)
         # The time at which the path first reaches each token, and the end of the last.
         _, first = np.unique(path[:, 0], return_index=True)
         reached = path[first, 1] * _POSITION_SECONDS
         end = float(path[-1, 1]) * _POSITION_SECONDS
         reached = np.append(reached, [end] * (len(tokens) + 1 - len(reached)))
+        return self._words(tokens, reached, aligned.text_token_probs, language)
+
+    def _words(
+        self,
+        tokens: list[int],
+        reached: npt.NDArray[np.floating[Any]],
+        probabilities: Sequence[float],
+        language: str,
+    ) -> tuple[TimedWord, ...]:
         return tuple(
             TimedWord(
                 text=text,
                 start_seconds=float(reached[begin]),
                 end_seconds=float(reached[after]),
-                probability=float(np.mean(aligned.text_token_probs[begin:after])),
+                probability=float(np.mean(probabilities[begin:after])),
             )
             for text, begin, after in self._tokens.words(tokens, language=language)
         )

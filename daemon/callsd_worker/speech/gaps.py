@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from callsd_worker.speech.engine import Recognised, TimedWord
-from callsd_worker.speech.syllables import Peaks, syllables_of
+from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
 
 
 _PEAKS_PER_SYLLABLE = 1.5
@@ -32,6 +32,8 @@ class Gap:
 
 def find_gap(words: Sequence[TimedWord], peaks: Peaks) -> Gap | None:
     """The largest gap, if there is one. An aligner gives what was skipped to the words around."""
+    if not is_countable("".join(word.text for word in words)):
+        return None
     largest, best = None, _MIN_EXCESS
     excess, first = 0.0, 0
     for at, word in enumerate(words):

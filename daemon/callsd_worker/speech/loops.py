@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from callsd_worker.speech.engine import Recognised
 from callsd_worker.speech.gaps import find_gap
-from callsd_worker.speech.syllables import Peaks, syllables_of
+from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
 
 
 MAX_COMPRESSION_RATIO = 2.2
@@ -89,14 +89,17 @@ REPEATS = frozenset({Flaw.LOOP, Flaw.ECHO})
 
 
 def find_flaw(
-    result: Recognised, *, seconds: float, voiced_seconds: float, peaks: Peaks
+    result: Recognised, *, seconds: float, voiced_seconds: float, peaks: Peaks | None
 ) -> Flaw | None:
-    """The first flaw in the result of a window of this length, with these syllables."""
+    """The first flaw in the result of a window of this length, with these syllables.
+
+    Without `peaks` words are not compared with the sound: a translation has other syllables.
+    """
     if is_invented(result, peaks):
         return Flaw.NO_SPEECH
     if is_unsaid(result, peaks):
         return Flaw.UNSAID
-    if (repeats := _repeats(result.text)) is not None:
+    if (repeats := find_repeats(result.text)) is not None:
         return repeats
     if _is_too_fast(result, seconds):
         return Flaw.TOO_FAST
@@ -105,10 +108,11 @@ def find_flaw(
         and result.token_count < MIN_TOKENS_PER_VOICED_SECOND * voiced_seconds
     ):
         return Flaw.OMISSION
-    return Flaw.SKIPPED if _skips_speech(result, peaks) else None
+    return Flaw.SKIPPED if peaks is not None and _skips_speech(result, peaks) else None
 
 
-def _repeats(text: str) -> Flaw | None:
+def find_repeats(text: str) -> Flaw | None:
+    """LOOP or ECHO, if words are there again and again."""
     words = [bare(word) for word in text.split()]
     if has_loop(words) or compression_ratio(text) > MAX_COMPRESSION_RATIO:
         return Flaw.LOOP
@@ -125,18 +129,23 @@ def _is_too_fast(result: Recognised, seconds: float) -> bool:
 
 
 def _skips_speech(result: Recognised, peaks: Peaks) -> bool:
-    is_short = peaks.size >= MIN_PEAKS_FOR_OMISSION and (
-        syllables_of(result.text) < MIN_SYLLABLES_PER_PEAK * peaks.size
+    is_short = (
+        peaks.size >= MIN_PEAKS_FOR_OMISSION
+        and is_countable(result.text)
+        and syllables_of(result.text) < MIN_SYLLABLES_PER_PEAK * peaks.size
     )
     return is_short or find_gap(result.words, peaks) is not None
 
 
-def is_unsaid(result: Recognised, peaks: Peaks, *, spare: int = SPARE_SYLLABLES) -> bool:
+def is_unsaid(result: Recognised, peaks: Peaks | None, *, spare: int = SPARE_SYLLABLES) -> bool:
     """Whether the sound has no voice for so many syllables."""
-    return syllables_of(result.text) > MAX_SYLLABLES_PER_PEAK * peaks.size + spare
+    return (
+        peaks is not None
+        and syllables_of(result.text) > MAX_SYLLABLES_PER_PEAK * peaks.size + spare
+    )
 
 
-def is_invented(result: Recognised, peaks: Peaks) -> bool:
+def is_invented(result: Recognised, peaks: Peaks | None) -> bool:
     """Whether the model itself gives the words a low probability, or nothing but words of thanks.
 
     Those end many videos that models learn from, so that they are what is heard in noise.

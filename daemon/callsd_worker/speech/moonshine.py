@@ -22,7 +22,7 @@ import onnxruntime
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.onnx_session import PROVIDERS, session_options
+from callsd_worker.speech.onnx_session import PROVIDERS, one_error, session_options
 from callsd_worker.speech.spread import spread
 from callsd_worker.speech.tokens import group_words
 
@@ -101,7 +101,8 @@ class MoonshineEngine:
         missing = math.ceil(MIN_WINDOW_SECONDS * SAMPLE_RATE_HZ) - window.size
         samples = np.pad(window, (0, missing)) if missing > 0 else window
         sound = {"input_values": _value(np.ascontiguousarray(samples[None], dtype=np.float32))}
-        (states,) = self._encoder.run_with_ort_values(None, sound)
+        with one_error():
+            (states,) = self._encoder.run_with_ort_values(None, sound)
         return Encoded(
             payload=_Heard(states=states, samples=window), seconds=window.size / SAMPLE_RATE_HZ
         )
@@ -147,7 +148,8 @@ class MoonshineEngine:
             is_first = not decoded
             feed["input_ids"] = _value(np.array([[token]], np.int64))
             feed["use_cache_branch"] = _value(np.array([not is_first]))
-            values = self._decoder.run_with_ort_values(None, feed)
+            with one_error():
+                values = self._decoder.run_with_ort_values(None, feed)
             logits = values[0].numpy()[0, -1]
             token = _choose(logits, [earlier for earlier, _ in decoded], options, random)
             decoded.append((token, _log_probability(logits, token)))

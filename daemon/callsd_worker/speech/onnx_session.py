@@ -1,12 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """How models are run on onnxruntime."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import onnxruntime
 
 
 PROVIDERS = ["CPUExecutionProvider"]
+
+
+@contextmanager
+def one_error() -> Iterator[None]:
+    """Makes a RuntimeError of any error, as the other engines raise.
+
+    Errors of onnxruntime have no class in common.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeError(f"the model cannot be run ({error})") from error
 
 
 def session_options(*, threads: int) -> Any:

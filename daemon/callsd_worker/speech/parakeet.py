@@ -17,7 +17,7 @@ from onnx_asr.asr import TimestampedResult
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.onnx_session import PROVIDERS, session_options
+from callsd_worker.speech.onnx_session import PROVIDERS, one_error, session_options
 from callsd_worker.speech.tokens import group_words
 
 
@@ -86,7 +86,8 @@ class ParakeetEngine:
         ]
 
     def _hear(self, samples: Samples) -> TimestampedResult:
-        return self._model.recognize(samples)  # 16 kHz is what it expects
+        with one_error():
+            return self._model.recognize(samples)  # 16 kHz is what it expects
 
 
 def _recognised(heard: TimestampedResult, *, seconds: float, is_word_timed: bool) -> Recognised:

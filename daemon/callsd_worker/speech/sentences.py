@@ -5,7 +5,14 @@ A recogniser that hears a part of a sentence alone ends it with a full stop, or 
 capital.
 """
 
+from callsd_worker.speech.tokens import UNSPACED_LANGUAGES
+
+
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！", "…", "।", "؟")
+
+
+_DOTTED_LANGUAGES = frozenset({"tr", "az"})
+"""The capital of their "i" has a dot, too."""
 
 
 def ends_sentence(text: str) -> bool:
@@ -21,12 +28,13 @@ def goes_on(text: str) -> bool:
     return first.islower() and first != first.title() and word == word.lower()
 
 
-def with_capital(text: str) -> str:
-    """The text as the beginning of a sentence."""
-    if not goes_on(text):
+def with_capital(text: str, language: str) -> str:
+    """The text as the beginning of a sentence, if the language has capitals."""
+    if language in UNSPACED_LANGUAGES or not goes_on(text):
         return text
     at = next(index for index, letter in enumerate(text) if letter.isalnum())
-    return text[:at] + text[at].title() + text[at + 1 :]
+    is_dotted = text[at] == "i" and language in _DOTTED_LANGUAGES
+    return text[:at] + ("İ" if is_dotted else text[at].title()) + text[at + 1 :]
 
 
 def without_stop(text: str) -> str:

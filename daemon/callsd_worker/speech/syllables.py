@@ -7,6 +7,7 @@ for it has several times as many syllables as there are bumps.
 """
 
 import re
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -65,10 +66,24 @@ def _levels(samples: Samples) -> NDArray[np.float64]:
     return 10.0 * np.log10(np.convolve(power, kernel / kernel.sum(), mode="same") + 1e-10)
 
 
+def is_countable(text: str) -> bool:
+    """Whether its syllables can be counted, not only too few of them.
+
+    They can in Latin and Cyrillic letters; a Chinese or Korean character, counted half, is a whole
+    syllable.
+    """
+    letters = [letter for letter in text if letter.isalpha()]
+    known = sum(
+        unicodedata.name(letter, "").startswith(("LATIN ", "CYRILLIC ")) for letter in letters
+    )
+    return 2 * known >= len(letters)
+
+
 def syllables_of(text: str) -> int:
     """About how many syllables a text has, at least 1 for each word.
 
-    Vowels next to each other are one; in scripts without Latin vowels each letter counts half.
+    Vowels next to each other are one; in scripts without Latin vowels each letter counts half,
+    which is too few for some, see `is_countable`.
     """
     return sum(_syllables_of_word(word) for word in text.split())
 

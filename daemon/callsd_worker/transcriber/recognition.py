@@ -4,8 +4,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from callsd_worker.speech.choice import choose, fits, is_same
-from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised
+from callsd_worker.speech.choice import choose, confirms, fits
+from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised, TimedWord
 from callsd_worker.speech.gaps import Gap, filled, find_gap
 from callsd_worker.speech.loops import REPEATS, Flaw, find_flaw
 from callsd_worker.speech.syllables import Peaks, syllables_in, syllables_of
@@ -38,7 +38,7 @@ def recognise(
     results: list[list[WindowResult]] = []
     for window, result in zip(windows, engine.recognise(encoded, options), strict=True):
         on_window()
-        flaw = _flaw(window, result, syllables_in(window.samples), options)
+        flaw = _flaw(window, result, _peaks(window, options))
         if flaw is None:
             results.append([(window, result)])
             continue
@@ -62,21 +62,19 @@ def _listen_again(
     tell: Callable[[], None],
 ) -> Recognised:
     """What is to be believed of one utterance; without words if nothing is."""
-    peaks = syllables_in(part.samples)
+    peaks = _peaks(part, options)
     attempts = list(before)
     encoded = engine.encode(part.samples, padded_seconds=TRAINED_SECONDS)
     for careful in _ways(flaw, options):
         attempts += engine.recognise([encoded], careful)
         tell()
-        if _is_settled(attempts, peaks, flaw, _flaw(part, attempts[-1], peaks, options)):
+        if _is_settled(attempts, peaks, flaw, _flaw(part, attempts[-1], peaks)):
             break
     chosen = choose(attempts, peaks)
     if chosen is None:
         return replace(attempts[-1], text="", words=(), token_count=0)
-    gap = find_gap(chosen.words, peaks)
-    if gap is None or options.task == "translate":
-        return chosen
-    return _fill(engine, part, chosen, gap, options)
+    gap = None if peaks is None else find_gap(chosen.words, peaks)
+    return chosen if gap is None else _fill(engine, part, chosen, gap, options)
 
 
 def _fill(
@@ -90,13 +88,15 @@ def _fill(
     encoded = engine.encode(samples, padded_seconds=TRAINED_SECONDS)
     careful = replace(options, beam_size=RETRY_BEAM_SIZE)
     heard = choose(engine.recognise([encoded], careful), syllables_in(samples))
-    if heard is None or syllables_of(heard.text) <= _syllables_between(result, gap):
+    if heard is None or syllables_of(_text_of(heard.words)) <= syllables_of(
+        _text_of(result.words[gap.first : gap.after])
+    ):
         return result
     return filled(result, gap, heard)
 
 
-def _syllables_between(result: Recognised, gap: Gap) -> int:
-    return syllables_of("".join(word.text for word in result.words[gap.first : gap.after]))
+def _text_of(words: Sequence[TimedWord]) -> str:
+    return "".join(word.text for word in words)
 
 
 def _ways(flaw: Flaw, options: DecodeOptions) -> tuple[DecodeOptions, DecodeOptions]:
@@ -109,22 +109,25 @@ def _ways(flaw: Flaw, options: DecodeOptions) -> tuple[DecodeOptions, DecodeOpti
 
 
 def _is_settled(
-    attempts: Sequence[Recognised], peaks: Peaks, first_flaw: Flaw, last_flaw: Flaw | None
+    attempts: Sequence[Recognised], peaks: Peaks | None, first_flaw: Flaw, last_flaw: Flaw | None
 ) -> bool:
     """Whether the last attempt needs no other one."""
     last = attempts[-1]
     match last_flaw:
         case None:
-            return first_flaw not in REPEATS or fits(last, peaks)
-        case Flaw.LOOP | Flaw.ECHO:
-            return fits(last, peaks) and any(is_same(last, other) for other in attempts[:-1])
+            return peaks is None or first_flaw not in REPEATS or fits(last, peaks)
+        case Flaw.LOOP | Flaw.ECHO if peaks is not None:
+            return fits(last, peaks) and any(confirms(last, other) for other in attempts[:-1])
         case _:
             return False
 
 
-def _flaw(window: Window, result: Recognised, peaks: Peaks, options: DecodeOptions) -> Flaw | None:
-    flaw = find_flaw(
+def _peaks(window: Window, options: DecodeOptions) -> Peaks | None:
+    # A translation has other syllables than the sound, in other places.
+    return None if options.task == "translate" else syllables_in(window.samples)
+
+
+def _flaw(window: Window, result: Recognised, peaks: Peaks | None) -> Flaw | None:
+    return find_flaw(
         result, seconds=window.seconds, voiced_seconds=window.voiced_seconds, peaks=peaks
     )
-    # A translation has other syllables than the sound, in other places.
-    return None if flaw is Flaw.SKIPPED and options.task == "translate" else flaw

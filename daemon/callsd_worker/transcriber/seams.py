@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from callsd_transcript.transcript import Segment
 from callsd_worker.speech.sentences import ends_sentence, goes_on, with_capital, without_stop
@@ -28,7 +29,8 @@ def mended(segments: Iterable[Segment]) -> list[Segment]:
         elif done and not ends_sentence(done[-1].text):
             done.append(segment)
         else:
-            done.append(_changed(segment, 0, with_capital))
+            capital = partial(with_capital, language=segment.language)
+            done.append(_changed(segment, 0, capital))
     return done
 
 

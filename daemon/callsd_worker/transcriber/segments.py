@@ -7,7 +7,7 @@ import numpy as np
 
 from callsd_transcript.transcript import Segment, Word
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.sentences import ends_sentence
+from callsd_worker.speech.sentences import ends_sentence, goes_on
 from callsd_worker.speech.windows import Window
 
 
@@ -137,7 +137,8 @@ def _is_complete(words: list[Word], following: Word) -> bool:
     last = words[-1].text.strip()
     seconds = words[-1].end_seconds - words[0].start_seconds
     if ends_sentence(last):
-        return seconds >= MIN_SEGMENT_SECONDS
+        # A small letter after it: the stop of an abbreviation or an ordinal, by the same pass.
+        return seconds >= MIN_SEGMENT_SECONDS and not goes_on(following.text)
     characters = sum(len(word.text) for word in words)
     if last.endswith(_CLAUSE_ENDS):
         return seconds >= 0.7 * MAX_SEGMENT_SECONDS or characters >= 0.7 * MAX_SEGMENT_CHARACTERS

@@ -21,8 +21,11 @@ def unheard_in(
     call_seconds: Callable[[float], float],
     task: str = "transcribe",
 ) -> list[Unheard]:
-    """Stretches of the call that have voice and no words; `call_seconds` as in `TrackState`."""
-    if not result.text:
+    """Stretches of the call that have voice and no words; `call_seconds` as in `TrackState`.
+
+    Text whose words have no times is in no segment.
+    """
+    if not result.words:
         spans = [
             (piece.window_start_seconds, piece.window_end_seconds)
             for piece in window.pieces
@@ -47,8 +50,9 @@ def unheard_in(
 
 def notice_of(speaker: str, unheard: Sequence[Unheard]) -> tuple[str, str]:
     """The notice, (code, message), for a speaker of whom something was not understood."""
+    first_seconds = min(stretch.start_seconds for stretch in unheard)
     seconds = sum(stretch.end_seconds - stretch.start_seconds for stretch in unheard)
     return "SPEECH_UNHEARD", (
         f"track of {speaker}: no words could be made out in {len(unheard)} stretches of a voice, "
-        f"{seconds:.1f} s in all, the first {unheard[0].start_seconds:.1f} s into the call"
+        f"{seconds:.1f} s in all, the first {first_seconds:.1f} s into the call"
     )
