@@ -23,8 +23,11 @@ CERTAIN_SECONDS = 4.0
 
 Speaker = TypeVar("Speaker", bound=Hashable)
 
-Vote = tuple[Mapping[str, float], float]
-"""Probabilities of the languages in a window, and its seconds."""
+Odds = Mapping[str, float]
+"""Probabilities of the languages in a window."""
+
+Vote = tuple[Odds, float]
+"""Of a window, and its seconds."""
 
 
 def check_language(language: str, engine: Engine, *, model: str, task: str) -> None:
