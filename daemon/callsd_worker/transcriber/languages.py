@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which language each speaker speaks: decided once, from speech of all of the speaker's tracks."""
+"""Which language each speaker speaks, by speech of all of the speaker's tracks.
+
+It is decided once for the speaker; where it changes is found in `stretches.py`.
+"""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
