@@ -63,18 +63,17 @@ def test_a_wrong_time_moves_nothing(leap_seconds: float) -> None:
     assert recording.places.clock_seconds(11.0) == pytest.approx(11.0, abs=0.02)
 
 
-@pytest.mark.parametrize("leap_seconds", [40.0, -4.0])
-def test_a_wrong_time_with_a_hole_behind_it(leap_seconds: float) -> None:
-    """A pause within what has wrong timestamps is kept, and what follows is not late."""
+@pytest.mark.parametrize("leap_seconds", [40.0, 1.0, -4.0])
+def test_a_wrong_time_with_holes_behind_it(leap_seconds: float) -> None:
+    """Pauses within what has wrong timestamps are kept, and what follows is not late."""
     recording = Recording()
     recording.play(5)
-    recording.play(2, leap_seconds=leap_seconds)
-    recording.play(2, leap_seconds=0.5)
-    recording.play(2, leap_seconds=-leap_seconds)
+    for leap in (leap_seconds, 0.5, 0.5, -leap_seconds):
+        recording.play(2, leap_seconds=leap)
 
-    assert recording.end() == [0, 1, 2, 3, 4, 5, 6, 7.5, 8.5, 9.5, 10.5]
+    assert recording.end() == [0, 1, 2, 3, 4, 5, 6, 7.5, 8.5, 10, 11, 12, 13]
     assert not recording.places.breaks_seconds
-    assert recording.places.clock_seconds(10.5) == pytest.approx(10.5)
+    assert recording.places.clock_seconds(12.5) == pytest.approx(12.5)
 
 
 def test_wrong_times_one_after_the_other() -> None:

@@ -100,20 +100,18 @@ class Places:
         )
 
     def _take_back(self) -> None:
-        """Find what the last leap takes back: one leap, or all from one on."""
-        last = self._held[-1]
-        since_seconds = last.leap_seconds
-        for at in reversed(range(len(self._held) - 1)):
-            stretch = self._held[at]
-            if stretch.is_taken_back:
-                continue
-            since_seconds += stretch.leap_seconds
+        """Find what the last leap takes back: one leap, or else all from one on."""
+        *before, last = (stretch for stretch in self._held if not stretch.is_taken_back)
+        for stretch in reversed(before):
             if abs(stretch.leap_seconds + last.leap_seconds) <= GAP_TOLERANCE_SECONDS:
                 stretch.is_taken_back = last.is_taken_back = True
                 return
-            if abs(since_seconds) <= GAP_TOLERANCE_SECONDS:
-                for each in self._held[at:]:
-                    each.is_taken_back = True
+        sum_seconds = last.leap_seconds
+        for at in reversed(range(len(before))):
+            sum_seconds += before[at].leap_seconds
+            if abs(sum_seconds) <= GAP_TOLERANCE_SECONDS:
+                for stretch in (*before[at:], last):
+                    stretch.is_taken_back = True
                 return
 
     def _release(self) -> Iterator[tuple[int, Samples]]:
