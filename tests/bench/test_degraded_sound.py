@@ -17,6 +17,7 @@ from callsd_bench.robustness.conditions import (
 from callsd_bench.robustness.sound import Samples
 from callsd_bench.shared.call import read_beginning, write_wav
 from callsd_bench.shared.errors import BenchError
+from callsd_bench.shared.noise import pink_noise
 from callsd_worker.media.decode import SAMPLE_RATE_HZ
 from tests.helpers.speech import speech
 
@@ -58,7 +59,7 @@ class TestSound:
     @pytest.mark.parametrize("snr_db", [20, 5])
     def test_noise(self, maya: Samples, snr_db: float) -> None:
         """Noise lies below speech by what was asked for, pauses left aside."""
-        noise = sound.pink_noise(maya.size, random())
+        noise = pink_noise(maya.size, random())
 
         added = sound.with_noise(maya, noise, snr_db=snr_db) - maya
 
@@ -69,7 +70,7 @@ class TestSound:
         """What would get too loud for a file is turned down, not cut off."""
         loud = maya / np.abs(maya).max()
 
-        mixed = sound.with_noise(loud, sound.pink_noise(maya.size, random()), snr_db=0)
+        mixed = sound.with_noise(loud, pink_noise(maya.size, random()), snr_db=0)
 
         assert np.abs(mixed).max() == pytest.approx(1)
 
@@ -82,7 +83,7 @@ class TestSound:
 
     def test_pink(self) -> None:
         """Each octave of pink noise has the same power."""
-        noise = sound.pink_noise(10 * SAMPLE_RATE_HZ, random())
+        noise = pink_noise(10 * SAMPLE_RATE_HZ, random())
         spectrum = np.abs(np.fft.rfft(noise)) ** 2
         hz = np.fft.rfftfreq(noise.size, 1 / SAMPLE_RATE_HZ)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from callsd_worker.media.clock import DOUBT_SECONDS, Places, Run
+from callsd_worker.media.clock import DOUBT_SECONDS, MAX_LEAPS_IN_DOUBT, Places, Run
 from callsd_worker.media.decode import SAMPLE_RATE_HZ
 
 
@@ -63,6 +63,43 @@ def test_a_wrong_time_moves_nothing(leap_seconds: float) -> None:
     assert recording.places.clock_seconds(11.0) == pytest.approx(11.0, abs=0.02)
 
 
+@pytest.mark.parametrize("leap_seconds", [40.0, 1.0, -4.0])
+def test_a_wrong_time_with_holes_behind_it(leap_seconds: float) -> None:
+    """Pauses within what has wrong timestamps are kept, and what follows is not late."""
+    recording = Recording()
+    recording.play(5)
+    for leap in (leap_seconds, 0.5, 0.5, -leap_seconds):
+        recording.play(2, leap_seconds=leap)
+
+    assert recording.end() == [0, 1, 2, 3, 4, 5, 6, 7.5, 8.5, 10, 11, 12, 13]
+    assert not recording.places.breaks_seconds
+    assert recording.places.clock_seconds(12.5) == pytest.approx(12.5)
+
+
+def test_wrong_times_one_after_the_other() -> None:
+    """They are undone when the clock is back where it would be without all of them."""
+    recording = Recording()
+    for leap_seconds in (0.0, 40.0, 30.0, -70.0):
+        recording.play(2, leap_seconds=leap_seconds)
+
+    assert recording.end() == list(range(8))
+    assert not recording.places.breaks_seconds
+
+
+def test_leaps_in_doubt_are_bounded() -> None:
+    """However often a clock leaps, so many leaps are held at once, and each pause is kept."""
+    recording = Recording()
+    samples = np.zeros(160, np.float32)
+    placed = 0
+    for number in range(1, 3 * MAX_LEAPS_IN_DOUBT):
+        run = Run(samples=samples, leap_seconds=1.0, end_seconds=1.01 * number)
+        placed += len(list(recording.places.place(run)))
+        assert number - placed <= MAX_LEAPS_IN_DOUBT
+
+    recording.end()
+    assert recording.places.position_samples == number * (SAMPLE_RATE_HZ + 160)
+
+
 @pytest.mark.parametrize(("leap_seconds", "max_hole_seconds"), [(-5.0, 3600.0), (26_000.0, 10.0)])
 @pytest.mark.parametrize("seconds", [4, 2 * int(DOUBT_SECONDS)], ids=["short", "long"])
 def test_another_recording_comes_right_behind(
@@ -92,3 +129,14 @@ def test_a_clock_that_drifts_is_followed(rate: float) -> None:
     assert starts[100] == 120
     assert recording.places.clock_seconds(50.0) == pytest.approx(50 * rate, abs=0.1)
     assert recording.places.clock_seconds(125.0) == pytest.approx(100 * rate + 25, abs=0.1)
+
+
+def test_a_step_of_the_clock_moves_nothing_before_it() -> None:
+    """What was right for long stays so when the clock is fast for a few seconds behind it."""
+    recording = Recording()
+    recording.play(1000)
+    recording.play(4, rate=1.05)
+    recording.end()
+
+    assert recording.places.clock_seconds(999.0) == pytest.approx(999.0)
+    assert recording.places.clock_seconds(1004.0) == pytest.approx(1004.2, abs=0.07)

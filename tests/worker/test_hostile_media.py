@@ -3,6 +3,7 @@
 
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from callsd_worker.media.container import MAX_STREAMS
 from callsd_worker.media.decode import AudioStream, MediaError
+from callsd_worker.media.files import MAX_PARTS, MediaFile
 
 
 SIDE_PIXELS = 15_000
@@ -243,6 +245,39 @@ class TestStreams:
         assert (f"more than {MAX_STREAMS} streams" in cost.refusal) is is_refused, cost
         assert (cost.samples == 0) is is_refused, cost
         assert cost.is_small, cost
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"RIFF\4\0\0\0WAVE",
+        b"".join(b"OggS\0" + flag + b"\0" * 21 for flag in (b"\2", b"\0")),
+    ],
+    ids=["wav", "ogg"],
+)
+def test_a_file_of_headers_costs_little(
+    header: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After so many recordings the rest is one part, and is not read to find any more."""
+    reads = 0
+
+    def counted(*arguments: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        return pread(*arguments)
+
+    path = tmp_path / "a"
+    path.write_bytes(header * 10 * MAX_PARTS)
+    file = MediaFile(path)
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", counted)
+
+    parts = file.parts()
+
+    file.close()
+    assert len(parts) == MAX_PARTS
+    assert (parts[0].start, parts[-1].end) == (0, path.stat().st_size)
+    assert reads <= 3 * MAX_PARTS
 
 
 class TestErrors:

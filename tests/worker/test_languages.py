@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
+from callsd_worker.speech.errors import SpeechError
 from callsd_worker.speech.utterances import Utterance
 from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.windows import Piece, Window, WindowPacker
@@ -16,6 +17,7 @@ from callsd_worker.transcriber.languages import MAX_WAITING_SECONDS
 from callsd_worker.transcriber.pipeline import ModelFiles, Settings, Track, transcribe
 from callsd_worker.transcriber.progress import Meter
 from callsd_worker.transcriber.reading import OwnedWindow, TrackState
+from callsd_worker.transcriber.recognition import TRAINED_SECONDS
 
 from .conftest import SAMPLE_CALL, decode
 
@@ -33,10 +35,17 @@ class ToneEngine:
     usual_beam_size = 1
     batch_windows = 8
 
+    def __init__(self) -> None:
+        self.encoded_seconds: list[tuple[float, float]] = []
+        """Of each window: its length, and with padding."""
+        self.detected = 0
+        self.most_recognised = 0
+
     def padded_seconds(self, window_seconds: float) -> float:
         return window_seconds
 
     def encode(self, window: Samples, *, padded_seconds: float) -> Encoded:
+        self.encoded_seconds.append((window.size / SAMPLE_RATE_HZ, padded_seconds))
         odds = {
             language: 0.9 * float(np.mean(window == value))
             for value, language in enumerate(LANGUAGES)
@@ -44,9 +53,11 @@ class ToneEngine:
         return Encoded(payload=odds, seconds=window.size / SAMPLE_RATE_HZ)
 
     def detect_language(self, encoded: Sequence[Encoded]) -> list[dict[str, float]]:
+        self.detected += len(encoded)
         return [dict(item.payload) for item in encoded]
 
     def recognise(self, encoded: Sequence[Encoded], options: DecodeOptions) -> list[Recognised]:
+        self.most_recognised = max(self.most_recognised, len(encoded))
         word = TimedWord(text=options.language, start_seconds=0.0, end_seconds=0.5, probability=0.9)
         return [
             Recognised(
@@ -73,12 +84,14 @@ class Call:
             TrackState(track=track, speaker=reading.speaker_key(track, number))
             for number, track in enumerate(tracks)
         ]
-        monkeypatch.setattr(pipeline, "load_engine", lambda *args, **settings: ToneEngine())
+        self.engine = ToneEngine()
+        self.is_stopped = False
+        monkeypatch.setattr(pipeline, "load_engine", lambda *args, **settings: self.engine)
         self._recogniser = pipeline._Recogniser(
             Settings(model=ModelFiles(name="tone", directory=Path()), language=language),
             self.states,
             threads=1,
-            meter=Meter(lambda progress: None, lambda: False),
+            meter=Meter(lambda progress: None, lambda: self.is_stopped),
         )
         for state in self.states:
             state.language = language
@@ -121,6 +134,17 @@ def window(language: int, seconds: float) -> Window:
     return Window(samples=samples, pieces=(piece,))
 
 
+def packed(*spoken: tuple[str, float]) -> Window:
+    """One window of so many seconds in languages, each 10 s after the last."""
+    packer = WindowPacker(target_seconds=30.0)
+    for number, (language, seconds) in enumerate(spoken):
+        samples = window(LANGUAGES.index(language), seconds).samples
+        start = 10 * number * SAMPLE_RATE_HZ
+        packer.add(Utterance(start_sample=start, samples=samples, voiced_seconds=0.5))
+    (one,) = packer.finish()
+    return one
+
+
 def test_tracks_of_one_speaker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who came back has several tracks and one language: of most speech in all of them."""
     call = Call(monkeypatch, "ada", "", "ada")
@@ -160,17 +184,56 @@ def test_a_given_language_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_languages_in_one_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was packed together is taken apart where the language changes, and only there."""
     call = Call(monkeypatch, "ada")
-    packer = WindowPacker(target_seconds=24.0)
-    for number, language in enumerate(("en", "en", "de")):
-        samples = np.full(6 * SAMPLE_RATE_HZ, LANGUAGES.index(language), dtype=np.float32)
-        start = 10 * number * SAMPLE_RATE_HZ
-        packer.add(Utterance(start_sample=start, samples=samples, voiced_seconds=0.5))
-    (mixed,) = packer.finish()
+    mixed = packed(("en", 6), ("en", 6), ("de", 6))
 
     call.hear_windows((0, mixed), (0, window(0, 24)), is_last=True)
 
     heard = [(segment.language, segment.start_seconds) for segment in call.states[0].segments]
     assert sorted(heard) == [("de", 20.0), ("en", 0.0), ("en", 0.0)]
+
+
+def test_detection_costs_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is long enough to change the language is looked at, once, with its own padding."""
+    call = Call(monkeypatch, "ada")
+    mixed = packed(("en", 5), ("cy", 2), ("de", 6))
+
+    call.hear_windows((0, window(0, 24)), (0, window(0, 24)), (0, mixed), is_last=True)
+
+    assert sorted(call.heard[0]) == ["de", "en", "en", "en"]
+    alone, parts = [(5, 5), (6, 6)], [(7, 13), (6, 13)]
+    first_heard = [one for one in call.engine.encoded_seconds if one[1] != TRAINED_SECONDS]
+    assert first_heard == [(24, 24), (24, 24), (13, 13), *alone, *parts]
+    assert call.engine.detected == 3 + len(alone)
+
+
+def test_what_is_taken_apart_fits_into_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many parts windows have, no more are recognised together than the engine takes."""
+    call = Call(monkeypatch, "ada")
+    spoken = (("en", 6), ("de", 5), ("en", 6), ("de", 5))
+
+    call.hear_windows(
+        *((0, packed(*spoken)) for _ in range(call.engine.batch_windows)), is_last=True
+    )
+
+    assert sorted(call.heard[0]) == ["de"] * 16 + ["en"] * 16
+    assert call.engine.most_recognised == call.engine.batch_windows
+
+
+def test_detection_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks to stop does not wait until all pieces of a window were listened to."""
+    call = Call(monkeypatch, "ada")
+    call.hear((0, "en", 24), (0, "en", 24))
+    before = len(call.engine.encoded_seconds)
+    encode = call.engine.encode
+
+    def stop(samples: Samples, *, padded_seconds: float) -> Encoded:
+        call.is_stopped = True
+        return encode(samples, padded_seconds=padded_seconds)
+
+    monkeypatch.setattr(call.engine, "encode", stop)
+    with pytest.raises(SpeechError, match="stopped"):
+        call.hear_windows((0, packed(("en", 6), ("de", 6), ("en", 6))), is_last=True)
+    assert len(call.engine.encoded_seconds) == before + 1
 
 
 def test_same_name_is_not_the_same_speaker(monkeypatch: pytest.MonkeyPatch) -> None:

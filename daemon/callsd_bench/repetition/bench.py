@@ -17,6 +17,7 @@ from callsd_bench.shared.errors import BenchError
 from callsd_worker.captioner.decoding import DecodeWindow
 from callsd_worker.captioner.recognise import recognise as recognise_live
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised
+from callsd_worker.speech.errors import SpeechError
 from callsd_worker.speech.level import amplified
 from callsd_worker.speech.loading import ModelFiles, load_engine
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
@@ -55,8 +56,14 @@ class Report:
 
 
 def bench_repetition(model: Path, *, engine: str, utterances: int) -> Report:
-    """Judge one model in as many utterances of each kind. BenchError: it cannot be made to loop."""
-    loaded = load_engine(ModelFiles(name=model.name, directory=model), engine=engine, threads=1)
+    """Judge one model in as many utterances of each kind.
+
+    Raises BenchError: it cannot be loaded, or cannot be made to loop.
+    """
+    try:
+        loaded = load_engine(ModelFiles(name=model.name, directory=model), engine=engine, threads=1)
+    except SpeechError as error:
+        raise BenchError(error.message) from error
     hearings = (_in_transcript, _in_captions)
     kept, added, said = [0, 0], [0, 0], 0
     for number in range(utterances):

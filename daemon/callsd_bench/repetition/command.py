@@ -9,6 +9,7 @@ import click
 from callsd_bench.repetition.bench import Report, bench_repetition
 from callsd_bench.shared.errors import BenchError
 from callsd_bench.shared.weights import ensure_model
+from callsd_worker.speech.loading import ENGINES
 
 
 _MAX_UTTERANCES = 10_000
@@ -16,12 +17,7 @@ _MAX_UTTERANCES = 10_000
 
 @click.command()
 @click.option("--model", default="tiny.en", show_default=True)
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "ctranslate2", "whispercpp"]),
-    default="auto",
-    show_default=True,
-)
+@click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True)
 @click.option(
     "--utterances",
     type=click.IntRange(1, _MAX_UTTERANCES),

@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 
 from callsd_bench.shared.call import SAMPLE_CALL, read_beginning
+from callsd_bench.shared.noise import pink_noise
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 
 
@@ -61,7 +62,7 @@ def repeated(seed: int) -> Utterance:
         parts += [said, pause]
         times += 1
     samples = np.concatenate(parts)
-    noise = _pink(samples.size, random) * _SPEECH_LEVEL * 10 ** (random.uniform(-45, -25) / 20)
+    noise = pink_noise(samples.size, random) * _SPEECH_LEVEL * 10 ** (random.uniform(-45, -25) / 20)
     return Utterance(
         samples=(samples + noise).astype(np.float32),
         spoken_seconds=samples.size / SAMPLE_RATE_HZ,
@@ -76,7 +77,7 @@ def said_once(seed: int) -> Utterance:
     phrase, words = _phrase(random)
     tail = int(random.uniform(2.0, 6.0) * SAMPLE_RATE_HZ)
     size = phrase.size + tail
-    noise = (_pink, _white, _hum, _knocks)[int(random.integers(4))](size, random)
+    noise = (pink_noise, _white, _hum, _knocks)[int(random.integers(4))](size, random)
     noise *= float(random.choice([0.03, 0.1]))
     noise[: phrase.size] *= 0.3
     samples = noise + np.pad(phrase, (0, tail))
@@ -113,14 +114,6 @@ def _varied(phrase: Samples, random: np.random.Generator) -> Samples:
 
 def _white(size: int, random: np.random.Generator) -> Samples:
     return random.standard_normal(size).astype(np.float32)
-
-
-def _pink(size: int, random: np.random.Generator) -> Samples:
-    frequencies = np.fft.rfftfreq(size, 1 / SAMPLE_RATE_HZ)
-    frequencies[0] = frequencies[1]
-    noise = np.fft.irfft(np.fft.rfft(random.standard_normal(size)) / np.sqrt(frequencies), size)
-    pink: Samples = (noise / np.sqrt(np.mean(noise**2))).astype(np.float32)
-    return pink
 
 
 def _hum(size: int, random: np.random.Generator) -> Samples:

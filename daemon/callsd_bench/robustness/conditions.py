@@ -25,6 +25,7 @@ from callsd_bench.shared.call import (
     write_wav,
 )
 from callsd_bench.shared.errors import BenchError
+from callsd_bench.shared.noise import pink_noise
 from callsd_worker.media.decode import SAMPLE_RATE_HZ
 
 
@@ -65,7 +66,7 @@ Degrade = Callable[[Clip, Sequence[Clip]], Samples]
 
 def _pink(snr_db: float) -> Degrade:
     def degrade(clip: Clip, _: Sequence[Clip]) -> Samples:
-        noise = sound.pink_noise(clip.samples.size, _seeded("pink", clip.name))
+        noise = pink_noise(clip.samples.size, _seeded("pink", clip.name))
         return sound.with_noise(clip.samples, noise, snr_db=snr_db)
 
     return degrade
@@ -100,7 +101,7 @@ SPEECH: dict[str, Degrade] = {
 
 ALONE: dict[str, Callable[[Sequence[Clip]], Samples]] = {
     "noise-alone": lambda _: sound.louder(
-        sound.pink_noise(ALONE_SECONDS * SAMPLE_RATE_HZ, _seeded("pink", "alone")), _NOISE_DBFS
+        pink_noise(ALONE_SECONDS * SAMPLE_RATE_HZ, _seeded("pink", "alone")), _NOISE_DBFS
     ),
     "babble-alone": lambda clips: _distant_babble(clips, _seeded("babble", "alone")),
 }

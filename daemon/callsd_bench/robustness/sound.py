@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from callsd_bench.shared.noise import pink_noise
 from callsd_bench.shared.opus import PACKET_SAMPLES, opus_packets
 from callsd_worker.media.decode import SAMPLE_RATE_HZ
 from callsd_worker.media.live import Piece
@@ -31,7 +32,6 @@ LOSS_SHARE = 0.05
 _FRAME_SAMPLES = SAMPLE_RATE_HZ // 50
 # Stands for no sound at all, by which nothing can be divided.
 _SILENCE = 1e-12
-_QUIETEST_HZ = 20
 _EARLIEST_ECHO_SECONDS = 0.003
 _TELEPHONE_HZ = (300, 3400)
 _MU = 255
@@ -65,16 +65,6 @@ def with_noise(speech: Samples, noise: Samples, *, snr_db: float) -> Samples:
     ratio = speech_power(speech) / _power(noise)
     mixed = speech + louder(noise, 10 * math.log10(ratio) - snr_db)
     return (mixed / np.float32(max(1.0, float(np.abs(mixed).max())))).astype(np.float32)
-
-
-def pink_noise(length: int, random: Random) -> Samples:
-    """Noise with the same power in each octave, as of fans and roads; its mean square is 1."""
-
-    def response(hz: NDArray[Any]) -> NDArray[np.float64]:
-        return np.where(hz < _QUIETEST_HZ, 0, 1 / np.sqrt(np.maximum(hz, _QUIETEST_HZ)))
-
-    noise = _filtered(random.standard_normal(length).astype(np.float32), response)
-    return _as_loud(noise, 1.0)
 
 
 def babble(voices: Sequence[Samples], length: int, random: Random) -> Samples:

@@ -7,6 +7,7 @@ last one is often cut in the middle.
 
 from collections.abc import Sequence
 
+from callsd_worker.speech.loops import bare
 from callsd_worker.speech.sentences import goes_on, without_stop
 
 
@@ -119,8 +120,3 @@ def matching_prefix(prefix: Sequence[str], words: Sequence[str]) -> int:
         # Of equally good ends prefer the one with the same last word, then the one of like length.
         best = min(best, (costs[-1], plain != wanted[-1], abs(count - len(wanted)), count))
     return best[-1]
-
-
-def bare(word: str) -> str:
-    """A word without case and punctuation; punctuation alone stays as it is."""
-    return "".join(letter for letter in word.casefold() if letter.isalnum()) or word.strip()

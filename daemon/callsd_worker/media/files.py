@@ -12,6 +12,10 @@ from pathlib import Path
 Source = Path | int
 """A file: its path, or a descriptor that is open for reading and stays so."""
 
+MAX_PARTS = 10_000
+"""More than two days of songs put end to end; what follows is one part. A file of nothing but
+headers would be millions."""
+
 _RIFF_UNKNOWN_BYTES = 0x7FFF_0000
 
 _OGG_HEAD_BYTES = 27
@@ -97,7 +101,7 @@ class MediaFile:
         links = itertools.chain(
             _ogg_links(self.descriptor, self.size_bytes), _wav_links(self.descriptor)
         )
-        starts = [0, *links, self.size_bytes]
+        starts = [0, *itertools.islice(links, MAX_PARTS - 1), self.size_bytes]
         return [Section(self.descriptor, start, end) for start, end in itertools.pairwise(starts)]
 
     def riff_missing_bytes(self) -> int:

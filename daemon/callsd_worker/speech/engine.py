@@ -72,7 +72,7 @@ class Engine(Protocol):
     is_multilingual: bool
     languages: frozenset[str]
     detects_from_encoding: bool
-    """Whether to detect a language costs next to nothing, as the window is encoded already."""
+    """Whether to detect a language takes one token of the decoder, and no more of the encoder."""
     usual_beam_size: int
     """Number of hypotheses with the best value with this engine."""
     batch_windows: int

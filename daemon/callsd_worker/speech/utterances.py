@@ -2,7 +2,7 @@
 """Cuts a track into utterances: stretches of speech without a long pause.
 
 One `UtteranceFinder` per track takes audio in blocks of any size and returns finished utterances.
-Silence costs an energy sum and is not kept.
+Silence is not kept.
 """
 
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ from callsd_worker.speech.vad import (
 
 
 class VoiceGate:
-    """See above. Silence costs an energy sum; the network hears quiet speech amplified."""
+    """See above. The network is not asked about silence, and hears quiet speech amplified."""
 
     def __init__(
         self, detector: VoiceDetector, *, floor_dbfs: float, hangover_seconds: float

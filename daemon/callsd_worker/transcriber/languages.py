@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which language each speaker speaks: decided once, from speech of all of the speaker's tracks."""
+"""Which language each speaker speaks, by speech of all of the speaker's tracks.
+
+It is decided once for the speaker; where it changes is found in `stretches.py`.
+"""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -23,8 +26,11 @@ CERTAIN_SECONDS = 4.0
 
 Speaker = TypeVar("Speaker", bound=Hashable)
 
-Vote = tuple[Mapping[str, float], float]
-"""Probabilities of the languages in a window, and its seconds."""
+Odds = Mapping[str, float]
+"""Probabilities of the languages in a window."""
+
+Vote = tuple[Odds, float]
+"""Of a window, and its seconds."""
 
 
 def check_language(language: str, engine: Engine, *, model: str, task: str) -> None:

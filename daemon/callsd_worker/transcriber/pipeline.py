@@ -16,6 +16,7 @@ from callsd_worker.speech.windows import Window
 from callsd_worker.transcriber.languages import (
     MAX_WAITING_SECONDS,
     PROBE_SECONDS,
+    Odds,
     Vote,
     check_language,
     choose_probes,
@@ -137,7 +138,7 @@ class _Recogniser:
             by_language[state.language].append((state, window))
         for same_language in by_language.values():
             for batch in self._batches(same_language):
-                self._recognise_batch(batch, self._encode(batch))
+                self._recognise_batch(batch, self._encode(batch), [None] * len(batch))
         self._meter.end_round()
 
     def _ready(self, windows: list[OwnedWindow], *, is_last: bool) -> list[OwnedWindow]:
@@ -172,19 +173,18 @@ class _Recogniser:
         if not probes:
             return windows
         votes: dict[SpeakerKey, list[Vote]] = defaultdict(list)
-        encodings = []
+        detected = []
         for batch in self._batches(probes):
             encoded = self._encode(batch)
-            encodings.append((batch, encoded))
-            for (state, window), probabilities in zip(
-                batch, self._engine.detect_language(encoded), strict=True
-            ):
+            odds = self._engine.detect_language(encoded)
+            detected.append((batch, encoded, odds))
+            for (state, window), probabilities in zip(batch, odds, strict=True):
                 votes[state.speaker].append((probabilities, window.seconds))
         languages = decide(votes, _spoken(self._states))
         for state in self._states:
             state.language = state.language or languages.get(state.speaker, "")
-        for batch, encoded in encodings:
-            self._recognise_batch(batch, encoded)
+        for batch, encoded, odds in detected:
+            self._recognise_batch(batch, encoded, odds)
         used = {id(window) for _, window in probes}
         return [(state, window) for state, window in windows if id(window) not in used]
 
@@ -206,34 +206,51 @@ class _Recogniser:
     def _padded_seconds(self, batch: list[OwnedWindow]) -> float:
         return self._engine.padded_seconds(max(window.seconds for _, window in batch))
 
-    def _recognise_batch(self, batch: list[OwnedWindow], encoded: list[Encoded]) -> None:
+    def _recognise_batch(
+        self, batch: list[OwnedWindow], encoded: list[Encoded], odds: Sequence[Odds | None]
+    ) -> None:
+        """Recognise windows; `odds` of those whose language was detected already."""
+        padded_seconds = self._padded_seconds(batch)
         by_language: dict[str, list[tuple[TrackState, Stretch]]] = defaultdict(list)
-        for (state, window), item in zip(batch, encoded, strict=True):
-            for stretch in self._stretches(batch, state, window, item):
+        for (state, window), item, own in zip(batch, encoded, odds, strict=True):
+            for stretch in self._stretches(state, window, item, own, padded_seconds):
                 by_language[stretch.language].append((state, stretch))
-        for language, same in sorted(by_language.items()):
-            results = recognise(
-                self._engine,
-                [stretch.window for _, stretch in same],
-                [stretch.encoded for _, stretch in same],
-                self._options(language),
-                self._meter.check,
-            )
-            for (state, _), parts in zip(same, results, strict=True):
-                state.segments += place(
-                    parts,
-                    speaker=state.track.speaker,
-                    language=language,
-                    call_seconds=state.call_seconds,
-                )
-                for window, result in parts:
-                    state.unheard += unheard_in(
-                        window, result, call_seconds=state.call_seconds, task=self._settings.task
-                    )
+        size = self._engine.batch_windows
+        for _, same in sorted(by_language.items()):
+            # A window that was taken apart is several.
+            for first in range(0, len(same), size):
+                self._recognise_stretches(same[first : first + size])
         self._meter.add_recognised(sum(window.seconds for _, window in batch))
 
+    def _recognise_stretches(self, same: list[tuple[TrackState, Stretch]]) -> None:
+        """Recognise stretches in one language, and add the segments to their tracks."""
+        language = same[0][1].language
+        results = recognise(
+            self._engine,
+            [stretch.window for _, stretch in same],
+            [stretch.encoded for _, stretch in same],
+            self._options(language),
+            self._meter.check,
+        )
+        for (state, _), parts in zip(same, results, strict=True):
+            state.segments += place(
+                parts,
+                speaker=state.track.speaker,
+                language=language,
+                call_seconds=state.call_seconds,
+            )
+            for window, result in parts:
+                state.unheard += unheard_in(
+                    window, result, call_seconds=state.call_seconds, task=self._settings.task
+                )
+
     def _stretches(
-        self, batch: list[OwnedWindow], state: TrackState, window: Window, encoded: Encoded
+        self,
+        state: TrackState,
+        window: Window,
+        encoded: Encoded,
+        odds: Odds | None,
+        padded_seconds: float,
     ) -> list[Stretch]:
         """The window, or what is in it in several languages if these are to be detected."""
         if not self._engine.detects_from_encoding or self.given_language(state.track):
@@ -242,8 +259,10 @@ class _Recogniser:
             self._engine,
             window,
             encoded,
+            odds,
             language=state.language,
-            padded_seconds=self._padded_seconds(batch),
+            padded_seconds=padded_seconds,
+            check=self._meter.check,
         )
 
     def _options(self, language: str) -> DecodeOptions:

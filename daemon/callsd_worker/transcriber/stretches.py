@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """In which language each stretch of a track is, as speakers change between languages."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 from callsd_worker.speech.engine import Encoded, Engine
 from callsd_worker.speech.windows import Window
-from callsd_worker.transcriber.languages import CERTAIN_SECONDS
+from callsd_worker.transcriber.languages import CERTAIN_SECONDS, Odds
 
 
 _CHANGE_PROBABILITY = 0.3
@@ -29,37 +29,50 @@ class Stretch:
 
 
 def stretches(
-    engine: Engine, window: Window, encoded: Encoded, *, language: str, padded_seconds: float
+    engine: Engine,
+    window: Window,
+    encoded: Encoded,
+    odds: Odds | None,
+    *,
+    language: str,
+    padded_seconds: float,
+    check: Callable[[], None],
 ) -> list[Stretch]:
     """The window if one language is spoken in it, else its parts.
 
-    `language` is that of the speaker, `padded_seconds` what the window is encoded with.
+    `odds` are those of the window if they are known, `language` is that of the speaker,
+    `padded_seconds` what the window is encoded with. `check` is called before each encoding, and
+    may raise.
     """
-
-    def encode(part: Window) -> Encoded:
-        return engine.encode(part.samples, padded_seconds=padded_seconds)
-
-    odds = engine.detect_language([encoded])[0]
+    if window.seconds < CERTAIN_SECONDS:
+        return [Stretch(window=window, encoded=encoded, language=language)]
+    odds = odds or engine.detect_language([encoded])[0]
     if len(window.pieces) == 1 or odds.get(language, 0.0) >= _PURE_PROBABILITY:
-        spoken = _language(odds, window.seconds, language)
-        return [Stretch(window=window, encoded=encoded, language=spoken)]
+        return [Stretch(window=window, encoded=encoded, language=_language(odds, language))]
     languages = []
     for piece in window.unpacked():
-        odds = engine.detect_language([encode(piece)])[0]
-        language = _language(odds, piece.seconds, language)
+        if piece.seconds >= CERTAIN_SECONDS:
+            check()
+            alone = engine.encode(
+                piece.samples, padded_seconds=engine.padded_seconds(piece.seconds)
+            )
+            language = _language(engine.detect_language([alone])[0], language)
         languages.append(language)
     changes = [at for at in range(1, len(languages)) if languages[at] != languages[at - 1]]
     if not changes:
         return [Stretch(window=window, encoded=encoded, language=language)]
-    parts = [
-        (window.part(first, after), languages[first])
-        for first, after in pairwise([0, *changes, len(languages)])
-    ]
-    return [Stretch(window=part, encoded=encode(part), language=spoken) for part, spoken in parts]
+    found = []
+    for first, after in pairwise([0, *changes, len(languages)]):
+        part = window.part(first, after)
+        check()
+        # With the padding of the window, as it is recognised beside whole ones.
+        again = engine.encode(part.samples, padded_seconds=padded_seconds)
+        found.append(Stretch(window=part, encoded=again, language=languages[first]))
+    return found
 
 
-def _language(odds: Mapping[str, float], seconds: float, before: str) -> str:
-    """The language after `before` in so many seconds of speech."""
+def _language(odds: Odds, before: str) -> str:
+    """The language of enough speech, after `before`."""
     leader = max(odds, key=odds.__getitem__)
     is_other = odds[leader] >= max(_CHANGE_PROBABILITY, _CHANGE_RATIO * odds.get(before, 0.0))
-    return leader if is_other and seconds >= CERTAIN_SECONDS else before
+    return leader if is_other else before

@@ -35,7 +35,8 @@ class Settings:
     ggml_type: str = GGML_TYPE
     """For whispercpp: "q8_0" or "f16"."""
     language: str = ""
-    """For tracks that set none; empty: detected for each speaker, and again when it changes."""
+    """For tracks that set none; empty: detected for each speaker. Changes of it are
+    found by engines with `detects_from_encoding`."""
     task: str = "transcribe"
     """"transcribe", or "translate" into English."""
     initial_prompt: str = ""
