@@ -99,6 +99,22 @@ class TestPlainFiles:
 
         assert read_regular(tmp_path / "file", 5) == b"words"
 
+    @pytest.mark.parametrize(
+        "how", [open_regular, lambda path: open_beneath(path.parent, Path(path.name))]
+    )
+    def test_no_status(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Callable[[Path], int]
+    ) -> None:
+        """What cannot be looked at does not stay open either."""
+        (tmp_path / "file").write_bytes(b"words")
+
+        def fail(_descriptor: int) -> os.stat_result:
+            raise OSError(errno.EIO, "it fails")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fstat", fail)
+            assert number_of(lambda: how(tmp_path / "file")) == errno.EIO
+
     @pytest.mark.parametrize("make", STRANGE, ids=lambda make: make.__name__)
     def test_anything_else(self, tmp_path: Path, make: Callable[[Path], None]) -> None:
         """A pipe, a link, a directory and a file with two names are refused, and not waited for."""
@@ -334,3 +350,23 @@ class TestFilePool:
                 await pool.run(open_regular, tmp_path / "nothing")
         finally:
             pool.close()
+
+    async def test_late_descriptor(self, tmp_path: Path) -> None:
+        """What a slow disk opens when nobody waits any more does not stay open."""
+        pool, go_on, opened = FilePool(threads=1), threading.Event(), list[int]()
+        (tmp_path / "file").write_bytes(b"words")
+
+        def opener() -> int:
+            assert go_on.wait(10)
+            opened.append(open_regular(tmp_path / "file"))
+            return opened[-1]
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await pool.open(opener)
+        go_on.set()
+        await pool.run(lambda: None)  # behind it, on the only thread
+
+        (descriptor,) = opened
+        assert not Path(f"/proc/self/fd/{descriptor}").exists()
+        pool.close()

@@ -159,8 +159,10 @@ def is_whole(outcome: Outcome, directory: Path) -> bool:
             if problem.errno in PASSING_ERRNOS:
                 raise
             return False
-        size = os.fstat(descriptor).st_size
-        os.close(descriptor)
+        try:
+            size = os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
         if size != artifact.size_bytes:
             return False
     return True
