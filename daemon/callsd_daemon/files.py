@@ -40,10 +40,11 @@ PASSING_ERRNOS = SCARCE_ERRNOS | DISK_ERRNOS
 
 def as_refusal(problem: OSError) -> CallsdError | None:
     """What a client is told for whom a file could not be used; None when it is no passing error."""
-    if problem.errno in (errno.EMFILE, errno.ENFILE):
+    if problem.errno in SCARCE_ERRNOS:
         return CallsdError(
             Reason.SLOTS_EXHAUSTED,
-            "the daemon has no file descriptors left: try again, or raise LimitNOFILE",
+            f"the daemon lacks file descriptors or memory ({problem.strerror}): try again, or "
+            "raise LimitNOFILE or MemoryMax",
             retry_after_seconds=1.0,
         )
     if problem.errno in DISK_ERRNOS:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from callsd_daemon import files as module
+from callsd_daemon.domain.errors import Reason
 from callsd_daemon.files import (
     POOL_THREADS,
     FilePool,
@@ -320,6 +321,16 @@ class TestWriteWhole:
         assert secret.read_bytes() == b"secret"
         assert (tmp_path / "file").read_bytes() == b"new"
         assert not (tmp_path / "file").is_symlink()
+
+
+@pytest.mark.parametrize("number", sorted(module.SCARCE_ERRNOS))
+def test_scarce(number: int) -> None:
+    """Whatever the system lacks for a while, a client is told to try again."""
+    refusal = module.as_refusal(OSError(number, os.strerror(number)))
+
+    assert refusal is not None
+    assert refusal.reason is Reason.SLOTS_EXHAUSTED
+    assert refusal.retry_after_seconds
 
 
 class TestFilePool:
