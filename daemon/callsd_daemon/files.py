@@ -40,10 +40,11 @@ PASSING_ERRNOS = SCARCE_ERRNOS | DISK_ERRNOS
 
 def as_refusal(problem: OSError) -> CallsdError | None:
     """What a client is told for whom a file could not be used; None when it is no passing error."""
-    if problem.errno in (errno.EMFILE, errno.ENFILE):
+    if problem.errno in SCARCE_ERRNOS:
         return CallsdError(
             Reason.SLOTS_EXHAUSTED,
-            "the daemon has no file descriptors left: try again, or raise LimitNOFILE",
+            f"the daemon lacks file descriptors or memory ({problem.strerror}): try again, or "
+            "raise LimitNOFILE or MemoryMax",
             retry_after_seconds=1.0,
         )
     if problem.errno in DISK_ERRNOS:
@@ -72,12 +73,7 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, dir_fd: int | No
     With O_CREAT, a new file gets mode 0600. Raises OSError; EINVAL when it is anything else.
     """
     descriptor = os.open(path, flags | UNTRUSTED_FLAGS, 0o600, dir_fd=dir_fd)
-    try:
-        with naming(path):
-            status = os.fstat(descriptor)
-    except OSError:
-        os.close(descriptor)
-        raise
+    status = _status(descriptor, path)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a plain file", str(path))
@@ -112,10 +108,20 @@ def open_beneath(root: Path, path: Path) -> int:
         descriptor = os.open(name, os.O_RDONLY | UNTRUSTED_FLAGS, dir_fd=folder)
     finally:
         os.close(folder)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if not stat.S_ISREG(_status(descriptor, path).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a plain file", str(path))
     return descriptor
+
+
+def _status(descriptor: int, path: str | Path) -> os.stat_result:
+    """What a file is that was just opened; it is closed when that cannot be told."""
+    try:
+        with naming(path):
+            return os.fstat(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -160,6 +166,23 @@ class FilePool:
         call = functools.partial(work, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
+    async def open(self, opener: Callable[[], int]) -> int:
+        """Have a file opened; the caller closes the descriptor.
+
+        One that comes when nobody waits for it any more is closed here.
+        """
+        opening = asyncio.get_running_loop().run_in_executor(self._threads, opener)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_late)
+            raise
+
     def close(self) -> None:
         """Accept nothing more; operations that hang are abandoned."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _close_late(opening: asyncio.Future[int]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result())

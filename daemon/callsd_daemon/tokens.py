@@ -75,8 +75,9 @@ class TokenFile:
         self._path = path
         self._directory: int | None = None
         self._trouble = ""
-        self._stamp: tuple[int, int] | None = None
-        self._tokens: dict[str, Token] = {}
+        self._known: tuple[tuple[int, int] | None, dict[str, Token]] = (None, {})
+        """The content of the file and its stamp. Set at once: several threads read the file, and
+        older content under a newer stamp would undo a revocation."""
 
     def create(
         self, name: str, scopes: tuple[str, ...], expires_in_seconds: float | None = None
@@ -147,7 +148,7 @@ class TokenFile:
     def is_known(self) -> bool:
         """Whether the file is as it was when it was last read: looking at it takes no time."""
         try:
-            return self._stamp == _stamp(self._path.lstat())
+            return self._known[0] == _stamp(self._path.lstat())
         except OSError:
             return False
 
@@ -175,22 +176,23 @@ class TokenFile:
         path: str | Path = self._path if directory is None else name
         try:
             stamp = _stamp(os.stat(path, dir_fd=directory, follow_symlinks=False))
-            if stamp == self._stamp:
-                return self._tokens
+            known, tokens = self._known
+            if stamp == known:
+                return tokens
             content = _read(path, directory)
         except FileNotFoundError:
             return {}
         except OSError as problem:
             raise TokenFileError(_unusable(self._path, problem)) from problem
         try:
-            self._tokens = _decoder.decode(content)
+            tokens = _decoder.decode(content)
         except (msgspec.DecodeError, UnicodeDecodeError) as problem:
             raise TokenFileError(
                 f"{self._path} is damaged ({problem}): restore it, or remove it and make the "
                 "tokens anew"
             ) from problem
-        self._stamp = stamp
-        return self._tokens
+        self._known = (stamp, tokens)
+        return tokens
 
     def _log_once(self, trouble: str) -> None:
         """Log a problem once, not with every request."""

@@ -4,7 +4,7 @@
 A captioner works differently: see `callsd_worker.session.captions`.
 
 Exit codes: 0 = the outcome is delivered, or left for the daemon to find; 2 = no bootstrap; 3 = the
-daemon gave no work.
+daemon gave no work, or no file of it, in time.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from callsd_worker.session.bootstrap import (
 )
 from callsd_worker.session.client import Session
 from callsd_worker.session.failures import failure_of
-from callsd_worker.session.inputs import Inputs
+from callsd_worker.session.inputs import InputError, Inputs
 from callsd_worker.session.outcome import has_outcome, write_outcome
 
 
@@ -65,7 +65,12 @@ def main() -> int:
 
         hold_code(session.directory)
     if session.start(ASSIGNMENT_TIMEOUT_SECONDS):
-        failure = _work(session, bootstrap)
+        try:
+            failure = _work(session, bootstrap)
+        except InputError as error:
+            # That says nothing about the file: without an outcome another worker asks for it.
+            log.error("the daemon gave no file in time: %s", error)  # noqa: TRY400 - no bug of ours
+            return EXIT_NO_WORK
     elif session.should_stop():
         failure = ("CANCELLED", "stopped before it began")
     else:
@@ -93,7 +98,10 @@ def _salvage(session: Session, bootstrap: Bootstrap) -> None:
 
 
 def _work(session: Session, bootstrap: Bootstrap) -> tuple[str, str] | None:
-    """Do the work; the reason and message of its failure, or None when it is done."""
+    """Do the work; the reason and message of its failure, or None when it is done.
+
+    Raises InputError when the daemon was away for too long, or could not open a file for now.
+    """
     assert session.assignment is not None
     try:
         match session.assignment.WhichOneof("work"):
@@ -115,6 +123,8 @@ def _work(session: Session, bootstrap: Bootstrap) -> tuple[str, str] | None:
                 capture(session, bootstrap)
             case unknown:
                 return "KIND_UNAVAILABLE", f"this worker does not know the work {unknown}"
+    except InputError:
+        raise
     except Exception as error:  # noqa: BLE001 - the root of the work; what is unknown is logged
         return failure_of(error)
     return None

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of models, as they are opened for workers."""
 
+import errno
 import os
 import stat
 from pathlib import Path
 
+import pytest
+
+from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.kinds.models import _open
 
 
@@ -36,3 +40,24 @@ class TestMode:
         os.close(_open(path))
 
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+class TestFailing:
+    """What an error says about a model."""
+
+    @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+    def test_passing(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        """A disk that fails for now, and scarce descriptors, say nothing: it is asked again."""
+
+        def fail(*_: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "open", fail)
+        with pytest.raises(OSError, match=os.strerror(number)):
+            _open(Path("model.bin"))
+
+    def test_gone(self, tmp_path: Path) -> None:
+        """A file that is not there makes it invalid."""
+        with pytest.raises(CallsdError) as told:
+            _open(tmp_path / "model.bin")
+        assert told.value.reason is Reason.MODEL_INVALID

@@ -410,6 +410,43 @@ class TestOthers:
             assert compared == [digest(made) for made in secrets]
 
 
+class OvertakenFile(TokenFile):
+    """While it takes over what it has read, a thread that read before is just done, too."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.before: Callable[[], object] | None = None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name != "before" and (late := self.__dict__.get("before")) is not None:
+            self.before = None
+            late()
+
+
+class TestThreads:
+    """Several threads read the file at once."""
+
+    def test_overtaken(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One that is late does not bring a revoked token back."""
+        tokens = OvertakenFile(path)
+        secret = tokens.create("plugin", READ)
+        content, stamp = path.read_bytes(), module._stamp(path.stat())
+        TokenFile(path).revoke("plugin")
+
+        def read_before() -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "_read", lambda _path, _directory: content)
+                patch.setattr(module, "_stamp", lambda _status: stamp)
+                assert tokens.look_up(secret) is not None
+
+        tokens.before = read_before
+        tokens.find("anything")
+
+        assert tokens.before is None
+        assert tokens.look_up(secret) is None
+
+
 class TestOwner:
     """The token of the user who runs the daemon."""
 

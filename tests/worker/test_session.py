@@ -17,6 +17,8 @@ import callsd_worker
 from callsd_ipc.names import ARTIFACTS, MAX_OUTCOME_BYTES, OUTCOME
 from callsd_ipc.v1 import worker_pb2
 from callsd_worker.capture.call import JoinError
+from callsd_worker.main import _work
+from callsd_worker.session import inputs
 from callsd_worker.session.bootstrap import (
     hello,
     is_captioner,
@@ -87,7 +89,6 @@ class TestBootstrap:
     ("error", "reason"),
     [
         (JoinError("the call was not joined within 45 s"), "CALL_UNAVAILABLE"),
-        (InputError("it is gone"), "MEDIA_NOT_FOUND"),
         (RefusedInputError("it is gone"), "MEDIA_NOT_FOUND"),
         (OSError(errno.ENOSPC, "No space left on device"), "DISK_FULL"),
         (ValueError("a bug"), "INTERNAL"),
@@ -100,6 +101,24 @@ def test_failures(error: Exception, reason: str) -> None:
 
     assert found == reason
     assert message
+
+
+def test_no_file_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that gives no file for now says nothing about the job: another worker may do it."""
+    monkeypatch.setattr(inputs, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(os, "nice", lambda _more: 0)
+    bootstrap = worker_pb2.Bootstrap(file_socket=str(tmp_path / "files.sock"))
+    work = worker_pb2.TranscriptionWork(model_files=[worker_pb2.FilePin(path="model.bin")])
+    session = SimpleNamespace(
+        assignment=worker_pb2.Assignment(transcription=work),
+        directory=tmp_path,
+        generation=1,
+        report=lambda _status: None,
+    )
+
+    with pytest.raises(InputError):
+        _work(cast(Session, session), bootstrap)
+    assert not has_outcome(tmp_path, 1)
 
 
 class TestLogTail:

@@ -23,7 +23,7 @@ from .conftest import SAMPLE_CALL
 class Worker:
     """What the work asks of its session, and of its inputs."""
 
-    def __init__(self, directory: Path, model: Path, files: Sequence[Path | InputError]) -> None:
+    def __init__(self, directory: Path, model: Path, files: Sequence[Path | Exception]) -> None:
         """Instead of a file may stand why there is none."""
         self.directory, self.generation = directory, 1
         self.assignment = worker_pb2.Assignment(
@@ -56,7 +56,7 @@ class Worker:
     def open(self, name: str) -> int:
         """A file of the assignment."""
         file = self._files[int(name.removeprefix("media/"))]
-        if isinstance(file, InputError):
+        if isinstance(file, Exception):
             raise file
         self._descriptors.append(os.open(file, os.O_RDONLY))
         return self._descriptors[-1]

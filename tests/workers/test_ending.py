@@ -3,6 +3,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -21,8 +22,12 @@ from callsd_daemon.domain.recording import (
 from callsd_daemon.metrics import MEDIA_SECONDS
 from callsd_daemon.workers import ending
 from callsd_daemon.workers.ending import EndRules, is_retried, settle
-from callsd_ipc.names import ARTIFACTS
+from callsd_daemon.workers.launchers.launcher import Launcher
+from callsd_daemon.workers.launchers.local import Directories
+from callsd_ipc.names import ARTIFACTS, OUTCOME
+from callsd_ipc.v1 import worker_pb2
 from tests.helpers.jobs import NOW, WORKER, make_job
+from tests.helpers.kinds import KINDS
 
 
 NOT_OF_THE_JOB = {
@@ -128,3 +133,41 @@ class TestSalvaged:
         ending.count(settle(recording(), RECORDED, KILLED, NOW, RULES, is_at_end=True))
 
         assert counter._value.get() - before == 9.5
+
+
+class TestDiscarded:
+    """What is left of an attempt goes, unless it is all there is of a recording."""
+
+    @pytest.fixture
+    def job_directory(self, tmp_path: Path) -> Path:
+        """A recording was finished; its file is half taken over, its outcome is not."""
+        folder = tmp_path / "jobs" / "job" / ARTIFACTS
+        spool = tmp_path / "workers" / "job"
+        for path in (folder, spool, tmp_path / "trash"):
+            path.mkdir(parents=True)
+        (folder / ".recording.mp4.part").write_bytes(b"mp4")
+        (spool / OUTCOME).write_bytes(b"outcome")
+        return folder.parent
+
+    def left(self, job: Job, job_directory: Path) -> tuple[bool, bool]:
+        """Whether draft and spool are there when the job's end is done with."""
+        top = job_directory.parents[1]
+        directories = Directories(top / "workers", top / "trash", mode=0o700)
+        ending.discard(job, KINDS[RECORDING], job_directory, cast(Launcher, directories))
+        draft = job_directory / ARTIFACTS / ".recording.mp4.part"
+        return draft.exists(), (top / "workers" / "job").exists()
+
+    def test_not_taken_over(self, job_directory: Path) -> None:
+        """A finished recording that could not be taken over stays for a person."""
+        assert self.left(recording(State.FAILED), job_directory) == (True, True)
+
+    def test_taken_over(self, job_directory: Path) -> None:
+        """Of an outcome that was taken over nothing else is needed, though it tells of failure."""
+        message = worker_pb2.Outcome(generation=1, failure_reason="PAGE_UNAVAILABLE")
+        (job_directory / OUTCOME).write_bytes(message.SerializeToString())
+
+        assert self.left(recording(State.FAILED), job_directory) == (False, False)
+
+    def test_succeeded(self, job_directory: Path) -> None:
+        """A job that has its result leaves nothing else."""
+        assert self.left(recording(State.SUCCEEDED), job_directory) == (False, False)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from callsd_daemon import files as module
+from callsd_daemon.domain.errors import Reason
 from callsd_daemon.files import (
     POOL_THREADS,
     FilePool,
@@ -98,6 +99,22 @@ class TestPlainFiles:
         (tmp_path / "file").write_bytes(b"words")
 
         assert read_regular(tmp_path / "file", 5) == b"words"
+
+    @pytest.mark.parametrize(
+        "how", [open_regular, lambda path: open_beneath(path.parent, Path(path.name))]
+    )
+    def test_no_status(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Callable[[Path], int]
+    ) -> None:
+        """What cannot be looked at does not stay open either."""
+        (tmp_path / "file").write_bytes(b"words")
+
+        def fail(_descriptor: int) -> os.stat_result:
+            raise OSError(errno.EIO, "it fails")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fstat", fail)
+            assert number_of(lambda: how(tmp_path / "file")) == errno.EIO
 
     @pytest.mark.parametrize("make", STRANGE, ids=lambda make: make.__name__)
     def test_anything_else(self, tmp_path: Path, make: Callable[[Path], None]) -> None:
@@ -306,6 +323,16 @@ class TestWriteWhole:
         assert not (tmp_path / "file").is_symlink()
 
 
+@pytest.mark.parametrize("number", sorted(module.SCARCE_ERRNOS))
+def test_scarce(number: int) -> None:
+    """Whatever the system lacks for a while, a client is told to try again."""
+    refusal = module.as_refusal(OSError(number, os.strerror(number)))
+
+    assert refusal is not None
+    assert refusal.reason is Reason.SLOTS_EXHAUSTED
+    assert refusal.retry_after_seconds
+
+
 class TestFilePool:
     """Threads for disks that may hang."""
 
@@ -334,3 +361,23 @@ class TestFilePool:
                 await pool.run(open_regular, tmp_path / "nothing")
         finally:
             pool.close()
+
+    async def test_late_descriptor(self, tmp_path: Path) -> None:
+        """What a slow disk opens when nobody waits any more does not stay open."""
+        pool, go_on, opened = FilePool(threads=1), threading.Event(), list[int]()
+        (tmp_path / "file").write_bytes(b"words")
+
+        def opener() -> int:
+            assert go_on.wait(10)
+            opened.append(open_regular(tmp_path / "file"))
+            return opened[-1]
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await pool.open(opener)
+        go_on.set()
+        await pool.run(lambda: None)  # behind it, on the only thread
+
+        (descriptor,) = opened
+        assert not Path(f"/proc/self/fd/{descriptor}").exists()
+        pool.close()

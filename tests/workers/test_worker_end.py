@@ -134,9 +134,8 @@ class TestInputs:
     async def test_away_for_good(self, found: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nobody waits for ever."""
         monkeypatch.setattr(inputs, "PATIENCE_SECONDS", 0.05)
-        with pytest.raises(InputError) as problem:
+        with pytest.raises(InputError):
             await asyncio.to_thread(found.open, "media/0")
-        assert not isinstance(problem.value, RefusedInputError)
 
 
 class TestSession:

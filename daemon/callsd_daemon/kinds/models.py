@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.files import SCARCE_ERRNOS
+from callsd_daemon.files import PASSING_ERRNOS
 from callsd_daemon.kinds.kind import ModelFile
 from callsd_daemon.models.store import ModelStatus, ModelStore
 
@@ -52,7 +52,7 @@ def _open(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as problem:
-        if problem.errno in SCARCE_ERRNOS:
+        if problem.errno in PASSING_ERRNOS:
             raise
         raise CallsdError(
             Reason.MODEL_INVALID,

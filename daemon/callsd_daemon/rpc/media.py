@@ -2,10 +2,10 @@
 """MediaService."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import grpc
 
@@ -25,6 +25,8 @@ from callsd_daemon.workers.housekeeping import needed_uploads
 MAX_CHUNK_BYTES = 256 * 1024
 CHUNK_TIMEOUT_SECONDS = 60.0
 """How long an uploading client may be silent before its stream is ended; it can resume."""
+
+P = ParamSpec("P")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -81,7 +83,8 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
         start: media_pb2.UploadStart,
     ) -> None:
         size = start.size_bytes
-        with await asyncio.to_thread(path.open, "ab") as file:
+        file = await asyncio.to_thread(path.open, "ab")
+        try:
             received = file.tell()
             while (request := await _next(requests)) is not None:
                 chunk = request.chunk
@@ -94,8 +97,10 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
                         "have arrived: go on from there",
                         metadata={"received_bytes": str(received)},
                     )
-                await asyncio.to_thread(self._uploads.append, start.upload_id, file, chunk.data)
+                await _to_its_end(self._uploads.append, start.upload_id, file, chunk.data)
                 received += len(chunk.data)
+        finally:
+            await _to_its_end(file.close)
 
     async def GetUpload(
         self, request: media_pb2.GetUploadRequest, context: Context
@@ -132,6 +137,20 @@ class MediaService(media_pb2_grpc.MediaServiceServicer):
             complete=complete,
             expire_time=convert.timestamp(expire_time),
         )
+
+
+async def _to_its_end(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Do it on a thread, and wait for that one even when this is cancelled.
+
+    What the thread uses stays in use: closing a file that it writes would hold up everybody, and
+    the next sender would write beside it.
+    """
+    doing = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.gather(doing, return_exceptions=True)
+        raise
 
 
 async def _next(

@@ -2,6 +2,8 @@
 """Writes down how an attempt ended, which releases what the job held or starts the next attempt."""
 
 import asyncio
+import errno
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -71,11 +73,15 @@ class Conclusion:
 
         Its worker has ended at `end_time`; `made` is the outcome of an attempt that leaves none in
         a file. Live work that another worker goes on with keeps its reservation: returns what that
-        one is given. Does not give up: nobody else would do it, until the daemon is restarted.
+        one is given. Does not give up: nobody else would do it, until the daemon is restarted. Only
+        an outcome that the disk does not give back counts as none after a while.
         """
+        deadline = time.monotonic() + self._kinds[job.kind].salvage_seconds
         while True:
             try:
-                return await self._conclude(job, failure, rules, end_time, made)
+                return await self._conclude(
+                    job, failure, rules, end_time, made=made, deadline=deadline
+                )
             except OSError as problem:
                 # The disk, or what the system lacks for a while.
                 log.warning("conclusion_delayed", job_id=job.id, problem=str(problem))
@@ -89,14 +95,16 @@ class Conclusion:
         failure: Failure,
         rules: EndRules,
         end_time: datetime,
+        *,
         made: Outcome | None,
+        deadline: float,
     ) -> Grant | None:
         # The reservation is released: nothing may be left that uses it.
         worker = self._starter.worker_id(job)
         if worker is not None and not await self._launcher.sweep(worker):
             log.error("processes_left", job_id=job.id)
         directory, kind = self._directory / job.id, self._kinds[job.kind]
-        outcome = await self._pool.run(ending.taken_over, job, directory, made)
+        outcome = await self._taken_over(job, made, deadline)
 
         def write(tx: Transaction) -> tuple[Grant, bool] | None:
             current = tx.get(job.id)
@@ -123,3 +131,13 @@ class Conclusion:
             ending.count(grant.job)
             await self._pool.run(ending.discard, grant.job, kind, directory, self._launcher)
         return grant if grant.token else None
+
+    async def _taken_over(self, job: Job, made: Outcome | None, deadline: float) -> Outcome | None:
+        try:
+            return await self._pool.run(ending.taken_over, job, self._directory / job.id, made)
+        except OSError as problem:
+            # A full disk is emptied some day; what a broken one has lost does not come back.
+            if problem.errno != errno.EIO or time.monotonic() < deadline:
+                raise
+            log.error("outcome_unreadable", job_id=job.id, problem=str(problem))  # noqa: TRY400 - no bug of ours
+            return None

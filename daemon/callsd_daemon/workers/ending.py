@@ -17,7 +17,7 @@ from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
 from callsd_daemon.workers.delivery import FILE_NAME, remove_drafts
 from callsd_daemon.workers.launchers.launcher import End, Launcher
 from callsd_daemon.workers.session import messages
-from callsd_ipc.names import ARTIFACTS, PIECES
+from callsd_ipc.names import ARTIFACTS, OUTCOME, PIECES
 
 
 log = structlog.get_logger(__name__)
@@ -159,8 +159,10 @@ def is_whole(outcome: Outcome, directory: Path) -> bool:
             if problem.errno in PASSING_ERRNOS:
                 raise
             return False
-        size = os.fstat(descriptor).st_size
-        os.close(descriptor)
+        try:
+            size = os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
         if size != artifact.size_bytes:
             return False
     return True
@@ -175,13 +177,25 @@ def count_lost(job: Job, failure: Failure) -> None:
 def discard(job: Job, kind: JobKind[Any], directory: Path, launcher: Launcher) -> None:
     """Remove what the workers of a job that has ended have left, and halves of files they sent.
 
-    But for the pieces of a recording of which nothing was made: those are for a person, until
-    the job is deleted. Blocks.
+    But for the pieces of a recording of which nothing was made, and for a finished one that could
+    not be taken over: those are for a person, until the job is deleted. Blocks.
     """
-    remove_drafts(directory / ARTIFACTS)
-    is_for_a_person = kind.leaves_pieces and job.state is not State.SUCCEEDED
-    if not is_for_a_person or PIECES not in (launcher.leftovers(job.id) or ()):
+    is_lost = kind.leaves_pieces and job.state is not State.SUCCEEDED
+    left = (launcher.leftovers(job.id) or frozenset()) if is_lost else frozenset()
+    # Its file may be a draft here already, the only copy: the worker has removed the pieces.
+    is_finished = OUTCOME in left and not _is_taken_over(job, directory)
+    if not is_finished:
+        remove_drafts(directory / ARTIFACTS)
+    if not is_finished and PIECES not in left:
         launcher.discard(job.id)
+
+
+def _is_taken_over(job: Job, directory: Path) -> bool:
+    """Whether the outcome of the job's last attempt is ours, as far as the disk tells."""
+    try:
+        return messages.read_outcome(directory, job.attempt) is not None
+    except OSError:
+        return False
 
 
 def count(job: Job) -> None:

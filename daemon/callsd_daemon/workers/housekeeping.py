@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import ParamSpec
 
 import structlog
 
@@ -38,6 +39,8 @@ from callsd_daemon.workers.supervisor import Supervisor
 
 
 log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
 
 TICK_SECONDS = 1.0
 SWEEP_SECONDS = 30.0
@@ -127,25 +130,23 @@ class Housekeeper:
             return expired
 
         await self._database.write(expire)
+        needed = await self._database.read(lambda tx: needed_uploads(tx, self._kinds))
+        await _remove(self._uploads.remove_expired, self._now(), needed)
         # Directories first, jobs second: one that is made in between belongs to a job.
         found = await asyncio.to_thread(os.listdir, jobs)
         workers = await asyncio.to_thread(self._launcher.names)
         known = await self._ids()
-        needed, ended = await self._database.read(
-            lambda tx: (
-                needed_uploads(tx, self._kinds),
-                [job for name in workers if (job := tx.get(name)) is not None and job.is_final],
-            )
+        ended = await self._database.read(
+            lambda tx: [job for name in workers if (job := tx.get(name)) and job.is_final]
         )
         for name in set(found) - known:
             await asyncio.to_thread(shutil.rmtree, jobs / name, ignore_errors=True)
         for name in workers - known - self._calls.names():
-            await asyncio.to_thread(self._launcher.discard, name)
+            await _remove(self._launcher.discard, name)
         # Of these a daemon died before it had done so.
         for job in ended:
             kind = self._kinds[job.kind]
-            await asyncio.to_thread(ending.discard, job, kind, jobs / job.id, self._launcher)
-        await asyncio.to_thread(self._uploads.remove_expired, self._now(), needed)
+            await _remove(ending.discard, job, kind, jobs / job.id, self._launcher)
 
     async def _ids(self) -> set[str]:
         """The ids of all jobs, read in parts: others that read wait for one part at most."""
@@ -156,6 +157,14 @@ class Housekeeper:
             known |= part
             last = max(part)
         return known
+
+
+async def _remove(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Remove something on a thread; one directory that cannot be used does not keep the others."""
+    try:
+        await asyncio.to_thread(work, *args, **kwargs)
+    except OSError as problem:
+        log.warning("tick_delayed", problem=str(problem))
 
 
 def needed_uploads(tx: ReadTransaction, kinds: Kinds) -> frozenset[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Failure, Job
 from callsd_daemon.files import PASSING_ERRNOS, FilePool
 from callsd_daemon.kinds import Kinds
@@ -63,8 +64,10 @@ class Salvage:
         while True:
             try:
                 return await self._save(job, failure, rules, end_time)
-            except OSError as problem:
-                is_passing = problem.errno in PASSING_ERRNOS and time.monotonic() < deadline
+            except (OSError, CallsdError) as problem:
+                # What the starter raises has the error of the disk as its cause.
+                errno = getattr(problem.__cause__ or problem, "errno", None)
+                is_passing = errno in PASSING_ERRNOS and time.monotonic() < deadline
                 event = "salvage_delayed" if is_passing else "salvage_failed"
                 log.error(event, job_id=job.id, problem=str(problem))  # noqa: TRY400 - no bug of ours
                 if not is_passing:
@@ -92,9 +95,11 @@ class Salvage:
         if left is not None and not wanted & left:
             return
         log.info("salvage", job_id=job.id, reason=failure.reason)
-        slot, process = await self._starter.start_salvage(job, worker, failure)
         try:
-            await first_of((slot.is_over, process.exited), kind.salvage_seconds)
+            slot, process = await self._starter.start_salvage(job, worker, failure)
+            try:
+                await first_of((slot.is_over, process.exited), kind.salvage_seconds)
+            finally:
+                process.detach()
         finally:
-            process.detach()
             self._server.clear(job.id)

@@ -15,7 +15,7 @@ import structlog
 from callsd_daemon import tokens
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Failure, Job, Worker
-from callsd_daemon.files import SCARCE_ERRNOS, FilePool
+from callsd_daemon.files import PASSING_ERRNOS, SCARCE_ERRNOS, FilePool
 from callsd_daemon.kinds import Assignment, Kinds
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.workers.delivery import Delivery
@@ -83,7 +83,7 @@ class WorkerStarter:
         """A place for the worker with this token, in the job's own directory."""
         directory = self._directory / job.id
         try:
-            await self._pool.run(lambda: (directory / ARTIFACTS).mkdir(parents=True, exist_ok=True))
+            await self._patiently(job, lambda: self._pool.run(_make, directory / ARTIFACTS))
         except OSError as problem:
             raise _not_started(job, problem) from problem
         worker_log = WorkerLog(
@@ -179,17 +179,26 @@ class WorkerStarter:
         return process
 
     async def _patiently(self, job: Job, work: Callable[[], Awaitable[T]]) -> T:
-        """Do it, and try again for as long as the system lacks descriptors or processes."""
-        deadline = time.monotonic() + self._kinds[job.kind].bounds.start_timeout_seconds
+        """Do it, and try again for as long as the system lacks descriptors or processes.
+
+        Batch work also waits for the disk; live work would miss what it is for, and is told.
+        """
+        kind = self._kinds[job.kind]
+        waited_for = PASSING_ERRNOS if kind.is_batch else SCARCE_ERRNOS
+        deadline = time.monotonic() + kind.bounds.start_timeout_seconds
         while True:
             try:
                 return await work()
             except OSError as problem:
                 is_given_up = self._is_stopping(job.id) or time.monotonic() > deadline
-                if problem.errno not in SCARCE_ERRNOS or is_given_up:
+                if problem.errno not in waited_for or is_given_up:
                     raise
                 log.warning("worker_delayed", job_id=job.id, problem=str(problem))
                 await asyncio.sleep(RETRY_SECONDS)
+
+
+def _make(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
 
 
 def _not_started(job: Job, problem: OSError) -> CallsdError:

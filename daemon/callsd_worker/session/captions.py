@@ -25,7 +25,7 @@ from callsd_worker.media.live import Piece
 from callsd_worker.session.bootstrap import channel, hello
 from callsd_worker.session.client import STATUS_SECONDS, LogTail
 from callsd_worker.session.failures import failure_of
-from callsd_worker.session.inputs import InputError, Inputs
+from callsd_worker.session.inputs import Inputs, RefusedInputError
 from callsd_worker.session.outcome import KIB
 from callsd_worker.speech.engine import Engine
 from callsd_worker.speech.errors import SpeechError
@@ -108,7 +108,7 @@ class _Session:
         self._log.offset = work.log_kept
         try:
             self._load(work)
-        except (SpeechError, InputError, MemoryError) as error:
+        except (SpeechError, RefusedInputError, MemoryError) as error:
             reason, message = failure_of(error)
             self._failure = worker_pb2.CaptionerFailure(reason=reason, message=message)
         if self._failure is not None:
@@ -119,7 +119,7 @@ class _Session:
         self._is_begun.set()
 
     def _load(self, work: worker_pb2.CaptionerWork) -> None:
-        """Raises SpeechError as `load_engines`, and InputError."""
+        """Raises SpeechError as `load_engines`, and what `Inputs.open` does."""
         inputs = Inputs(self._bootstrap, Path.cwd())
         model = ModelFiles(name=work.model_name, directory=inputs.model("model", work.model_files))
         engines = load_engines(model, engine=work.engine, workers=work.workers)

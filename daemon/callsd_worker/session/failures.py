@@ -6,7 +6,7 @@ import logging
 
 from callsd_worker.capture.call import CaptureError
 from callsd_worker.recorder.errors import RecordingError
-from callsd_worker.session.inputs import InputError
+from callsd_worker.session.inputs import RefusedInputError
 from callsd_worker.speech.errors import SpeechError
 
 
@@ -19,7 +19,7 @@ def failure_of(error: Exception) -> tuple[str, str]:
         return error.reason, error.message
     if isinstance(error, CaptureError):
         return error.reason, str(error)
-    if isinstance(error, InputError):
+    if isinstance(error, RefusedInputError):
         return "MEDIA_NOT_FOUND", f"a file of the job could not be read: {error}"
     if isinstance(error, MemoryError):
         return "OUT_OF_MEMORY", "there was not enough memory: take a smaller model"

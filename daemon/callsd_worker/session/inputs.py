@@ -26,11 +26,11 @@ RETRY_SECONDS = 0.5
 
 
 class InputError(Exception):
-    """A file that could not be had; the message says why."""
+    """The daemon was away for too long, or could not open a file for now."""
 
 
-class RefusedInputError(InputError):
-    """The daemon is there, and does not hand this file over."""
+class RefusedInputError(Exception):
+    """The daemon is there, and does not hand this file over; the message says why."""
 
 
 class Inputs:
@@ -45,7 +45,7 @@ class Inputs:
     def open(self, name: str) -> int:
         """A descriptor of the file, open for reading until this process ends.
 
-        Raises InputError, which is a RefusedInputError unless the daemon is away.
+        Raises RefusedInputError and InputError.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
@@ -71,7 +71,7 @@ class Inputs:
         """A directory with the verified files of a model.
 
         Engines open them by name: where the daemon passes descriptors, the names are links to
-        these. Raises InputError, and SpeechError MODEL_INVALID.
+        these. Raises what `open` does, and SpeechError MODEL_INVALID.
         """
         directory = self._directory / folder
         pins = list(pins)

@@ -20,7 +20,7 @@ def transcribe(session: Session, inputs: Inputs) -> None:
 
     A track whose file cannot be had is reported as one that cannot be used, and the others are
     transcribed. Raises SpeechError as `callsd_worker.transcriber.pipeline.transcribe`, and
-    InputError when there is no file at all, or the daemon is away.
+    RefusedInputError when there is no file at all, and InputError.
     """
     assert session.assignment is not None
     work = session.assignment.transcription

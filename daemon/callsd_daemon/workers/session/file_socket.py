@@ -108,7 +108,7 @@ class FileSocket:
                 if opener is None:
                     connection.send(b"no such file for this worker")
                     return
-                descriptor = await self._pool.run(opener)
+                descriptor = await self._pool.open(opener)
                 try:
                     socket.send_fds(connection, [b"ok"], [descriptor])
                 finally:

@@ -273,7 +273,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
             if not is_allowed:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "one file at a time")
             try:
-                descriptor = await self._pool.run(opener)
+                descriptor = await self._pool.open(opener)
             except (OSError, CallsdError) as problem:
                 is_passing = getattr(problem, "errno", None) in PASSING_ERRNOS
                 code = grpc.StatusCode.UNAVAILABLE if is_passing else grpc.StatusCode.NOT_FOUND
