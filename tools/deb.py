@@ -6,6 +6,7 @@ usage: python tools/deb.py
 
 import gzip
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,10 @@ ROOT = Path(__file__).parents[1]
 PARTS = ROOT / "tools" / "debian"
 BUILD = ROOT / "build"
 TREE = BUILD / "deb"
+BACKEND = BUILD / "deb-backend"
+BUILDS = {"hatchling", "pathspec", "pluggy", "trove-classifiers"}
+"""What callsd is built by, and does not need to run."""
+BUILDS_AND_RUNS = {"packaging", "tomlkit"}
 HOME = Path("/usr/lib/callsd")
 """Where the package lives. It has the shape of a virtual environment, which Python recognises by
 its pyvenv.cfg; nothing in it names the place where it was built."""
@@ -45,15 +50,33 @@ def run(*command: str | Path) -> str:
     return done.stdout.strip()
 
 
+def install_into(target: Path) -> list[str]:
+    """The command that installs what follows it."""
+    pip = [sys.executable, "-m", "pip", "--python", PYTHON, "install", "--quiet"]
+    return [*pip, "--no-compile", "--target", str(target)]
+
+
+def install_locked(target: Path, options: str, packages: list[str]) -> None:
+    """Install packages of the lock; pip ends with an error when they need one that is left out."""
+    lock = target.with_suffix(".txt")
+    target.mkdir(parents=True, exist_ok=True)
+    lock.write_text("\n".join([options, *packages]))
+    run(*install_into(target), "--require-hashes", "--requirement", lock)
+    lock.unlink()
+
+
 def put_programs(minor: int) -> None:
     """Libraries, interpreter and command."""
     home = TREE / HOME.relative_to("/")
     site = home / f"lib/python3.{minor}/site-packages"
-    pip = [sys.executable, "-m", "pip", "--python", PYTHON, "install", "--quiet"]
-    pip += ["--no-compile", "--target", str(site)]
-    run(*pip, "--require-hashes", "--requirement", ROOT / "requirements.txt")
+    options, *packages = re.split(r"\n(?=\S+==)", (ROOT / "requirements.txt").read_text())
+    builds = [one for one in packages if one.partition("==")[0] in BUILDS | BUILDS_AND_RUNS]
+    runs = [one for one in packages if one.partition("==")[0] not in BUILDS]
+    install_locked(BACKEND, options, builds)
+    install_locked(site, options, runs)
     # Built by what has just been checked; nothing more is fetched.
-    run("env", f"PYTHONPATH={site}", *pip, "--no-deps", "--no-build-isolation", ROOT)
+    build = ("--no-deps", "--no-build-isolation", ROOT)
+    run("env", f"PYTHONPATH={BACKEND}", *install_into(site), *build)
     shutil.rmtree(site / "bin", ignore_errors=True)
     (home / "bin").mkdir()
     (home / "bin/python").symlink_to("../../../bin/python3")
@@ -120,7 +143,8 @@ def main() -> None:
     """Build it."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     minor = int(run(PYTHON, "-c", "import sys; print(sys.version_info.minor)"))
-    shutil.rmtree(TREE, ignore_errors=True)
+    for directory in (TREE, BACKEND):
+        shutil.rmtree(directory, ignore_errors=True)
     TREE.mkdir(parents=True)
     put_programs(minor)
     for step in Installation(TREE, programs=HOME / "bin").files():

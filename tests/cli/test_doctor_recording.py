@@ -115,6 +115,31 @@ class TestFonts:
 
         assert findings()["fonts"].fix == "apt install fontconfig"
 
+    @pytest.mark.parametrize(
+        "problem",
+        [
+            OSError("too many processes"),
+            subprocess.TimeoutExpired("fc-list", 10),
+            subprocess.CalledProcessError(1, "fc-list"),
+        ],
+    )
+    def test_no_answer(self, monkeypatch: pytest.MonkeyPatch, problem: Exception) -> None:
+        """A list that fails or takes too long is asked once, and no glyph counts as missing."""
+        asked = []
+
+        def run(command: list[str], **_: object) -> SimpleNamespace:
+            if command[0] == "fc-list":
+                asked.append(command)
+                raise problem
+            return SimpleNamespace(returncode=0)
+
+        monkeypatch.setattr(subprocess, "run", run)
+        finding = findings()["fonts"]
+
+        assert finding.status is Status.ADVICE
+        assert "is not known" in finding.found
+        assert len(asked) == 1
+
 
 class TestNamespaces:
     """Whether the kernel lets a browser shut itself in."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from callsd_daemon.cli.shared.output import size, span
+from callsd_daemon.cli.shared.output import figure, size, span
 from callsd_daemon.cli.shared.params import (
     TrackFile,
     call_tracks,
@@ -101,6 +101,13 @@ class TestWords:
     def test_sizes(self, count: float, text: str) -> None:
         """Three digits and a unit."""
         assert size(count) == text
+
+    @pytest.mark.parametrize(
+        ("value", "text"), [(0.12345, "0.123"), (7, "7"), (999.4, "999"), (1234.5, "1234")]
+    )
+    def test_figures(self, value: float, text: str) -> None:
+        """Three digits, more only before the point, and no exponent."""
+        assert figure(value) == text
 
     @pytest.mark.parametrize(
         ("seconds", "text"), [(7.25, "7.2 s"), (42, "42 s"), (245, "4:05"), (3723, "1:02:03")]

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -13,6 +14,7 @@ from callsd_daemon.domain.mattermost import (
     is_site,
     is_token,
     page_fragment,
+    page_origins,
     page_url,
 )
 
@@ -30,6 +32,21 @@ def test_page() -> None:
     assert parts.path == "/plugins/com.mattermost.calls/standalone/recording.html"
     assert parse_qs(parts.query) == {"call_id": ["c" * 26], "job_id": ["r" * 26]}
     assert parts.fragment == ""
+
+
+@pytest.mark.parametrize(
+    ("site", "origins"),
+    [
+        ("http://mm.example.com", ("https://mm.example.com",)),
+        ("http://mm.example.com:8065", ("https://mm.example.com",)),
+        ("http://[::1]:80", ("https://[::1]",)),
+        ("http://[::1]", ("https://[::1]",)),
+        ("https://mm.example.com", ()),
+    ],
+)
+def test_a_page_that_goes_on_to_tls_keeps_its_headers(site: str, origins: tuple[str, ...]) -> None:
+    """The plugin's header goes along from http to https of the same host, and never back."""
+    assert page_origins(replace(CALL, site_url=site)) == origins
 
 
 def test_fragment_holds_the_token() -> None:

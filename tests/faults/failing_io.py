@@ -5,9 +5,12 @@ strace does it, between the process and the kernel: SQLite's calls fail like eve
 as soon as it lets go of the daemon the disk is well again.
 """
 
+import functools
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,7 +24,8 @@ from tests.helpers.waiting import eventually
 
 ATTACH_SECONDS = 20.0
 
-DELAYS = "delay_enter"
+HIDDEN = "from callsd_daemon.startup import hide; hide(); print(flush=True); input()"
+"""A process as hard to trace as a daemon."""
 
 
 class Injected:
@@ -35,6 +39,27 @@ class Injected:
         """Calls that have failed, or were late, as strace writes them."""
         lines = self._notes.read_text(errors="replace").splitlines()
         return [line for line in lines if "(INJECTED)" in line or "(DELAYED)" in line]
+
+
+@functools.cache
+def obstacle() -> str:
+    """Why no daemon can be traced here, by one try; empty if it can."""
+    if not shutil.which("strace"):
+        return "strace is not installed: make test-packages"
+    if os.geteuid():
+        return "only root can trace a daemon, which hides from its own user"
+    with subprocess.Popen(
+        [sys.executable, "-c", HIDDEN], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as hidden:
+        assert hidden.stdout is not None
+        hidden.stdout.readline()
+        command = ["timeout", str(ATTACH_SECONDS), "strace", "-o", "/dev/null"]
+        command += ["-p", str(hidden.pid)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+            assert strace.stderr is not None
+            said = strace.stderr.readline().strip()
+            hidden.kill()
+    return "" if "attached" in said else f"no process can be traced (CAP_SYS_PTRACE): {said}"
 
 
 def tracer(notes: Path, calls: str, fault: str, places: Iterable[Path]) -> list[str]:
@@ -52,8 +77,8 @@ def failing(one: Daemon, calls: str, fault: str, *places: Path) -> Iterator[Inje
     `delay_enter=5s:when=1`. A place is a file or a directory: a name that is relative to a
     descriptor of that directory counts, too.
     """
-    if os.geteuid():
-        pytest.skip("only root can trace a daemon, which hides from its own user")
+    if problem := obstacle():
+        pytest.skip(problem)
     assert one.process is not None
     notes = one.root / f"strace-{time.monotonic_ns()}"
     said = notes.with_suffix(".said")
@@ -73,8 +98,8 @@ def failing(one: Daemon, calls: str, fault: str, *places: Path) -> Iterator[Inje
 
 def start_failing(one: Daemon, calls: str, fault: str, *places: Path) -> tuple[int, str]:
     """Start a daemon whose calls get a fault from its first moment on; its exit code and words."""
-    if os.geteuid():
-        pytest.skip("only root can trace a daemon, which hides from its own user")
+    if problem := obstacle():
+        pytest.skip(problem)
     one.write_config()
     notes = one.root / f"strace-{time.monotonic_ns()}"
     command = [*tracer(notes, calls, fault, places), "--seccomp-bpf"]

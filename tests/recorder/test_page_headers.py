@@ -7,7 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from callsd_worker.recorder.page_headers import PageHeaders, origin
+from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.page_headers import PageHeaders
 from callsd_worker.recorder.web_source import Page, WebSource
 from tests.helpers.recordings import SMALL
 from tests.helpers.waiting import eventually
@@ -125,23 +126,44 @@ def test_a_site_that_is_named_gets_them_too(site: Site, other: Site) -> None:
     assert other.seen == dict.fromkeys(THIRD_PARTY, VALUE)
 
 
+@pytest.fixture(scope="module")
+def empty() -> Iterator[WebSource]:
+    """A browser that has not been shown a page."""
+    with WebSource(Page(url="http://127.0.0.1/"), SMALL) as source:
+        yield source
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
         ("https://Example.com:443/a?b", "https://example.com"),
         ("http://example.com:8080", "http://example.com:8080"),
-        ("http://[::1]:80/", "http://[::1]"),
+        ("http://[0:0::1]:80/", "http://[::1]"),
+        ("http://127.1/", "http://127.0.0.1"),
         ("https://bücher.example/", "https://xn--bcher-kva.example"),
+        ("https://straße.example/", "https://xn--strae-oqa.example"),
+        ("http://1.2.3.4.5/", ""),
     ],
 )
-def test_an_origin_is_spelled_as_by_the_browser(url: str, expected: str) -> None:
+def test_an_origin_is_spelled_as_by_the_browser(empty: WebSource, url: str, expected: str) -> None:
     """Whatever is written in an address, its own requests are found by it."""
-    assert origin(url) == expected
+    assert empty._browser.scripts.origin(url) == expected
+
+
+def test_what_no_request_can_match_is_refused() -> None:
+    """Headers for an address that is none are not dropped without a word."""
+    page = Page(
+        url="http://127.0.0.1/", headers={NAME: VALUE}, header_origins=("http://1.2.3.4.5",)
+    )
+    with WebSource(page, SMALL) as source, pytest.raises(RecordingError) as caught:
+        source.open(should_stop=lambda: False)
+    assert caught.value.reason is Reason.FIELD_INVALID
+    assert caught.value.message.startswith("header_origins is no address")
 
 
 def test_ours_replace_those_of_the_page() -> None:
     """A header is sent once, whatever its capitals, and the page's others stay."""
-    headers = PageHeaders({"x-token": "ours"}, ["http://localhost/"])
+    headers = PageHeaders({"x-token": "ours"}, ["http://localhost"])
     assert headers.added_to({"X-Token": "theirs", "Accept": "*/*"}) == [
         {"name": "Accept", "value": "*/*"},
         {"name": "x-token", "value": "ours"},

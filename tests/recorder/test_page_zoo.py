@@ -83,8 +83,9 @@ def test_a_page_that_goes_wrong_each_time_is_given_up(
     """A page is shown again so many times and no more, after longer and longer pauses."""
     monkeypatch.setattr(module, "MAX_SHORT_PIECES", 2)
     with recording_of(page(zoo, "hopeless"), tmp_path) as recording:
-        recording.await_seconds(1)
-        zoo.go.set()
+        for segment in (1, 2):
+            recording.await_seconds(1, segment=segment)
+            zoo.go.set()
         ending = recording.await_end()
         assert ending.end is End.CAPTURE_LOST
         assert ending.is_cut_short

@@ -65,7 +65,7 @@ class Zoo:
     def __init__(self) -> None:
         self.visits: Counter[str] = Counter()
         self.go = threading.Event()
-        """Set: pages that go wrong do so, once they are shown."""
+        """Set: the next page that goes wrong does so, once it is shown."""
         zoo = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -105,6 +105,7 @@ class Zoo:
         self.visits[name] += 1
         if name == "go":
             self.go.wait(GO_SECONDS)
+            self.go.clear()
             return 204, b""
         if name.startswith("error/"):
             return int(name.removeprefix("error/")), b""

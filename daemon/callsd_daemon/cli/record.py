@@ -50,14 +50,14 @@ PROFILES = {
     "headers",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Sent with every request of the page to its own site. Repeatable.",
+    help="Sent with every request of the page to its own scheme, name and port. Repeatable.",
 )
 @click.option(
     "--header-origin",
     "header_origins",
     metavar="ORIGIN",
     multiple=True,
-    help="Another site that gets the headers, such as https://api.example.com. Repeatable.",
+    help="Another origin that gets the headers, such as https://api.example.com. Repeatable.",
 )
 @click.option(
     "--headers-file",

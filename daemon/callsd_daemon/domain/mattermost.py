@@ -36,6 +36,7 @@ MAX_SITE_CHARACTERS = 1024
 MAX_TOKEN_CHARACTERS = 1024
 
 _IDENTIFIER = re.compile(r"[a-z0-9]{26}")
+_PORT = re.compile(r":[0-9]*$")
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -64,6 +65,16 @@ def page_url(call: MattermostCall) -> str:
     """The plugin's page that shows a call to be recorded."""
     query = urlencode({"call_id": call.call_id, "job_id": call.job_id})
     return f"{call.site_url}{PLUGIN_PATH}/standalone/recording.html?{query}"
+
+
+def page_origins(call: MattermostCall) -> tuple[str, ...]:
+    """Who else gets the page's headers: the site with TLS, where many send whoever comes without.
+
+    Never the other way, as nobody is to be sent from TLS to a site without.
+    """
+    parts = urlsplit(call.site_url)
+    host = _PORT.sub("", parts.netloc)
+    return (f"https://{host}",) if parts.scheme == "http" else ()
 
 
 def page_fragment(token: str) -> str:

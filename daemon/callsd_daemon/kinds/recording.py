@@ -165,6 +165,7 @@ def _page_of_call(
     page = replace(
         spec,
         url=mattermost.page_url(call),
+        header_origins=mattermost.page_origins(call),
         ready_expression=mattermost.PAGE_READY,
         over_expression=mattermost.PAGE_OVER,
         leave_expression=mattermost.PAGE_LEAVE,

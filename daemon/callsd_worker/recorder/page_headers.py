@@ -1,25 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Headers that a page is asked for with: secrets, which only the sites they are meant for get."""
 
-import contextlib
 from collections.abc import Iterable, Mapping
-from urllib.parse import urlsplit
-
-
-_PORTS = {"http": 80, "https": 443}
 
 
 class PageHeaders:
-    """Headers for the origins of some addresses.
+    """Headers for some origins, which are spelled as the browser does.
 
     They are added to what the browser is about to send. Were the page's requests made with them
     (Network.setExtraHTTPHeaders), third parties would get them too, and the browser would ask each
     of these for its leave to send them (CORS), which few give.
     """
 
-    def __init__(self, headers: Mapping[str, str], urls: Iterable[str]) -> None:
+    def __init__(self, headers: Mapping[str, str], origins: Iterable[str]) -> None:
         self._headers = dict(headers)
-        self.patterns = [{"urlPattern": f"{origin(url)}/*"} for url in urls]
+        self.patterns = [{"urlPattern": f"{origin}/*"} for origin in origins]
         """Which requests are to be held up for them, for Fetch.enable."""
 
     def __bool__(self) -> bool:
@@ -32,14 +27,3 @@ class PageHeaders:
         return [
             {"name": name, "value": value} for name, value in {**others, **self._headers}.items()
         ]
-
-
-def origin(url: str) -> str:
-    """The origin of an address, as the browser spells it: without a port that is understood."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    with contextlib.suppress(UnicodeError):  # no name of a host: the browser says so
-        host = host.encode("idna").decode()
-    host = f"[{host}]" if ":" in host else host
-    port = "" if parts.port in (None, _PORTS.get(parts.scheme)) else f":{parts.port}"
-    return f"{parts.scheme}://{host}{port}"

@@ -2,6 +2,7 @@
 """JavaScript that whoever asks for a recording has evaluated in the page."""
 
 import contextlib
+import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ class PageScripts:
     """Of one page; `call` sends it a DevTools command. All methods raise CdpError.
 
     What is evaluated is a script, so that a semicolon at its end does no harm; its value is that of
-    its last statement.
+    its last statement. It is a block of its own: what is evaluated each second may declare names.
     """
 
     def __init__(self, call: _Call) -> None:
@@ -32,7 +33,7 @@ class PageScripts:
     def syntax_error(self, script: str) -> str:
         """Why it is no JavaScript, by the parser that will evaluate it; empty if it is."""
         answer = self._call(
-            "Runtime.compileScript", expression=script, sourceURL="", persistScript=False
+            "Runtime.compileScript", expression=_block(script), sourceURL="", persistScript=False
         )
         if (details := answer.get("exceptionDetails")) is None:
             return ""
@@ -63,14 +64,23 @@ class PageScripts:
         """Evaluate it, and wait for its promise if there is one."""
         self._evaluate(script, awaitPromise=True)
 
+    def origin(self, url: str) -> str:
+        """The origin of an address, as requests have it; empty if it is no address."""
+        result = self._evaluate(f"new URL({json.dumps(url)}).origin")["result"]
+        return str(result["value"]) if result["type"] == "string" else ""
+
     def _evaluate(self, script: str, **params: Any) -> dict[str, Any]:
         return self._call(
             "Runtime.evaluate",
-            expression=script,
+            expression=_block(script),
             objectGroup=_GROUP,
             timeout_seconds=EVALUATE_SECONDS,
             **params,
         )
+
+
+def _block(script: str) -> str:
+    return f"{{\n{script}\n}}"
 
 
 def _is_truthy(result: Mapping[str, Any]) -> bool:

@@ -112,18 +112,19 @@ class WebSource:
     def open(self, *, should_stop: Callable[[], bool]) -> None:
         """Show the page and wait until it is ready.
 
-        Tries again until `ready_timeout_seconds` are over. Raises FIELD_INVALID for expressions
-        that are none, PAGE_UNAVAILABLE, or CANCELLED when `should_stop` is true.
+        Tries again until `ready_timeout_seconds` are over. Raises FIELD_INVALID for expressions and
+        addresses that are none, PAGE_UNAVAILABLE, or CANCELLED when `should_stop` is true.
         """
         page = self._page
-        self._check_expressions()
-        headers = PageHeaders(page.headers, [page.url, *page.header_origins])
+        headers: PageHeaders | None = None
         pause_until_stopped(page.open_delay_seconds, should_stop)
         deadline = time.monotonic() + page.ready_timeout_seconds
         patience = page.patience_seconds or page.ready_timeout_seconds
         pause = REOPEN_SECONDS
         while True:
             try:
+                if headers is None:
+                    headers = self._check()
                 self._browser.open(page.url, headers)
                 self._await_ready(deadline, patience, should_stop)
             except RecordingError as problem:
@@ -141,11 +142,39 @@ class WebSource:
             else:
                 return
 
+    def _check(self) -> PageHeaders:
+        """Raise FIELD_INVALID for what the browser does not understand, before the page is shown.
+
+        An expression would never be true, and headers would go nowhere. Returns the headers.
+        """
+        try:
+            self._check_expressions()
+            return PageHeaders(self._page.headers, self._header_origins())
+        except CdpError as problem:
+            raise RecordingError(
+                Reason.PAGE_UNAVAILABLE, f"the browser does not answer: {problem}"
+            ) from None
+
     def _check_expressions(self) -> None:
-        """Raise FIELD_INVALID for what the browser does not understand: it would never be true."""
         for name in ("ready_expression", "over_expression", "leave_expression"):
             if error := self._browser.scripts.syntax_error(getattr(self._page, name)):
                 raise RecordingError(Reason.FIELD_INVALID, f"{name} is not JavaScript: {error}")
+
+    def _header_origins(self) -> list[str]:
+        """Who gets the headers, as the browser spells it."""
+        if not self._page.headers:
+            return []
+        urls = [("url", self._page.url)]
+        urls += [("header_origins", origin) for origin in self._page.header_origins]
+        origins = []
+        for name, url in urls:
+            origin = self._browser.scripts.origin(url.partition("#")[0])
+            if not origin:
+                raise RecordingError(
+                    Reason.FIELD_INVALID, f"{name} is no address that a browser understands"
+                )
+            origins.append(origin)
+        return origins
 
     def _await_ready(
         self, deadline: float, patience: float, should_stop: Callable[[], bool]

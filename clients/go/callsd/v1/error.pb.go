@@ -81,7 +81,8 @@ const (
 	ErrorReason_ERROR_REASON_MEMORY_EXHAUSTED ErrorReason = 21
 	// Not enough free disk space.
 	ErrorReason_ERROR_REASON_DISK_EXHAUSTED ErrorReason = 22
-	// The ceiling on running jobs, of this kind or in all, is reached.
+	// The ceiling on running jobs, of this kind or in all, or on a client's uploads, is
+	// reached; or the daemon has no file descriptors left.
 	ErrorReason_ERROR_REASON_SLOTS_EXHAUSTED ErrorReason = 23
 	// The queue of waiting jobs is full.
 	ErrorReason_ERROR_REASON_QUEUE_FULL ErrorReason = 24

@@ -74,7 +74,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DISK_EXHAUSTED: _ErrorReason.ValueType  # 22
     """Not enough free disk space."""
     ERROR_REASON_SLOTS_EXHAUSTED: _ErrorReason.ValueType  # 23
-    """The ceiling on running jobs, of this kind or in all, is reached."""
+    """The ceiling on running jobs, of this kind or in all, or on a client's uploads, is
+    reached; or the daemon has no file descriptors left.
+    """
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 24
     """The queue of waiting jobs is full."""
     ERROR_REASON_STREAMS_EXHAUSTED: _ErrorReason.ValueType  # 25
@@ -190,7 +192,9 @@ ERROR_REASON_MEMORY_EXHAUSTED: ErrorReason.ValueType  # 21
 ERROR_REASON_DISK_EXHAUSTED: ErrorReason.ValueType  # 22
 """Not enough free disk space."""
 ERROR_REASON_SLOTS_EXHAUSTED: ErrorReason.ValueType  # 23
-"""The ceiling on running jobs, of this kind or in all, is reached."""
+"""The ceiling on running jobs, of this kind or in all, or on a client's uploads, is
+reached; or the daemon has no file descriptors left.
+"""
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 24
 """The queue of waiting jobs is full."""
 ERROR_REASON_STREAMS_EXHAUSTED: ErrorReason.ValueType  # 25

@@ -100,7 +100,15 @@ def _fonts() -> Finding:
             found="whether there are any is not known, as fc-list is not installed",
             fix="apt install fontconfig",
         )
-    missing = [one for one in SCRIPTS if not _has_glyph(one[1])]
+    try:
+        missing = [one for one in SCRIPTS if not _has_glyph(one[1])]
+    except (OSError, subprocess.SubprocessError):
+        return Finding(
+            name="fonts",
+            status=Status.ADVICE,
+            found="whether there are any is not known, as fc-list fails or takes too long",
+            fix="fc-cache --really-force",
+        )
     if not missing:
         return Finding(name="fonts", status=Status.OK, found=f"for all {len(SCRIPTS)} scripts")
     names = ", ".join(name for name, _, _ in missing)
@@ -114,15 +122,12 @@ def _fonts() -> Finding:
 
 
 def _has_glyph(character: str) -> bool:
-    try:
-        done = subprocess.run(
-            ["fc-list", f":charset={ord(character):x}", "file"],  # noqa: S607 - as users have it
-            check=False,
-            capture_output=True,
-            timeout=FONTS_TIMEOUT_SECONDS,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
+    done = subprocess.run(
+        ["fc-list", f":charset={ord(character):x}", "file"],  # noqa: S607 - as users have it
+        check=True,
+        capture_output=True,
+        timeout=FONTS_TIMEOUT_SECONDS,
+    )
     return bool(done.stdout.strip())
 
 

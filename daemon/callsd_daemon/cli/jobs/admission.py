@@ -6,7 +6,7 @@ import click
 from callsd.v1.capacity_pb2 import ADMISSION_DECISION_QUEUE
 from callsd.v1.job_pb2 import CreateJobResponse
 from callsd_daemon.cli.jobs.text import reason, short
-from callsd_daemon.cli.shared.output import print_json, size
+from callsd_daemon.cli.shared.output import figure, print_json, size
 
 
 def show_created(
@@ -19,7 +19,8 @@ def show_created(
     job, admission = created.job, created.admission
     for notice in job.notices:
         click.echo(f"notice: {notice.message} [{notice.code}]", err=True)
-    needs = f"{admission.reservation.cores:.3g} cores, {size(admission.reservation.memory_bytes)}"
+    reserved = admission.reservation
+    needs = f"{figure(reserved.cores)} cores, {size(reserved.memory_bytes)}"
     if not job.name:
         verdict = "it would start now"
         if admission.decision == ADMISSION_DECISION_QUEUE:

@@ -20,7 +20,7 @@ from callsd import (
 )
 from callsd_daemon.cli.shared.context import Cli
 from callsd_daemon.cli.shared.exit import Exit, Problem
-from callsd_daemon.cli.shared.output import json_line
+from callsd_daemon.cli.shared.output import figure, json_line
 
 
 _CODES: tuple[tuple[type[CallsdError], Exit], ...] = (
@@ -146,6 +146,6 @@ def _say(shown: dict[str, Any], *, as_json: bool) -> None:
     if reason := shown.get("reason"):
         click.echo(f"  reason: {reason}", err=True)
     if (seconds := shown.get("retry_after_seconds")) is not None:
-        click.echo(f"  try again in {seconds:.3g} s", err=True)
+        click.echo(f"  try again in {figure(seconds)} s", err=True)
     if to_do := shown.get("to_do"):
         click.echo(f"  to do:  {to_do}", err=True)

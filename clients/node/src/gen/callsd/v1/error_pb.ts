@@ -189,7 +189,8 @@ export enum ErrorReason {
   DISK_EXHAUSTED = 22,
 
   /**
-   * The ceiling on running jobs, of this kind or in all, is reached.
+   * The ceiling on running jobs, of this kind or in all, or on a client's uploads, is
+   * reached; or the daemon has no file descriptors left.
    *
    * @generated from enum value: ERROR_REASON_SLOTS_EXHAUSTED = 23;
    */
