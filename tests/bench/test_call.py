@@ -22,10 +22,11 @@ SAMPLE_CALL = Path(__file__).parents[2] / "daemon" / "callsd_bench" / "sample_ca
 
 
 def write_track(path: Path, *, seconds: float) -> None:
-    """A mono WAV of a constant level."""
+    """A mono WAV as loud all the time; a constant would be an offset, and taken away."""
+    samples = np.resize(np.array([8_000, -8_000], "<i2"), round(seconds * 16_000))
     with wave.open(str(path), "wb") as out:
         out.setparams((1, 2, 16_000, 0, "NONE", ""))
-        out.writeframes(np.full(round(seconds * 16_000), 8_000, "<i2").tobytes())
+        out.writeframes(samples.tobytes())
 
 
 def turn(speaker: str, start: float, end: float, text: str) -> dict[str, Any]:
