@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from callsd_daemon.workers.launchers.local import Directories
+from callsd_daemon.workers.worker_log import CUT_MARK
 
 
 NAME = "a1b2"
@@ -128,9 +129,9 @@ def test_log_is_not_read(
     assert directories.read_log(NAME, 0, 100) == b""
 
 
-@pytest.mark.parametrize(("max_bytes", "left"), [(10, b"0123456789"), (9, b"")])
+@pytest.mark.parametrize(("max_bytes", "left"), [(10, b"0123456789"), (9, CUT_MARK)])
 def test_log_is_bounded(directories: Directories, own: Path, max_bytes: int, left: bytes) -> None:
-    """A log that is too long is emptied, and who appends to it goes on at its new end."""
+    """A log that is too long is emptied but for a mark, behind which who appends to it goes on."""
     with (own / "log.txt").open("ab", buffering=0) as writer:
         directories.bound_log(NAME, max_bytes)
         writer.write(b"more")

@@ -76,7 +76,7 @@ class WorkerLog:
             self._is_lossy = True
 
     def _take(self, offset: int, data: bytes) -> None:
-        is_cut = offset != self.kept
+        is_cut = offset != self.kept and not data.startswith(CUT_MARK)
         self.kept = min(max(0, offset + len(data)), MAX_OFFSET)
         append(self._path, CUT_MARK + data if is_cut else data, max_bytes=self._max_bytes)
         with os.fdopen(os.open(self._kept_file, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:

@@ -131,7 +131,7 @@ class Launcher(Protocol):
         """A part of the log; empty when there is none, or no access to it. Blocks."""
 
     def bound_log(self, name: str, max_bytes: int) -> None:
-        """Empty the log when it has grown too long; raises OSError. Blocks."""
+        """Empty the log but for a mark when it has grown too long; raises OSError. Blocks."""
 
     def give_pieces(self, name: str, source: Path) -> None:
         """Move the pieces of a recording from `source` there; raises OSError. Blocks.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from callsd_daemon.files import open_regular
 from callsd_daemon.workers.launchers.launcher import End
+from callsd_daemon.workers.worker_log import CUT_MARK
 from callsd_ipc.names import ARTIFACTS, PIECES, WORKER_LOG
 
 
@@ -70,12 +71,13 @@ class Directories:
         return b""
 
     def bound_log(self, name: str, max_bytes: int) -> None:
-        """Empty a log that has grown too long: appending writers continue at its new end."""
+        """Empty a log that has grown too long: appending writers continue behind a mark."""
         with contextlib.suppress(FileNotFoundError):
-            log = self._open_log(name, os.O_WRONLY)
+            log = self._open_log(name, os.O_WRONLY | os.O_APPEND)
             try:
                 if os.fstat(log).st_size > max_bytes:
                     os.ftruncate(log, 0)
+                    os.write(log, CUT_MARK)
             finally:
                 os.close(log)
 
