@@ -93,7 +93,9 @@ def test_refused_before_it_is_full(small_disk: SmallDisk, record_figure: RecordF
     record_figure(f"refused with {free_bytes // MIB} MiB still free, {KEPT_FREE_BYTES // MIB} kept")
 
 
-@pytest.mark.scenario(12, "no file can be made any more: jobs wait, and are done when there is room")
+@pytest.mark.scenario(
+    12, "no file can be made any more: jobs wait, and are done when there is room"
+)
 def test_no_inodes(small_disk: SmallDisk) -> None:
     """A disk with room but without inodes holds up what needs a file, and nothing else."""
     one = small_disk(f"size={DISK_BYTES},nr_inodes={INODES}", config={"jobs": {"max_attempts": 1}})
