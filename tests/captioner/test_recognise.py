@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from callsd_worker.captioner.decoding import DecodeWindow
-from callsd_worker.captioner.recognise import RETRY_PADDED_SECONDS, recognise
+from callsd_worker.captioner.recognise import recognise
 from callsd_worker.speech.ct2 import CTranslate2Engine
-from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised
+from callsd_worker.speech.engine import TRAINED_SECONDS, DecodeOptions, Encoded, Recognised
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from tests.captioner.sound import MAYA_SECONDS, MAYA_TEXT, cut, decoded
 from tests.helpers.syllables import syllables
@@ -154,7 +154,7 @@ class TestBelief:
 
         assert result.recognised is not None
         assert result.recognised.text == "and so my fellow Americans"
-        assert engine.paddings[-1] == RETRY_PADDED_SECONDS
+        assert engine.paddings[-1] == TRAINED_SECONDS
 
     def test_a_real_loop_is_left(self, engine: CTranslate2Engine, speech: Samples) -> None:
         """With the penalty a real decoder does not say the same again and again."""

@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
+from callsd_worker.speech.engine import (
+    TRAINED_SECONDS,
+    DecodeOptions,
+    Encoded,
+    Recognised,
+    TimedWord,
+)
 from callsd_worker.speech.errors import SpeechError
 from callsd_worker.speech.utterances import Utterance
 from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
@@ -17,7 +23,6 @@ from callsd_worker.transcriber.languages import MAX_WAITING_SECONDS
 from callsd_worker.transcriber.pipeline import ModelFiles, Settings, Track, transcribe
 from callsd_worker.transcriber.progress import Meter
 from callsd_worker.transcriber.reading import OwnedWindow, TrackState
-from callsd_worker.transcriber.recognition import TRAINED_SECONDS
 
 from .conftest import SAMPLE_CALL, decode
 

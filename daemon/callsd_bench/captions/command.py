@@ -15,6 +15,7 @@ from callsd_bench.captions.report import CaptionsReport, Figures
 from callsd_bench.captions.sound import Encoding
 from callsd_bench.shared.call import SAMPLE_CALL, load_call
 from callsd_bench.shared.errors import BenchError
+from callsd_bench.shared.options import json_option, models_dir_option
 from callsd_bench.shared.weights import ensure_model
 
 
@@ -81,12 +82,8 @@ _TABLE_WIDTH = 100
     show_default=True,
     help="Viewers more that never read what they are sent.",
 )
-@click.option(
-    "--models-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the models lie; one that is missing is fetched. Default: the daemon's.",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@models_dir_option
+@json_option
 def captions(
     *,
     call: Path,

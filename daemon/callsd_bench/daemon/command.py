@@ -14,6 +14,7 @@ from callsd_bench.daemon.tables import table
 from callsd_bench.daemon.year import YearReport, bench_year
 from callsd_bench.shared.call import SAMPLE_CALL, load_call
 from callsd_bench.shared.errors import BenchError
+from callsd_bench.shared.options import json_option, models_dir_option
 from callsd_bench.shared.weights import ensure_model
 
 
@@ -30,11 +31,7 @@ _HISTORY_JOBS = {"hostile": 100_000, "year": 365 * 24 * 60}
     help="Directory with turns.json and a track per speaker. Default: the sample call.",
 )
 @click.option("--model", default="tiny.en", show_default=True)
-@click.option(
-    "--models-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the models lie; one that is missing is fetched. Default: the daemon's.",
-)
+@models_dir_option
 @click.option(
     "--jobs",
     type=click.IntRange(1),
@@ -81,7 +78,7 @@ _HISTORY_JOBS = {"hostile": 100_000, "year": 365 * 24 * 60}
     help=f"Jobs that the store has seen. Default: {_HISTORY_JOBS['hostile']} with --hostile, "
     f"{_HISTORY_JOBS['year']} with --year.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option
 def daemon(
     *,
     call: Path,

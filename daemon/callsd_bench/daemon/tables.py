@@ -20,11 +20,16 @@ def table(report: DaemonReport | HostileReport | YearReport) -> Table:
             return _of_year(report)
 
 
-def _of_daemon(report: DaemonReport) -> Table:
+def _empty(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("what", no_wrap=True)
-    table.add_column("measured", justify="right", no_wrap=True)
-    table.add_column("target", justify="right", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _of_daemon(report: DaemonReport) -> Table:
+    table = _empty("measured", "target")
     start, submit, watch = report.start, report.submit_to_running, report.watch
     paced, rush = report.create_job_paced, report.create_job_back_to_back
     rows = (
@@ -54,9 +59,7 @@ def _of_daemon(report: DaemonReport) -> Table:
 
 
 def _of_hostile(report: HostileReport) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("what", "alone", "among strangers", "target"):
-        table.add_column(name, justify="left" if name == "what" else "right", no_wrap=True)
+    table = _empty("alone", "among strangers", "target")
     alone, hostile = report.alone, report.hostile
     rows = (
         ("health, p50", alone.health_p50_ms, hostile.health_p50_ms, "ms", ""),
@@ -81,9 +84,7 @@ def _of_hostile(report: HostileReport) -> Table:
 
 
 def _of_year(report: YearReport) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("what", no_wrap=True)
-    table.add_column("measured", justify="right", no_wrap=True)
+    table = _empty("measured")
     rows = (
         ("jobs, one a minute", str(report.jobs)),
         ("of which are kept", str(report.kept_jobs)),

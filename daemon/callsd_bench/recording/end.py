@@ -17,6 +17,7 @@ import av
 import click
 import numpy as np
 
+from callsd_bench.shared.options import json_option
 from callsd_bench.shared.progress import ProgressLine
 from callsd_daemon.domain.jobs import Artifact, Outcome
 from callsd_daemon.files import FilePool
@@ -129,7 +130,7 @@ def _make_pieces(spool: Path, size_bytes: int, progress: ProgressLine) -> None:
     show_default=True,
     help="On the disk that is meant; twice the space is needed.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option
 def recording_end(*, gigabytes: float, directory: Path, as_json: bool) -> None:
     """Have a long recording joined and taken over, and tell how long that takes."""
     with tempfile.TemporaryDirectory(prefix="callsd-bench-", dir=directory) as place:

@@ -16,13 +16,19 @@ from callsd_bench.repetition.sound import Utterance, repeated, said_once
 from callsd_bench.shared.errors import BenchError
 from callsd_worker.captioner.decoding import DecodeWindow
 from callsd_worker.captioner.recognise import recognise as recognise_live
-from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised
+from callsd_worker.speech.engine import (
+    TRAINED_SECONDS,
+    DecodeOptions,
+    Encoded,
+    Engine,
+    Recognised,
+)
 from callsd_worker.speech.errors import SpeechError
 from callsd_worker.speech.level import amplified
 from callsd_worker.speech.loading import ModelFiles, load_engine
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.windows import Piece, Window
-from callsd_worker.transcriber.recognition import TRAINED_SECONDS, recognise
+from callsd_worker.transcriber.recognition import recognise
 
 
 _LANGUAGE = "en"

@@ -8,6 +8,7 @@ import click
 
 from callsd_bench.repetition.bench import Report, bench_repetition
 from callsd_bench.shared.errors import BenchError
+from callsd_bench.shared.options import json_option, models_dir_option
 from callsd_bench.shared.weights import ensure_model
 from callsd_worker.speech.loading import ENGINES
 
@@ -25,12 +26,8 @@ _MAX_UTTERANCES = 10_000
     show_default=True,
     help="Of each kind: with true repetitions, and with provoked loops.",
 )
-@click.option(
-    "--models-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the models lie; one that is missing is fetched. Default: the daemon's.",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@models_dir_option
+@json_option
 def repetition(
     *, model: str, engine: str, utterances: int, models_dir: Path | None, as_json: bool
 ) -> None:

@@ -13,6 +13,7 @@ from callsd_bench.robustness.bench import Plan, Report, Result, bench_robustness
 from callsd_bench.robustness.chart import draw
 from callsd_bench.robustness.conditions import CONDITIONS, read_clips
 from callsd_bench.shared.errors import BenchError
+from callsd_bench.shared.options import json_option, models_dir_option
 from callsd_bench.shared.weights import ensure_model
 from callsd_worker.speech.loading import ENGINES
 
@@ -63,17 +64,13 @@ def _chosen(_: click.Context, __: click.Parameter, value: str | None) -> tuple[s
     "--baseline", type=click.Choice(["stock", "none"]), default="stock", show_default=True
 )
 @click.option("--threads", type=click.IntRange(1, _MAX_THREADS), default=1, show_default=True)
-@click.option(
-    "--models-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the models lie; one that is missing is fetched. Default: the daemon's.",
-)
+@models_dir_option
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Draw word error rate over noise into this SVG file.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option
 def robustness(
     *,
     clips: Path,

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from callsd_bench.shared.errors import BenchError
+from callsd_bench.shared.options import models_dir_option
 from callsd_bench.shared.weights import ensure_model
 from callsd_bench.transcription.bench import Figures, Report, bench_transcription, open_calls
 
@@ -45,11 +46,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     "--baseline", type=click.Choice(["upstream", "none"]), default="upstream", show_default=True
 )
 @click.option("--seconds", type=click.FloatRange(1), help="Only the first seconds of the call.")
-@click.option(
-    "--models-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the models lie; one that is missing is fetched. Default: the daemon's.",
-)
+@models_dir_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, or a list of several.")
 def transcription(
     *,

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from callsd_worker.captioner.decoding import DecodeWindow, Result
 from callsd_worker.speech.choice import choose, fits
-from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised
+from callsd_worker.speech.engine import TRAINED_SECONDS, DecodeOptions, Encoded, Engine, Recognised
 from callsd_worker.speech.loops import REPEATS, Flaw, find_flaw
 from callsd_worker.speech.syllables import Peaks, syllables_in
 
 
-PADDED_SECONDS = (7.68, 10.24, 30.0)
+PADDED_SECONDS = (7.68, 10.24, TRAINED_SECONDS)
 """Lengths that windows are filled up to with silence. The encoder's cost grows with them, but
 below the first the decoder tends to loop …"""
-FINAL_PADDED_SECONDS = (10.24, 30.0)
+FINAL_PADDED_SECONDS = (10.24, TRAINED_SECONDS)
 """… and below this one it makes a few more errors, which the next interim pass corrects."""
 
 TAIL_SECONDS = 0.5
@@ -30,10 +30,6 @@ FINAL_BEAM_SIZE = 3
 RETRY_REPETITION_PENALTY = 1.15
 """Avoids most loops at the cost of one decode: the window is encoded already. Not for final words:
 it avoids what was really said again, too."""
-RETRY_PADDED_SECONDS = 30.0
-"""All windows in training had this length: the safest padding, and the slowest. Final words get it
-at the first retry, interim words only after a pass was rejected, as the next pass comes soon."""
-
 DOUBTFUL_TOKENS = 4
 """Results of so few tokens are not checked: first words are always uncertain, and the next pass
 corrects them."""
@@ -101,8 +97,9 @@ def _accepted(
     flaw = _flaw(window, first, peaks)
     if flaw is None:
         return first
+    # Interim words get the slow padding only after a pass was rejected: the next pass comes soon.
     if window.is_final or window.was_rejected:
-        encoded = engine.encode(window.samples, padded_seconds=RETRY_PADDED_SECONDS)
+        encoded = engine.encode(window.samples, padded_seconds=TRAINED_SECONDS)
     options = _options([window], language)
     if not window.is_final:
         options = replace(options, repetition_penalty=RETRY_REPETITION_PENALTY)
@@ -114,7 +111,7 @@ def _accepted(
         case None:
             attempts = [first, again] if flaw in REPEATS else [again]
         case Flaw.NO_SPEECH:
-            return _without_words(again)
+            return again.without_words()
         case _ if window.is_final:
             attempts = [first, again]
         case _:
@@ -122,11 +119,7 @@ def _accepted(
             return None
     chosen = choose(attempts, peaks)
     # Final words of which nothing is to be believed are none: those shown before are none, too.
-    return _without_words(again) if chosen is None and window.is_final else chosen
-
-
-def _without_words(result: Recognised) -> Recognised:
-    return replace(result, text="", words=(), token_count=0)
+    return again.without_words() if chosen is None and window.is_final else chosen
 
 
 def _flaw(window: DecodeWindow, result: Recognised, peaks: Peaks) -> Flaw | None:

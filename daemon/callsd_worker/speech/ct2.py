@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from callsd_worker.speech.ct2_model import Ct2ModelFile
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
-from callsd_worker.speech.errors import SpeechError, SpeechReason
+from callsd_worker.speech.errors import SpeechError, SpeechReason, require_file
 from callsd_worker.speech.mel import (
     FRAMES_PER_SECOND,
     MAX_FRAMES,
@@ -189,11 +189,7 @@ def _together(encoded: Sequence[Encoded]) -> ctranslate2.StorageView:
 
 def _check_files(directory: Path) -> None:
     for name in ("model.bin", "config.json", "tokenizer.json"):
-        path = directory / name
-        if not path.is_file():
-            raise SpeechError(
-                SpeechReason.MODEL_MISSING, f"{path}: no such file; pull the model to get it"
-            )
+        require_file(directory / name)
     # Reads the whole index: a cut file is refused here, before the library allocates by it.
     with Ct2ModelFile(directory / "model.bin"):
         pass

@@ -6,10 +6,14 @@ same encoding: detection costs one token instead of one more run of the encoder.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from callsd_worker.speech.mel import Samples
+
+
+TRAINED_SECONDS = 30.0
+"""All windows in Whisper's training had this length: the safest padding, and the slowest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,10 @@ class Recognised:
     """Per token, natural logarithm: 0 is certainty, below -1 is guessing."""
     no_speech_probability: float
     """Probability, by the model, that nobody speaks; 0.0 from engines that do not report it."""
+
+    def without_words(self) -> "Recognised":
+        """The same, if none of its words are to be believed."""
+        return replace(self, text="", words=(), token_count=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

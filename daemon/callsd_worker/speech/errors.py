@@ -2,6 +2,7 @@
 """The exception of this package, with reasons from a closed list."""
 
 from enum import StrEnum
+from pathlib import Path
 
 
 class SpeechReason(StrEnum):
@@ -22,3 +23,11 @@ class SpeechError(Exception):
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message
+
+
+def require_file(path: Path) -> None:
+    """Raises SpeechError MODEL_MISSING if a file of a model is not there."""
+    if not path.is_file():
+        raise SpeechError(
+            SpeechReason.MODEL_MISSING, f"{path}: no such file; pull the model to get it"
+        )

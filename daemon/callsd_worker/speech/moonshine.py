@@ -20,9 +20,9 @@ import numpy.typing as npt
 import onnxruntime
 
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
-from callsd_worker.speech.errors import SpeechError, SpeechReason
+from callsd_worker.speech.errors import SpeechError, SpeechReason, require_file
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.onnx_session import PROVIDERS, one_error, session_options
+from callsd_worker.speech.onnx_session import PROVIDERS, at_least, one_error, session_options
 from callsd_worker.speech.spread import spread
 from callsd_worker.speech.tokens import group_words
 
@@ -69,11 +69,7 @@ class MoonshineEngine:
     def __init__(self, directory: Path, *, threads: int) -> None:
         """Load the model in `directory`. Raises SpeechError: MODEL_MISSING, MODEL_INVALID."""
         for name in FILES:
-            if not (directory / name).is_file():
-                raise SpeechError(
-                    SpeechReason.MODEL_MISSING,
-                    f"{directory / name}: no such file; pull the model to get it",
-                )
+            require_file(directory / name)
         self._pieces = _read_vocabulary(directory / "tokenizer.bin")
         self._encoder = _load(directory / "encoder.onnx", threads=threads)
         self._decoder = _load(directory / "decoder.onnx", threads=threads)
@@ -98,8 +94,7 @@ class MoonshineEngine:
         return window_seconds
 
     def encode(self, window: Samples, *, padded_seconds: float) -> Encoded:  # noqa: ARG002 - see above
-        missing = math.ceil(MIN_WINDOW_SECONDS * SAMPLE_RATE_HZ) - window.size
-        samples = np.pad(window, (0, missing)) if missing > 0 else window
+        samples = at_least(window, seconds=MIN_WINDOW_SECONDS)
         sound = {"input_values": _value(np.ascontiguousarray(samples[None], dtype=np.float32))}
         with one_error():
             (states,) = self._encoder.run_with_ort_values(None, sound)

@@ -1,14 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """How models are run on onnxruntime."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import onnxruntime
+
+from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 
 
 PROVIDERS = ["CPUExecutionProvider"]
+
+
+def at_least(window: Samples, *, seconds: float) -> Samples:
+    """A window, with silence behind it if it is shorter than that."""
+    missing = math.ceil(seconds * SAMPLE_RATE_HZ) - window.size
+    return np.pad(window, (0, missing)) if missing > 0 else window
 
 
 @contextmanager

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import onnx_asr
 from onnx_asr.asr import TimestampedResult
 
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
-from callsd_worker.speech.errors import SpeechError, SpeechReason
+from callsd_worker.speech.errors import SpeechError, SpeechReason, require_file
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.onnx_session import PROVIDERS, one_error, session_options
+from callsd_worker.speech.onnx_session import PROVIDERS, at_least, one_error, session_options
 from callsd_worker.speech.tokens import group_words
 
 
@@ -43,11 +42,7 @@ class ParakeetEngine:
     def __init__(self, directory: Path, *, threads: int) -> None:
         """Load the model in `directory`. Raises SpeechError: MODEL_MISSING, MODEL_INVALID."""
         for name in FILES:
-            if not (directory / name).is_file():
-                raise SpeechError(
-                    SpeechReason.MODEL_MISSING,
-                    f"{directory / name}: no such file; pull the model to get it",
-                )
+            require_file(directory / name)
         try:
             model = onnx_asr.load_model(
                 "nemo-conformer-tdt",
@@ -68,8 +63,7 @@ class ParakeetEngine:
 
     def encode(self, window: Samples, *, padded_seconds: float) -> Encoded:  # noqa: ARG002 - it takes any length
         """Only make it long enough: the library encodes and decodes in one function."""
-        missing = math.ceil(MIN_WINDOW_SECONDS * SAMPLE_RATE_HZ) - window.size
-        samples = np.pad(window, (0, missing)) if missing > 0 else window
+        samples = at_least(window, seconds=MIN_WINDOW_SECONDS)
         return Encoded(payload=samples, seconds=window.size / SAMPLE_RATE_HZ)
 
     def detect_language(self, encoded: Sequence[Encoded]) -> list[dict[str, float]]:

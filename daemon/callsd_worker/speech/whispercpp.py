@@ -17,7 +17,7 @@ import _pywhispercpp as native
 import numpy as np
 
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
-from callsd_worker.speech.errors import SpeechError, SpeechReason
+from callsd_worker.speech.errors import SpeechError, SpeechReason, require_file
 from callsd_worker.speech.ggml_file import GgmlFileError, GgmlHeader, check_ggml_file
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.tokens import group_words
@@ -56,10 +56,7 @@ class WhisperCppEngine:
 
     def __init__(self, path: Path, *, threads: int) -> None:
         """Load a GGML file. Raises SpeechError: MODEL_MISSING, MODEL_INVALID."""
-        if not path.is_file():
-            raise SpeechError(
-                SpeechReason.MODEL_MISSING, f"{path}: no such file; pull the model to get it"
-            )
+        require_file(path)
         try:
             header = check_ggml_file(path)
         except GgmlFileError as error:

@@ -5,7 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from callsd_worker.speech.choice import choose, confirms, fits
-from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised, TimedWord
+from callsd_worker.speech.engine import (
+    TRAINED_SECONDS,
+    DecodeOptions,
+    Encoded,
+    Engine,
+    Recognised,
+    TimedWord,
+)
 from callsd_worker.speech.gaps import Gap, filled, find_gap
 from callsd_worker.speech.loops import REPEATS, Flaw, find_flaw
 from callsd_worker.speech.syllables import Peaks, syllables_in, syllables_of
@@ -14,9 +21,6 @@ from callsd_worker.speech.windows import Window
 
 
 WindowResult = tuple[Window, Recognised]
-
-TRAINED_SECONDS = 30.0
-"""All windows in training had this length: the safest padding, and the slowest."""
 
 RETRY_BEAM_SIZE = 5
 RETRY_TEMPERATURE = 0.4
@@ -72,7 +76,7 @@ def _listen_again(
             break
     chosen = choose(attempts, peaks)
     if chosen is None:
-        return replace(attempts[-1], text="", words=(), token_count=0)
+        return attempts[-1].without_words()
     gap = None if peaks is None else find_gap(chosen.words, peaks)
     return chosen if gap is None else _fill(engine, part, chosen, gap, options)
 
