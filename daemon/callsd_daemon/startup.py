@@ -51,10 +51,11 @@ class StartError(Exception):
 def own_state(state: Path, runtime: Path) -> Iterator[None]:
     """Create the directories, and lock both against a second daemon.
 
-    Nothing in a directory is touched before it is locked. Raises StartError.
+    Nothing in a directory is touched before it is locked. Until both are let go, what this process
+    makes is its own alone (umask). Raises StartError.
     """
-    os.umask(0o077)
     with contextlib.ExitStack() as locks:
+        locks.callback(os.umask, os.umask(0o077))
         try:
             for directory, setting in (
                 (state, "state.directory"),

@@ -243,10 +243,15 @@ class TestInstalling:
 
         assert waiting.is_set()
 
-    def test_readable_by_the_workers_user(self, store: ModelStore) -> None:
-        """An installed model may be read by others than its owner."""
-        install(store, "own")
+    @pytest.mark.parametrize("mask", [0o022, 0o077])
+    def test_readable_by_the_workers_user(self, store: ModelStore, mask: int) -> None:
+        """An installed model may be read by others than its owner, whatever the umask."""
+        before = os.umask(mask)
+        try:
+            weights = install(store, "own")
+        finally:
+            os.umask(before)
 
-        mode = stat.S_IMODE((store.directory / "own").stat().st_mode)
-
-        assert mode & 0o055 == 0o055
+        directories = (store.directory, store.directory / "own", weights.parent)
+        assert [stat.S_IMODE(path.stat().st_mode) for path in directories] == [0o755] * 3
+        assert stat.S_IMODE(weights.stat().st_mode) == 0o644

@@ -45,6 +45,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # connection needs for a large model.
 _LOCK_WAIT_SECONDS = 3600.0
 _LOCK_POLL_SECONDS = 0.2
+_DIRECTORY_MODE, _FILE_MODE = 0o755, 0o644
 
 
 class ModelState(StrEnum):
@@ -175,24 +176,28 @@ class ModelStore:
         Holds the one lock on changes to the models directory. PullInterrupted: `should_stop`
         became true while waiting for it.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
+        if not self.directory.is_dir():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.directory.chmod(_DIRECTORY_MODE)
         with (self.directory / ".lock").open("wb") as lock:
             _acquire(lock.fileno(), should_stop=should_stop)
             for leftover in self.directory.glob(".staging-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             staging = Path(tempfile.mkdtemp(prefix=f".staging-{name}-", dir=self.directory))
             try:
-                staging.chmod(0o755)
                 yield staging
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
 
     def install(self, staging: Path, manifest: Manifest) -> ModelStatus:
-        """Move a finished directory into place, instead of an older one of its name."""
+        """Move a finished directory into place, instead of an older one of its name.
+
+        Whatever the umask of who brings a model, workers of another user can read it.
+        """
         write_manifest(staging, manifest)
-        for path in staging.rglob("*"):
+        for path in (staging, *staging.rglob("*")):
+            path.chmod(_DIRECTORY_MODE if path.is_dir() else _FILE_MODE)
             sync(path)
-        sync(staging)
         destination = self.directory / manifest.name
         # Between the two renames the model is absent, but never incomplete.
         retired = Path(tempfile.mkdtemp(prefix=".staging-retired-", dir=self.directory))
