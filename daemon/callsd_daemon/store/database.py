@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 import structlog
 
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.files import DISK_ERRNOS
+from callsd_daemon.files import DISK_ERRNOS, sync
 from callsd_daemon.store.codec import JobCodec
 from callsd_daemon.store.failpoints import failpoint
-from callsd_daemon.store.files import beside, sync
+from callsd_daemon.store.files import beside
 from callsd_daemon.store.migrations import APPLICATION_ID, migrate, refuse_newer
 from callsd_daemon.store.operation_queue import Operation, OperationQueue
 from callsd_daemon.store.read_transaction import Change, ReadTransaction
