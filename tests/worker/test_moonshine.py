@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from callsd_worker.speech.choice import choose
 from callsd_worker.speech.engine import DecodeOptions, Recognised
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.moonshine import FILES, MoonshineEngine
@@ -71,6 +72,16 @@ class TestEngine:
         assert hear(engine, speech, DecodeOptions(language="en", max_tokens=5)).token_count == 5
         noise = np.random.default_rng(1).normal(0, 0.1, SAMPLE_RATE_HZ).astype(np.float32)
         assert hear(engine, noise).token_count <= 13
+
+    def test_what_is_made_of_no_words_is_not_believed(
+        self, engine: MoonshineEngine, speech: Samples
+    ) -> None:
+        """Speech played backwards has no words; those it makes of it are known for noise."""
+        said, guessed = hear(engine, speech), hear(engine, speech[::-1])
+
+        assert choose([said], peaks=None) == said
+        assert guessed.text
+        assert choose([guessed], peaks=None) is None
 
     @pytest.mark.parametrize("samples", [0, 1, 100])
     def test_next_to_nothing(self, engine: MoonshineEngine, samples: int) -> None:
