@@ -34,7 +34,7 @@ TOKENS_PER_SECOND = 6.5
 _SPARE_TOKENS = 6
 
 GUESS_LOG_PROBABILITY = -0.7
-"""Of 1880 words heard across a room, or 5 dB above other voices, 17 are in windows with less, and
+"""Of 2500 words heard across a room, or 5 dB above other voices, 17 are in windows with less, and
 16 of these wrong. What is made of several distant voices at once has -0.73 to -1.43."""
 
 MIN_WINDOW_SECONDS = 0.1
