@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A database that is damaged while it is in use."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.store.database import BLOCKED, Database
+from callsd_daemon.store.read_transaction import JobFilter, Page, ReadTransaction
+from callsd_daemon.store.transaction import Transaction
+from tests.helpers.jobs import make_job, put
+
+
+JOBS = 500
+PAGE_BYTES = 4096
+
+
+def fill(tx: Transaction) -> None:
+    """Make more jobs than SQLite keeps in memory."""
+    for number in range(JOBS):
+        tx.put(make_job(id=f"job{number}", labels={"note": "x" * 8000}))
+
+
+def everything(tx: ReadTransaction) -> Page:
+    """All jobs."""
+    return tx.page(wanted=JobFilter(), before=None, limit=JOBS)
+
+
+def spoil(path: Path, *, first_page: int) -> None:
+    """Have a disk lose what it was given, from one page on."""
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(first_page * PAGE_BYTES)
+        file.write(b"\xff" * (size - file.tell()))
+
+
+async def reason_of_reading(database: Database) -> Reason:
+    """Why not all jobs can be read."""
+    with pytest.raises(CallsdError) as refused:
+        await database.read(everything)
+    return refused.value.reason
+
+
+@pytest.mark.parametrize("first_page", [0, 5], ids=["header", "pages"])
+class TestDamaged:
+    """Pages are not what SQLite has written: real damage, of a real file."""
+
+    async def test_is_told(self, database: Database, path: Path, first_page: int) -> None:
+        """Who meets it is told what it is and what to do, and so is everybody who writes."""
+        await database.write(fill)
+        assert not database.is_damaged
+        spoil(path, first_page=first_page)
+
+        assert await reason_of_reading(database) is Reason.DATABASE_DAMAGED
+        assert database.is_damaged
+        with pytest.raises(CallsdError, match="callsd restore") as refused:
+            await database.write(put(make_job()))
+        assert refused.value.reason is Reason.DATABASE_DAMAGED
+        assert refused.value.reason in BLOCKED
+
+    async def test_stays_as_it_is(self, database: Database, path: Path, first_page: int) -> None:
+        """Nothing is written any more, not even when it is closed: what is left can be saved."""
+        await database.write(fill)
+        spoil(path, first_page=first_page)
+        await reason_of_reading(database)
+        files = [path, path.with_name("callsd.db-wal")]
+        before = [file.read_bytes() for file in files]
+        with pytest.raises(CallsdError):
+            await database.write(fill)
+        database.close()
+
+        assert [file.read_bytes() for file in files] == before
+
+
+async def test_a_disk_that_gives_nothing_back(
+    database: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be read is not called damaged, but what is still wrong when it can be is."""
+    await database.write(fill)
+    spoil(path, first_page=5)
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pread", fail)
+        assert await reason_of_reading(database) is Reason.DISK_FULL
+        assert not database.is_damaged
+    # It is not read as a whole for everybody who asks.
+    assert await reason_of_reading(database) is Reason.DISK_FULL
+    database._damage._look_time = 0.0
+
+    assert await reason_of_reading(database) is Reason.DATABASE_DAMAGED
