@@ -3,6 +3,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,20 @@ class TestDamaged:
         assert [file.read_bytes() for file in files] == before
 
 
+def is_held(path: Path) -> bool:
+    """Whether others see that SQLite has the file, by the lock that it has on it all the time."""
+    code = (
+        "import fcntl, sys\n"
+        "with open(sys.argv[1], 'r+b') as file:\n"
+        "    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], check=False, capture_output=True, timeout=30
+    )
+    assert not done.returncode or b"BlockingIOError" in done.stderr
+    return done.returncode != 0
+
+
 async def test_a_disk_that_gives_nothing_back(
     database: Database, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,3 +110,12 @@ async def test_a_disk_that_gives_nothing_back(
     database._damage._look_time = 0.0
 
     assert await reason_of_reading(database) is Reason.DATABASE_DAMAGED
+
+
+async def test_to_look_costs_no_lock(database: Database, path: Path) -> None:
+    """Other programs still see that the file is in use: else one of them could remove its log."""
+    await database.write(fill)
+    assert is_held(path)
+
+    assert database._damage._is_readable()
+    assert is_held(path)

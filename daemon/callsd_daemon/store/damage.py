@@ -63,6 +63,7 @@ class DamageWatch:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._descriptor: int | None = None
         self._look_time = -math.inf
         self._turn = threading.Lock()
         self.problem = ""
@@ -72,7 +73,7 @@ class DamageWatch:
         """Look whether it is as SQLite says."""
         with self._turn:
             if not self.problem and time.monotonic() >= self._look_time:
-                self.problem = _problem(self._path)
+                self.problem = self._look()
                 self._look_time = time.monotonic() + LOOK_SECONDS
                 if self.problem:
                     log.critical(
@@ -84,6 +85,33 @@ class DamageWatch:
                     )
             return bool(self.problem)
 
+    def _look(self) -> str:
+        """What is damaged. Empty when nothing is, or when the disk does not give all of it back.
+
+        Reads it as a whole: a second for some hundred megabytes.
+        """
+        # A disk that fails for a moment shall not be taken for damage, which is there to stay.
+        if _doubt(self._path) and self._is_readable():
+            return _doubt(self._path)
+        return ""
+
+    def _is_readable(self) -> bool:
+        try:
+            # Never closed while SQLite has the file: its locks would go with any descriptor of it.
+            if self._descriptor is None:
+                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            _read_all(self._descriptor)
+            with beside(self._path, "-wal").open("rb") as log_file:
+                _read_all(log_file.fileno())
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of the file, after SQLite has."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
     def refusal(self) -> CallsdError:
         """What everybody is told afterwards."""
         return CallsdError(
@@ -91,17 +119,6 @@ class DamageWatch:
             f"the job database is damaged ({self.problem}), and nothing is written to it any more: "
             "its administrator has to restore a backup (callsd restore)",
         )
-
-
-def _problem(path: Path) -> str:
-    """What is damaged. Empty when nothing is, or when the disk does not give all of it back.
-
-    Reads it as a whole: a second for some hundred megabytes.
-    """
-    # A disk that fails for a moment shall not be taken for damage, which is there to stay.
-    if _doubt(path) and _is_readable(path):
-        return _doubt(path)
-    return ""
 
 
 def _doubt(path: Path) -> str:
@@ -114,14 +131,8 @@ def _doubt(path: Path) -> str:
     return ""
 
 
-def _is_readable(path: Path) -> bool:
-    try:
-        for part in (path, beside(path, "-wal")):
-            with part.open("rb") as file:
-                offset = 0
-                # The call that SQLite makes.
-                while got := len(os.pread(file.fileno(), READ_BYTES, offset)):
-                    offset += got
-    except OSError:
-        return False
-    return True
+def _read_all(descriptor: int) -> None:
+    offset = 0
+    # The call that SQLite makes.
+    while got := len(os.pread(descriptor, READ_BYTES, offset)):
+        offset += got

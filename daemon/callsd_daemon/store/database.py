@@ -152,6 +152,7 @@ class Database:
         # The last one to leave puts the log into the file, which a reader may not.
         self._reading.close()
         self._connection.close()
+        self._damage.close()
 
     def _serve(self, batch: list[Operation]) -> None:
         if self.is_damaged:
