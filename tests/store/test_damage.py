@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A database that is damaged while it is in use."""
 
+import asyncio
 import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,23 @@ class TestDamaged:
             await database.write(put(make_job()))
         assert refused.value.reason is Reason.DATABASE_DAMAGED
         assert refused.value.reason in BLOCKED
+
+    async def test_nothing_beside_it_is_kept(
+        self, database: Database, path: Path, first_page: int
+    ) -> None:
+        """What shares its transaction with who meets the damage is not acknowledged either."""
+        await database.write(fill)
+        go_on = threading.Event()
+        waiting = asyncio.ensure_future(database.write(lambda _tx: go_on.wait(10)))
+        beside = [
+            asyncio.ensure_future(database.write(work)) for work in (put(make_job()), everything)
+        ]
+        await asyncio.sleep(0)
+        spoil(path, first_page=first_page)
+        go_on.set()
+        _, *ends = await asyncio.gather(waiting, *beside, return_exceptions=True)
+
+        assert [getattr(end, "reason", end) for end in ends] == [Reason.DATABASE_DAMAGED] * 2
 
     async def test_stays_as_it_is(self, database: Database, path: Path, first_page: int) -> None:
         """Nothing is written any more, not even when it is closed: what is left can be saved."""

@@ -112,6 +112,11 @@ class DamageWatch:
         if self._descriptor is not None:
             os.close(self._descriptor)
 
+    def check(self) -> None:
+        """Raise DATABASE_DAMAGED once damage was found."""
+        if self.problem:
+            raise self.refusal()
+
     def refusal(self) -> CallsdError:
         """What everybody is told afterwards."""
         return CallsdError(

@@ -59,7 +59,7 @@ WIPE_RETRY_SECONDS = 1.0
 whether the database still answers."""
 
 BLOCKED = frozenset({Reason.DISK_FULL, Reason.QUEUE_FULL, Reason.DATABASE_DAMAGED})
-"""Why the database refuses for a while what it will do later, of the last one after a restart."""
+"""Why the database refuses what it will do later: one that is damaged, once it is restored."""
 
 HELD_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 """Somebody else has the file."""
@@ -155,13 +155,9 @@ class Database:
         self._damage.close()
 
     def _serve(self, batch: list[Operation]) -> None:
-        if self.is_damaged:
-            for operation in batch:
-                operation.future.set_exception(self._damage.refusal())
-            return
         self._run(batch)
         try:
-            if time.monotonic() >= self._wipe_time:
+            if time.monotonic() >= self._wipe_time and not self.is_damaged:
                 self._wipe()
         except sqlite3.Error as problem:
             self._put_off(str(problem))
@@ -171,6 +167,7 @@ class Database:
         done: list[tuple[Operation, Any]] = []
         changes: list[Change] = []
         try:
+            self._damage.check()
             execute("BEGIN IMMEDIATE")
             for operation in batch:
                 execute("SAVEPOINT operation")
@@ -188,6 +185,7 @@ class Database:
                 execute("RELEASE operation")
             # In the transaction: to begin another one for it takes much longer than to look.
             keepers = {job_id for (job_id,) in execute("SELECT job_id FROM secrets")}
+            self._damage.check()  # who met it may have been one of these
             if changes:
                 failpoint("store.before_commit")
             execute("COMMIT")
