@@ -132,7 +132,7 @@ def _doubt(path: Path) -> str:
     except (OSError, sqlite3.OperationalError, SchemaTooNewError):
         return ""
     except sqlite3.DatabaseError as problem:
-        return str(problem)
+        return " ".join(str(problem).split())  # SQLite's verdict has two lines
     return ""
 
 

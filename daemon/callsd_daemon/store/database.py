@@ -185,7 +185,7 @@ class Database:
                 execute("RELEASE operation")
             # In the transaction: to begin another one for it takes much longer than to look.
             keepers = {job_id for (job_id,) in execute("SELECT job_id FROM secrets")}
-            self._damage.check()  # who met it may have been one of these
+            self._damage.check()  # somebody may have met it meanwhile
             if changes:
                 failpoint("store.before_commit")
             execute("COMMIT")
