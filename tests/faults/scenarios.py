@@ -61,6 +61,7 @@ ELSEWHERE: dict[str, tuple[int, str]] = {
     "tests/host/test_probe.py::TestPressure": (17, "a kernel that does not say is no error"),
     "tests/store/test_opening.py::TestForeign": (26, "a file that is not ours stays as it is"),
     "tests/store/test_opening.py::TestDamaged": (26, "damage is refused, with what to do"),
+    "tests/store/test_damage.py": (26, "damage is told from a disk that gives nothing back"),
     "tests/store/test_writing.py::TestDurability": (27, "files at each acknowledgement hold it"),
     "tests/store/test_beside.py": (43, "reads go on; writes are told to try again"),
     "tests/e2e/test_bad_models.py": (28, "real engines: MODEL_INVALID, never an empty result"),

@@ -210,7 +210,7 @@ class TestState:
     @pytest.mark.scenario(26, "a store that somebody else holds is not called damaged")
     def test_locked(self, daemon: StartDaemon) -> None:
         """The daemon leaves with 73, and starts as ever once the other program has ended."""
-        soon = {"callsd_daemon.store.database.BUSY_TIMEOUT_SECONDS": 0.2}
+        soon = {"callsd_daemon.store.damage.BUSY_TIMEOUT_SECONDS": 0.2}
         one = _with_a_job(daemon(is_started=False, constants=soon))
         one.stop()
         with contextlib.closing(
