@@ -405,6 +405,27 @@ class TestLimits:
         # The word that a cut goes through is on neither side of it.
         assert all(later - earlier <= 2 for earlier, later in pairwise(numbers))
 
+    def test_a_cut_keeps_words_that_its_last_pass_heard_otherwise(
+        self, detector: VoiceDetector
+    ) -> None:
+        """Words that passes agreed on stay when later ones differ and running speech is cut."""
+
+        def changes_its_mind(window: DecodeWindow) -> Result:
+            heard = says_position(window).recognised
+            assert heard is not None
+            first, _, rest = heard.text.partition(" ")
+            if window.start_sample < SAMPLE_RATE_HZ and window.seconds > 3.0:
+                return said(f"other {rest}", heard.words)
+            return said(f"{first} {rest}", heard.words)
+
+        sound = cut(decoded("kenji"), (26.0, 37.5))
+
+        story = play(make(detector), sound, recognise=changes_its_mind)
+
+        assert len(story.finals) > 1
+        assert story.finals[0].lower().startswith("w")
+        assert not any("other" in text.lower() for text in story.finals)
+
     @pytest.mark.parametrize("is_timed", [True, False], ids=["between words", "in the dark"])
     def test_a_cut_inside_a_sentence_leaves_no_full_stop(
         self, detector: VoiceDetector, *, is_timed: bool
