@@ -7,8 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from callsd_worker.captioner.agreement import MOST_HELD_WORDS
 from callsd_worker.captioner.decoding import DecodeWindow, Result
-from callsd_worker.captioner.rules import Rules
+from callsd_worker.captioner.rules import Rules, rules_for
 from callsd_worker.captioner.schedule import LARGEST_BATCH, Schedule
 from callsd_worker.captioner.segmenter import STALL_SECONDS
 from callsd_worker.captioner.track import Track
@@ -202,6 +203,26 @@ class TestSpeech:
             last = int(words.text.lower().rpartition("w")[2])
             assert words.recognised_sample == pytest.approx((last + 1) * step, abs=1)
         assert " ".join(story.finals) == " ".join(play(make(detector), speech).finals)
+
+    def test_words_of_a_tiny_model_wait_less(
+        self, detector: VoiceDetector, speech: Samples
+    ) -> None:
+        """Who chose it for early words gets those of which another model would be asked again."""
+
+        def waiting(model: str) -> int:
+            track = Track(detector, start_sample=0, language="en", rules=rules_for(model))
+            track.feed(0, speech[: 3 * SAMPLE_RATE_HZ], 0.0)
+            heard = says_position(track.take(1.0)).recognised
+            assert heard is not None
+            words = tuple(replace(word, probability=0.7) for word in heard.words)
+            track.settle(said(heard.text, words), 1.0)
+            update = track.take_update()
+            assert update is not None
+            assert update.interim is not None
+            return len(words) - len(update.interim.text.split())
+
+        assert waiting("tiny.en") == 0
+        assert waiting("base") == MOST_HELD_WORDS
 
     def test_doubtful_words_are_final_when_the_last_pass_fails(
         self, detector: VoiceDetector, speech: Samples

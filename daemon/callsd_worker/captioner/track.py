@@ -183,7 +183,10 @@ class Track:
             segment.agreement = Agreement()
         timed = result.recognised.words
         segment.agreement.update(
-            words, is_careful=window.is_final, probabilities=[word.probability for word in timed]
+            words,
+            is_careful=window.is_final,
+            probabilities=[word.probability for word in timed],
+            doubtful_probability=self._rules.doubtful_probability,
         )
         segment.recognised_sample = window.end_sample
         if held := len(segment.agreement.held):
