@@ -149,13 +149,20 @@ class Segmenter:
 
     def _cut_at_limit(self, segment: Segment, now_seconds: float) -> None:
         """Cut a segment that is too long at its softest moment."""
-        cuts = self.cuts(segment, word_count=len(segment.agreement.words))
-        if cuts:
+        words = times_of(segment.agreement.words, segment.heard)
+        if cuts := cuts_between_words(self.sound_of(segment), words):
             self.cut(segment, max(cuts, key=lambda cut: cut.pause_seconds), now_seconds)
             return
         count = len(segment.trail)
         samples = self._audio.read(segment.voice_start_sample, segment.judged_sample)
         frame = softest_frame(samples, first=count // 2, after=count - 2)
+        if words:
+            # Noise hides all pauses. A word that is cut in two goes to where more of it is.
+            sample = segment.voice_start_sample + frame * FRAME_SAMPLES - segment.start_sample
+            at_seconds = sample / SAMPLE_RATE_HZ
+            before = sum(word.start_seconds + word.end_seconds < 2 * at_seconds for word in words)
+            self.cut(segment, Cut(sample=sample, word_count=before, pause_seconds=0.0), now_seconds)
+            return
         self._split(segment, frame, now_seconds)
         # Which words are before the cut is not known: both parts are recognised again.
         segment.agreement = Agreement()
