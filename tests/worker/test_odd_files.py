@@ -17,7 +17,7 @@ from .conftest import SAMPLE_CALL, Samples
 
 
 VOICE = ("-ss", "18.2", "-t", "4", "-i", SAMPLE_CALL / "maya.ogg")
-OTHER = ("-ss", "25", "-t", "5", "-i", SAMPLE_CALL / "joe.ogg")
+OTHER = ("-ss", "8", "-t", "5", "-i", SAMPLE_CALL / "joe.ogg")
 
 
 def heard(path: Path) -> tuple[Samples, AudioStream]:
@@ -63,6 +63,9 @@ class TestJoined:
             ("wav", "-ar 16000", "-ar 44100 -ac 2", []),
             ("mp3", "-ar 48000", "-ar 44100 -ac 2", ["INPUT_DAMAGED"]),
             ("aac", "-ar 48000", "-ar 24000 -ac 2", []),
+            ("aac", "-ac 2", "-ac 1", []),
+            ("ac3", "-ac 6", "-ac 1", []),
+            ("ac3", "-ac 1", "-ac 2", []),
         ],
     )
     def test_the_second_comes_right_behind_the_first(
