@@ -66,6 +66,14 @@ class TestJoined:
             ("aac", "-ac 2", "-ac 1", []),
             ("ac3", "-ac 6", "-ac 1", []),
             ("ac3", "-ac 1", "-ac 2", []),
+            ("flac", "", "-ac 2 -ar 22050", []),
+            ("flv", "-ar 44100", "-ar 22050 -ac 2", []),
+            ("m4a", "-c:a aac", "-c:a alac", []),
+            ("aiff", "", "-ac 2 -ar 22050", []),
+            ("caf", "-c:a alac", "-c:a pcm_s16be", []),
+            ("w64", "", "-ac 2", []),
+            ("tta", "", "", []),
+            ("asf", "-c:a mp2", "-c:a mp2 -ac 2", []),
         ],
     )
     def test_the_second_comes_right_behind_the_first(
@@ -125,6 +133,25 @@ class TestLength:
         assert codes(stream) == []
         assert stream.position_seconds == pytest.approx(24, abs=0.2)
         assert stream.declared_seconds == pytest.approx(24, abs=0.2)
+
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.flv"])
+    @pytest.mark.parametrize(
+        ("picture", "seconds"), [("-f lavfi -t 24 -i color -map 1 -map 0", 24), ("", 4)]
+    )
+    def test_sound_that_begins_late(
+        self, name: str, picture: str, seconds: float, tmp_path: Path
+    ) -> None:
+        """Its place is by the picture's clock, and what the header says of its end is kept."""
+        ffmpeg(*VOICE, tmp_path / "a.wav")
+        late = ("-itsoffset", "20", "-i", tmp_path / "a.wav")
+        ffmpeg(*late, *picture.split(), "-c:a", "aac", tmp_path / name)
+
+        samples, stream = heard(tmp_path / name)
+
+        assert codes(stream) == []
+        assert samples.size == pytest.approx(4 * SAMPLE_RATE_HZ, rel=0.02)
+        assert stream.position_seconds == pytest.approx(seconds, abs=0.1)
+        assert stream.declared_seconds == pytest.approx(seconds, abs=0.1)
 
     @pytest.mark.parametrize("name", ["a.mp3", "a.flac", "a.mkv"])
     def test_a_promise_is_kept_or_told(self, name: str, tmp_path: Path) -> None:

@@ -97,6 +97,9 @@ class SoundTrack:
         # One thread: the cores are for recognition, and audio decoding gains nothing by more.
         self.stream.codec_context.thread_count = 1
         self._formats = set(self.container.format.name.split(","))
+        # Now: while it is read, the library corrects the start of a stream, and not its duration.
+        self.length_seconds = self._told_length_seconds()
+        """Length as the file says; 0.0 = it does not."""
 
     @property
     def origin_seconds(self) -> float:
@@ -113,14 +116,13 @@ class SoundTrack:
         """A leap of the clock that is longer is no pause; infinite for formats with one clock."""
         return _MAX_HOLE_SECONDS if self._formats & _HAS_BROKEN_CLOCK else float("inf")
 
-    @property
-    def length_seconds(self) -> float:
-        """Length as the file says; 0.0 = it does not."""
+    def _told_length_seconds(self) -> float:
         if not self._says_its_length:
             return 0.0
         if self.stream.duration is not None and self.stream.time_base is not None:
-            return max(0.0, float(self.stream.duration * self.stream.time_base))
-        return max(0.0, (self.container.duration or 0) / av.time_base)
+            end = (self.stream.start_time or 0) + self.stream.duration
+            return max(0.0, float(end * self.stream.time_base) - self.origin_seconds)
+        return max(0.0, (self.container.duration or 0) / av.time_base - self.origin_seconds)
 
     @property
     def _says_its_length(self) -> bool:
