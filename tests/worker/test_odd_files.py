@@ -134,17 +134,18 @@ class TestLength:
         assert stream.position_seconds == pytest.approx(24, abs=0.2)
         assert stream.declared_seconds == pytest.approx(24, abs=0.2)
 
-    @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.flv"])
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.flv", "a.ts", "a.mpg"])
     @pytest.mark.parametrize(
-        ("picture", "seconds"), [("-f lavfi -t 24 -i color -map 1 -map 0", 24), ("", 4)]
+        ("picture", "seconds"), [("-f lavfi -t 24 -i color=s=64x64 -map 1 -map 0", 24), ("", 4)]
     )
     def test_sound_that_begins_late(
         self, name: str, picture: str, seconds: float, tmp_path: Path
     ) -> None:
         """Its place is by the picture's clock, and what the header says of its end is kept."""
         ffmpeg(*VOICE, tmp_path / "a.wav")
+        codec = "mp2" if name == "a.mpg" else "aac"
         late = ("-itsoffset", "20", "-i", tmp_path / "a.wav")
-        ffmpeg(*late, *picture.split(), "-c:a", "aac", tmp_path / name)
+        ffmpeg(*late, *picture.split(), "-c:a", codec, tmp_path / name)
 
         samples, stream = heard(tmp_path / name)
 
@@ -188,6 +189,16 @@ def transcribed(path: Path, seen: list[Progress]) -> Transcript:
         on_progress=seen.append,
         should_stop=lambda: False,
     )
+
+
+def test_encrypted_sound_is_told(tmp_path: Path) -> None:
+    """Who brings a protected file learns that, not that it be damaged."""
+    key = ("-encryption_key", "0" * 32, "-encryption_kid", "0" * 32)
+    protection = ("-encryption_scheme", "cenc-aes-ctr", *key)
+    ffmpeg(*VOICE, "-c:a", "aac", *protection, tmp_path / "a.mp4")
+
+    with pytest.raises(MediaError, match="encrypted"):
+        heard(tmp_path / "a.mp4")
 
 
 class TestTracks:

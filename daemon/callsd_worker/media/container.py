@@ -9,6 +9,7 @@ import av
 from av.codec.codec import UnknownCodecError
 from av.error import FFmpegError
 
+from callsd_worker.media.clock import MAX_LATE_SECONDS
 from callsd_worker.media.files import MediaError, Section
 
 
@@ -67,6 +68,14 @@ _PROBE = {
     "protocol_whitelist": "",
 }
 
+_PROBE_FAR = {
+    **_PROBE,
+    # What is read for it is kept in memory meanwhile.
+    "probesize": "64000000",
+    "analyzeduration": str(int(MAX_LATE_SECONDS * av.time_base)),
+}
+"""For sound that is far from the beginning of a stream, behind nothing but pictures."""
+
 _MP3_LENGTH = re.compile(rb"(?:Xing|Info)\0\0\0[\x03\x07\x0b\x0f].{4}(.{4})", re.DOTALL)
 """Flags, of which two are set, the number of frames, and that of bytes."""
 
@@ -83,7 +92,11 @@ class SoundTrack:
     def __init__(self, section: Section, *, choice: int = 0) -> None:
         """Take the first usable track from `choice` on; those that the file prefers come first."""
         self._section = section
-        self.container = _open(section)
+        self.container = _open(section, _PROBE)
+        if self.container.format.name in _HAS_BROKEN_CLOCK and not _is_sound_found(self.container):
+            self.container.close()
+            section.seek(0)
+            self.container = _open(section, _PROBE_FAR)
         try:
             tracks = sorted(
                 enumerate(self.container.streams.audio, start=1),
@@ -134,13 +147,15 @@ class SoundTrack:
         """Length by the timestamps. Reads the whole file; nothing can be decoded afterwards."""
         seconds = 0.0
         last = self.origin_seconds
+        longest = max(self.max_hole_seconds, MAX_LATE_SECONDS)
         with contextlib.suppress(FFmpegError):
             for packet in self.container.demux(self.stream):
                 if packet.pts is None or packet.time_base is None:
                     continue
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                if 0.0 < end - last <= self.max_hole_seconds:
+                if 0.0 < end - last <= longest:
                     seconds += end - last
+                    longest = self.max_hole_seconds
                 last = end
         return seconds
 
@@ -148,12 +163,18 @@ class SoundTrack:
         self.container.close()
 
 
-def _open(section: Section) -> av.container.InputContainer:
+def _is_sound_found(container: av.container.InputContainer) -> bool:
+    """Whether the form of any sound is known yet."""
+    contexts = (stream.codec_context for stream in container.streams.audio)
+    return any(context is not None and context.sample_rate for context in contexts)
+
+
+def _open(section: Section, options: dict[str, str]) -> av.container.InputContainer:
     try:
         return av.open(
             section,
             "r",
-            options=_PROBE,
+            options=options,
             metadata_errors="replace",
             buffer_size=_READ_BYTES,
         )
