@@ -93,7 +93,8 @@ class SoundTrack:
         """Take the first usable track from `choice` on; those that the file prefers come first."""
         self._section = section
         self.container = _open(section, _PROBE)
-        if self.container.format.name in _HAS_BROKEN_CLOCK and not _is_sound_found(self.container):
+        is_stream = self.container.format.name in _HAS_BROKEN_CLOCK
+        if is_stream and all(map(_problem, self.container.streams.audio)):
             self.container.close()
             section.seek(0)
             self.container = _open(section, _PROBE_FAR)
@@ -161,12 +162,6 @@ class SoundTrack:
 
     def close(self) -> None:
         self.container.close()
-
-
-def _is_sound_found(container: av.container.InputContainer) -> bool:
-    """Whether the form of any sound is known yet."""
-    contexts = (stream.codec_context for stream in container.streams.audio)
-    return any(context is not None and context.sample_rate for context in contexts)
 
 
 def _open(section: Section, options: dict[str, str]) -> av.container.InputContainer:
