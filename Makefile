@@ -112,6 +112,7 @@ test-system: test-models test-packages ## boot machines, install packages, go th
 
 .PHONY: page-zoo
 page-zoo: $(SETUP) ## record pages that go wrong, and lay their last pictures side by side (SHEET=)
+	@tools/packages.sh pages
 	$(BIN)/python -m tests.recorder.contact_sheet '$(SHEET)'
 
 .PHONY: faults

@@ -5,6 +5,7 @@
 # usage: tools/packages.sh          what recordings need
 #        tools/packages.sh demo     what their demo and benchmark need besides: ffmpeg, to compare
 #        tools/packages.sh tests    what the tests need besides: also a proxy, machines to boot
+#        tools/packages.sh pages    what recordings need, and glyphs of all scripts
 set -eu
 
 missing=
@@ -27,6 +28,11 @@ library libyuv.so.0 libyuv0
 library libpulse-simple.so.0 libpulse0
 library libxcb.so.1 libxcb1
 case "${1:-}" in demo | tests) need ffmpeg ffmpeg ;; esac
+if [ "${1:-}" = pages ]; then
+    for font in core cjk color-emoji; do
+        dpkg-query --show "fonts-noto-$font" >/dev/null 2>&1 || missing="$missing fonts-noto-$font"
+    done
+fi
 if [ "${1:-}" = tests ]; then
     [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
     need certutil libnss3-tools

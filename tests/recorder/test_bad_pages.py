@@ -24,6 +24,8 @@ SMALL = Quality(width=640, height=360, fps=10, video_kbps=500, audio_kbps=64)
 
 PAGE = b"""<!doctype html><title>call</title><body style="margin:0;background:#00f"><script>
 window.ticks = 0; setInterval(() => ticks++, 20); window.said = {};
+if (parent !== window && location.pathname === "/printing")
+  setTimeout(() => { print(); parent.postMessage("printed", "*") }, 500);
 const tell = (name, promise) => promise.then(x => said[name] = x, e => said[name] = `${e}`);
 async function microphoneAndCamera() {
   const audio = {echoCancellation: false, noiseSuppression: false, autoGainControl: false};
@@ -53,7 +55,13 @@ class Site(BaseHTTPRequestHandler):
     sent: ClassVar[list[int]] = []
 
     def do_GET(self) -> None:
-        """Send either."""
+        """Send either, or ask who wants to know."""
+        if self.path == "/login":
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="x"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         self.send_response(200)
         if self.path != "/file":
             self.send_header("Content-Type", "text/html")
@@ -146,6 +154,29 @@ class TestAsking:
         do(source, "window.print(); said.printed = 1")
 
         eventually(lambda: value(source, "said.printed"), "printing returns", seconds=5)
+
+    def test_frames_of_another_site_print_nothing_either(self, source: WebSource) -> None:
+        """The preview of a frame would cover the page as well."""
+        do(
+            source,
+            "const frame = document.createElement('iframe');"
+            "onmessage = e => { said.frame = e.data; frame.remove() };"
+            "frame.src = `http://localhost:${location.port}/printing`; document.body.append(frame)",
+        )
+
+        eventually(lambda: value(source, "said.frame"), "printing returns", seconds=10)
+        assert len(windows(source)) == 1
+
+    def test_nobody_is_asked_for_a_password(self, source: WebSource) -> None:
+        """What a login protects is missing, and the page goes on without it."""
+        do(
+            source,
+            "const frame = document.createElement('iframe'); frame.src = '/login';"
+            "frame.onload = () => { said.login = 1; frame.remove() };"
+            "document.body.append(frame)",
+        )
+
+        eventually(lambda: value(source, "said.login"), "the frame has loaded", seconds=10)
 
     def test_leave_is_refused_without_a_prompt(self, source: WebSource) -> None:
         """Nobody could answer; what a call does not need it does not get."""

@@ -17,7 +17,7 @@ from .conftest import SAMPLE_CALL, Samples
 
 
 VOICE = ("-ss", "18.2", "-t", "4", "-i", SAMPLE_CALL / "maya.ogg")
-OTHER = ("-ss", "25", "-t", "5", "-i", SAMPLE_CALL / "joe.ogg")
+OTHER = ("-ss", "8", "-t", "5", "-i", SAMPLE_CALL / "joe.ogg")
 
 
 def heard(path: Path) -> tuple[Samples, AudioStream]:
@@ -63,6 +63,17 @@ class TestJoined:
             ("wav", "-ar 16000", "-ar 44100 -ac 2", []),
             ("mp3", "-ar 48000", "-ar 44100 -ac 2", ["INPUT_DAMAGED"]),
             ("aac", "-ar 48000", "-ar 24000 -ac 2", []),
+            ("aac", "-ac 2", "-ac 1", []),
+            ("ac3", "-ac 6", "-ac 1", []),
+            ("ac3", "-ac 1", "-ac 2", []),
+            ("flac", "", "-ac 2 -ar 22050", []),
+            ("flv", "-ar 44100", "-ar 22050 -ac 2", []),
+            ("m4a", "-c:a aac", "-c:a alac", []),
+            ("aiff", "", "-ac 2 -ar 22050", []),
+            ("caf", "-c:a alac", "-c:a pcm_s16be", []),
+            ("w64", "", "-ac 2", []),
+            ("tta", "", "", []),
+            ("asf", "-c:a mp2", "-c:a mp2 -ac 2", []),
         ],
     )
     def test_the_second_comes_right_behind_the_first(
@@ -123,6 +134,26 @@ class TestLength:
         assert stream.position_seconds == pytest.approx(24, abs=0.2)
         assert stream.declared_seconds == pytest.approx(24, abs=0.2)
 
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.flv", "a.ts", "a.mpg"])
+    @pytest.mark.parametrize(
+        ("picture", "seconds"), [("-f lavfi -t 24 -i color=s=64x64 -map 1 -map 0", 24), ("", 4)]
+    )
+    def test_sound_that_begins_late(
+        self, name: str, picture: str, seconds: float, tmp_path: Path
+    ) -> None:
+        """Its place is by the picture's clock, and what the header says of its end is kept."""
+        ffmpeg(*VOICE, tmp_path / "a.wav")
+        codec = "mp2" if name == "a.mpg" else "aac"
+        late = ("-itsoffset", "20", "-i", tmp_path / "a.wav")
+        ffmpeg(*late, *picture.split(), "-c:a", codec, tmp_path / name)
+
+        samples, stream = heard(tmp_path / name)
+
+        assert codes(stream) == []
+        assert samples.size == pytest.approx(4 * SAMPLE_RATE_HZ, rel=0.02)
+        assert stream.position_seconds == pytest.approx(seconds, abs=0.1)
+        assert stream.declared_seconds == pytest.approx(seconds, abs=0.1)
+
     @pytest.mark.parametrize("name", ["a.mp3", "a.flac", "a.mkv"])
     def test_a_promise_is_kept_or_told(self, name: str, tmp_path: Path) -> None:
         """A file that was cut is told by a header that says how long it was."""
@@ -158,6 +189,16 @@ def transcribed(path: Path, seen: list[Progress]) -> Transcript:
         on_progress=seen.append,
         should_stop=lambda: False,
     )
+
+
+def test_encrypted_sound_is_told(tmp_path: Path) -> None:
+    """Who brings a protected file learns that, not that it be damaged."""
+    key = ("-encryption_key", "0" * 32, "-encryption_kid", "0" * 32)
+    protection = ("-encryption_scheme", "cenc-aes-ctr", *key)
+    ffmpeg(*VOICE, "-c:a", "aac", *protection, tmp_path / "a.mp4")
+
+    with pytest.raises(MediaError, match="encrypted"):
+        heard(tmp_path / "a.mp4")
 
 
 class TestTracks:

@@ -15,6 +15,9 @@ DOUBT_SECONDS = 35.0
 """A leap that is not taken back within so much sound is true. Browsers and FFmpeg give a time to
 each cluster of a file, and a cluster has up to 33 s."""
 
+MAX_LATE_SECONDS = 600.0
+"""How far from the beginning of a file its sound may begin, whatever its clock may leap later."""
+
 MAX_LEAPS_IN_DOUBT = 100
 """Of more at once the first is true: each new leap is held against all of them."""
 
@@ -118,7 +121,10 @@ class Places:
         """Give the first of what is held its place."""
         stretch = self._held.pop(0)
         leap_seconds = stretch.leap_seconds
-        if not stretch.is_taken_back and 0.0 < leap_seconds <= self._max_hole_seconds:
+        longest = self._max_hole_seconds
+        if not self.position_samples:
+            longest = max(longest, MAX_LATE_SECONDS)
+        if not stretch.is_taken_back and 0.0 < leap_seconds <= longest:
             self.position_samples += round(leap_seconds * SAMPLE_RATE_HZ)
         else:
             self._shift_seconds -= leap_seconds

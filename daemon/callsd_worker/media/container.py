@@ -9,6 +9,7 @@ import av
 from av.codec.codec import UnknownCodecError
 from av.error import FFmpegError
 
+from callsd_worker.media.clock import MAX_LATE_SECONDS
 from callsd_worker.media.files import MediaError, Section
 
 
@@ -67,6 +68,14 @@ _PROBE = {
     "protocol_whitelist": "",
 }
 
+_PROBE_FAR = {
+    **_PROBE,
+    # What is read for it is kept in memory meanwhile.
+    "probesize": "64000000",
+    "analyzeduration": str(int(MAX_LATE_SECONDS * av.time_base)),
+}
+"""For sound that is far from the beginning of a stream, behind nothing but pictures."""
+
 _MP3_LENGTH = re.compile(rb"(?:Xing|Info)\0\0\0[\x03\x07\x0b\x0f].{4}(.{4})", re.DOTALL)
 """Flags, of which two are set, the number of frames, and that of bytes."""
 
@@ -83,7 +92,12 @@ class SoundTrack:
     def __init__(self, section: Section, *, choice: int = 0) -> None:
         """Take the first usable track from `choice` on; those that the file prefers come first."""
         self._section = section
-        self.container = _open(section)
+        self.container = _open(section, _PROBE)
+        is_stream = self.container.format.name in _HAS_BROKEN_CLOCK
+        if is_stream and all(map(_problem, self.container.streams.audio)):
+            self.container.close()
+            section.seek(0)
+            self.container = _open(section, _PROBE_FAR)
         try:
             tracks = sorted(
                 enumerate(self.container.streams.audio, start=1),
@@ -97,6 +111,9 @@ class SoundTrack:
         # One thread: the cores are for recognition, and audio decoding gains nothing by more.
         self.stream.codec_context.thread_count = 1
         self._formats = set(self.container.format.name.split(","))
+        # Now: while it is read, the library corrects the start of a stream, and not its duration.
+        self.length_seconds = self._told_length_seconds()
+        """Length as the file says; 0.0 = it does not."""
 
     @property
     def origin_seconds(self) -> float:
@@ -113,14 +130,13 @@ class SoundTrack:
         """A leap of the clock that is longer is no pause; infinite for formats with one clock."""
         return _MAX_HOLE_SECONDS if self._formats & _HAS_BROKEN_CLOCK else float("inf")
 
-    @property
-    def length_seconds(self) -> float:
-        """Length as the file says; 0.0 = it does not."""
+    def _told_length_seconds(self) -> float:
         if not self._says_its_length:
             return 0.0
         if self.stream.duration is not None and self.stream.time_base is not None:
-            return max(0.0, float(self.stream.duration * self.stream.time_base))
-        return max(0.0, (self.container.duration or 0) / av.time_base)
+            end = (self.stream.start_time or 0) + self.stream.duration
+            return max(0.0, float(end * self.stream.time_base) - self.origin_seconds)
+        return max(0.0, (self.container.duration or 0) / av.time_base - self.origin_seconds)
 
     @property
     def _says_its_length(self) -> bool:
@@ -132,13 +148,15 @@ class SoundTrack:
         """Length by the timestamps. Reads the whole file; nothing can be decoded afterwards."""
         seconds = 0.0
         last = self.origin_seconds
+        longest = max(self.max_hole_seconds, MAX_LATE_SECONDS)
         with contextlib.suppress(FFmpegError):
             for packet in self.container.demux(self.stream):
                 if packet.pts is None or packet.time_base is None:
                     continue
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                if 0.0 < end - last <= self.max_hole_seconds:
+                if 0.0 < end - last <= longest:
                     seconds += end - last
+                    longest = self.max_hole_seconds
                 last = end
         return seconds
 
@@ -146,12 +164,12 @@ class SoundTrack:
         self.container.close()
 
 
-def _open(section: Section) -> av.container.InputContainer:
+def _open(section: Section, options: dict[str, str]) -> av.container.InputContainer:
     try:
         return av.open(
             section,
             "r",
-            options=_PROBE,
+            options=options,
             metadata_errors="replace",
             buffer_size=_READ_BYTES,
         )

@@ -62,6 +62,7 @@ class AudioStream:
         """(code, message) pairs, complete once the blocks are exhausted."""
         self._bad_packets = 0
         self._first_bad_seconds = 0.0
+        self._is_encrypted = False
         self._clock_seconds = 0.0
         """The file's clock at the end of what was decoded last."""
         self._mixer = Mixer()
@@ -221,6 +222,11 @@ class AudioStream:
             return
 
     def _decoded(self, packet: "av.Packet[av.AudioStream]") -> list[av.AudioFrame]:
+        if packet.has_sidedata("encryption_info"):
+            # Some decoders would make noise of it.
+            self._is_encrypted = True
+            self._note_bad()
+            return []
         try:
             return packet.decode()
         except FFmpegError:
@@ -238,6 +244,8 @@ class AudioStream:
 
     def _conclude(self) -> None:
         mixer = self._mixer
+        if not mixer.values and self._is_encrypted:
+            raise MediaError("its sound is encrypted (DRM); send a file without protection")
         if not mixer.values:
             raise MediaError(
                 "no sound could be decoded from byte 0 on; "

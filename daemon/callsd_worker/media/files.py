@@ -18,6 +18,20 @@ headers would be millions."""
 
 _RIFF_UNKNOWN_BYTES = 0x7FFF_0000
 
+_MIN_BOX_BYTES = 8
+MAX_BOXES = 1_000_000
+"""Of MP4; two days in fragments of half a second have fewer. What is behind is one part."""
+
+_HEAD_BYTES = {
+    b"fLaC": 8,
+    b"FLV\1": 13,
+    b"TTA1": 14,
+    b"riff": 16,  # Wave64
+    b"caff": 20,
+    b"\x30\x26\xb2\x75": 16,  # ASF
+}
+"""How much of the beginning of such a file is the same in each of its form, and never in sound."""
+
 _OGG_HEAD_BYTES = 27
 _OGG_IS_FIRST = 0x02
 _SEARCH_BYTES = 64 * 1024
@@ -96,10 +110,13 @@ class MediaFile:
         """The files of which this one was put together, in order; mostly it is one itself.
 
         The library takes no notice of where a chained Ogg file (RFC 3533, section 4) goes on in
-        another form, and gives up there; of WAV files it reads the first.
+        another form, and gives up there; of most other files it reads the first.
         """
         links = itertools.chain(
-            _ogg_links(self.descriptor, self.size_bytes), _wav_links(self.descriptor)
+            _ogg_links(self.descriptor, self.size_bytes),
+            _chunk_links(self.descriptor),
+            _mp4_links(self.descriptor, self.size_bytes),
+            _head_links(self.descriptor, self.size_bytes),
         )
         starts = [0, *itertools.islice(links, MAX_PARTS - 1), self.size_bytes]
         return [Section(self.descriptor, start, end) for start, end in itertools.pairwise(starts)]
@@ -114,19 +131,53 @@ class MediaFile:
         return max(0, claimed_bytes + 8 - self.size_bytes)
 
 
-def _wav_links(descriptor: int) -> Iterator[int]:
-    """Where WAV files begin, but for the first."""
+def _chunk_links(descriptor: int) -> Iterator[int]:
+    """Where WAV or AIFF files begin, but for the first."""
     at = 0
     while True:
         head = os.pread(descriptor, 12, at)
-        claimed_bytes = int.from_bytes(head[4:8], "little")
-        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            return
+        match head[:4], head[8:]:
+            case b"RIFF", b"WAVE":
+                claimed_bytes = int.from_bytes(head[4:8], "little")
+            case b"FORM", b"AIFF" | b"AIFC":
+                claimed_bytes = int.from_bytes(head[4:8], "big")
+            case _:
+                return
         if at:
             yield at
         if not 0 < claimed_bytes < _RIFF_UNKNOWN_BYTES:
             return
         at += 8 + claimed_bytes + claimed_bytes % 2
+
+
+def _mp4_links(descriptor: int, size_bytes: int) -> Iterator[int]:
+    """Where MP4 files begin, but for the first: at boxes of their type (ISO 14496-12)."""
+    at = 0
+    for _ in range(MAX_BOXES):
+        head = os.pread(descriptor, 16, at)
+        if head[4:8] == b"ftyp":
+            if at:
+                yield at
+        elif not at:
+            return
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:], "big")
+        if length < _MIN_BOX_BYTES or at + length >= size_bytes:
+            return
+        at += length
+
+
+def _head_links(descriptor: int, size_bytes: int) -> Iterator[int]:
+    """Where files begin that can be told by their first bytes alone, but for the first."""
+    magic = os.pread(descriptor, 4, 0)
+    head = os.pread(descriptor, _HEAD_BYTES.get(magic, 0), 0)
+    at = len(head)
+    while head and at < size_bytes:
+        at = _next(descriptor, head, at, size_bytes)
+        if at < size_bytes:
+            yield at
+        at += len(head)
 
 
 def _ogg_links(descriptor: int, size_bytes: int) -> Iterator[int]:
@@ -138,7 +189,7 @@ def _ogg_links(descriptor: int, size_bytes: int) -> Iterator[int]:
         if len(head) < _OGG_HEAD_BYTES or head[:4] != b"OggS":
             if not at:
                 return
-            at = _next_ogg_page(descriptor, at + 1, size_bytes)
+            at = _next(descriptor, b"OggS", at + 1, size_bytes)
             continue
         is_first = bool(head[5] & _OGG_IS_FIRST)
         if is_first and not is_beginning:
@@ -148,10 +199,11 @@ def _ogg_links(descriptor: int, size_bytes: int) -> Iterator[int]:
         at += _OGG_HEAD_BYTES + len(sizes) + sum(sizes)
 
 
-def _next_ogg_page(descriptor: int, at: int, size_bytes: int) -> int:
+def _next(descriptor: int, head: bytes, at: int, size_bytes: int) -> int:
+    """Where these bytes are next; the end of the file if nowhere."""
     while at < size_bytes:
-        found = os.pread(descriptor, _SEARCH_BYTES, at).find(b"OggS")
+        found = os.pread(descriptor, _SEARCH_BYTES, at).find(head)
         if found >= 0:
             return at + found
-        at += _SEARCH_BYTES - 3
+        at += _SEARCH_BYTES - len(head) + 1
     return size_bytes

@@ -7,7 +7,6 @@ import av
 import numpy as np
 from av.audio.resampler import AudioResampler
 
-from callsd_worker.media.files import MediaError
 from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 
 
@@ -55,6 +54,7 @@ class Mixer:
         """How many samples there were, of all channels."""
         self.not_finite = 0
         """How many of them were NaN or infinite, and were silenced."""
+        self._form = ("", 0, 0)
         self._begin()
 
     def _begin(self) -> None:
@@ -68,16 +68,14 @@ class Mixer:
     def feed(self, frame: av.AudioFrame) -> list[Samples]:
         # Positions are counted in samples; with timestamps the filter would fill holes itself.
         frame.pts = None
-        try:
-            self._gathered.write(frame)
-        except ValueError:
-            # The frame has other parameters than those before.
-            if not self._gathered.samples_written:
-                raise MediaError("sound in a form that cannot be read; send 16-bit PCM") from None
-            return self.finish() + self.feed(frame)
+        # The FIFO takes a frame of fewer channels, too, and reads beyond its end.
+        form = (frame.format.name, frame.sample_rate, frame.layout.nb_channels)
+        ended = self.finish() if form != self._form else []
+        self._form = form
+        self._gathered.write(frame)
         if self._gathered.samples < frame.sample_rate * _GATHER_SECONDS:
-            return []
-        return self._resampled()
+            return ended
+        return ended + self._resampled()
 
     def finish(self) -> list[Samples]:
         """Return what is buffered; the next frame starts anew."""

@@ -16,6 +16,7 @@ from callsd_worker.recorder.console import Console
 from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.page_headers import PageHeaders
 from callsd_worker.recorder.page_scripts import PageScripts
+from callsd_worker.recorder.preferences import write_preferences
 from callsd_worker.recorder.program_host import BROWSERS, ProgramHost, program
 from callsd_worker.recorder.silence import write_silence
 
@@ -29,9 +30,6 @@ FIRST_BAD_STATUS = 400
 
 MAX_LOGGED = 20
 """A page may open dialogs and windows without end; only so many are logged."""
-
-NO_PRINTING = "window.print = () => {}"
-"""A print preview covers the page, and only a person can close it."""
 
 UNUSED_FEATURES = (
     "AudioServiceOutOfProcess",
@@ -135,6 +133,7 @@ class Browser:
         profile_directory = host.private_directory("profile")
         if certificates:
             trust(host, profile_directory, certificates)
+        write_preferences(host, profile_directory)
         microphone, camera = write_silence(host)
         flags = [
             *FLAGS,
@@ -189,7 +188,6 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Network", "Inspector", "Runtime"):
             self._page(f"{domain}.enable")
-        self._page("Page.addScriptToEvaluateOnNewDocument", source=NO_PRINTING)
         # No downloads. The method of the same name in the domain Browser does not cover incognito.
         self._page("Page.setDownloadBehavior", behavior="deny")
         self._cdp.call("Target.setDiscoverTargets", discover=True)
