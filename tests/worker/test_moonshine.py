@@ -76,8 +76,7 @@ class TestEngine:
     def test_what_is_made_of_no_words_is_not_believed(
         self, engine: MoonshineEngine, speech: Samples
     ) -> None:
-        """Speech played backwards has no words: the engine is much less sure of those it makes of it,
-        and what is below its limit is known for noise."""
+        """Of words that nobody said the engine is much less sure; below its limit none is kept."""
         said, guessed = hear(engine, speech), hear(engine, speech[::-1])
 
         assert choose([said], peaks=None) == said
