@@ -153,6 +153,8 @@ class TestCuts:
         assert outbox.server.thread(call) == []
         await outbox.published(call)
         assert late.uses == 1
+        # By the first look it is not there yet.
+        assert outbox.asks("GET", "/info") >= 2
         assert outbox.asks("POST", "/recordings") == 1
 
     async def test_post_that_never_arrived(self, outbox: OutboxWorld) -> None:
