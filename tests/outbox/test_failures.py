@@ -178,6 +178,21 @@ class TestTokens:
             await outbox.stop(one)
             await outbox.published(one)
 
+    async def test_later_token_that_is_refused(self, outbox: OutboxWorld) -> None:
+        """[2.1a] Of later jobs the latest counts whose own token the site has not refused."""
+        server = outbox.server
+        call = await outbox.record(6)
+        good = server.new_token()
+        await outbox.record(channel="One")
+        server.new_token()
+        refused = await outbox.record(channel="Two")
+        server.revoke_tokens()
+        server.state.tokens[good] = server.state.bot.id
+        await outbox.stop(refused)
+        await outbox.problem(refused, "answers 401")
+        await outbox.stop(call)
+        await outbox.published(call)
+
     async def test_token_of_another_client(self, world: World) -> None:
         """Who has handed in a job for a site gets nobody else's token for it."""
         call = await world.record(6)
