@@ -4,7 +4,6 @@
 import json
 import math
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,25 @@ from callsd.v1.error_pb2 import ERROR_REASON_INPUT_INVALID, ERROR_REASON_UNSPECI
 from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED
 from tests.e2e.media import FLOAT, GOOD, RATE_HZ, UNUSABLE, silence, tone, wav
 from tests.helpers.api import Api
-from tests.helpers.daemon import SAMPLE_CALL, Daemon
+from tests.helpers.daemon import Daemon
 from tests.helpers.invariants import assert_invariants
 from tests.helpers.reasons import failure, refused
-from tests.helpers.transcripts import transcribe, transcript
+from tests.helpers.speech import speech
+from tests.helpers.transcripts import submit, transcribe, transcript
 
 
 HEARD = "three support tickets"
 """Words near the beginning of the good track, easy enough for the smallest model."""
 
+SILENCE_SECONDS = 240.0
+"""Some CPU seconds are the promise, not when a machine that is busy otherwise has them."""
+
+CLIP_SECONDS = 25.0
+"""In these joe and maya have said something."""
+
 
 @pytest.mark.reason("INPUT_INVALID")
-@pytest.mark.parametrize("kind", UNUSABLE)
+@pytest.mark.parametrize("kind", ["playlist", "all NaN"])
 def test_alone(server: Daemon, api: Api, kind: str) -> None:
     """A job that has nothing else to transcribe fails, names the file, and says what is wrong."""
     path = server.media / f"{kind}.wav"
@@ -38,84 +44,68 @@ def test_alone(server: Daemon, api: Api, kind: str) -> None:
     assert_invariants(server)
 
 
-def test_one_bad_track_never_loses_the_others(server: Daemon, api: Api) -> None:
-    """Among good tracks each bad one is named with its reason, and the good ones are written."""
+def _clip(path: Path) -> Path:
+    """The first seconds of a speaker of the sample call."""
+    return wav(path, speech(path.stem, 0.0, CLIP_SECONDS).tobytes())
+
+
+def test_bad_tracks_never_lose_the_others(server: Daemon, api: Api) -> None:
+    """Among good tracks each bad one is named with its reason; the good ones are in every file."""
     bad = []
     for kind, write in UNUSABLE.items():
         write(path := server.media / f"bad {kind}.wav")
         bad.append(path)
-    job = transcribe(server, api, *bad[:5], GOOD, *bad[5:])
+    joe, maya = (_clip(server.media / f"{name}.wav") for name in ("joe", "maya"))
+    job = transcribe(server, api, maya, *bad[:5], joe, *bad[5:])
 
     assert job.state == JOB_STATE_SUCCEEDED
     results = {track.speaker: track for track in job.transcription_result.tracks}
     for path in bad:
         assert results[path.stem].failure_reason == ERROR_REASON_INPUT_INVALID, path
         assert results[path.stem].failure_message, path
-    assert results["joe"].failure_reason == ERROR_REASON_UNSPECIFIED
-    assert results["joe"].speech_duration.ToTimedelta().total_seconds() > 10
-    assert HEARD in transcript(server, job)
-    assert_invariants(server)
-
-
-@pytest.mark.parametrize("kind", ["scrambled", "header only", "empty"])
-def test_one_bad_ogg_of_three(server: Daemon, api: Api, kind: str) -> None:
-    """Of a call's three speakers the two whose tracks are whole are in every file."""
-    bad = server.media / f"kenji {kind}.ogg"
-    UNUSABLE[kind](bad)
-    job = transcribe(server, api, SAMPLE_CALL / "maya.ogg", bad, GOOD)
-
-    assert job.state == JOB_STATE_SUCCEEDED
-    assert [track.failure_reason for track in job.transcription_result.tracks] == [
-        ERROR_REASON_UNSPECIFIED,
-        ERROR_REASON_INPUT_INVALID,
-        ERROR_REASON_UNSPECIFIED,
-    ]
+    for speaker in ("joe", "maya"):
+        assert results[speaker].failure_reason == ERROR_REASON_UNSPECIFIED
+        assert results[speaker].speech_duration.ToTimedelta().total_seconds() > 2
     for suffix in ("vtt", "txt", "srt", "json"):
         written = transcript(server, job, suffix)
         assert HEARD in written
         assert "maya" in written
-    assert "<v kenji" not in transcript(server, job, "vtt")
+    assert "<v bad" not in transcript(server, job, "vtt")
     assert_invariants(server)
 
 
-def _half(path: Path) -> None:
-    path.write_bytes(GOOD.read_bytes()[: GOOD.stat().st_size // 2])
-
-
-def _holes(path: Path) -> None:
-    content = bytearray(GOOD.read_bytes())
-    for at in range(60_000, len(content), 50_000):
-        content[at : at + 2000] = bytes(2000)
+def _damaged(path: Path) -> Path:
+    content = bytearray(GOOD.read_bytes()[:90_000])
+    content[60_000:62_000] = bytes(2000)
     path.write_bytes(content)
+    return path
 
 
-@pytest.mark.parametrize("damage", [_half, _holes])
-def test_damaged(server: Daemon, api: Api, damage: Callable[[Path], None]) -> None:
-    """A file that was cut short or has holes is transcribed as far as it can be heard."""
-    path = server.media / f"damaged{damage.__name__}.ogg"
-    damage(path)
-    job = transcribe(server, api, path)
+def _some_nan(path: Path) -> Path:
+    good = struct.unpack(f"<{2 * RATE_HZ}h", tone(2))
+    samples = [value / 32768 if at % 100 else math.nan for at, value in enumerate(good)]
+    return wav(path, struct.pack(f"<{len(samples)}f", *samples), code=FLOAT, bits=32)
+
+
+def test_damaged(server: Daemon, api: Api) -> None:
+    """What was cut short and has holes is transcribed as far as it can be heard.
+
+    Samples that are no numbers are silence, and a notice says how many there were.
+    """
+    damaged = _damaged(server.media / "damaged.ogg")
+    job = transcribe(server, api, damaged, _some_nan(server.media / "nan.wav"))
 
     assert job.state == JOB_STATE_SUCCEEDED
     assert HEARD in transcript(server, job)
+    assert [notice.code for notice in job.notices] == ["SAMPLES_CLEANED"]
     assert_invariants(server)
 
 
-def test_some_nan(server: Daemon, api: Api) -> None:
-    """Samples that are no numbers are silence, and a notice says how many there were."""
-    good = struct.unpack(f"<{2 * RATE_HZ}h", tone(2))
-    samples = [value / 32768 if at % 100 else math.nan for at, value in enumerate(good)]
-    data = struct.pack(f"<{len(samples)}f", *samples)
-    job = transcribe(server, api, wav(server.media / "nan.wav", data, code=FLOAT, bits=32))
-
-    assert job.state == JOB_STATE_SUCCEEDED
-    assert job.notices
-    assert_invariants(server)
-
-
+@pytest.mark.timeout(300)
 def test_hours_of_silence(server: Daemon, api: Api) -> None:
     """6 h without a word are an empty transcript, for little work and in little memory."""
-    job = transcribe(server, api, silence(server.media / "silence6.wav", hours=6))
+    name = submit(server, api, silence(server.media / "silence6.wav", hours=6))
+    job = server.wait(api, name, seconds=SILENCE_SECONDS)
 
     assert job.state == JOB_STATE_SUCCEEDED
     (track,) = job.transcription_result.tracks

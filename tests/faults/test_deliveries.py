@@ -12,8 +12,9 @@ from tests.faults.conftest import RecordFigure
 from tests.helpers.invariants import assert_invariants
 from tests.helpers.waiting import eventually
 from tests.mattermost.state import MIB, Call
+from tests.outbox.deliveries import name_of
 from tests.outbox.fixtures import StartWorld
-from tests.outbox.world import World, name_of
+from tests.outbox.world import World
 
 
 KILLED = -9

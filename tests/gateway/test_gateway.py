@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
 from http.client import HTTPException
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from callsd.v1.job_pb2 import Job, JobState, ListJobsRequest, StopJobRequest
+from callsd.v1.job_pb2 import Job, JobFilter, JobState, ListJobsRequest, StopJobRequest
+from callsd_daemon.domain.admission import Host
 from callsd_daemon.usecases.jobs import job_id_of
 from tests.conftest import StartDaemon
 from tests.helpers.daemon import CALM, GIB, Daemon
@@ -38,18 +40,36 @@ VAST = replace(
 ADMIN_KEY = "the administrator's own key, which is long"
 RUNNERS = ["mattermost/calls-recorder:v0.8.13", "mattermost/calls-transcriber:v0.7.2"]
 
+SCRIPTS = {
+    "recorder": "film 0.1",
+    "captioner": "caption",
+    "capturer": "print heard; capture 1",
+    "transcriber": "read media/0; transcribe 1",
+}
+"""What workers do."""
 
-def begin(daemon: StartDaemon, **settings: object) -> tuple[Daemon, Http]:
-    """A daemon with a gateway, and a client of it."""
+
+def begin(
+    daemon: StartDaemon, *, machine: Host = VAST, **config: Mapping[str, object]
+) -> tuple[Daemon, Http]:
+    """A daemon with a gateway, and a client of it; `config` by section."""
     port = free_port()
-    server = daemon(
-        is_started=False,
-        config={"gateway": {"listen": f"127.0.0.1:{port}", "self_registration": True} | settings},
-        machine=VAST,
-    )
-    (server.root / "tmp" / "recorder").write_text("film 0.1")
-    (server.root / "tmp" / "captioner").write_text("caption")
+    gateway = {"listen": f"127.0.0.1:{port}", "self_registration": True}
+    server = daemon(is_started=False, config={"gateway": gateway} | config, machine=machine)
+    for name, script in SCRIPTS.items():
+        (server.root / "tmp" / name).write_text(script)
     return server.start(), Http(port=port)
+
+
+def ask_for_both(http: Http, own: str, **wish: object) -> tuple[str, str]:
+    """Have a call of its own recorded, and transcribed as is wished; names of both jobs."""
+    call = {"call_id": own, "post_id": own}
+    asked = recording(recording_id=own, **call), transcribing(transcription_id=own, **call, **wish)
+    answers = [http("POST", "/jobs", one) for one in asked]
+    assert [answer.status for answer in answers] == [200, 200], answers
+    assert all(TOKEN.encode() not in answer.body for answer in answers)
+    film, capture = (f"jobs/{answer.json['id']}" for answer in answers)
+    return film, capture
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +215,16 @@ class TestRecording:
         assert answer.status == 400
         assert answer.json["error"].startswith("invalid InputData value: ")
 
+    def test_force(self, gateway: tuple[Daemon, Http]) -> None:
+        """A running job is not deleted, unless it is forced to: then it is stopped first."""
+        server, http = gateway
+        made = http("POST", "/jobs", recording(recording_id=identifier("k")))
+        job_id = made.json["id"]
+        answer = http("DELETE", f"/jobs/{job_id}")
+        assert (answer.status, answer.json["error"]) == (400, "job is running")
+        assert http("DELETE", f"/jobs/{job_id}?force=1").status in (200, 500)
+        assert server.job(server.api(), f"jobs/{job_id}").end_time.seconds
+
     def test_body_of_a_stranger(self, gateway: tuple[Daemon, Http]) -> None:
         """Who has not proved who it is cannot have the gateway keep much of what it says."""
         _, http = gateway
@@ -252,14 +282,9 @@ class TestPair:
         be shown to everybody.
         """
         server, http = gateway
-        own = identifier_of(wish)
-        call = {"call_id": own, "post_id": own}
-        recorded = http("POST", "/jobs", recording(recording_id=own, **call))
-        assert recorded.status == 200, recorded.json
-        made = http("POST", "/jobs", transcribing(transcription_id=own, **call, **wish))
-        assert made.status == 200, made.json
+        _film, capture = ask_for_both(http, identifier_of(wish), **wish)
         api = server.api()
-        assert server.job(api, f"jobs/{made.json['id']}").name
+        assert server.job(api, capture).name
         assert api(api.jobs.ListJobs, ListJobsRequest()).jobs
 
     def test_without_its_recording(self, gateway: tuple[Daemon, Http]) -> None:
@@ -273,7 +298,7 @@ class TestPair:
         assert "no recording of this call" in answer.json["error"]
 
 
-def follower(http: Http, own: str = identifier("t")) -> str:
+def follower(http: Http, own: str) -> str:
     """Name of the job that transcribes what is captured for this transcription."""
     return f"jobs/{job_id_of(f'gateway/{http.client_id}', f'transcription/{own}')}"
 
@@ -281,29 +306,27 @@ def follower(http: Http, own: str = identifier("t")) -> str:
 class TestCapture:
     """What the plugin takes for its transcription, while the call goes on."""
 
-    def test_same_pair_again(self, daemon: StartDaemon) -> None:
-        """Who asks again gets the same job, after a restart as well: there is one of each."""
-        server, http = begin(daemon)
-        answers = [http("POST", "/jobs", recording())]
-        answers += [http("POST", "/jobs", transcribing()) for _ in range(2)]
-        server.restart()
-        answers += [http("POST", "/jobs", asked) for asked in (transcribing(), recording())]
-        assert [answer.status for answer in answers] == [200] * 5
-        film, capture, *again = (answer.json["id"] for answer in answers)
-        assert again == [capture, capture, film]
+    def test_same_pair_again(self, gateway: tuple[Daemon, Http]) -> None:
+        """Who asks again gets the same job: there is one of each."""
+        server, http = gateway
+        own = identifier("g")
+        film, capture = ask_for_both(http, own)
+        assert ask_for_both(http, own) == (film, capture)
         api = server.api()
-        names = {job.name for job in api(api.jobs.ListJobs, ListJobsRequest()).jobs}
-        assert names == {f"jobs/{film}", f"jobs/{capture}", follower(http)}
+        of_call = ListJobsRequest(filter=JobFilter(labels={"mattermost.call": own}))
+        names = {job.name for job in api(api.jobs.ListJobs, of_call).jobs}
+        assert names == {film, capture, follower(http, own)}
 
-    def test_another_wish_by_the_same_name(self, daemon: StartDaemon) -> None:
+    def test_another_wish_by_the_same_name(self, gateway: tuple[Daemon, Http]) -> None:
         """The same transcription cannot be asked for in other words, and the first one goes on."""
-        server, http = begin(daemon)
-        for asked in (recording(), transcribing()):
-            assert http("POST", "/jobs", asked).status == 200
-        answer = http("POST", "/jobs", transcribing(model_size="small"))
+        server, http = gateway
+        own = identifier("h")
+        ask_for_both(http, own)
+        wish = transcribing(transcription_id=own, call_id=own, post_id=own, model_size="small")
+        answer = http("POST", "/jobs", wish)
         assert answer.status == 500
         assert "the request id was used for another job" in answer.json["error"]
-        assert server.job(server.api(), follower(http)).state == JobState.JOB_STATE_QUEUED
+        assert server.job(server.api(), follower(http, own)).state == JobState.JOB_STATE_QUEUED
 
     @pytest.mark.parametrize(
         ("wish", "language", "told"),
@@ -345,22 +368,15 @@ class TestCapture:
     def captured(self, gateway: tuple[Daemon, Http], wish: dict[str, object]) -> Job:
         """The capture that is made of a wish, in a call of its own."""
         server, http = gateway
-        own = identifier_of(wish)
-        call = {"call_id": own, "post_id": own}
-        assert http("POST", "/jobs", recording(recording_id=own, **call)).status == 200
-        made = http("POST", "/jobs", transcribing(transcription_id=own, **call, **wish))
-        assert made.status == 200, made.json
-        return server.job(server.api(), f"jobs/{made.json['id']}")
+        _film, capture = ask_for_both(http, identifier_of(wish), **wish)
+        return server.job(server.api(), capture)
 
     def test_no_model_for_captions(self, daemon: StartDaemon) -> None:
         """Without a model for captions the call is recorded and captured all the same."""
-        server, http = begin(daemon)
-        server.settings["captions"]["model"] = "missing"
-        server.restart()
+        server, http = begin(daemon, captions={"model": "missing"})
         assert http("POST", "/jobs/init", {"Runners": RUNNERS}).status == 200
-        made = [http("POST", "/jobs", asked) for asked in (recording(), transcribing())]
-        assert [answer.status for answer in made] == [200, 200]
-        job = server.wait(server.api(), f"jobs/{made[1].json['id']}", JobState.JOB_STATE_RUNNING)
+        _film, capture = ask_for_both(http, identifier("a"))
+        job = server.wait(server.api(), capture, JobState.JOB_STATE_RUNNING)
         assert not job.capture.HasField("captions")
         told = "there are no captions: neither tiny nor missing can be used here"
         assert told in [one.message for one in job.notices]
@@ -371,10 +387,8 @@ class TestCapture:
 
         And the room of a capture that has not come yet is not given to others.
         """
-        server, http = begin(daemon)
-        server.settings["admission"] = {"headroom_cores": 0.0}
-        server.set_machine(replace(VAST, cores_total=cores))
-        server.restart()
+        small = replace(VAST, cores_total=cores)
+        _server, http = begin(daemon, machine=small, admission={"headroom_cores": 0.0})
         found = []
         for letter, runners in (("a", RUNNERS), ("b", RUNNERS[:1])):
             assert http("POST", "/jobs/init", {"Runners": runners}).status == 200
@@ -387,41 +401,37 @@ class TestCapture:
         second = http("POST", "/jobs", transcribing(call_id=identifier("a")))
         assert second.status == (200 if statuses[0] == 200 else 503)
 
-    def test_is_the_plugins_job(self, daemon: StartDaemon) -> None:
+    def test_is_the_plugins_job(self, gateway: tuple[Daemon, Http]) -> None:
         """It is answered for as for the transcription: looked at, read of, and not deleted."""
-        server, http = begin(daemon)
-        (server.root / "tmp" / "capturer").write_text("print heard; capture 1")
-        assert http("POST", "/jobs", recording()).status == 200
-        made = http("POST", "/jobs", transcribing())
-        path = f"/jobs/{made.json['id']}"
-        seen = http("GET", path)
+        server, http = gateway
+        own = identifier("i")
+        _film, capture = ask_for_both(http, own)
+        seen = http("GET", f"/{capture}")
         assert (seen.status, seen.json["type"]) == (200, "transcribing")
-        assert seen.json["input_data"]["transcription_id"] == identifier("t")
+        assert seen.json["input_data"]["transcription_id"] == own
         assert seen.json["max_duration_sec"] == 7200
-        assert TOKEN.encode() not in seen.body + made.body
-        eventually(lambda: b"heard" in http("GET", f"{path}/logs").body, "the log is told")
-        answer = http("DELETE", path)
+        assert TOKEN.encode() not in seen.body
+        eventually(lambda: b"heard" in http("GET", f"/{capture}/logs").body, "the log is told")
+        answer = http("DELETE", f"/{capture}")
         assert (answer.status, answer.json["error"]) == (400, "job is running")
-        assert server.job(server.api(), follower(http)).state == JobState.JOB_STATE_QUEUED
+        assert server.job(server.api(), follower(http, own)).state == JobState.JOB_STATE_QUEUED
 
     @pytest.mark.parametrize("way", ["delete", "stop"])
-    def test_stopped(self, daemon: StartDaemon, way: str) -> None:
+    def test_stopped(self, gateway: tuple[Daemon, Http], way: str) -> None:
         """However it is stopped, what was captured is kept, and transcribed with the recording."""
-        server, http = begin(daemon)
-        (server.root / "tmp" / "transcriber").write_text("read media/0; transcribe 1")
-        film = f"jobs/{http('POST', '/jobs', recording()).json['id']}"
-        job_id = http("POST", "/jobs", transcribing()).json["id"]
-        api, later = server.api(), follower(http)
+        server, http = gateway
+        own = identifier_of(way)
+        film, capture = ask_for_both(http, own)
+        api, later = server.api(), follower(http, own)
         eventually(
-            lambda: server.job(api, f"jobs/{job_id}").progress.phase == "capturing",
-            "it is in the call",
+            lambda: server.job(api, capture).progress.phase == "capturing", "it is in the call"
         )
         if way == "stop":
-            api(api.jobs.StopJob, StopJobRequest(name=f"jobs/{job_id}"))
+            api(api.jobs.StopJob, StopJobRequest(name=capture))
         else:
             # The plugin is told of it still: it cannot be gone yet.
-            assert http("DELETE", f"/jobs/{job_id}?force=1").status == 500
-        assert len(server.wait(api, f"jobs/{job_id}").capture_result.tracks) == 1
+            assert http("DELETE", f"/{capture}?force=1").status == 500
+        assert len(server.wait(api, capture).capture_result.tracks) == 1
         assert server.job(api, later).state == JobState.JOB_STATE_QUEUED
         api(api.jobs.StopJob, StopJobRequest(name=film))
         done = server.wait(api, later)
@@ -572,11 +582,13 @@ class TestAlone:
             Http(port=port)("GET", "/version")
 
     def test_keys_are_kept_as_hashes(self, daemon: StartDaemon) -> None:
-        """A restart forgets no client, and its key is nowhere in what is kept."""
+        """A restart forgets no client and no job of its; its key is nowhere in what is kept."""
         server, http = begin(daemon)
         assert http("POST", "/jobs/init", {"Runners": RUNNERS}).status == 200
+        made = ask_for_both(http, identifier("a"))
         server.restart()
         assert http("POST", "/jobs/init", {"Runners": RUNNERS}).status == 200
+        assert ask_for_both(http, identifier("a")) == made
         wrong = replace(http, key="w" * 32)
         assert wrong("POST", "/jobs/init", {"Runners": RUNNERS}).status == 401
         server.stop()
@@ -588,9 +600,7 @@ class TestAlone:
 
         Its text begins as clients know it, and goes on to say what is lacking.
         """
-        server, http = begin(daemon)
-        server.settings["jobs"]["max_recording_jobs"] = 1
-        server.restart()
+        _server, http = begin(daemon, jobs={"max_recording_jobs": 1})
         assert http("POST", "/jobs", recording()).status == 200
         began = time.monotonic()
         answer = http("POST", "/jobs", recording(recording_id=identifier("x")))
@@ -602,22 +612,10 @@ class TestAlone:
 
     def test_first_of_a_pair(self, daemon: StartDaemon) -> None:
         """The recording is refused when its transcription would be: the plugin cannot undo it."""
-        server, http = begin(daemon)
-        server.settings["transcription"]["model"] = "missing"
-        server.restart()
+        _server, http = begin(daemon, transcription={"model": "missing"})
         assert http("POST", "/jobs/init", {"Runners": RUNNERS[:1]}).status == 200
         assert http("POST", "/jobs", recording()).status == 200
         assert http("POST", "/jobs/init", {"Runners": RUNNERS}).status == 200
-        server.restart()
         answer = http("POST", "/jobs", recording(recording_id=identifier("x")))
         assert answer.status == 500
         assert "no model 'missing'" in answer.json["error"]
-
-    def test_force(self, daemon: StartDaemon) -> None:
-        """A running job is not deleted, unless it is forced to: then it is stopped first."""
-        server, http = begin(daemon)
-        job_id = http("POST", "/jobs", recording()).json["id"]
-        answer = http("DELETE", f"/jobs/{job_id}")
-        assert (answer.status, answer.json["error"]) == (400, "job is running")
-        assert http("DELETE", f"/jobs/{job_id}?force=1").status in (200, 500)
-        assert server.job(server.api(), f"jobs/{job_id}").end_time.seconds

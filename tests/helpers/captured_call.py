@@ -26,7 +26,8 @@ from tests.mattermost.participants import Participant
 from tests.mattermost.server import MattermostServer
 from tests.mattermost.state import Channel, Post
 from tests.mattermost.threads import RECORDING_POST, TRANSCRIPTION_POST
-from tests.outbox.world import CLIENT, CONSTANTS, KEY
+from tests.outbox.deliveries import CLIENT, CONSTANTS
+from tests.outbox.world import KEY
 
 
 T = TypeVar("T")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-from tests.outbox.fixtures import start_world, world
+from tests.outbox.fixtures import outbox, start_outbox, start_world, world
 
 
-__all__ = ["start_world", "world"]
+__all__ = ["outbox", "start_outbox", "start_world", "world"]

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of this directory, and of the tests of faults."""
 
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +13,35 @@ from tests.conftest import StartDaemon
 from tests.helpers.job_service import Http
 from tests.helpers.ports import free_port
 from tests.mattermost.server import MattermostServer
-from tests.outbox.world import CLIENT, CONSTANTS, KEY, World
+from tests.outbox.deliveries import CLIENT, CONSTANTS
+from tests.outbox.outbox_world import OutboxWorld
+from tests.outbox.world import KEY, World
 
 
 StartWorld = Callable[..., Awaitable[World]]
+StartOutbox = Callable[..., Awaitable[OutboxWorld]]
+
+
+@pytest.fixture
+async def start_outbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StartOutbox]:
+    """Starts a server and an outbox, in this process."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*, constants: dict[str, float] | None = None) -> OutboxWorld:
+            for name, value in (CONSTANTS | (constants or {})).items():
+                monkeypatch.setattr(name, value)
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="outbox-"))
+            server = await stack.enter_async_context(MattermostServer())
+            world = OutboxWorld(server, Path(directory))
+            return await stack.enter_async_context(world.running())
+
+        yield start
+
+
+@pytest.fixture
+async def outbox(start_outbox: StartOutbox) -> OutboxWorld:
+    """A server and an outbox: for all that shows without the rest of a daemon."""
+    return await start_outbox()
 
 
 @pytest.fixture

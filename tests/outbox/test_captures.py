@@ -2,12 +2,11 @@
 """What the plugin is told of a capture, and that nothing of it is published but its transcript."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from callsd.v1.error_pb2 import ERROR_REASON_WORKER_KILLED
-from callsd.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_SUCCEEDED, Job, StopJobRequest
+from callsd.v1.job_pb2 import JOB_STATE_FAILED
 from callsd_daemon.domain.capture import CAPTURE, CaptureResult
 from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.errors import Reason
@@ -19,8 +18,14 @@ from tests.helpers.jobs import CALL, make_job
 from tests.helpers.waiting import eventually
 from tests.mattermost.state import Call
 from tests.mattermost.threads import TRANSCRIPTION_POST
-from tests.outbox.fixtures import StartWorld
-from tests.outbox.world import World, name_of, transcript_of
+from tests.outbox.deliveries import name_of, transcript_of, works
+from tests.outbox.fixtures import StartOutbox, StartWorld
+from tests.outbox.outbox_world import OutboxWorld
+from tests.outbox.world import World
+
+
+NEVER_THERE = Failure(reason=Reason.CALL_UNAVAILABLE, message="it was not let in")
+UNUSABLE = Failure(reason=Reason.INPUT_INVALID, message="no track can be read")
 
 
 @pytest.fixture
@@ -31,20 +36,14 @@ async def world(start_world: StartWorld) -> World:
     return world
 
 
-async def begin(
-    world: World, capturer: str, transcriber: str = "read media/0; transcribe 2"
-) -> Call:
-    """A call that is recorded, with these scripts of the other workers."""
-    for name, script in (("capturer", capturer), ("transcriber", transcriber)):
+async def begin(world: World, capturer: str) -> Call:
+    """A call that is recorded, with this script of the worker that captures it."""
+    scripts = {"capturer": capturer, "transcriber": "read media/0; transcribe 2"}
+    for name, script in scripts.items():
         (world.daemon.root / "tmp" / name).write_text(script)
     call = await world.begin("film 0.1")
     await world.server.until(lambda: call.recording.start_at, "the recording has begun")
     return call
-
-
-async def ended(world: World, name: str) -> Job:
-    """A job of the daemon's, once it has ended."""
-    return await world.asked(lambda: world.daemon.wait(world.daemon.api(), name))
 
 
 class TestStart:
@@ -68,17 +67,17 @@ class TestStart:
 
         assert world.asks("POST", "/status") == 2  # once for the recording
 
-    async def test_nothing_but_the_transcript(self, world: World) -> None:
+    async def test_nothing_but_the_transcript(self, outbox: OutboxWorld) -> None:
         """Speakers' files stay here: the thread gets the film, the subtitles and the text."""
-        call = await begin(world, "capture 3")
-        await world.server.until(lambda: call.transcription.start_at, "`started` has been told")
-        await world.stop(call)
-        await world.both_published(call)
-        await world.job_delivered(name_of(call.transcription))
-        capture = await ended(world, name_of(call.transcription))
+        call = await outbox.begin(is_captured=True)
+        await outbox.until_begun(call)
+        await outbox.stop(call)
+        await outbox.both_published(call)
+        await outbox.job_delivered(name_of(call.transcription))
 
-        assert [Path(one.name).name for one in capture.artifacts] == ["0.ogg", "1.ogg", "2.ogg"]
-        suffixes = {file.name.rpartition(".")[2] for file in world.server.state.files.values()}
+        capture = outbox.job(name_of(call.transcription))
+        assert [one.file_name for one in capture.artifacts] == ["0.ogg"]
+        suffixes = {file.name.rpartition(".")[2] for file in outbox.server.state.files.values()}
         assert suffixes == {"mp4", "vtt", "txt"}
 
 
@@ -86,52 +85,50 @@ class TestFailure:
     """`failed`."""
 
     @pytest.mark.parametrize(
-        ("script", "state", "told"),
+        ("result", "failed", "told"),
         [
-            ("until go; fail CALL_UNAVAILABLE", JOB_STATE_FAILED, "as the script says"),
-            ("until go; capture 1 it was lost", JOB_STATE_SUCCEEDED, "it was lost"),
+            (None, NEVER_THERE, NEVER_THERE.message),
+            (CaptureResult(problem="it was lost"), None, "it was lost"),
         ],
         ids=["never in the call", "cut short"],
     )
-    async def test_told(self, world: World, script: str, state: int, told: str) -> None:
+    async def test_told(
+        self, outbox: OutboxWorld, result: CaptureResult | None, failed: Failure | None, told: str
+    ) -> None:
         """The plugin hears why, and still gets a transcript of what there is."""
-        call = await begin(world, script)
-        (world.daemon.root / "tmp" / "go").touch()
-        await world.server.until(lambda: call.transcription.err, "`failed` has been told")
-        capture = await ended(world, name_of(call.transcription))
-        assert capture.state == state
+        call = await outbox.begin(is_captured=True)
+        await outbox.end(name_of(call.transcription), result, failure=failed)
+        await outbox.server.until(lambda: call.transcription.err, "`failed` has been told")
         assert call.transcription.err == told
-        await world.stop(call)
-        await world.both_published(call)
+        await outbox.stop(call)
+        await outbox.both_published(call)
 
-    async def test_told_whatever_the_files_are_called(self, start_world: StartWorld) -> None:
+    async def test_told_whatever_the_files_are_called(self, start_outbox: StartOutbox) -> None:
         """A capture publishes no files: that the site names none does not keep it from telling."""
-        world = await start_world(
-            live_captions=False,
-            constants={"callsd_daemon.mattermost.courier.TELL_FAILURE_TRIES": 1},
+        outbox = await start_outbox(
+            constants={"callsd_daemon.mattermost.courier.TELL_FAILURE_TRIES": 1}
         )
-        await world.activate(transcriptions=True)
-        world.server.faults.plugin_disabled.always(path="/filename")
-        call = await begin(world, "say capturing; until go; capture 1 it was lost")
-        await world.server.until(lambda: call.transcription.start_at, "`started` has been told")
-        await world.server.until(
-            lambda: world.asks("GET", "/filename") > NAME_TRIES, "the recording has a name"
+        outbox.server.faults.plugin_disabled.always(path="/filename")
+        call = await outbox.begin(is_captured=True)
+        await outbox.server.until(lambda: call.transcription.start_at, "`started` has been told")
+        await outbox.server.until(
+            lambda: len(outbox.problems(call)) >= NAME_TRIES, "the recording has a name"
         )
-        (world.daemon.root / "tmp" / "go").touch()
-        await world.server.until(lambda: call.transcription.err, "`failed` has been told")
+        lost = CaptureResult(problem="it was lost")
+        await outbox.end(name_of(call.transcription), lost)
+        await outbox.server.until(lambda: call.transcription.err, "`failed` has been told")
 
         assert call.transcription.err == "it was lost"
 
-    async def test_stopped_too_early(self, world: World) -> None:
+    async def test_stopped_too_early(self, outbox: OutboxWorld) -> None:
         """Nor does it wait for one that somebody has stopped before it was in the call."""
-        call = await begin(world, "say joining; until joined; capture 1")
-        api = world.daemon.api()
-        name = name_of(call.transcription)
-        await world.asked(lambda: api(api.jobs.StopJob, StopJobRequest(name=name)))
-        await world.server.until(lambda: call.transcription.err, "`failed` has been told")
+        call = await outbox.begin(is_captured=True, has_begun=False)
+        await outbox.cancel(name_of(call.transcription))
+        await outbox.server.until(lambda: call.transcription.err, "`failed` has been told")
         assert call.transcription.err == "it was stopped before it had begun"
-        await world.stop(call)
-        await world.both_published(call)
+        await outbox.go_on(call.recording)
+        await outbox.stop(call)
+        await outbox.both_published(call)
 
     async def test_dies_in_a_silent_call(self, world: World) -> None:
         """Nobody joins again who was told of: the plugin hears once why the worker has ended."""
@@ -139,7 +136,8 @@ class TestFailure:
         await world.server.until(lambda: call.transcription.start_at, "`started` has been told")
         (world.daemon.root / "tmp" / "go").touch()
         await world.server.until(lambda: call.transcription.err, "`failed` has been told")
-        capture = await ended(world, name_of(call.transcription))
+        name = name_of(call.transcription)
+        capture = await world.asked(lambda: world.daemon.wait(world.daemon.api(), name))
 
         assert "SIGKILL" in call.transcription.err
         assert capture.state == JOB_STATE_FAILED
@@ -149,39 +147,37 @@ class TestFailure:
         await world.stop(call)
         await world.both_published(call)
 
-    async def test_of_the_transcription(self, world: World) -> None:
+    async def test_of_the_transcription(self, outbox: OutboxWorld) -> None:
         """A transcription that has failed is told of while the plugin waits for it."""
-        call = await begin(world, "capture 1", "fail INPUT_INVALID")
-        await world.server.until(lambda: call.transcription.start_at, "`started` has been told")
-        await world.stop(call)
-        await world.server.until(lambda: call.transcription.err, "`failed` has been told")
-        assert call.transcription.err == "as the script says"
-        await world.job_delivered(transcript_of(call))
-        await world.published(call)
+        call = await outbox.begin(is_captured=True)
+        await outbox.until_begun(call)
+        for work in works(call):
+            await outbox.end(name_of(work))
+        await outbox.end(transcript_of(call), failure=UNUSABLE)
+        await outbox.server.until(lambda: call.transcription.err, "`failed` has been told")
+        assert call.transcription.err == UNUSABLE.message
+        await outbox.job_delivered(transcript_of(call))
+        await outbox.published(call)
 
 
-async def test_recording_cannot_be_posted(start_world: StartWorld) -> None:
+async def test_recording_cannot_be_posted(start_outbox: StartOutbox) -> None:
     """A transcript waits for its recording's post, but not for ever."""
-    world = await start_world(
-        live_captions=False,
+    outbox = await start_outbox(
         constants={
-            "callsd_daemon.mattermost.courier.RECORDING_SECONDS": 2.0,
+            "callsd_daemon.mattermost.courier.RECORDING_SECONDS": 0.5,
             "callsd_daemon.mattermost.courier.IDLE_SECONDS": 0.2,
-        },
+        }
     )
-    await world.activate(transcriptions=True)
-    world.server.faults.plugin_disabled.always(path="/recordings")
-    call = await begin(world, "capture 1")
-    await world.stop(call)
-    job = await ended(world, transcript_of(call))
-    await world.job_delivered(transcript_of(call))
+    outbox.server.faults.plugin_disabled.always(path="/recordings")
+    call = await outbox.begin(is_captured=True)
+    await outbox.stop(call)
+    await outbox.job_delivered(transcript_of(call))
 
-    (transcript,) = world.server.thread(call)
+    (transcript,) = outbox.server.thread(call)
     assert transcript.type == TRANSCRIPTION_POST
-    assert not job.HasField("failure")
-    world.server.faults.reset()
-    await world.delivered(call)
-    assert len(world.server.thread(call)) == 2
+    outbox.server.faults.reset()
+    await outbox.delivered(call)
+    assert len(outbox.server.thread(call)) == 2
 
 
 class TestWork:

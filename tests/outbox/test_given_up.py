@@ -6,7 +6,8 @@ from contextlib import closing
 
 from callsd.v1.job_pb2 import GetJobRequest, PublishJobRequest
 from callsd.v1.mattermost_pb2 import DELIVERY_STATE_GIVEN_UP
-from tests.outbox.world import World, name_of
+from tests.outbox.deliveries import name_of
+from tests.outbox.world import World
 
 
 WAITED_SECONDS = 1e8
@@ -33,7 +34,7 @@ async def test_given_up_and_published_after_all(world: World) -> None:
     job = await world.asked(lambda: api(api.jobs.GetJob, GetJobRequest(name=name)).job)
     assert job.delivery.state == DELIVERY_STATE_GIVEN_UP
     assert "nobody can say" in job.delivery.problem
-    assert world.artifact(call).stat().st_size == job.artifacts[0].size_bytes
+    assert world.film(call).stat().st_size == job.artifacts[0].size_bytes
     assert secrets_count(world) == 0
 
     faults.reset()

@@ -8,8 +8,9 @@ import sqlite3
 
 from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED
 from tests.helpers.waiting import eventually
+from tests.outbox.deliveries import name_of
 from tests.outbox.fixtures import StartWorld
-from tests.outbox.world import World, name_of
+from tests.outbox.world import World
 
 
 async def test_recording_reaches_its_thread(world: World) -> None:
