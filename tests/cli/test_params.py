@@ -2,6 +2,7 @@
 """What people write on the command line."""
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -52,6 +53,15 @@ class TestTracks:
         """Each is refused with the form expected, or the file that is missing."""
         with pytest.raises(click.BadParameter, match=r"expected|no such file"):
             parse_track(text)
+
+    def test_what_is_no_file(self, tmp_path: Path) -> None:
+        """A directory, a pipe or a link to nowhere is there: it is called what it is."""
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "link").symlink_to("nowhere")
+
+        for path in (tmp_path, tmp_path / "pipe", tmp_path / "link"):
+            with pytest.raises(click.BadParameter, match="not a file"):
+                parse_track(f"Ada={path}")
 
     def test_call_directory(self, tmp_path: Path) -> None:
         """One track for each speaker of turns.json, in its order; other sound is left out."""

@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -145,7 +146,8 @@ def parse_span(text: str) -> float:
 
 def _existing(path: Path) -> Path:
     if not _is_file(path):
-        raise click.BadParameter(f"{path}: no such file", param_hint="--track")
+        problem = "not a file" if os.path.lexists(path) else "no such file"
+        raise click.BadParameter(f"{path}: {problem}", param_hint="--track")
     return path
 
 
