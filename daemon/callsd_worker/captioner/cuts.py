@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callsd_worker.speech.engine import TimedWord
+from callsd_worker.speech.flaws import bare
 from callsd_worker.speech.level import frame_power
-from callsd_worker.speech.loops import bare
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.vad import FRAME_SAMPLES
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from callsd_worker.captioner.decoding import DecodeWindow, Result
 from callsd_worker.speech.choice import choose, fits
 from callsd_worker.speech.engine import TRAINED_SECONDS, DecodeOptions, Encoded, Engine, Recognised
-from callsd_worker.speech.loops import REPEATS, Flaw, find_flaw
+from callsd_worker.speech.flaws import REPEATS, Flaw, find_flaw
 from callsd_worker.speech.syllables import Peaks, syllables_in
 
 

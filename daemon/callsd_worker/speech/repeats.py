@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.loops import bare, echo_length, repetitions
+from callsd_worker.speech.flaws import bare, echo_length, repetitions
 from callsd_worker.speech.syllables import Peaks, syllables_of
 
 

@@ -13,8 +13,8 @@ from callsd_worker.speech.engine import (
     Recognised,
     TimedWord,
 )
+from callsd_worker.speech.flaws import REPEATS, Flaw, find_flaw
 from callsd_worker.speech.gaps import Gap, filled, find_gap
-from callsd_worker.speech.loops import REPEATS, Flaw, find_flaw
 from callsd_worker.speech.syllables import Peaks, syllables_in, syllables_of
 from callsd_worker.speech.vad import SAMPLE_RATE_HZ
 from callsd_worker.speech.windows import Window

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds signs of wrong results: loops, omitted speech, text where nobody spoke.
+"""Finds flaws in results: loops, omitted speech, words that nobody said (hallucinations).
 
-A sign is a reason to recognise again in another way, not a proof: people do repeat themselves.
+A flaw is a reason to recognise again in another way, not a proof: people do repeat themselves.
 What is to be believed in the end is decided in `choice.py`.
 """
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.loops import (
+from callsd_worker.speech.flaws import (
     Flaw,
     compression_ratio,
     find_flaw,
