@@ -274,7 +274,7 @@ class _Recogniser:
             language=language,
             task=settings.task,
             hints=hints,
-            beam_size=settings.beam_size or self._engine.usual_beam_size,
+            beam_size=self._engine.usual_beam_size,
         )
 
 

@@ -42,8 +42,6 @@ class Settings:
     initial_prompt: str = ""
     vocabulary: tuple[str, ...] = ()
     """Names and terms that are likely to be said."""
-    beam_size: int = 0
-    """Hypotheses kept while decoding; 0: the engine's `usual_beam_size`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
