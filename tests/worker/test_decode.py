@@ -152,6 +152,13 @@ def test_descriptor(write_wav: WriteWav) -> None:
     os.close(descriptor)
 
 
+def rest_of_a_writer_that_died(path: Path, *, told_seconds: int, seconds: int) -> None:
+    """A WAV file whose header was written when a part of its sound was there."""
+    rate_hz = 16_000
+    header = wav_header(rate_hz=rate_hz, channels=1, data_bytes=told_seconds * rate_hz * 2)
+    path.write_bytes(header + np.zeros(seconds * rate_hz, dtype="<i2").tobytes())
+
+
 class TestBadInput:
     """What is refused, and how."""
 
@@ -229,6 +236,27 @@ class TestBadInput:
         (tmp_path / "a.wav").write_bytes(wav_header(rate_hz=16000, channels=1, data_bytes=32000))
 
         assert "no sound could be decoded" in self.refusal(tmp_path / "a.wav")
+
+    def test_more_than_the_header_says_is_told(self, tmp_path: Path) -> None:
+        """What a WAV file has behind its own end is not read, and not passed over in silence."""
+        rest_of_a_writer_that_died(tmp_path / "a.wav", told_seconds=2, seconds=20)
+        rest_of_a_writer_that_died(tmp_path / "tags.wav", told_seconds=2, seconds=3)
+
+        with AudioStream(tmp_path / "a.wav") as stream:
+            list(stream.blocks())
+            assert [code for code, _ in stream.notices] == ["INPUT_DAMAGED"]
+            assert "576000 bytes before" in stream.notices[0][1]
+        with AudioStream(tmp_path / "tags.wav") as stream:
+            list(stream.blocks())
+            assert stream.notices == []
+
+    def test_big_endian_wav_is_refused(self, tmp_path: Path) -> None:
+        """Its samples would be heard as noise; it is said what to do."""
+        header = wav_header(rate_hz=16_000, channels=1, data_bytes=32_000)
+        (tmp_path / "a.wav").write_bytes(b"RIFX" + header[4:] + bytes(32_000))
+
+        with pytest.raises(MediaError, match="RIFX"):
+            AudioStream(tmp_path / "a.wav")
 
     def test_cut_short_beginning_is_used(self, tmp_path: Path) -> None:
         """A file that ends early gives what it has, and a notice with the moment."""

@@ -165,6 +165,10 @@ class SoundTrack:
 
 
 def _open(section: Section, options: dict[str, str]) -> av.container.InputContainer:
+    if section.read(4) == b"RIFX":
+        # The library takes its samples for little-endian ones, which is noise.
+        raise MediaError("a WAV file with big-endian samples (RIFX); convert it to RIFF")
+    section.seek(0)
     try:
         return av.open(
             section,

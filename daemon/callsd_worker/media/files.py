@@ -130,6 +130,15 @@ class MediaFile:
             return 0
         return max(0, claimed_bytes + 8 - self.size_bytes)
 
+    def riff_surplus_bytes(self) -> int:
+        """How many bytes nobody reads: they are behind the end that the last WAV header names."""
+        start = max(itertools.islice(_chunk_links(self.descriptor), MAX_PARTS - 1), default=0)
+        head = os.pread(self.descriptor, 8, start)
+        claimed_bytes = int.from_bytes(head[4:], "little")
+        if head[:4] != b"RIFF" or not 0 < claimed_bytes < _RIFF_UNKNOWN_BYTES:
+            return 0
+        return max(0, self.size_bytes - (start + 8 + claimed_bytes + claimed_bytes % 2))
+
 
 def _chunk_links(descriptor: int) -> Iterator[int]:
     """Where WAV or AIFF files begin, but for the first."""
