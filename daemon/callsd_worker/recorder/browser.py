@@ -14,6 +14,7 @@ from callsd_worker.recorder.cdp import Cdp, CdpError
 from callsd_worker.recorder.certificates import trust
 from callsd_worker.recorder.console import Console
 from callsd_worker.recorder.errors import Reason, RecordingError
+from callsd_worker.recorder.outages import Outages
 from callsd_worker.recorder.page_headers import PageHeaders
 from callsd_worker.recorder.page_scripts import PageScripts
 from callsd_worker.recorder.preferences import write_preferences
@@ -121,6 +122,8 @@ class Browser:
         """Whether the page, or an error in its place, is there at all."""
         self.error = ""
         """What is shown in the page's place, for a person; empty while it is the page."""
+        self.outages = Outages()
+        """Of the page, since it was opened."""
         self._host = host
         self._session = ""
         self.scripts = PageScripts(self._page)
@@ -194,7 +197,7 @@ class Browser:
 
     def open(self, url: str, headers: PageHeaders) -> None:
         """Go to the page. Its address and the headers are secrets: they appear nowhere else."""
-        self.is_shown, self.error = False, ""
+        self.is_shown, self.error, self.outages = False, "", Outages()
         try:
             if headers:
                 self._headers = headers
@@ -224,6 +227,7 @@ class Browser:
         return self._cdp.call(method, session=self._session, **params)
 
     def _on_event(self, method: str, params: dict[str, Any]) -> None:
+        self.outages.watch(method, params)
         match method:
             case "Inspector.targetCrashed" | "Inspector.detached":
                 self.has_crashed.set()

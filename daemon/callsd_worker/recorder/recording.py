@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -52,6 +52,8 @@ class Ending:
 
     end: End
     message: str = ""
+    unreachable_seconds: float = 0.0
+    """How long the page reached nobody."""
 
     @property
     def is_cut_short(self) -> bool:
@@ -97,12 +99,16 @@ class Recorder:
         self._should_stop = should_stop
         self._tally = Tally()
         self._short_pieces = 0
+        self._unreachable_seconds = 0.0
 
     def run(self) -> Ending:
         """Record until there is a reason to end.
 
         Raises RecordingError when nothing could be recorded at all.
         """
+        return replace(self._run(), unreachable_seconds=self._unreachable_seconds)
+
+    def _run(self) -> Ending:
         while True:
             try:
                 pause_until_stopped(self._pause_seconds(), self._should_stop)
@@ -120,24 +126,30 @@ class Recorder:
         """Show the page and record it; None when it must be shown again."""
         self._report(Status(phase="starting"))
         with WebSource(self._page, self._quality, name=self._directory.name) as source:
-            self._report(Status(phase="loading"))
             try:
-                source.open(should_stop=self._should_stop)
-            except RecordingError:
-                if not source.problem() or not find_pieces(self._directory):
-                    raise
-                self._short_pieces += 1
-                return self._show_again(source.problem())
-            while True:
-                ending = self._record_piece(source)
-                if ending is not None:
-                    source.leave()
-                    return ending
-                if problem := source.loss():
-                    return self._show_again(problem)
-                log.warning("the encoder has ended; a new piece begins")
-                if (ending := self._give_up("the encoder ends again and again")) is not None:
-                    return ending
+                return self._record(source)
+            finally:
+                self._unreachable_seconds += source.unreachable_seconds
+
+    def _record(self, source: WebSource) -> Ending | None:
+        self._report(Status(phase="loading"))
+        try:
+            source.open(should_stop=self._should_stop)
+        except RecordingError:
+            if not source.problem() or not find_pieces(self._directory):
+                raise
+            self._short_pieces += 1
+            return self._show_again(source.problem())
+        while True:
+            ending = self._record_piece(source)
+            if ending is not None:
+                source.leave()
+                return ending
+            if problem := source.loss():
+                return self._show_again(problem)
+            log.warning("the encoder has ended; a new piece begins")
+            if (ending := self._give_up("the encoder ends again and again")) is not None:
+                return ending
 
     def _show_again(self, problem: str) -> Ending | None:
         log.warning("%s; the page is shown again", problem)

@@ -228,6 +228,11 @@ class WebSource:
             return f"the page has filled the browser's disk ({MAX_DISK_BYTES >> 20} MiB)"
         return "the page does not answer" if self._unanswered >= UNANSWERED_LIMIT else ""
 
+    @property
+    def unreachable_seconds(self) -> float:
+        """How long the page has reached nobody since it was opened."""
+        return self._browser.outages.seconds
+
     def loss(self) -> str:
         """Why the page must be shown again, for a person: it has crashed, or an error is shown."""
         return self.problem() or self._browser.error

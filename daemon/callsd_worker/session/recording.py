@@ -69,6 +69,9 @@ def record(session: Session) -> None:
         notices.append(
             (f"RECORDING_{ending.end.upper()}", f"{_SAID[ending.end]}: {ending.message}")
         )
+    if ending.unreachable_seconds:
+        outage = f"for {ending.unreachable_seconds:.0f} s the page reached no server"
+        notices.append(("PAGE_UNREACHABLE", f"{outage}: what is seen then may be missing or old"))
     _finish(
         session.directory,
         session.generation,
