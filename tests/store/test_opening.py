@@ -33,11 +33,12 @@ def snapshot(directory: Path) -> dict[str, bytes]:
 
 
 def refused(path: Path) -> str:
-    """What opening the file is refused with. Asserts that no byte was changed by that."""
+    """What opening the file is refused with. Asserts that it is named, and not a byte changed."""
     before = path.read_bytes()
     with pytest.raises(DatabaseDamagedError) as problem:
         Database(path, codec())
     assert path.read_bytes() == before
+    assert str(path) in str(problem.value)
     return str(problem.value)
 
 
@@ -169,10 +170,16 @@ class TestDamaged:
 
         assert refusals > 10
 
-    def test_locked(self, path: Path, monkeypatch: pytest.MonkeyPatch, database: Database) -> None:
-        """A file that somebody else holds is not called damaged."""
+    async def test_locked(
+        self,
+        path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        database: Database,
+        open_database: Callable[..., Database],
+    ) -> None:
+        """A file that somebody else holds is not called damaged, and is used once it is free."""
         monkeypatch.setattr(module, "BUSY_TIMEOUT_SECONDS", 0.05)
-        database.close()
+        await fill(database)
         with closing(sqlite3.connect(path, isolation_level=None)) as holder:
             holder.execute("PRAGMA locking_mode = EXCLUSIVE")
             holder.execute("BEGIN EXCLUSIVE")
@@ -182,6 +189,7 @@ class TestDamaged:
 
         assert "locked" in str(problem.value)
         assert "restore" not in str(problem.value)
+        assert await open_database().read(lambda tx: tx.ids()) == JOBS
 
     def test_no_such_directory(self, path: Path) -> None:
         """A directory that is not there is named."""
