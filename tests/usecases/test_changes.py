@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
+
 from callsd.v1.job_pb2 import WatchJobsResponse
+from callsd_daemon.domain.jobs import State
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.rpc.jobs import render_change
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.read_transaction import Change
-from callsd_daemon.usecases.changes import Changes
+from callsd_daemon.store.read_transaction import Change, JobFilter
+from callsd_daemon.usecases.changes import Batch, Changes
 from callsd_daemon.usecases.streams import Streams
-from tests.helpers.jobs import make_job
+from tests.helpers.jobs import make_job, put
+
+
+WAIT_SECONDS = 20.0
 
 
 def new_changes() -> Changes:
@@ -100,3 +111,64 @@ class TestChanges:
 
         assert cursor == len(sizes)
         assert messages[:4] == [2, 1, 1, 500]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """A new database."""
+    database = Database(tmp_path / "callsd.db", codec())
+    yield database
+    database.close()
+
+
+@pytest.fixture
+async def changes(database: Database) -> Changes:
+    """What is told of the database's changes."""
+    changes, loop = Changes(database, Streams(limit=2), render_change), asyncio.get_running_loop()
+    database.on_commit(lambda told: loop.call_soon_threadsafe(changes.publish, told))
+    return changes
+
+
+def watch(changes: Changes, wanted: JobFilter) -> AsyncGenerator[Batch, None]:
+    """All that matches, and what comes after."""
+    return changes.watch(wanted, lambda batch: batch, database_id="", resume_revision=None)
+
+
+async def told(watch: AsyncGenerator[Batch, None], revision: int) -> list[str]:
+    """Names of the jobs that a watcher is told of until it knows of a revision."""
+    names = list[str]()
+    async with asyncio.timeout(WAIT_SECONDS):
+        async for batch in watch:
+            for message in batch.messages:
+                events = WatchJobsResponse.FromString(message).events
+                names += [event.job_changed.name for event in events]
+            if batch.is_initial_state_sent and batch.revision >= revision:
+                return names
+    raise AssertionError("the watch has ended")
+
+
+class TestWatch:
+    """A watch of a real database."""
+
+    async def test_empty(self, changes: Changes) -> None:
+        """Where there are no jobs, this is said at once."""
+        batch = await asyncio.wait_for(anext(watch(changes, JobFilter())), WAIT_SECONDS)
+
+        assert batch == Batch(messages=[], revision=0, is_initial_state_sent=True)
+
+    async def test_filter(self, changes: Changes, database: Database) -> None:
+        """Only jobs that match are told of, from the beginning on; revisions go on all the same."""
+        jobs = {
+            name: make_job(id=name, labels={"call": name[0]}) for name in ("a1", "a2", "b1", "b2")
+        }
+        for job in jobs.values():
+            await database.write(put(job))
+        by_label = watch(changes, JobFilter(labels={"call": "a"}))
+        by_name = watch(changes, JobFilter(ids=["b1"]))
+        assert await told(by_label, database.revision) == ["jobs/a1", "jobs/a2"]
+        assert await told(by_name, database.revision) == ["jobs/b1"]
+        for name in ("b1", "a2", "b2", "a1"):
+            await database.write(put(replace(jobs[name], state=State.CANCELLED)))
+
+        assert await told(by_label, database.revision) == ["jobs/a2", "jobs/a1"]
+        assert await told(by_name, database.revision - 3) == ["jobs/b1"]
