@@ -31,20 +31,25 @@ CERTIFICATE_IS_MISSING = {
 }
 
 
+@pytest.fixture(scope="module")
+def running(shared_daemon: StartDaemon) -> Daemon:
+    """A daemon that runs; a test that ends it starts it again."""
+    return shared_daemon()
+
+
 class TestSecondInstance:
     """One daemon for one state directory, and for one runtime directory."""
 
     @pytest.mark.scenario(41, "second instance: exit code 75, the first does not notice")
-    def test_refused(self, daemon: StartDaemon) -> None:
+    def test_refused(self, running: Daemon) -> None:
         """The second one leaves with 75 and a hint; the first one does not notice."""
-        one = daemon()
-        code, message = one.fail_to_start()
+        code, message = running.fail_to_start()
 
         assert code == ALREADY_RUNNING
-        assert str(one.state) in message
-        api = one.api()
-        assert one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED
-        assert_invariants(one)
+        assert str(running.state) in message
+        api = running.api()
+        assert running.wait(api, running.create(api).job.name).state == JOB_STATE_SUCCEEDED
+        assert_invariants(running)
 
     @pytest.mark.scenario(41, "second instance: exit code 75, the first does not notice")
     def test_same_runtime_directory(self, daemon: StartDaemon) -> None:
@@ -79,24 +84,22 @@ class TestSecondInstance:
         assert str(directory / "lock") in message
         assert other.read_bytes() == content
 
-    def test_lock_is_its_own(self, daemon: StartDaemon) -> None:
+    def test_lock_is_its_own(self, running: Daemon) -> None:
         """Who may come to the socket cannot open the locks, so that nobody else can hold them."""
-        one = daemon()
-        for directory in (one.state, one.runtime):
+        for directory in (running.state, running.runtime):
             status = (directory / "lock").stat()
             assert (status.st_mode & 0o777, status.st_uid) == (0o600, os.geteuid())
 
     @pytest.mark.scenario(41, "a stale socket is replaced, a used one is not")
-    def test_stale_sockets_are_replaced(self, daemon: StartDaemon) -> None:
+    def test_stale_sockets_are_replaced(self, running: Daemon) -> None:
         """What a killed daemon left behind is in nobody's way."""
-        one = daemon()
-        one.kill()
-        assert (one.runtime / "callsd.sock").exists()
-        assert (one.runtime / "workers" / "door.sock").exists()
-        one.start()
+        running.kill()
+        assert (running.runtime / "callsd.sock").exists()
+        assert (running.runtime / "workers" / "door.sock").exists()
+        running.start()
 
-        api = one.api()
-        assert one.wait(api, one.create(api).job.name).state == JOB_STATE_SUCCEEDED
+        api = running.api()
+        assert running.wait(api, running.create(api).job.name).state == JOB_STATE_SUCCEEDED
 
     @pytest.mark.scenario(41, "a stale socket is replaced, a used one is not")
     def test_socket_in_use(self, daemon: StartDaemon) -> None:
@@ -181,18 +184,17 @@ class TestState:
         one.start()
 
     @pytest.mark.scenario(26, "a store on a disk that is read only: 73, with what to do")
-    def test_read_only(self, daemon: StartDaemon) -> None:
+    def test_read_only(self, running: Daemon) -> None:
         """The daemon says that the directory must be writable, and starts once it is."""
-        one = _with_a_job(daemon(is_started=False))
-        one.stop()
-        with read_only(one.state):
-            code, message = one.fail_to_start()
+        running.stop()
+        with read_only(running.state):
+            code, message = running.fail_to_start()
 
         assert code == STATE_UNUSABLE
-        assert str(one.state) in message
+        assert str(running.state) in message
         assert "Traceback" not in message
-        one.start()
-        assert_invariants(one)
+        running.start()
+        assert_invariants(running)
 
     @pytest.mark.scenario(41, "state directory of another user: 73, untouched")
     def test_of_another_user(self, daemon: StartDaemon) -> None:
