@@ -2,7 +2,6 @@
 """WatchJobs: ordered, unique, reliable, resumable, bookmarkable."""
 
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +11,6 @@ import grpc
 import pytest
 
 from callsd.v1.job_pb2 import (
-    JOB_STATE_CANCELLED,
     JOB_STATE_QUEUED,
     JOB_STATE_SUCCEEDED,
     DeleteJobRequest,
@@ -78,30 +76,6 @@ class TestInitialState:
         assert last.revision == max(job.revision for job in jobs.values())
         assert last.database_id
 
-    def test_several_pages(self, daemon: StartDaemon) -> None:
-        """More jobs than fit into one message come complete, and what changes meanwhile too."""
-        one = daemon(config={"jobs": {"max_concurrent_jobs": 1}})
-        api = one.api()
-        one.create(api, "sleep")
-        names = [one.create(api).job.name for _ in range(450)]
-        changing = threading.Thread(
-            target=lambda: [
-                api(api.jobs.StopJob, StopJobRequest(name=name)) for name in names[::45]
-            ]
-        )
-        watch = messages(one.api())
-        changing.start()
-        events, last = initial(watch)
-        changing.join()
-        newest = max(job.revision for job in all_jobs(api))
-        later = following(watch, newest) if last.revision < newest else []
-
-        told = [(event.job_changed.name, event.revision) for event in (*events, *later)]
-        assert len(told) == len(set(told))
-        state = {event.job_changed.name: event.job_changed.state for event in (*events, *later)}
-        assert len(state) == 451
-        assert {name for name in names if state[name] == JOB_STATE_CANCELLED} == set(names[::45])
-
 
 class TestChanges:
     """What follows."""
@@ -143,21 +117,6 @@ class TestChanges:
         with refused("FIELD_INVALID"):
             next(messages(api, filter=JobFilter(states=[JOB_STATE_QUEUED])))
 
-    def test_bookmarks(self, daemon: StartDaemon) -> None:
-        """An idle stream still tells the revision, even if nothing matches its filter."""
-        one = daemon(constants={"callsd_daemon.usecases.changes.BOOKMARK_SECONDS": 0.2})
-        api = one.api()
-        watch = messages(api, filter=JobFilter(labels={"no": "such"}))
-        initial(watch)
-        job = one.wait(api, one.create(api).job.name)
-
-        def is_bookmark(message: WatchJobsResponse) -> bool:
-            assert not message.events
-            assert message.initial_state_sent
-            return message.revision >= job.revision
-
-        eventually(lambda: is_bookmark(next(watch)), "a bookmark tells the revision")
-
 
 class TestResume:
     """resume_revision."""
@@ -172,15 +131,14 @@ class TestResume:
             watch = messages(api, resume_revision=revision)
             assert following(watch, last.revision) == told[number:]
 
-    def test_after_a_restart(self, daemon: StartDaemon) -> None:
+    def test_after_a_restart(self, server: Daemon) -> None:
         """Revisions outlive the daemon."""
-        one = daemon()
-        api = one.api()
-        first = one.wait(api, one.create(api).job.name)
+        api = server.api()
+        first = server.wait(api, server.create(api).job.name)
         database_id = initial(messages(api))[1].database_id
-        one.kill()
-        api = one.start().api()
-        second = one.wait(api, one.create(api).job.name)
+        server.kill()
+        api = server.start().api()
+        second = server.wait(api, server.create(api).job.name)
         watch = messages(api, resume_revision=first.revision, database_id=database_id)
 
         told = following(watch, second.revision)

@@ -9,12 +9,13 @@ from typing import cast
 
 import pytest
 
-from callsd.v1.job_pb2 import WatchJobsResponse
+from callsd.v1.job_pb2 import JOB_STATE_CANCELLED, JobEvent, WatchJobsResponse
 from callsd_daemon.domain.jobs import State
 from callsd_daemon.kinds.stored import codec
 from callsd_daemon.rpc.jobs import render_change
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import Change, JobFilter
+from callsd_daemon.usecases import changes as module
 from callsd_daemon.usecases.changes import Batch, Changes
 from callsd_daemon.usecases.streams import Streams
 from tests.helpers.jobs import make_job, put
@@ -134,17 +135,28 @@ def watch(changes: Changes, wanted: JobFilter) -> AsyncGenerator[Batch, None]:
     return changes.watch(wanted, lambda batch: batch, database_id="", resume_revision=None)
 
 
-async def told(watch: AsyncGenerator[Batch, None], revision: int) -> list[str]:
-    """Names of the jobs that a watcher is told of until it knows of a revision."""
-    names = list[str]()
+def events(batch: Batch) -> list[JobEvent]:
+    """What a watcher is told of by a message."""
+    told = list[JobEvent]()
+    for message in batch.messages:
+        told += WatchJobsResponse.FromString(message).events
+    return told
+
+
+async def follow(watch: AsyncGenerator[Batch, None], revision: int) -> list[JobEvent]:
+    """What a watcher is told of until it knows of a revision."""
+    told = list[JobEvent]()
     async with asyncio.timeout(WAIT_SECONDS):
         async for batch in watch:
-            for message in batch.messages:
-                events = WatchJobsResponse.FromString(message).events
-                names += [event.job_changed.name for event in events]
+            told += events(batch)
             if batch.is_initial_state_sent and batch.revision >= revision:
-                return names
+                return told
     raise AssertionError("the watch has ended")
+
+
+def names(told: list[JobEvent]) -> list[str]:
+    """Names of the jobs."""
+    return [event.job_changed.name for event in told]
 
 
 class TestWatch:
@@ -156,19 +168,45 @@ class TestWatch:
 
         assert batch == Batch(messages=[], revision=0, is_initial_state_sent=True)
 
+    async def test_several_pages(self, changes: Changes, database: Database) -> None:
+        """More jobs than fit into one message come complete, and what changes meanwhile too."""
+        jobs = [make_job(id=f"job{number}") for number in range(450)]
+        await database.write(lambda tx: [tx.put(job) for job in jobs])
+        watching = watch(changes, JobFilter())
+        first = await asyncio.wait_for(anext(watching), WAIT_SECONDS)
+        assert not first.is_initial_state_sent
+        for job in jobs[::45]:
+            await database.write(put(replace(job, state=State.CANCELLED)))
+        told = events(first) + await follow(watching, database.revision)
+
+        assert len(told) == len({event.revision for event in told})
+        state = {event.job_changed.name: event.job_changed.state for event in told}
+        assert len(state) == len(jobs)
+        cancelled = {name for name, found in state.items() if found == JOB_STATE_CANCELLED}
+        assert cancelled == {f"jobs/{job.id}" for job in jobs[::45]}
+
     async def test_filter(self, changes: Changes, database: Database) -> None:
-        """Only jobs that match are told of, from the beginning on; revisions go on all the same."""
-        jobs = {
-            name: make_job(id=name, labels={"call": name[0]}) for name in ("a1", "a2", "b1", "b2")
-        }
+        """Only jobs that match are told of, from the beginning on."""
+        jobs = {name: make_job(id=name, labels={"call": name[0]}) for name in ("a1", "a2", "b1")}
         for job in jobs.values():
             await database.write(put(job))
         by_label = watch(changes, JobFilter(labels={"call": "a"}))
         by_name = watch(changes, JobFilter(ids=["b1"]))
-        assert await told(by_label, database.revision) == ["jobs/a1", "jobs/a2"]
-        assert await told(by_name, database.revision) == ["jobs/b1"]
-        for name in ("b1", "a2", "b2", "a1"):
+        assert names(await follow(by_label, database.revision)) == ["jobs/a1", "jobs/a2"]
+        assert names(await follow(by_name, database.revision)) == ["jobs/b1"]
+        for name in ("a2", "b1", "a1"):
             await database.write(put(replace(jobs[name], state=State.CANCELLED)))
 
-        assert await told(by_label, database.revision) == ["jobs/a2", "jobs/a1"]
-        assert await told(by_name, database.revision - 3) == ["jobs/b1"]
+        assert names(await follow(by_label, database.revision)) == ["jobs/a2", "jobs/a1"]
+        assert names(await follow(by_name, database.revision - 1)) == ["jobs/b1"]
+
+    async def test_bookmarks(
+        self, changes: Changes, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An idle watch still tells the revision, even if nothing matches its filter."""
+        monkeypatch.setattr(module, "BOOKMARK_SECONDS", 0.05)
+        watching = watch(changes, JobFilter(labels={"no": "such"}))
+        assert await follow(watching, 0) == []
+        await database.write(put(make_job()))
+
+        assert await follow(watching, database.revision) == []
