@@ -50,6 +50,30 @@ def content(one: Daemon) -> set[str]:
     }
 
 
+@pytest.fixture(scope="module")
+def described(shared_daemon: StartDaemon) -> Daemon:
+    """A daemon that keeps half of its memory free, for machines that tests describe."""
+    return shared_daemon(config={"admission": {"headroom_memory_bytes": 8 * GIB}})
+
+
+def show(one: Daemon, machine: Host) -> None:
+    """Describe a machine, and wait until the daemon has looked at it."""
+    one.set_machine(machine)
+    api = one.api()
+
+    def is_seen() -> bool:
+        capacity = api(api.server.GetCapacity, GetCapacityRequest()).capacity
+        cores, memory, disk = capacity.cores, capacity.memory_bytes, capacity.disk_bytes
+        return (
+            (cores.total, cores.external) == (machine.cores_total, machine.cores_external)
+            and memory.total == machine.memory_total_bytes
+            and memory.external == machine.memory_external_bytes
+            and disk.external == machine.disk_total_bytes - machine.disk_free_bytes
+        )
+
+    eventually(is_seen, "the daemon has looked at the machine")
+
+
 class TestFields:
     """Requests that are wrong in themselves."""
 
@@ -196,9 +220,10 @@ class TestFields:
             "job.captions.max_active_speakers",
         }
 
-    def test_captions_are_charged_by_speakers(self, live: Daemon) -> None:
+    def test_captions_are_charged_by_speakers(self, described: Daemon) -> None:
         """A call says what it takes: cores for those who talk, and the default for two."""
-        api = live.api()
+        api = described.api()
+        show(described, replace(CALM, cores_total=64.0))
 
         def cores(**spec: int) -> float:
             job = Job(captions=CaptionsSpec(**spec))  # type: ignore[arg-type]
@@ -427,12 +452,6 @@ class TestModels:
         assert_invariants(one)
 
 
-@pytest.fixture(scope="module")
-def described(shared_daemon: StartDaemon) -> Daemon:
-    """A daemon that keeps half of its memory free, for machines that tests describe."""
-    return shared_daemon(config={"admission": {"headroom_memory_bytes": 8 * GIB}})
-
-
 class TestCapacity:
     """Admission's answers."""
 
@@ -468,8 +487,7 @@ class TestCapacity:
     def test_no_queue(self, described: Daemon, machine: Host, reason: str) -> None:
         """Who does not want to wait is told the resource, what it takes and what is left."""
         api = described.api()
-        described.set_machine(machine)
-        eventually(lambda: _seen(api) == _as_seen(machine), "the daemon has looked at the machine")
+        show(described, machine)
         with refused(reason) as refusal:
             described.create(api, no_queue=True)
 
@@ -508,25 +526,6 @@ class TestCapacity:
         for account in (capacity.cores, capacity.memory_bytes, capacity.disk_bytes):
             used = account.headroom + account.reserved + account.external
             assert account.available == pytest.approx(account.total - used)
-
-
-def _seen(api: Api) -> tuple[float, ...]:
-    capacity = api(api.server.GetCapacity, GetCapacityRequest()).capacity
-    return (
-        capacity.cores.external,
-        capacity.memory_bytes.external,
-        capacity.memory_bytes.total,
-        capacity.disk_bytes.external,
-    )
-
-
-def _as_seen(machine: Host) -> tuple[float, ...]:
-    return (
-        machine.cores_external,
-        machine.memory_external_bytes,
-        machine.memory_total_bytes,
-        machine.disk_total_bytes - machine.disk_free_bytes,
-    )
 
 
 def test_state_directory_is_private(server: Daemon) -> None:
