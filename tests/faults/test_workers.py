@@ -21,9 +21,6 @@ from tests.helpers.reasons import failure
 from tests.helpers.waiting import eventually
 
 
-ONCE = {"jobs": {"max_attempts": 1}}
-
-
 @pytest.fixture(scope="module")
 def patient(shared_daemon: StartDaemon) -> Daemon:
     """A daemon that tries a job as often as it does by default."""
@@ -33,7 +30,7 @@ def patient(shared_daemon: StartDaemon) -> Daemon:
 @pytest.fixture(scope="module")
 def once(shared_daemon: StartDaemon) -> Daemon:
     """A daemon that tries each job once."""
-    return shared_daemon(config=ONCE)
+    return shared_daemon(config={"jobs": {"max_attempts": 1}})
 
 
 def run(one: Daemon, script: str, **options: float) -> Job:
@@ -150,23 +147,22 @@ class TestDeath:
         assert_invariants(once)
 
     @pytest.mark.scenario(4, "the same while no daemon runs: swept by the next one")
-    def test_grandchildren_of_a_worker_that_died_unseen(self, daemon: StartDaemon) -> None:
+    def test_grandchildren_of_a_worker_that_died_unseen(self, once: Daemon) -> None:
         """What is left of a worker that died while no daemon ran is swept at the start."""
-        one = daemon(config=ONCE)
-        api = one.api()
-        job = one.create(api, "fork-grandchild; touch forked; sleep").job
-        eventually((one.root / "tmp" / "forked").exists, "there is a grandchild")
-        worker = one.worker(job.name)
-        (grandchild,) = set(one.worker_pids(job.name)) - {worker}
+        api = once.api()
+        job = once.create(api, "fork-grandchild; touch forked-again; sleep").job
+        eventually((once.root / "tmp" / "forked-again").exists, "there is a grandchild")
+        worker = once.worker(job.name)
+        (grandchild,) = set(once.worker_pids(job.name)) - {worker}
 
-        one.kill()
+        once.kill()
         os.kill(worker, signal.SIGKILL)
-        eventually(lambda: worker not in one.worker_pids(job.name), "the worker is dead")
-        assert one.worker_pids(job.name) == [grandchild]
-        api = one.start().api()
+        eventually(lambda: worker not in once.worker_pids(job.name), "the worker is dead")
+        assert once.worker_pids(job.name) == [grandchild]
+        api = once.start().api()
 
-        assert failure(one.wait(api, job.name)) == "WORKER_KILLED"
-        assert_invariants(one)
+        assert failure(once.wait(api, job.name)) == "WORKER_KILLED"
+        assert_invariants(once)
 
 
 @pytest.fixture(scope="module")
@@ -207,25 +203,24 @@ class TestSilence:
         assert_invariants(patient)
 
     @pytest.mark.alone
-    def test_max_duration_counts_across_restarts(self, daemon: StartDaemon) -> None:
+    def test_max_duration_counts_across_restarts(self, patient: Daemon) -> None:
         """A restart of the daemon does not give a job its time anew."""
-        one = daemon()
-        api = one.api()
-        job = one.create(api, "sleep", max_seconds=5.0).job
-        running = one.wait(api, job.name, JOB_STATE_RUNNING)
+        api = patient.api()
+        job = patient.create(api, "sleep", max_seconds=5.0).job
+        running = patient.wait(api, job.name, JOB_STATE_RUNNING)
         most = running.start_time.ToNanoseconds() / 1e9 + 4.0
         eventually(lambda: time.time() > most, "most of the time is over")
-        one.kill()
-        api = one.start().api()
+        patient.kill()
+        api = patient.start().api()
         back_at = time.monotonic()
-        ended = one.wait(api, job.name)
+        ended = patient.wait(api, job.name)
 
         # It would be five seconds with all of it anew.
         assert time.monotonic() - back_at < 4.0
         assert failure(ended) == "MAX_DURATION_EXCEEDED"
         ran = ended.end_time.ToNanoseconds() - running.start_time.ToNanoseconds()
         assert ran / 1e9 >= 5.0
-        assert_invariants(one)
+        assert_invariants(patient)
 
 
 class TestStrangers:
