@@ -158,13 +158,12 @@ class TestCut:
 
         eventually(finish, "the upload goes on")
 
-    def test_daemon_killed(self, daemon: StartDaemon, upload_id: str) -> None:
+    def test_daemon_killed(self, server: Daemon, upload_id: str) -> None:
         """An upload goes on with the next daemon."""
-        one = daemon()
         with refused("UPLOAD_INCOMPLETE"):
-            send(one.api(), start(upload_id), *chunks(end=CHUNK_BYTES))
-        one.kill()
-        api = one.start().api()
+            send(server.api(), start(upload_id), *chunks(end=CHUNK_BYTES))
+        server.kill()
+        api = server.start().api()
 
         assert get(api, upload_id).received_bytes == CHUNK_BYTES
         assert send(api, start(upload_id), *chunks(offset=CHUNK_BYTES)).complete
