@@ -3,6 +3,7 @@
 
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -75,6 +76,16 @@ class TestInitialState:
         assert names <= set(jobs)
         assert last.revision == max(job.revision for job in jobs.values())
         assert last.database_id
+
+    def test_filter(self, api: Api, server: Daemon) -> None:
+        """With a filter it begins with the jobs that match, and no others."""
+        label = {"call": str(uuid.uuid4())}
+        names = [server.create(api, labels=labels).job.name for labels in (label, None)]
+        for name in names:
+            server.wait(api, name)
+        for wanted in (JobFilter(labels=label), JobFilter(names=names[:1])):
+            events, _ = initial(messages(api, filter=wanted))
+            assert [event.job_changed.name for event in events] == names[:1]
 
 
 class TestChanges:
