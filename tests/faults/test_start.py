@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED
+from callsd_daemon.startup import StartError, own_state
 from tests.conftest import StartDaemon
 from tests.helpers.daemon import Daemon
 from tests.helpers.invariants import assert_invariants
@@ -71,18 +72,22 @@ class TestSecondInstance:
         two.start()
 
     @pytest.mark.parametrize("where", ["state", "runtime"])
-    def test_lock_is_not_followed(self, daemon: StartDaemon, where: str) -> None:
+    def test_lock_is_not_followed(self, tmp_path: Path, where: str) -> None:
         """What was planted in the place of a lock is neither followed nor locked nor changed."""
-        one = daemon(is_started=False)
-        directory, other = one.root / {"state": "state", "runtime": "run"}[where], one.track
-        directory.mkdir()
-        (directory / "lock").symlink_to(other)
-        content = other.read_bytes()
-        code, message = one.fail_to_start()
+        other = tmp_path / "other"
+        other.write_bytes(b"precious")
+        lock = tmp_path / where / "lock"
+        lock.parent.mkdir()
+        lock.symlink_to(other)
+        with (
+            pytest.raises(StartError, match=str(lock)) as refusal,
+            own_state(tmp_path / "state", tmp_path / "runtime"),
+        ):
+            pass
 
-        assert code == STATE_UNUSABLE
-        assert str(directory / "lock") in message
-        assert other.read_bytes() == content
+        assert refusal.value.exit_code == STATE_UNUSABLE
+        assert lock.readlink() == other
+        assert other.read_bytes() == b"precious"
 
     def test_lock_is_its_own(self, running: Daemon) -> None:
         """Who may come to the socket cannot open the locks, so that nobody else can hold them."""
