@@ -97,7 +97,7 @@ class TestChanges:
         api = one.api()
         with Recorder(one) as first, Recorder(one) as second:
             names = [one.create(api).job.name for _ in range(50)]
-            for name in names[10:]:
+            for name in names[5:]:
                 api(api.jobs.StopJob, StopJobRequest(name=name))
             for name in names:
                 one.wait(api, name, seconds=60)
