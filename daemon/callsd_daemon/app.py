@@ -105,7 +105,11 @@ class _Daemon:
             raise StartError(f"the state cannot be used: {problem}", EXIT_STATE_UNUSABLE) from None
         server = await self._serve(core)
         gateway = await self._open_gateway(core)
-        liveness = Liveness(_parts(core), lambda is_well: server.say_well(is_well=is_well))
+        liveness = Liveness(
+            _parts(core),
+            lambda is_well: server.say_well(is_well=is_well),
+            is_usable=lambda: not core.database.is_damaged,
+        )
         log.info(
             "ready",
             listen=list(self._config.server.listen),

@@ -139,12 +139,12 @@ def write_whole(path: Path, content: bytes) -> None:
     finally:
         # An incomplete draft would only take space on a full disk.
         draft.unlink(missing_ok=True)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
-def sync_directory(path: Path) -> None:
-    """Sync the names in a directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Have a file, or the names in a directory, on the disk when this returns; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         with naming(path):
             os.fsync(descriptor)

@@ -23,17 +23,21 @@ class Liveness:
     """Has every part of the daemon that requests depend on do a small task.
 
     While all of them complete it, the watchdog is pinged and health is SERVING. Otherwise health
-    says NOT_SERVING, and if that lasts, the watchdog kills the daemon.
+    says NOT_SERVING, and if that lasts, the watchdog kills the daemon. One that cannot be used, but
+    would be no better after another start, says NOT_SERVING and goes on.
     """
 
     def __init__(
         self,
         parts: Mapping[str, Callable[[], Awaitable[object]]],
         tell: Callable[[bool], Awaitable[None]],
+        *,
+        is_usable: Callable[[], bool],
     ) -> None:
         """Awaiting one of `parts` does its task; `tell` is called when health changes."""
         self._parts = parts
         self._tell = tell
+        self._is_usable = is_usable
         self._seconds = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 / 3 or CHECK_SECONDS
 
     async def run(self) -> None:
@@ -45,9 +49,10 @@ class Liveness:
                 notify.notify(notify.ALIVE)
             elif was_well:
                 log.error("standing_still", parts=stuck)
-            if (not stuck) != was_well:
-                was_well = not stuck
-                await self._tell(was_well)
+            is_well = not stuck and self._is_usable()
+            if is_well != was_well:
+                was_well = is_well
+                await self._tell(is_well)
             await asyncio.sleep(self._seconds)
 
     async def stuck(self) -> list[str]:

@@ -19,6 +19,7 @@ from callsd_bench.daemon import inside
 from callsd_bench.daemon.inside import fill_store
 from callsd_bench.daemon.watchers import Tally, Watchers
 from callsd_bench.shared.errors import BenchError
+from callsd_bench.shared.progress import ProgressLine
 from callsd_bench.shared.subject import Subject
 from tests.weights import MODELS_DIRECTORY
 
@@ -176,7 +177,7 @@ class TestSubject:
         """Watchers that begin at once get all jobs, and not each a copy in the daemon's memory."""
         watchers, jobs = 20, 2000
         with tempfile.TemporaryDirectory(prefix="cb-") as directory:
-            fill_store(Path(directory) / "state", jobs)
+            fill_store(Path(directory) / "state", jobs, ProgressLine("a store"))
             with Subject(Path(directory), models=Path(directory), settings={}) as subject:
                 before = subject.process.memory_info().rss
                 told = asyncio.run(_initial_states(subject, watchers))

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from callsd_bench.cli import bench
+from callsd_bench.repetition.bench import times_in
 from callsd_bench.repetition.sound import MAX_SECONDS, repeated, said_once
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ
 from tests.weights import MODELS_DIRECTORY
@@ -38,6 +39,22 @@ def test_an_engine_without_its_files() -> None:
     assert result.exit_code == 1
     assert "Error: " in result.stderr
     assert "onnx" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "times"),
+    [
+        ("The edge one is easy.", 1),
+        ("The edge one is easy. The edge one is easy.", 2),
+        ("The H1 is easy, the H1 is easy, the H1 is easy, the H1 is easy.", 4),
+        ("The H1 is easy, the H1 is easy, the", 2),
+        ("The edge one is easy. The H1 one is easy.", 2),
+        ("", 0),
+    ],
+)
+def test_a_phrase_is_counted_in_the_words_it_is_heard_in(text: str, times: int) -> None:
+    """One that is misheard with a word less each time is there as often as it is there."""
+    assert times_in(text, phrase_words=5) == times
 
 
 @pytest.mark.parametrize("make", [repeated, said_once])

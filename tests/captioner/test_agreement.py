@@ -1,6 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 
+from collections.abc import Sequence
+
 from callsd_worker.captioner.agreement import Agreement, common_prefix, matching_prefix
+
+
+def update(
+    agreement: Agreement, words: Sequence[str], probabilities: Sequence[float], *, is_careful: bool
+) -> None:
+    """A pass that knows how probable its words are; below 0.6 they are doubtful."""
+    agreement.update(
+        words, is_careful=is_careful, probabilities=probabilities, doubtful_probability=0.6
+    )
 
 
 class TestAgreement:
@@ -89,7 +100,7 @@ class TestAgreement:
         """The last words of a pass that it is not sure of are not shown, but kept."""
         agreement = Agreement()
 
-        agreement.update(["press", "a", "dare"], is_careful=False, probabilities=[0.9, 0.5, 0.3])
+        update(agreement, ["press", "a", "dare"], [0.9, 0.5, 0.3], is_careful=False)
 
         assert agreement.words == ("press",)
         assert agreement.held == ("a", "dare")
@@ -99,19 +110,19 @@ class TestAgreement:
         """A doubtful word in front of a certain one is shown, and no more than two wait."""
         agreement = Agreement()
 
-        agreement.update(["you", "may", "end"], is_careful=False, probabilities=[0.3, 0.4, 0.9])
+        update(agreement, ["you", "may", "end"], [0.3, 0.4, 0.9], is_careful=False)
         assert agreement.words == ("you", "may", "end")
 
         agreement = Agreement()
-        agreement.update(["you", "may", "end"], is_careful=False, probabilities=[0.3, 0.4, 0.5])
+        update(agreement, ["you", "may", "end"], [0.3, 0.4, 0.5], is_careful=False)
         assert agreement.words == ("you",)
 
     def test_what_two_passes_say_is_shown(self) -> None:
         """A word does not wait for ever: the second pass that says it shows it."""
         agreement = Agreement()
 
-        agreement.update(["press", "dare"], is_careful=False, probabilities=[0.9, 0.3])
-        agreement.update(["press", "dare"], is_careful=False, probabilities=[0.9, 0.3])
+        update(agreement, ["press", "dare"], [0.9, 0.3], is_careful=False)
+        update(agreement, ["press", "dare"], [0.9, 0.3], is_careful=False)
 
         assert agreement.words == ("press", "dare")
         assert agreement.held == ()
@@ -120,8 +131,8 @@ class TestAgreement:
         """A word that is on the screen stays there when it becomes doubtful."""
         agreement = Agreement()
 
-        agreement.update(["press", "four"], is_careful=False, probabilities=[0.9, 0.9])
-        agreement.update(["Press", "four"], is_careful=False, probabilities=[0.9, 0.3])
+        update(agreement, ["press", "four"], [0.9, 0.9], is_careful=False)
+        update(agreement, ["Press", "four"], [0.9, 0.3], is_careful=False)
 
         assert agreement.words == ("Press", "four")
 
@@ -129,7 +140,7 @@ class TestAgreement:
         """Final words are not held back, whatever they are like."""
         agreement = Agreement()
 
-        agreement.update(["press", "dare"], is_careful=True, probabilities=[0.9, 0.3])
+        update(agreement, ["press", "dare"], [0.9, 0.3], is_careful=True)
 
         assert agreement.words == ("press", "dare")
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from callsd_worker.captioner.cuts import cuts_between_words, ends_softly, softest_frame
+from callsd_worker.captioner.cuts import cuts_between_words, ends_softly, softest_frame, times_of
 from callsd_worker.speech.engine import TimedWord
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.vad import FRAME_SAMPLES
@@ -58,6 +58,29 @@ class TestCutsBetweenWords:
         sound = np.concatenate([noise(0.5), silence(0.2), noise(2.5), silence(0.2), noise(0.3)])
 
         assert cuts_between_words(sound, words(0.0, 0.65, 1.5, 2.5, 3.35, 3.5)) == []
+
+
+class TestTimesOf:
+    """Words that are shown have the times of what the last pass has heard instead."""
+
+    def test_other_words_have_the_times_of_their_place(self) -> None:
+        """One word for two or two for one, the words around them keep their own times."""
+        heard = words(0.0, 0.5, 1.0, 1.5, 2.0)
+
+        times = times_of(["W0,", "so", "w3", "and", "on"], heard)
+
+        assert [word.start_seconds for word in times] == [0.0, 0.5, 1.5, 2.0, 2.0]
+
+    def test_a_word_that_was_not_heard_has_the_time_of_the_next(self) -> None:
+        """A cut parts it from neither of its neighbours."""
+        times = times_of(["w0", "well", "w1"], words(0.0, 0.5))
+
+        assert [word.start_seconds for word in times] == [0.0, 0.5, 0.5]
+
+    def test_words_behind_what_was_heard_have_no_times(self) -> None:
+        """Nothing is said about sound that the pass with the times did not have."""
+        assert len(times_of(["w0", "w1", "w2", "w3"], words(0.0, 0.5))) == 2
+        assert times_of(["w0"], []) == []
 
 
 class TestSoftMoments:

@@ -183,7 +183,7 @@ class TestBelief:
     def test_what_is_said_again_is_shown_again(self, *, is_final: bool) -> None:
         """Words for which there is sound stay, however often they are repeated."""
         said = " ".join(["five"] * 7)
-        engine = ScriptedEngine(said, said)
+        engine = ScriptedEngine(said, said, said)
         sound = syllables(7, seconds=3.5, of_seconds=4.0)
 
         (result,) = recognise(engine, [window(sound, is_final=is_final)])
@@ -199,6 +199,16 @@ class TestBelief:
 
         assert result.recognised is not None
         assert result.recognised.text == "and so my fellow Americans"
+
+    def test_repeated_final_words_are_told_with_their_times(self) -> None:
+        """Final words have none, and these tell what was not said again: they are asked for."""
+        said = " ".join(["five"] * 7)
+        engine = ScriptedEngine(said, said, said)
+
+        recognise(engine, [window(syllables(7, seconds=3.5, of_seconds=4.0), is_final=True)])
+
+        assert [options.is_word_timed for options in engine.asked] == [False, True, True]
+        assert engine.paddings == [10.24, TRAINED_SECONDS]
 
     def test_words_in_noise_become_no_words(self, speech: Samples) -> None:
         """Final words that the model itself does not believe are none."""

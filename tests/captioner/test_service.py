@@ -134,7 +134,7 @@ def test_an_engine_that_always_fails(main: Engines) -> None:
     )
     service.start()
     say(service, pace=2)
-    eventually(lambda: crashes, "it is told", seconds=30)
+    eventually(lambda: crashes, "it is told", seconds=60)
     for _ in range(1000):
         service.submit(End(track=1))
 

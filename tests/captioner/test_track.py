@@ -7,8 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from callsd_worker.captioner.agreement import MOST_HELD_WORDS
 from callsd_worker.captioner.decoding import DecodeWindow, Result
-from callsd_worker.captioner.rules import Rules
+from callsd_worker.captioner.rules import Rules, rules_for
 from callsd_worker.captioner.schedule import LARGEST_BATCH, Schedule
 from callsd_worker.captioner.segmenter import STALL_SECONDS
 from callsd_worker.captioner.track import Track
@@ -202,6 +203,26 @@ class TestSpeech:
             last = int(words.text.lower().rpartition("w")[2])
             assert words.recognised_sample == pytest.approx((last + 1) * step, abs=1)
         assert " ".join(story.finals) == " ".join(play(make(detector), speech).finals)
+
+    def test_words_of_a_tiny_model_wait_less(
+        self, detector: VoiceDetector, speech: Samples
+    ) -> None:
+        """Who chose it for early words gets those of which another model would be asked again."""
+
+        def waiting(model: str) -> int:
+            track = Track(detector, start_sample=0, language="en", rules=rules_for(model))
+            track.feed(0, speech[: 3 * SAMPLE_RATE_HZ], 0.0)
+            heard = says_position(track.take(1.0)).recognised
+            assert heard is not None
+            words = tuple(replace(word, probability=0.7) for word in heard.words)
+            track.settle(said(heard.text, words), 1.0)
+            update = track.take_update()
+            assert update is not None
+            assert update.interim is not None
+            return len(words) - len(update.interim.text.split())
+
+        assert waiting("tiny.en") == 0
+        assert waiting("base") == MOST_HELD_WORDS
 
     def test_doubtful_words_are_final_when_the_last_pass_fails(
         self, detector: VoiceDetector, speech: Samples
@@ -404,6 +425,31 @@ class TestLimits:
         assert numbers[0] <= 3
         # The word that a cut goes through is on neither side of it.
         assert all(later - earlier <= 2 for earlier, later in pairwise(numbers))
+
+    @pytest.mark.parametrize("noise", [0.0, 0.01], ids=["in a pause", "in noise"])
+    def test_a_cut_keeps_words_that_its_last_pass_heard_otherwise(
+        self, detector: VoiceDetector, noise: float
+    ) -> None:
+        """Words that passes agreed on stay when later ones differ and running speech is cut."""
+
+        def changes_its_mind(window: DecodeWindow) -> Result:
+            heard = says_position(window).recognised
+            assert heard is not None
+            first, _, rest = heard.text.partition(" ")
+            if window.start_sample < SAMPLE_RATE_HZ and window.seconds > 3.0:
+                return said(f"other {rest}", heard.words)
+            return said(f"{first} {rest}", heard.words)
+
+        sound = cut(decoded("kenji"), (26.0, 37.5))
+        hiss = np.random.default_rng(1).normal(0, noise, sound.size).astype(np.float32)
+
+        story = play(make(detector), sound + hiss, recognise=changes_its_mind)
+
+        assert len(story.finals) > 1
+        assert story.finals[0].lower().startswith("w")
+        assert not any("other" in text.lower() for text in story.finals)
+        numbers = [int(word[1:]) for text in story.finals for word in text.split()]
+        assert numbers == sorted(set(numbers))
 
     @pytest.mark.parametrize("is_timed", [True, False], ids=["between words", "in the dark"])
     def test_a_cut_inside_a_sentence_leaves_no_full_stop(

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands that work on files: config, tokens, models, doctor."""
 
+import os
 import subprocess
 import sys
 import tomllib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from callsd_daemon.cli.doctor.checks import all_findings, check_modules, check_s
 from callsd_daemon.cli.doctor.finding import Status
 from callsd_daemon.cli.shared.context import Cli
 from callsd_daemon.cli.shared.exit import Exit
+from callsd_daemon.kinds.stored import codec
+from callsd_daemon.store.database import Database
 from tests.cli.conftest import Command
 from tests.helpers import models
 from tests.helpers.daemon import Daemon
@@ -198,6 +202,22 @@ class TestDoctor:
         (finding,) = check_state(tmp_path)
 
         assert finding.status is Status.PROBLEM
+
+    def test_damaged_database(self, tmp_path: Path) -> None:
+        """A database that is in use is read as a whole, and what to do with a damaged one told."""
+        path = tmp_path / "callsd.db"
+        with closing(Database(path, codec())):
+            whole = list(check_state(tmp_path))[-1]
+            with path.open("r+b") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(size // 2)
+                file.write(b"\xff" * (size - size // 2))
+            damaged = list(check_state(tmp_path))[-1]
+
+        assert (whole.name, whole.status, whole.found) == ("database", Status.OK, "whole")
+        assert damaged.status is Status.PROBLEM
+        assert damaged.found.startswith("damaged: ")
+        assert "callsd restore" in damaged.fix
 
     def test_doctor_imports_no_engine(self) -> None:
         """The doctor asks other processes: it holds no engine itself."""

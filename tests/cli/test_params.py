@@ -17,6 +17,9 @@ from callsd_daemon.cli.shared.params import (
 )
 
 
+TURNS = [{"speaker": name} for name in ("nina", "joe", "nina")]
+
+
 class TestTracks:
     """SPEAKER=FILE[@OFFSET] and call directories."""
 
@@ -61,7 +64,16 @@ class TestTracks:
             ("joe", "joe.flac"),
         ]
 
-    @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"speakers": ["ada"]}'])
+    @pytest.mark.parametrize("document", [TURNS, {"turns": TURNS}], ids=["list", "object"])
+    def test_speakers_of_turns(self, tmp_path: Path, document: object) -> None:
+        """What a benchmark can read needs no list of speakers: those of the turns are taken."""
+        (tmp_path / "turns.json").write_text(json.dumps(document))
+        for name in ("joe.flac", "nina.ogg"):
+            (tmp_path / name).touch()
+
+        assert [track.speaker for track in call_tracks(tmp_path)] == ["nina", "joe"]
+
+    @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"speakers": ["ada"]}', "[1]"])
     def test_bad_call_directories(self, tmp_path: Path, content: str | None) -> None:
         """What is missing or wrong is named."""
         if content is not None:

@@ -105,12 +105,22 @@ class TestHealth:
             ),
             ({"picture": PICTURE_STATE_BLANK}, "picture blank: nothing is to be seen"),
             ({"audio_level_db": -120.0}, "silence"),
-            ({"audio_level_db": -119.5}, "silence"),
+            ({"audio_level_db": -100.5}, "silence"),
+            ({"audio_level_db": -99.5}, "-100 dB"),
             ({"segment": 3}, "piece 3"),
             ({"drift_ms": 40.1}, "sound off by 40 ms"),
             ({"drift_ms": -55.0}, "sound off by -55 ms"),
         ],
-        ids=["still", "blank", "silence", "nearly silence", "pieces", "ahead", "behind"],
+        ids=[
+            "still",
+            "blank",
+            "silence",
+            "nearly silence",
+            "nearly inaudible",
+            "pieces",
+            "ahead",
+            "behind",
+        ],
     )
     def test_worth_telling(self, changes: dict[str, object], words: str) -> None:
         """What people should look at is told."""

@@ -2,7 +2,8 @@
 """`callsd` on a machine where odd things happen: the clock is set, or something blocks.
 
 Environment: CALLSD_TEST_CLOCK, a file that says by how many seconds the wall clock is off; the
-monotonic clock goes on, as it does when somebody sets the other one. SIGUSR2 blocks the event loop.
+monotonic clock goes on, as it does when somebody sets the other one. SIGUSR2 blocks the event loop,
+until the file CALLSD_TEST_GO is there.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from tests.helpers import serve
 
 
 STALL_SECONDS = 30.0
+POLL_SECONDS = 0.05
 
 
 def _now() -> datetime:
@@ -26,7 +28,9 @@ def _now() -> datetime:
 
 def the_call_that_blocks() -> None:
     """What nobody may do on an event loop."""
-    time.sleep(STALL_SECONDS)
+    go, end = Path(os.environ["CALLSD_TEST_GO"]), time.monotonic() + STALL_SECONDS
+    while not go.exists() and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
 
 
 def _install_signals(daemon: app._Daemon) -> None:

@@ -72,6 +72,7 @@ ELSEWHERE: dict[str, tuple[int, str]] = {
         26,
         "a store that somebody else holds is not called damaged",
     ),
+    "tests/store/test_damage.py": (26, "damage is told from a disk that gives nothing back"),
     "tests/store/test_writing.py::TestDurability": (27, "files at each acknowledgement hold it"),
     "tests/store/test_beside.py": (43, "reads go on; writes are told to try again"),
     "tests/e2e/test_bad_models.py": (28, "real engines: MODEL_INVALID, never an empty result"),

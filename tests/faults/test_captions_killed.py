@@ -116,7 +116,7 @@ def assert_withdrawn(viewer: Viewer) -> None:
     lost = next(
         index
         for index, message in enumerate(messages)
-        if message.event.type == CAPTION_EVENT_TYPE_DEGRADED
+        if message.event.type == CAPTION_EVENT_TYPE_DEGRADED and "lost" in message.event.detail
     )
     before = [message.caption for message in messages[:lost] if message.HasField("caption")]
     after = [message.caption for message in messages[lost:] if message.HasField("caption")]

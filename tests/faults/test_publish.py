@@ -20,16 +20,18 @@ STEPS = (
     "die-before fsync 1",  # the artifact is written, and may be lost
     "die-before replace 1",  # it is on the disk under its draft's name
     "die-before fsync 2",  # it has its name, of which the disk may not know
-    "die-before fsync 3",  # the outcome is written, and may be lost
+    "die-before fsync 3",  # likewise
+    "die-before fsync 4",  # the outcome is written, and may be lost
     "die-before replace 2",
-    "die-before fsync 4",
+    "die-before fsync 5",
 )
-"""Of write_whole, for the artifact and then for the outcome: write, fsync, rename, fsync."""
+"""Of write_whole, for the artifact and then for the outcome: write, fsync, rename, fsync. Between
+the two the names of all artifacts are synced."""
 
 TRANSCRIPT = b"WEBVTT\n"
 """What the scripted worker writes."""
 
-LAST = "die-before fsync 4"
+LAST = "die-before fsync 5"
 """The outcome has its name already: the work is done."""
 
 

@@ -7,34 +7,46 @@ import sys
 import time
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 
 from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED
 from tests.conftest import StartDaemon
 from tests.faults.conftest import RecordFigure
 from tests.faults.odd_serve import the_call_that_blocks
-from tests.helpers.daemon import ROOT
+from tests.helpers.api import health
+from tests.helpers.daemon import ROOT, Daemon
 from tests.helpers.invariants import assert_invariants
+from tests.helpers.reasons import status
 
 
 pytestmark = pytest.mark.alone
 
 PROGRAM = Path(__file__).with_name("odd_serve.py")
 WATCHDOG_SECONDS = 1.5
+ARRIVALS = 3000
+"""Requests to a daemon that stands still: three times as many as gRPC keeps by itself."""
+
+
+@pytest.fixture
+def stalling(daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    """A daemon, not started yet, whose event loop stands still from SIGUSR2 to `go_on`."""
+    one = daemon(is_started=False, env={"PYTHONPATH": str(ROOT)})
+    one.env["CALLSD_TEST_GO"] = str(one.root / "go-on")
+    monkeypatch.setattr(one, "command", lambda *words: [sys.executable, str(PROGRAM), *words])
+    return one
 
 
 @pytest.mark.scenario(11, "no sign of life while it stalls; its end names the culprit; jobs go on")
-def test_stalled(
-    daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch, record_figure: RecordFigure
-) -> None:
+def test_stalled(stalling: Daemon, record_figure: RecordFigure) -> None:
     """The service manager hears nothing any more, and what it does then costs no job anything.
 
     The test takes the place of systemd: it has the socket, and sends what WatchdogSignal sends.
     """
-    one = daemon(is_started=False, env={"PYTHONPATH": str(ROOT)})
+    one = stalling
     one.env["NOTIFY_SOCKET"] = str(one.root / "notify")
     one.env["WATCHDOG_USEC"] = f"{WATCHDOG_SECONDS * 1e6:.0f}"
-    monkeypatch.setattr(one, "command", lambda *words: [sys.executable, str(PROGRAM), *words])
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(one.env["NOTIFY_SOCKET"])
         manager.settimeout(WATCHDOG_SECONDS)
@@ -62,6 +74,26 @@ def test_stalled(
     assert (ended.state, ended.attempt) == (JOB_STATE_SUCCEEDED, 1)
     assert_invariants(one)
     record_figure(f"last sign {last - stalled_at:.2f} s after the stall began")
+
+
+@pytest.mark.scenario(11, "thousands of requests that come meanwhile are answered afterwards")
+def test_requests_that_come_meanwhile(stalling: Daemon) -> None:
+    """Whoever asks a daemon that stands still for a while has an answer, however many ask."""
+    one = stalling.start()
+    with one.channel() as channel:
+        ask = health(channel).Check
+        request = health_pb2.HealthCheckRequest()
+        ask(request, timeout=20)
+        one.signal(signal.SIGUSR2)
+        requests = [ask.future(request, timeout=60) for _ in range(ARRIVALS)]
+        # Nobody is answered, this one neither; meanwhile all of those have come.
+        late = status(lambda: ask(request, timeout=3))
+        (one.root / "go-on").touch()
+        answers = {status(asked.result) for asked in requests}
+
+    assert late is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert answers == {grpc.StatusCode.OK}
+    assert_invariants(one)
 
 
 def last_sign_of_life(manager: socket.socket, since: float) -> float:

@@ -9,7 +9,7 @@ from tests.helpers.api import Api
 from tests.helpers.daemon import Daemon
 
 
-JOB_SECONDS = 60.0
+JOB_SECONDS = 90.0
 
 
 def request(*paths: Path, **spec: object) -> CreateJobRequest:

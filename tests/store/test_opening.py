@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from callsd_daemon.kinds.stored import codec
-from callsd_daemon.store import database as module
-from callsd_daemon.store import migrations
+from callsd_daemon.store import damage, migrations
 from callsd_daemon.store.database import Database, DatabaseDamagedError
 from callsd_daemon.store.migrations import APPLICATION_ID, MIGRATIONS, SchemaTooNewError
 from tests.helpers.jobs import make_job, put
@@ -181,7 +180,7 @@ class TestDamaged:
         open_database: Callable[..., Database],
     ) -> None:
         """A file that somebody else holds is not called damaged, and is used once it is free."""
-        monkeypatch.setattr(module, "BUSY_TIMEOUT_SECONDS", 0.05)
+        monkeypatch.setattr(damage, "BUSY_TIMEOUT_SECONDS", 0.05)
         await fill(database)
         with closing(sqlite3.connect(path, isolation_level=None)) as holder:
             holder.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -21,7 +21,8 @@ from callsd_daemon.domain.recording import RECORDING, PageSecrets
 from callsd_daemon.domain.work import Secrets
 from callsd_daemon.store import database as module
 from callsd_daemon.store.backup import back_up
-from callsd_daemon.store.database import BUSY_TIMEOUT_SECONDS, Database
+from callsd_daemon.store.damage import BUSY_TIMEOUT_SECONDS
+from callsd_daemon.store.database import Database
 from callsd_daemon.store.migrations import MIGRATIONS
 from callsd_daemon.store.transaction import Transaction
 from tests.helpers.jobs import CALL, make_job, put

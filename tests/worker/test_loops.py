@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -127,6 +129,14 @@ class TestFlaws:
             flaw_of(heard("Th gah nk.", log_probability=-2.0), seconds=3, voiced_seconds=1)
             == Flaw.NO_SPEECH
         )
+
+    def test_each_engine_doubts_in_its_own_way(self) -> None:
+        """Words are noise below the limit that was measured for their engine, wherever that is."""
+        words = heard("The rest goes to the window.", log_probability=-0.9)
+
+        assert flaw_of(words, seconds=3, voiced_seconds=2) is None
+        surer = replace(words, guess_log_probability=-0.8)
+        assert flaw_of(surer, seconds=3, voiced_seconds=2) == Flaw.NO_SPEECH
 
     @pytest.mark.parametrize("text", ["Thank you.", "Thanks for watching!", "Vielen Dank."])
     def test_politeness_needs_a_voice(self, text: str) -> None:

@@ -13,9 +13,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from callsd_worker.speech.choice import choose
 from callsd_worker.speech.engine import DecodeOptions, Recognised
 from callsd_worker.speech.errors import SpeechError, SpeechReason
-from callsd_worker.speech.moonshine import FILES, MoonshineEngine
+from callsd_worker.speech.moonshine import FILES, GUESS_LOG_PROBABILITY, MoonshineEngine
 from callsd_worker.speech.moonshine_rebuild import rebuild
 from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
 
@@ -71,6 +72,20 @@ class TestEngine:
         assert hear(engine, speech, DecodeOptions(language="en", max_tokens=5)).token_count == 5
         noise = np.random.default_rng(1).normal(0, 0.1, SAMPLE_RATE_HZ).astype(np.float32)
         assert hear(engine, noise).token_count <= 13
+
+    def test_what_is_made_of_no_words_is_not_believed(
+        self, engine: MoonshineEngine, speech: Samples
+    ) -> None:
+        """Speech played backwards has no words: the engine is much less sure of those it makes of it,
+        and what is below its limit is known for noise."""
+        said, guessed = hear(engine, speech), hear(engine, speech[::-1])
+
+        assert choose([said], peaks=None) == said
+        assert guessed.text
+        # Its distance to the limit, some hundredths, is smaller than what processors differ by.
+        assert guessed.average_log_probability < said.average_log_probability - 0.3
+        below = replace(guessed, average_log_probability=GUESS_LOG_PROBABILITY - 0.01)
+        assert choose([below], peaks=None) is None
 
     @pytest.mark.parametrize("samples", [0, 1, 100])
     def test_next_to_nothing(self, engine: MoonshineEngine, samples: int) -> None:
@@ -142,7 +157,10 @@ SCALE, OFFSET = 0.25, 0.75
 
 
 def published() -> Any:
-    """A model of the makers' kind: an 8-bit weight, expanded for a row of it and for a product."""
+    """A model of the makers' kind: an 8-bit weight, expanded for a row of it and for a product.
+
+    Beside it is attention, in which queries and keys are scaled.
+    """
     shared = [
         helper.make_node("Cast", ["w_q"], ["w_cast"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["w_cast", "w_scale"], ["w_scaled"]),
@@ -159,18 +177,31 @@ def published() -> Any:
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
     )
     choice = helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)
+    attention = [
+        helper.make_node("Sqrt", ["square"], ["root"]),
+        helper.make_node("Mul", ["query", "root"], ["query_scaled"]),
+        helper.make_node("Transpose", ["keys"], ["keys_turned"], perm=[1, 0]),
+        helper.make_node("Mul", ["keys_turned", "root"], ["keys_scaled"]),
+        helper.make_node("MatMul", ["query_scaled", "keys_scaled"], ["scores"]),
+    ]
     graph = helper.make_graph(
-        [*shared, choice],
+        [*shared, choice, *attention],
         "published",
         [
             helper.make_tensor_value_info("ids", TensorProto.INT64, [1]),
             helper.make_tensor_value_info("yes", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("query", TensorProto.FLOAT, [1, 4]),
+            helper.make_tensor_value_info("keys", TensorProto.FLOAT, [6, 4]),
         ],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 6])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 6]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 6]),
+        ],
         [
             numpy_helper.from_array(TABLE, "w_q"),
             numpy_helper.from_array(np.array([SCALE], np.float32), "w_scale"),
             numpy_helper.from_array(np.array([OFFSET], np.float32), "w_offset"),
+            numpy_helper.from_array(np.array([SCALE], np.float32), "square"),
         ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
@@ -204,11 +235,19 @@ class TestRebuild:
             str(published_dir / "decoder.onnx"), providers=["CPUExecutionProvider"]
         )
         weight = TABLE * SCALE + OFFSET
+        keys = TABLE.astype(np.float32)
         for row in range(6):
             for branch in (True, False):
-                (y,) = session.run(
-                    None, {"ids": np.array([row], np.int64), "yes": np.array(branch)}
+                y, scores = session.run(
+                    None,
+                    {
+                        "ids": np.array([row], np.int64),
+                        "yes": np.array(branch),
+                        "query": keys[[row]],
+                        "keys": keys,
+                    },
                 )
+                np.testing.assert_allclose(scores[0], SCALE * keys @ keys[row])
                 # Half a step of what the row is quantised to, for each of its four numbers.
                 step = (max(weight[row].max(), 0) - min(weight[row].min(), 0)) / 255
                 tolerance = step / 2 * np.abs(weight).sum(axis=1).max()
@@ -216,9 +255,17 @@ class TestRebuild:
         model = onnx.load(str(published_dir / "decoder.onnx"))
         types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
         assert types["w_q"] == types["w_q_turned"] == TensorProto.INT8
-        inner = model.graph.node[0].attribute[0].g.node
+        (choice,) = [node for node in model.graph.node if node.op_type == "If"]
+        inner = choice.attribute[0].g.node
         assert "MatMulInteger" in [node.op_type for node in inner]
         assert "MatMul" not in [node.op_type for node in inner]
+
+    def test_keys_are_read_as_they_are(self, published_dir: Path) -> None:
+        """Of all keys that a window has nothing is computed before they meet a query."""
+        rebuild(published_dir)
+
+        nodes = onnx.load(str(published_dir / "decoder.onnx")).graph.node
+        assert [node.op_type for node in nodes if "keys_turned" in node.input] == ["MatMul"]
 
     def test_no_model(self, published_dir: Path) -> None:
         """What is no model is refused by its name."""

@@ -226,6 +226,25 @@ class TestOutcome:
 
         assert list(tmp_path.iterdir()) == []
 
+    def test_disk_has_the_names_first(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever a result names is on the disk under its name before the outcome says so."""
+        (tmp_path / ARTIFACTS).mkdir()
+        (tmp_path / ARTIFACTS / "joined").write_bytes(b"film")
+        artifact = artifact_of(tmp_path, "joined", "video/mp4")
+        order: list[str] = []
+        fsync = os.fsync
+
+        def sync(descriptor: int) -> None:
+            order.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", sync)
+        write_outcome(tmp_path, 1, artifacts=[artifact])
+
+        assert order == [ARTIFACTS, f".{OUTCOME}.part", tmp_path.name]
+
     def test_none(self, tmp_path: Path) -> None:
         """Where nothing lies, there is none."""
         assert read_outcome(tmp_path, 1) is None

@@ -87,7 +87,7 @@ class TestSameDisk:
 
         assert kept(directory) == WHOLE
 
-    @pytest.mark.parametrize("name", ["sync_directory", "open_regular"])
+    @pytest.mark.parametrize("name", ["sync", "open_regular"])
     async def test_interrupted(
         self,
         new_delivery: Callable[[Take], Delivery],
@@ -221,7 +221,7 @@ class TestFullDisk:
     """What the system lacks for a while is waited for."""
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-    @pytest.mark.parametrize("name", ["write_whole", "sync_directory"])
+    @pytest.mark.parametrize("name", ["write_whole", "sync"])
     async def test_waited_for(
         self,
         local: Delivery,
@@ -240,7 +240,7 @@ class TestFullDisk:
 
         assert kept(directory) == WHOLE
 
-    @pytest.mark.parametrize("name", ["open_regular", "sync_directory", "write_whole"])
+    @pytest.mark.parametrize("name", ["open_regular", "sync", "write_whole"])
     async def test_scarce_descriptors(
         self,
         local: Delivery,

@@ -97,7 +97,7 @@ type UnavailableError struct{ *details }
 // DeadlineError: the time given to the request has passed; what it asked for may still happen.
 type DeadlineError struct{ *details }
 
-// IntegrityError: the bytes that arrived are not the ones that were announced.
+// IntegrityError: bytes are not what they were, those that arrived or those of the server's database.
 type IntegrityError struct{ *details }
 
 // Unwrap returns the *Error inside.

@@ -138,7 +138,7 @@ export class DeadlineError extends CallsdError {
     override readonly name = "DeadlineError";
 }
 
-/** The bytes that arrived are not the ones that were announced. */
+/** Bytes are not what they were: those that arrived, or those of the server's database. */
 export class IntegrityError extends CallsdError {
     override readonly name = "IntegrityError";
 }

@@ -111,7 +111,7 @@ class DeadlineError(CallsdError):
 
 
 class IntegrityError(CallsdError):
-    """The bytes that arrived are not the ones that were announced."""
+    """Bytes are not what they were: those that arrived, or those of the server's database."""
 
 
 _CLASSES: Mapping[grpc.StatusCode, type[CallsdError]] = MappingProxyType(

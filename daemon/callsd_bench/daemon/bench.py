@@ -132,7 +132,7 @@ class _Bench:
         empty: list[float] = []
         full: list[float] = []
         self._line.step(f"a store with {HISTORY_JOBS} finished jobs is filled")
-        fill_store(self._scratch / "full" / "state", HISTORY_JOBS)
+        fill_store(self._scratch / "full" / "state", HISTORY_JOBS, self._line)
         for number in range(STARTS):
             self._line.step(f"start {number + 1} of {STARTS}, empty and with {HISTORY_JOBS} jobs")
             with self._plan.subject(self._scratch / f"empty{number}") as subject:

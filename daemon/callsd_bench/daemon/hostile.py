@@ -87,7 +87,7 @@ def bench_hostile(plan: Plan) -> HostileReport:
     ):
         line.step(f"a store with {plan.history_jobs} finished jobs is filled")
         directory = Path(scratch) / "daemon"
-        fill_store(directory / "state", plan.history_jobs)
+        fill_store(directory / "state", plan.history_jobs, line)
         settings = {
             # The call that is captioned has the only place: what is created waits.
             "jobs.max_concurrent_jobs": "1",
@@ -97,19 +97,18 @@ def bench_hostile(plan: Plan) -> HostileReport:
         }
         try:
             with plan.subject(directory, settings) as subject, subject.client() as client:
-                return _measure(plan, subject, client, Path(scratch), line.step)
+                return _measure(plan, subject, client, Path(scratch), line)
         except CallsdError as error:
             raise BenchError(f"the daemon refused: {error}") from error
 
 
 def _measure(
-    plan: Plan, subject: Subject, client: Client, scratch: Path, on_step: Callable[[str], None]
+    plan: Plan, subject: Subject, client: Client, scratch: Path, line: ProgressLine
 ) -> HostileReport:
     call, revision = _start_call(client, plan.model)
-    on_step(f"{plan.seconds:g} s alone")
-    alone, _ = _ask(subject, plan)
+    alone, _ = _ask(subject, plan, line, "alone")
     with contextlib.ExitStack() as stack:
-        on_step("watchers connect, then strangers")
+        line.step("watchers connect, then strangers")
         watching = stack.enter_context(
             HelperProcess(
                 "callsd_bench.daemon.watchers",
@@ -129,8 +128,7 @@ def _measure(
         }
         for child in parts.values():
             child.answer(ANSWER_SECONDS)
-        on_step(f"{plan.seconds:g} s among them")
-        hostile, last_revision = _ask(subject, plan)
+        hostile, last_revision = _ask(subject, plan, line, "among them")
         watching.tell(str(last_revision))
         tally = Tally(**watching.answer_json(LATE_SECONDS + ANSWER_SECONDS))
         came = {}
@@ -176,13 +174,18 @@ def _orders(subject: Subject, call: str) -> dict[str, StrangersOrder]:
     }
 
 
-def _ask(subject: Subject, plan: Plan) -> tuple[Answers, int]:
+def _ask(subject: Subject, plan: Plan, line: ProgressLine, where: str) -> tuple[Answers, int]:
     """Ask for health and for jobs at a steady pace; also the last revision that this made."""
+    line.step(f"{plan.seconds:g} s {where}")
     end = time.monotonic() + plan.seconds
+
+    def on_left(seconds: float) -> None:
+        line.tell(f"{plan.seconds - seconds:.0f} of {plan.seconds:g} s {where}")
+
     rss_begin, cpu_begin = subject.process.memory_info().rss, subject.cpu_seconds
     with ThreadPoolExecutor(1) as pool, subject.client() as client, subject.client() as other:
         checks = pool.submit(_check_health, other, end)
-        waits, revision = _create_jobs(client, plan.spec(), end)
+        waits, revision = _create_jobs(client, plan.spec(), end, on_left)
         checked = checks.result()
     health_p50, health_p99 = 1000 * np.percentile(checked, (50, 99))
     create_p50, create_p99 = 1000 * np.percentile(waits, (50, 99))
@@ -207,11 +210,14 @@ def _check_health(client: Client, end: float) -> list[float]:
     return waits
 
 
-def _create_jobs(client: Client, spec: JobSpec, end: float) -> tuple[list[float], int]:
+def _create_jobs(
+    client: Client, spec: JobSpec, end: float, on_left: Callable[[float], None]
+) -> tuple[list[float], int]:
     """Queue jobs, and take each back, so that the queue stays short."""
     waits: list[float] = []
     revision = 0
     while (began := time.monotonic()) < end:
+        on_left(end - began)
         job = client.create_job(spec).job
         waits.append(time.monotonic() - began)
         revision = client.stop_job(job).revision

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from callsd_bench.shared.progress import ProgressLine
 from callsd_daemon.domain.admission import Host, Policy, Request, Snapshot, decide
 from callsd_daemon.domain.costs import transcription_cost, transcription_cost_key
 from callsd_daemon.domain.jobs import Artifact, Job, Outcome, State, Usage, Worker
@@ -30,7 +31,9 @@ RETENTION = timedelta(days=30)
 _WORKER = Worker(token_sha256="0" * 64, epoch="past")
 
 
-def fill_store(state: Path, jobs: int, *, pace: timedelta = timedelta(seconds=1)) -> None:
+def fill_store(
+    state: Path, jobs: int, line: ProgressLine, *, pace: timedelta = timedelta(seconds=1)
+) -> None:
     """Make a state directory as a daemon leaves it after `jobs` transcriptions, all finished.
 
     One began every `pace`, and the last one now; those whose time is up have been removed.
@@ -54,6 +57,7 @@ def fill_store(state: Path, jobs: int, *, pace: timedelta = timedelta(seconds=1)
 
     try:
         for first in range(0, jobs, BATCH_JOBS):
+            line.tell(f"{first} of {jobs} jobs are in the store")
             numbers = range(first, min(first + BATCH_JOBS, jobs))
             asyncio.run(database.write(partial(live_through, numbers=numbers)))
     finally:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`callsd bench repetition`: true repetitions beside loops that noise provokes.
 
-Both are counted in words. A loop is provoked by giving the decoder the sound without the padding
-that prevents most loops, and noise behind what is said; only sound of which the plain decoder does
-loop is used. What is judged is the way of a transcript and that of final captions.
+A loop is provoked by giving the decoder the sound without the padding that prevents most loops, and
+noise behind what is said; only sound of which the plain decoder does loop is used. What is judged
+is the way of a transcript and that of final captions, from the detection of voice on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -24,10 +24,14 @@ from callsd_worker.speech.engine import (
     Recognised,
 )
 from callsd_worker.speech.errors import SpeechError
-from callsd_worker.speech.level import amplified
 from callsd_worker.speech.loading import ModelFiles, load_engine
+from callsd_worker.speech.loops import bare
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.windows import Piece, Window
+from callsd_worker.speech.utterances import Utterance as Found
+from callsd_worker.speech.utterances import UtteranceFinder
+from callsd_worker.speech.vad import VoiceDetector
+from callsd_worker.speech.windows import WindowPacker
+from callsd_worker.transcriber.reading import WINDOW_SECONDS
 from callsd_worker.transcriber.recognition import recognise
 
 
@@ -70,20 +74,27 @@ def bench_repetition(model: Path, *, engine: str, utterances: int) -> Report:
         loaded = load_engine(ModelFiles(name=model.name, directory=model), engine=engine, threads=1)
     except SpeechError as error:
         raise BenchError(error.message) from error
+    detector = VoiceDetector()
+
+    def find(utterance: Utterance) -> list[Found]:
+        finder = UtteranceFinder(detector)
+        return [*finder.feed(0, utterance.samples), *finder.finish()]
+
     hearings = (_in_transcript, _in_captions)
     kept, added, said = [0, 0], [0, 0], 0
     for number in range(utterances):
         utterance = repeated(number)
+        found = find(utterance)
         said += utterance.times
         for at, hear in enumerate(hearings):
-            times = _times(utterance, hear(loaded, utterance))
+            times = times_in(hear(loaded, found), phrase_words=utterance.phrase_words)
             kept[at] += min(times, utterance.times)
             added[at] += max(times - utterance.times, 0)
     provoking = _Unpadded(loaded)
     shown = [0, 0]
-    for utterance in _provoked(provoking, utterances):
+    for found, phrase_words in _provoked(provoking, find, utterances):
         for at, hear in enumerate(hearings):
-            shown[at] += _times(utterance, hear(provoking, utterance)) > 1
+            shown[at] += times_in(hear(provoking, found), phrase_words=phrase_words) > 1
     return Report(
         model=model.name,
         engine=loaded.name,
@@ -125,56 +136,68 @@ class _Unpadded:
         return self._engine.recognise(encoded, options)
 
 
-def _provoked(engine: Engine, wanted: int) -> list[Utterance]:
-    """Utterances of which the plain decoder says the phrase again."""
-    found: list[Utterance] = []
+def _provoked(
+    engine: Engine, find: Callable[[Utterance], list[Found]], wanted: int
+) -> list[tuple[list[Found], int]]:
+    """What is found of utterances of which the plain decoder says the phrase again.
+
+    With each the number of words of its phrase.
+    """
+    provoked: list[tuple[list[Found], int]] = []
     options = DecodeOptions(language=_LANGUAGE, is_word_timed=False)
     for seed in count():
-        if len(found) == wanted:
-            return found
+        if len(provoked) == wanted:
+            return provoked
         if seed >= _TRIES_PER_LOOP * wanted:
-            raise BenchError(f"only {len(found)} loops in {seed} utterances: nothing to judge by")
+            raise BenchError(
+                f"only {len(provoked)} loops in {seed} utterances: nothing to judge by"
+            )
         utterance = said_once(seed)
-        encoded = engine.encode(amplified(utterance.samples), padded_seconds=0.0)
-        if _times(utterance, engine.recognise([encoded], options)[0].text) > 1:
-            found.append(utterance)
+        found = find(utterance)
+        encoded = [engine.encode(part.samples, padded_seconds=0.0) for part in found]
+        heard = [engine.recognise([part], options)[0].text for part in encoded]
+        if times_in(" ".join(heard), phrase_words=utterance.phrase_words) > 1:
+            provoked.append((found, utterance.phrase_words))
     raise AssertionError
 
 
-def _times(utterance: Utterance, text: str) -> int:
-    """How often the phrase is there, by the number of words."""
-    return round(len(text.split()) / utterance.phrase_words)
+def times_in(text: str, *, phrase_words: int) -> int:
+    """How often the phrase is there, by the number of words.
+
+    A phrase that is misheard may have more or fewer of them, but has them each time.
+    """
+    words = [bare(word) for word in text.split()]
+    lengths = range(1, len(words) // 2 + 1)
+    length = next((size for size in lengths if words[size:] == words[:-size]), phrase_words)
+    return round(len(words) / length)
 
 
-def _in_transcript(engine: Engine, utterance: Utterance) -> str:
-    samples = amplified(utterance.samples)
-    window = Window(
-        samples=samples,
-        pieces=(
-            Piece(
-                track_start_sample=0,
-                window_start_sample=0,
-                length_samples=samples.size,
-                voiced_seconds=utterance.spoken_seconds,
-            ),
-        ),
-    )
-    encoded = engine.encode(samples, padded_seconds=engine.padded_seconds(window.seconds))
+def _in_transcript(engine: Engine, found: Sequence[Found]) -> str:
+    packer = WindowPacker(target_seconds=WINDOW_SECONDS)
+    windows = [window for utterance in found for window in packer.add(utterance)]
+    windows += packer.finish()
     options = DecodeOptions(language=_LANGUAGE, beam_size=engine.usual_beam_size)
-    (heard,) = recognise(engine, [window], [encoded], options, lambda: None)
-    return " ".join(result.text for _, result in heard)
+    texts = []
+    for window in windows:
+        padded_seconds = engine.padded_seconds(window.seconds)
+        encoded = engine.encode(window.samples, padded_seconds=padded_seconds)
+        (heard,) = recognise(engine, [window], [encoded], options, lambda: None)
+        texts += [result.text for _, result in heard]
+    return " ".join(texts)
 
 
-def _in_captions(engine: Engine, utterance: Utterance) -> str:
-    samples = amplified(utterance.samples)
-    window = DecodeWindow(
-        samples=samples,
-        start_sample=0,
-        end_sample=samples.size,
-        voiced_seconds=utterance.spoken_seconds,
-        is_final=True,
-        language=_LANGUAGE,
-        needs_language=False,
-    )
-    (result,) = recognise_live(engine, [window])
-    return result.recognised.text if result.recognised else ""
+def _in_captions(engine: Engine, found: Sequence[Found]) -> str:
+    windows = [
+        DecodeWindow(
+            samples=utterance.samples,
+            start_sample=utterance.start_sample,
+            end_sample=utterance.end_sample,
+            voiced_seconds=utterance.voiced_seconds,
+            is_final=True,
+            language=_LANGUAGE,
+            needs_language=False,
+        )
+        for utterance in found
+    ]
+    heard = [result for window in windows for result in recognise_live(engine, [window])]
+    return " ".join(result.recognised.text for result in heard if result.recognised)

@@ -41,7 +41,6 @@ class Utterance:
     """A phrase that is said some times."""
 
     samples: Samples
-    spoken_seconds: float
     phrase_words: int
     times: int
 
@@ -65,7 +64,6 @@ def repeated(seed: int) -> Utterance:
     noise = pink_noise(samples.size, random) * _SPEECH_LEVEL * 10 ** (random.uniform(-45, -25) / 20)
     return Utterance(
         samples=(samples + noise).astype(np.float32),
-        spoken_seconds=samples.size / SAMPLE_RATE_HZ,
         phrase_words=words,
         times=times,
     )
@@ -83,7 +81,6 @@ def said_once(seed: int) -> Utterance:
     samples = noise + np.pad(phrase, (0, tail))
     return Utterance(
         samples=np.clip(samples, -1, 1).astype(np.float32),
-        spoken_seconds=phrase.size / SAMPLE_RATE_HZ,
         phrase_words=words,
         times=1,
     )

@@ -42,6 +42,7 @@ class ProgressLine:
 
     def step(self, text: str) -> None:
         """Say what is done now; on a line of its own where none can be rewritten."""
+        self._last = ""
         self._write(f"\r\x1b[K{self._label}: {text}" if self._is_terminal else f"  {text}\n")
 
     def _write(self, text: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from callsd_daemon.config.settings import Config, ConfigError
+from callsd_daemon.domain.work import MAX_DURATION_SECONDS
 
 
 UNIT_DIRECTORIES = {"directory": "/var/lib/callsd", "runtime_directory": "/run/callsd"}
@@ -26,7 +27,7 @@ class _Bound:
 _BOUNDS = (
     _Bound(key="server.max_watches", low=1, high=100_000),
     _Bound(key="server.drain_seconds", low=0, high=3600),
-    _Bound(key="server.drain_live_seconds", low=0, high=7 * 86400),
+    _Bound(key="server.drain_live_seconds", low=0, high=MAX_DURATION_SECONDS),
     _Bound(key="media.max_upload_bytes", low=1, high=2**50),
     _Bound(key="media.max_client_upload_bytes", low=1, high=2**50),
     _Bound(key="media.max_client_uploads", low=1, high=1_000_000),
@@ -36,8 +37,8 @@ _BOUNDS = (
     _Bound(key="jobs.max_captions_jobs", low=0, high=100_000),
     _Bound(key="jobs.max_recording_jobs", low=0, high=100_000),
     _Bound(key="jobs.max_queued_jobs", low=0, high=1_000_000),
-    _Bound(key="jobs.queue_patience_seconds", low=0, high=7 * 86400),
-    _Bound(key="jobs.max_duration_seconds", low=1, high=7 * 86400),
+    _Bound(key="jobs.queue_patience_seconds", low=0, high=MAX_DURATION_SECONDS),
+    _Bound(key="jobs.max_duration_seconds", low=1, high=MAX_DURATION_SECONDS),
     _Bound(key="jobs.max_attempts", low=1, high=100),
     _Bound(key="jobs.retention_seconds", low=0, high=3650 * 86400),
     _Bound(key="jobs.max_log_bytes", low=4096, high=2**40),
@@ -50,8 +51,8 @@ _BOUNDS = (
     _Bound(key="transcription.threads", low=1, high=1024),
     _Bound(key="transcription.max_threads", low=0, high=1024),
     _Bound(key="captions.workers", low=0, high=256),
-    _Bound(key="captions.abandoned_seconds", low=1, high=7 * 86400),
-    _Bound(key="recording.max_duration_seconds", low=1, high=7 * 86400),
+    _Bound(key="captions.abandoned_seconds", low=1, high=MAX_DURATION_SECONDS),
+    _Bound(key="recording.max_duration_seconds", low=1, high=MAX_DURATION_SECONDS),
     _Bound(key="recording.stop_grace_seconds", low=1, high=3600),
     _Bound(key="gateway.delivery_seconds", low=60, high=365 * 86400),
 )

@@ -29,6 +29,15 @@ class Picture(StrEnum):
     BLANK = "blank"
 
 
+INAUDIBLE_DB = -100.0
+"""Below the smallest step of 16-bit samples; 0 dB is as loud as can be."""
+
+
+def is_silent(level_db: float) -> bool:
+    """Whether nothing is heard at this loudness; workers tell -120 of no sound at all."""
+    return level_db < INAUDIBLE_DB
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
     """Sizes in pixels, rates in kbit/s and pictures a second."""

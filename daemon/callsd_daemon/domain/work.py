@@ -4,6 +4,10 @@
 from dataclasses import dataclass
 
 
+MAX_DURATION_SECONDS = 7 * 86400.0
+"""No job, and no call, lasts longer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """What a job is asked for: plain data that can be stored. Each kind has its own."""

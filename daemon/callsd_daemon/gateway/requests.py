@@ -30,13 +30,13 @@ from callsd_daemon.domain.transcription import (
     Track,
     TranscriptionSpec,
 )
+from callsd_daemon.domain.work import MAX_DURATION_SECONDS
 from callsd_daemon.gateway.errors import HttpError
 from callsd_daemon.mattermost.work import JOB_TYPES
 from callsd_daemon.usecases.jobs import JobRequest
 from callsd_transcript.formats import Compaction
 
 
-MAX_DURATION_SECONDS = 7 * 86400.0
 TRANSCRIBING_TIMES = 2
 """So many times as long as its recording the plugin lets a transcription take, which is when the
 call is captured: room is held for that."""

@@ -58,6 +58,7 @@ CAPACITY = frozenset(
         Reason.CANNOT_FIT,
         Reason.DRAINING,
         Reason.DISK_FULL,
+        Reason.DATABASE_DAMAGED,
     }
 )
 """Another machine might well do it."""

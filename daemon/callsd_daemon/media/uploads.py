@@ -20,7 +20,7 @@ from typing import BinaryIO
 import msgspec
 
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.files import naming, open_regular, sync_directory
+from callsd_daemon.files import naming, open_regular, sync
 
 
 class UploadRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,8 +167,8 @@ class Uploads:
                 metadata={"sha256": sha256},
             )
         (place / "complete").touch()
-        sync_directory(place)
-        sync_directory(self._directory)
+        sync(place)
+        sync(self._directory)
         with self._lock:
             self._left.pop(upload_id, None)
 

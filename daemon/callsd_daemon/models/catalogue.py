@@ -251,8 +251,8 @@ _MOONSHINE_BASE = CatalogueEntry(
     files=(
         PinnedFile(
             name="decoder.onnx",
-            size_bytes=55_777_821,
-            sha256="4f472ff86812f6c61cdc65abb9db0edb40673de1e183b271b6424d8e2f4939e2",
+            size_bytes=55_775_517,
+            sha256="b7bc32466e2a0b1c0586a604f6c26f64f848e334aed706bf6791b16948d20096",
         ),
         PinnedFile(
             name="encoder.onnx",

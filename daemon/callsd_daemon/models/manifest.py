@@ -2,10 +2,11 @@
 """The manifest of an installed model, against which its files are checked later."""
 
 import errno
-import os
 from pathlib import Path, PurePosixPath
 
 import msgspec
+
+from callsd_daemon.files import sync
 
 
 MANIFEST = "manifest.json"
@@ -73,12 +74,3 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     sync(partial)
     partial.replace(directory / MANIFEST)
     sync(directory)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or directory is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -28,6 +28,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from callsd_daemon.domain.errors import Reason
+from callsd_daemon.files import sync
 from callsd_daemon.models.catalogue import CATALOGUE
 from callsd_daemon.models.errors import ModelError, PullInterrupted
 from callsd_daemon.models.manifest import (
@@ -35,7 +36,6 @@ from callsd_daemon.models.manifest import (
     FileRecord,
     Manifest,
     read_manifest,
-    sync,
     write_manifest,
 )
 

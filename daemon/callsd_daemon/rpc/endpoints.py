@@ -25,6 +25,14 @@ MAX_CONNECTION_STREAMS = 4096
 """Requests in one connection; more wait at the client. Twice as many as watches by default: a
 client that opens too many watches is to get STREAMS_EXHAUSTED."""
 
+MAX_WAITING_REQUESTS = 2 * MAX_CONNECTION_STREAMS
+"""Requests of all connections that have come while the event loop was busy, some 16 KB each. What
+is more gRPC cuts off with a bare CANCELLED, of anybody; by itself it begins to at 1,000, which is
+less than the watchers that come back after a restart."""
+
+MAX_WAITING_SECONDS = 60
+"""For one of them, after which it is cut off, too. Twice what the watchdog bears."""
+
 PROBE_TIMEOUT_SECONDS = 1.0
 
 SERVER_OPTIONS = (
@@ -38,6 +46,10 @@ SERVER_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.max_concurrent_streams", MAX_CONNECTION_STREAMS),
+    # Between these two it draws lots.
+    ("grpc.server.max_pending_requests", MAX_WAITING_REQUESTS),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_WAITING_REQUESTS),
+    ("grpc.server_max_unrequested_time_in_server", MAX_WAITING_SECONDS),
 )
 
 

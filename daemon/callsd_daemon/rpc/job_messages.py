@@ -9,7 +9,7 @@ from callsd_daemon.domain.admission import Decision, Queue
 from callsd_daemon.domain.delivery import Delivery
 from callsd_daemon.domain.jobs import Artifact, Job, Reservation, job_name
 from callsd_daemon.domain.recording import Picture, RecordingHealth
-from callsd_daemon.domain.work import Spec
+from callsd_daemon.domain.work import MAX_DURATION_SECONDS, Spec
 from callsd_daemon.kinds import Kinds
 from callsd_daemon.rpc.convert import (
     DELIVERIES,
@@ -29,7 +29,6 @@ MAX_JOB_BYTES = 128 * 1024
 vocabulary and a prompt; it is kept with each of the job's changes, and sent with each of them."""
 
 MAX_LABELS = 32
-MAX_DURATION_SECONDS = 7 * 86400.0
 
 PICTURES = {
     picture: recording_pb2.PictureState.Value(f"PICTURE_STATE_{picture.name}")

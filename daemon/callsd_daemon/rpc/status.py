@@ -56,6 +56,7 @@ CODES: dict[Reason, int] = {
     Reason.QUEUE_FULL: code_pb2.RESOURCE_EXHAUSTED,
     Reason.STREAMS_EXHAUSTED: code_pb2.RESOURCE_EXHAUSTED,
     Reason.DISK_FULL: code_pb2.RESOURCE_EXHAUSTED,
+    Reason.DATABASE_DAMAGED: code_pb2.DATA_LOSS,
     Reason.SOURCE_UNAVAILABLE: code_pb2.UNAVAILABLE,
     Reason.DRAINING: code_pb2.UNAVAILABLE,
 }

@@ -7,8 +7,9 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from callsd_daemon.store.database import BUSY_TIMEOUT_SECONDS, check_database
-from callsd_daemon.store.files import beside, sync
+from callsd_daemon.files import sync
+from callsd_daemon.store.damage import BUSY_TIMEOUT_SECONDS, check_database
+from callsd_daemon.store.files import beside
 from callsd_daemon.store.migrations import SchemaTooNewError
 
 

@@ -18,11 +18,17 @@ from typing import Any, TypeVar
 import structlog
 
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.files import DISK_ERRNOS
+from callsd_daemon.files import DISK_ERRNOS, sync
 from callsd_daemon.store.codec import JobCodec
+from callsd_daemon.store.damage import (
+    BUSY_TIMEOUT_SECONDS,
+    DAMAGE_CODES,
+    DamageWatch,
+    check_database,
+)
 from callsd_daemon.store.failpoints import failpoint
-from callsd_daemon.store.files import beside, sync
-from callsd_daemon.store.migrations import APPLICATION_ID, migrate, refuse_newer
+from callsd_daemon.store.files import beside
+from callsd_daemon.store.migrations import migrate
 from callsd_daemon.store.operation_queue import Operation, OperationQueue
 from callsd_daemon.store.read_transaction import Change, ReadTransaction
 from callsd_daemon.store.transaction import History, Transaction
@@ -45,9 +51,6 @@ PENDING_LIMIT = 10_000
 BATCH_LIMIT = 100
 """Operations that share one commit; bounds how long the first of them waits."""
 
-BUSY_TIMEOUT_SECONDS = 5.0
-"""How long to wait for a backup or a curious administrator to let go of the file."""
-
 WIPE_WAIT_SECONDS = 0.05
 """How long emptying the log may wait for those who read in it: writes wait as long."""
 
@@ -55,8 +58,8 @@ WIPE_RETRY_SECONDS = 1.0
 """When to try again. The next operation does it: the daemon asks for one every few seconds, to see
 whether the database still answers."""
 
-BLOCKED = frozenset({Reason.DISK_FULL, Reason.QUEUE_FULL})
-"""Why the database refuses for a while what it will do later."""
+BLOCKED = frozenset({Reason.DISK_FULL, Reason.QUEUE_FULL, Reason.DATABASE_DAMAGED})
+"""Why the database refuses what it will do later: one that is damaged, once it is restored."""
 
 HELD_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 """Somebody else has the file."""
@@ -66,12 +69,11 @@ DISK_CODES = frozenset(
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_IOERR,
         sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_CORRUPT,
+        *DAMAGE_CODES,
     }
 )
-"""The disk, or what the system lends to use it. A full one may also show as failed I/O, and a page
-that a disk does not give back is called damage by SQLite: a real one keeps the next daemon from
-starting."""
+"""The disk, or what the system lends to use it. A full one may also show as failed I/O, and what
+looks like damage, and is none, as well."""
 
 
 class DatabaseDamagedError(Exception):
@@ -104,6 +106,7 @@ class Database:
         self._with_secrets: set[str] = set()
         # Whoever had this database open before may have died before its log was empty.
         self._wipe_time, self._is_put_off = -math.inf, False
+        self._damage = DamageWatch(path)
         self._writes = OperationQueue("store", self._serve, limit=PENDING_LIMIT, batch=BATCH_LIMIT)
         self._reads = OperationQueue("store reads", self._look, limit=PENDING_LIMIT, batch=1)
 
@@ -111,6 +114,11 @@ class Database:
     def revision(self) -> int:
         """Revision of the last committed change."""
         return self._revision
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether damage was met: nothing is written any more until a backup is restored."""
+        return bool(self._damage.problem)
 
     def on_commit(self, listener: Callable[[list[Change]], object]) -> None:
         """Call `listener` on the store's thread with the changes of each commit, in order."""
@@ -121,8 +129,9 @@ class Database:
 
         An exception from `work` undoes its changes and is raised here; nothing else is affected.
         Cancelling the caller does not take back what was begun. Raises DRAINING once the database
-        is closed, QUEUE_FULL when it cannot keep up or somebody else holds the file, and DISK_FULL
-        when it cannot write: nothing was changed then, and `work` may be tried again.
+        is closed, QUEUE_FULL when it cannot keep up or somebody else holds the file, DISK_FULL when
+        it cannot write, and DATABASE_DAMAGED: nothing was changed then, and `work` may be tried
+        again.
         """
         return await self._writes.ask(work)
 
@@ -130,7 +139,7 @@ class Database:
         """Run `work` on what is on the disk, all of it as it was at one moment.
 
         Raises what `work` raises, and the same refusals as `write`, of which none is about a
-        write.
+        write. Of a damaged database what is still whole can be read.
         """
         return await self._reads.ask(work)
 
@@ -138,14 +147,17 @@ class Database:
         """Finish what is pending and close the file."""
         self._writes.close()
         self._reads.close()
+        if self.is_damaged:
+            return  # as it is: closed, the log would be put into what is damaged
         # The last one to leave puts the log into the file, which a reader may not.
         self._reading.close()
         self._connection.close()
+        self._damage.close()
 
     def _serve(self, batch: list[Operation]) -> None:
         self._run(batch)
         try:
-            if time.monotonic() >= self._wipe_time:
+            if time.monotonic() >= self._wipe_time and not self.is_damaged:
                 self._wipe()
         except sqlite3.Error as problem:
             self._put_off(str(problem))
@@ -155,6 +167,7 @@ class Database:
         done: list[tuple[Operation, Any]] = []
         changes: list[Change] = []
         try:
+            self._damage.check()
             execute("BEGIN IMMEDIATE")
             for operation in batch:
                 execute("SAVEPOINT operation")
@@ -165,20 +178,21 @@ class Database:
                     if not self._connection.in_transaction:
                         raise  # SQLite itself has given up the work of the whole batch
                     execute("ROLLBACK TO operation")
-                    operation.future.set_exception(_as_error(problem))
+                    operation.future.set_exception(self._as_error(problem))
                 else:
                     done.append((operation, result))
                     changes += transaction.changes
                 execute("RELEASE operation")
             # In the transaction: to begin another one for it takes much longer than to look.
             keepers = {job_id for (job_id,) in execute("SELECT job_id FROM secrets")}
+            self._damage.check()  # somebody may have met it meanwhile
             if changes:
                 failpoint("store.before_commit")
             execute("COMMIT")
         except Exception as problem:  # noqa: BLE001 - handed to whoever asked
             with contextlib.suppress(sqlite3.Error):
                 execute("ROLLBACK")
-            error = _as_error(problem)
+            error = self._as_error(problem)
             for operation in batch:
                 if not operation.future.done():
                     operation.future.set_exception(error)
@@ -235,13 +249,34 @@ class Database:
                     with contextlib.suppress(sqlite3.Error):
                         self._reading.execute("ROLLBACK")
             except Exception as problem:  # noqa: BLE001 - handed to whoever asked
-                operation.future.set_exception(_as_error(problem))
+                operation.future.set_exception(self._as_error(problem))
             else:
                 operation.future.set_result(result)
 
     def _scalar(self, query: str) -> Any:
         (value,) = self._connection.execute(query).fetchone()
         return value
+
+    def _as_error(self, problem: Exception) -> Exception:
+        """What to tell the caller: what passes by itself, or with some space, has a reason."""
+        # The low byte of SQLite's code is the kind of error.
+        code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
+        if code in HELD_CODES:
+            return CallsdError(
+                Reason.QUEUE_FULL,
+                f"another program holds the job database ({problem}): try again later",
+                retry_after_seconds=1.0,
+            )
+        if code in DAMAGE_CODES and self._damage.is_found():
+            return self._damage.refusal()
+        if code in DISK_CODES or (isinstance(problem, OSError) and problem.errno in DISK_ERRNOS):
+            return CallsdError(
+                Reason.DISK_FULL,
+                f"the job database could not be used ({problem}): see that its disk "
+                "has space and works",
+                retry_after_seconds=10.0,
+            )
+        return problem
 
 
 def _open(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
@@ -308,48 +343,3 @@ def _create(path: Path) -> None:
         migrate(connection, draft)
     draft.rename(path)
     sync(path.parent)
-
-
-def check_database(path: Path) -> None:
-    """Look before anything is written: a file that is not ours, or damaged, stays as it is.
-
-    Raises sqlite3.DatabaseError and SchemaTooNewError.
-    """
-    if beside(path, "-shm").exists() and not beside(path, "-wal").exists():
-        # SQLite makes the log first, and removes it last: somebody else has.
-        raise sqlite3.DatabaseError(
-            f"{path.name}-wal is gone, and the last changes with it: to go on without them, "
-            f"remove {path.name}-shm"
-        )
-    address = f"{path.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(
-        sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_SECONDS)
-    ) as connection:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        if application != APPLICATION_ID:
-            # A file of length zero, or a database of somebody else's: never start empty silently.
-            raise sqlite3.DatabaseError("it was not made by callsd")
-        refuse_newer(connection, path)
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
-
-
-def _as_error(problem: Exception) -> Exception:
-    """What to tell the caller: what passes by itself, or with some space, has a reason."""
-    # The low byte of SQLite's code is the kind of error.
-    code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
-    if code in HELD_CODES:
-        return CallsdError(
-            Reason.QUEUE_FULL,
-            f"another program holds the job database ({problem}): try again later",
-            retry_after_seconds=1.0,
-        )
-    if code in DISK_CODES or (isinstance(problem, OSError) and problem.errno in DISK_ERRNOS):
-        return CallsdError(
-            Reason.DISK_FULL,
-            f"the job database could not be used ({problem}): see that its disk "
-            "has space and works",
-            retry_after_seconds=10.0,
-        )
-    return problem

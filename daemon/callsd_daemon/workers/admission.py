@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Admission at work: the latest look at the machine, the tx, and the decision."""
+"""Admission at work: the latest look at the machine, the jobs, and the decision."""
 
 import asyncio
 import time
@@ -106,9 +106,10 @@ class AdmissionController:
     ) -> Verdict:
         """Decide about a new job; if it may start, room for its companion is held from then on.
 
-        That companion takes the room. One that is owed is admitted without, too.
+        That companion takes the room. A job that is owed is admitted even without room.
         """
-        # Its own, too: what was decided before may have been undone, and is decided anew.
+        # What was held for this job itself, too: the transaction of an earlier try may have been
+        # undone, and this one decides anew.
         for key in (companion_of, job.id):
             self._held.pop(key, None)
         if _begins_later(tx, job):

@@ -25,7 +25,7 @@ from callsd_daemon.files import (
     FilePool,
     naming,
     open_regular,
-    sync_directory,
+    sync,
     write_whole,
 )
 from callsd_daemon.store.failpoints import failpoint
@@ -167,7 +167,7 @@ class Delivery:
         finally:
             os.close(descriptor)
         draft.replace(self._folder / artifact.file_name)
-        sync_directory(self._folder)
+        sync(self._folder)
 
     async def _sha256(self, artifact: Artifact, path: Path) -> str:
         """The hash of a file. Part by part: others have their turn, and it ends when we do."""

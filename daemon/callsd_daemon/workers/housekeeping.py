@@ -15,7 +15,7 @@ import structlog
 
 from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Job
-from callsd_daemon.domain.recording import Picture
+from callsd_daemon.domain.recording import Picture, is_silent
 from callsd_daemon.kinds import Kinds
 from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.metrics import (
@@ -47,9 +47,6 @@ SWEEP_SECONDS = 30.0
 SWEEP_JOBS = 100
 SWEEP_IDS = 5000
 """Ids of jobs that are read at once: some 10 ms."""
-
-SILENCE_DB = -100.0
-"""Below this nothing is heard."""
 
 
 class Housekeeper:
@@ -178,7 +175,7 @@ def _measure_recordings(jobs: Iterable[Job]) -> None:
     now = [job.progress.recording for job in jobs if job.progress.recording is not None]
     for picture in Picture:
         RECORDINGS.labels(picture=picture).set(sum(one.picture is picture for one in now))
-    RECORDINGS_SILENT.set(sum(one.audio_level_db < SILENCE_DB for one in now))
+    RECORDINGS_SILENT.set(sum(is_silent(one.audio_level_db) for one in now))
     RECORDING_DRIFT.set(max((abs(one.drift_ms) / 1000 for one in now), default=0.0))
     if now:
         RECORDING_DISK_FREE.set(min(one.disk_free_bytes for one in now))

@@ -41,8 +41,8 @@ class Placed:
 class Supervisor:
     """Owns the tasks of all jobs that are under way.
 
-    All methods belong to one event loop but those that take the tx: these decide and write on
-    the store's thread, as often as a write is tried, and what follows from them is done afterwards.
+    All methods belong to one event loop, but for those that take a transaction: these decide and
+    write on the store's thread, once for each try to write, and what follows is done afterwards.
     """
 
     def __init__(

@@ -16,11 +16,6 @@ SETTLED_BEHIND_WORDS = 3
 those off the screen. One more or one less changes the words taken back, and the errors in final
 words, by a tenth or two in opposite directions."""
 
-
-DOUBTFUL_PROBABILITY = 0.6
-"""Of the last words of an interim pass that are less probable than this, three of five are taken
-back by the next one; of the others one of six."""
-
 MOST_HELD_WORDS = 2
 """So many doubtful words wait for the next pass."""
 
@@ -44,14 +39,19 @@ class Agreement:
         return self.stable_count / len(self.words) if self.words else 0.0
 
     def update(
-        self, words: Sequence[str], *, is_careful: bool, probabilities: Sequence[float] = ()
+        self,
+        words: Sequence[str],
+        *,
+        is_careful: bool,
+        probabilities: Sequence[float] = (),
+        doubtful_probability: float = 0.0,
     ) -> None:
         """Take the words of the newest pass, over the whole segment.
 
         A careful pass may correct words that are stable only by their position
-        (SETTLED_BEHIND_WORDS), but not those on which two passes agreed. Of another pass, doubtful
-        words at the end are held back; `probabilities` has one for each word, or none if they are
-        not known.
+        (SETTLED_BEHIND_WORDS), but not those on which two passes agreed. Of another pass, words at
+        the end that are less probable than `doubtful_probability` are held back; `probabilities`
+        has one for each word, or none if they are not known.
         """
         kept = self.words[: self._agreed_count if is_careful else self.stable_count]
         after = matching_prefix(kept, words)
@@ -68,7 +68,8 @@ class Agreement:
         held = 0
         if not is_careful and len(probabilities) == len(words):
             certain = max(self._agreed_count, common_prefix(self.words, shown))
-            held = min(_doubtful_end(probabilities), len(shown) - certain)
+            doubtful = [one < doubtful_probability for one in probabilities]
+            held = min(_doubtful_end(doubtful), len(shown) - certain)
         shown, self.held = shown[: len(shown) - held], shown[len(shown) - held :]
         settled = len(shown) - SETTLED_BEHIND_WORDS
         self.stable_count = max(len(kept), self._agreed_count, settled)
@@ -87,10 +88,10 @@ class Agreement:
         )
 
 
-def _doubtful_end(probabilities: Sequence[float]) -> int:
+def _doubtful_end(doubtful: Sequence[bool]) -> int:
     """How many of the last words are doubtful, of those that may be."""
-    last = list(reversed(probabilities))[:MOST_HELD_WORDS]
-    return next((at for at, one in enumerate(last) if one >= DOUBTFUL_PROBABILITY), len(last))
+    last = list(reversed(doubtful))[:MOST_HELD_WORDS]
+    return last.index(False) if False in last else len(last)
 
 
 def common_prefix(left: Sequence[str], right: Sequence[str]) -> int:

@@ -3,12 +3,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 import numpy as np
 from numpy.typing import NDArray
 
 from callsd_worker.speech.engine import TimedWord
 from callsd_worker.speech.level import frame_power
+from callsd_worker.speech.loops import bare
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.vad import FRAME_SAMPLES
 
@@ -67,6 +69,22 @@ def cuts_between_words(samples: Samples, words: Sequence[TimedWord]) -> list[Cut
                 )
             )
     return cuts
+
+
+def times_of(shown: Sequence[str], heard: Sequence[TimedWord]) -> list[TimedWord]:
+    """What was heard at the place of each word that is shown, as far as was heard.
+
+    Words that stay are not always those of the last pass, whose times are known. Without times of
+    their own a segment is cut in the dark, and everything it shows is taken off the screen.
+    """
+    matcher = SequenceMatcher(
+        None, [bare(word) for word in shown], [bare(word.text) for word in heard], autojunk=False
+    )
+    at: list[int] = []
+    for _, shown_from, shown_to, heard_from, heard_to in matcher.get_opcodes():
+        count = shown_to - shown_from
+        at += [heard_from + index * (heard_to - heard_from) // count for index in range(count)]
+    return [heard[index] for index in at if index < len(heard)]
 
 
 def softest_frame(samples: Samples, *, first: int, after: int) -> int:

@@ -97,6 +97,10 @@ def _accepted(
     flaw = _flaw(window, first, peaks)
     if flaw is None:
         return first
+    if window.is_final and flaw in REPEATS:
+        # What was not said again is told by the times of the words, which final ones have not.
+        timed = replace(_options([window], language), is_word_timed=True)
+        first = engine.recognise([encoded], timed)[0]
     # Interim words get the slow padding only after a pass was rejected: the next pass comes soon.
     if window.is_final or window.was_rejected:
         encoded = engine.encode(window.samples, padded_seconds=TRAINED_SECONDS)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """Times of the captioner's policy, in seconds."""
+    """The captioner's policy; times are in seconds."""
 
     min_cadence_seconds: float = 0.15
     max_cadence_seconds: float = 0.72
@@ -20,6 +20,9 @@ class Rules:
     soft_end_seconds: float = 0.25
     """How much of the newest audio an interim pass may leave to the next one, in order to end
     between words; at most a third of the cadence."""
+    doubtful_probability: float = 0.8
+    """A last word of an interim pass that is less probable than this waits for the next one, which
+    takes back every second of them; of more probable ones it takes back one of twelve."""
     draft_silence_seconds: float = 0.2
     """A pause this long makes a pass of final quality due: it is probably the last one."""
     pause_patience_seconds: float = 0.1
@@ -54,4 +57,6 @@ def rules_for(model: str) -> Rules:
     A tiny model is chosen for speed: the machine has time to spare, and early words are worth more
     than stable ones.
     """
-    return Rules(spare_share=0.4) if model.partition(".")[0] == "tiny" else Rules()
+    if model.partition(".")[0] == "tiny":
+        return Rules(spare_share=0.4, doubtful_probability=0.6)
+    return Rules()

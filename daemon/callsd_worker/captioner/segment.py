@@ -45,8 +45,9 @@ class Segment:
         self.agreement = Agreement()
         self.was_rejected = False
         """Whether the result of its last pass was rejected."""
-        self.word_times: tuple[TimedWord, ...] = ()
-        """Times of the words of `agreement`, from `start_sample` on; empty if not known."""
+        self.heard: tuple[TimedWord, ...] = ()
+        """Words of its last pass that timed them, from `start_sample` on. What `agreement` shows
+        may be others."""
         self.revision = 0
         self.recognised_sample = start_sample
         """Audio before this has been recognised."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from callsd_worker.captioner.agreement import Agreement
 from callsd_worker.captioner.audio_buffer import AudioBuffer
-from callsd_worker.captioner.cuts import Cut, cuts_between_words, softest_frame
+from callsd_worker.captioner.cuts import Cut, cuts_between_words, softest_frame, times_of
 from callsd_worker.captioner.rules import Rules
 from callsd_worker.captioner.segment import Segment
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
@@ -90,7 +90,8 @@ class Segmenter:
 
     def cuts(self, segment: Segment, *, word_count: int) -> list[Cut]:
         """Good places to cut between the first `word_count` words, if their times are known."""
-        return cuts_between_words(self.sound_of(segment), segment.word_times[:word_count])
+        words = times_of(segment.agreement.words, segment.heard)[:word_count]
+        return cuts_between_words(self.sound_of(segment), words)
 
     def cut(self, segment: Segment, cut: Cut, now_seconds: float) -> None:
         """End the open segment at the cut; the words after it move into a new segment."""
@@ -148,13 +149,20 @@ class Segmenter:
 
     def _cut_at_limit(self, segment: Segment, now_seconds: float) -> None:
         """Cut a segment that is too long at its softest moment."""
-        cuts = self.cuts(segment, word_count=len(segment.word_times))
-        if cuts:
+        words = times_of(segment.agreement.words, segment.heard)
+        if cuts := cuts_between_words(self.sound_of(segment), words):
             self.cut(segment, max(cuts, key=lambda cut: cut.pause_seconds), now_seconds)
             return
         count = len(segment.trail)
         samples = self._audio.read(segment.voice_start_sample, segment.judged_sample)
         frame = softest_frame(samples, first=count // 2, after=count - 2)
+        if words:
+            # Noise hides all pauses. A word that is cut in two goes to where more of it is.
+            sample = segment.voice_start_sample + frame * FRAME_SAMPLES - segment.start_sample
+            at_seconds = sample / SAMPLE_RATE_HZ
+            before = sum(word.start_seconds + word.end_seconds < 2 * at_seconds for word in words)
+            self.cut(segment, Cut(sample=sample, word_count=before, pause_seconds=0.0), now_seconds)
+            return
         self._split(segment, frame, now_seconds)
         # Which words are before the cut is not known: both parts are recognised again.
         segment.agreement = Agreement()

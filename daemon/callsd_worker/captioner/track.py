@@ -18,7 +18,6 @@ from callsd_worker.captioner.segment import Segment
 from callsd_worker.captioner.segmenter import Segmenter
 from callsd_worker.captioner.updates import UpdateBuilder
 from callsd_worker.captioner.words import TrackUpdate
-from callsd_worker.speech.engine import TimedWord
 from callsd_worker.speech.level import amplified
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.sentences import without_stop
@@ -184,7 +183,10 @@ class Track:
             segment.agreement = Agreement()
         timed = result.recognised.words
         segment.agreement.update(
-            words, is_careful=window.is_final, probabilities=[word.probability for word in timed]
+            words,
+            is_careful=window.is_final,
+            probabilities=[word.probability for word in timed],
+            doubtful_probability=self._rules.doubtful_probability,
         )
         segment.recognised_sample = window.end_sample
         if held := len(segment.agreement.held):
@@ -193,7 +195,8 @@ class Track:
         segment.was_rejected = False
         if window.is_final:
             segment.drafted_sample = window.end_sample
-        segment.word_times = _times_of(segment.agreement.words, words, timed)
+        if timed:
+            segment.heard = timed
         if not segment.is_complete:
             self._updates.show(segment)
             if segment is self._segmenter.open:
@@ -263,14 +266,6 @@ class Track:
             is_drained=is_drained,
             position_step_samples=int(self._rules.position_step_seconds * SAMPLE_RATE_HZ),
         )
-
-
-def _times_of(
-    shown: Sequence[str], recognised: Sequence[str], timed: Sequence[TimedWord]
-) -> tuple[TimedWord, ...]:
-    """The times of the words that are shown, if they are the words that were recognised."""
-    is_same = len(recognised) == len(timed) and common_prefix(shown, recognised) == len(shown)
-    return tuple(timed[: len(shown)]) if is_same else ()
 
 
 def _with_end_of(shown: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:

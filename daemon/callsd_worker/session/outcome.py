@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from callsd_ipc.names import ARTIFACTS, MAX_OUTCOME_BYTES, OUTCOME
 from callsd_ipc.v1 import worker_pb2
-from callsd_worker.files import open_regular, write_whole
+from callsd_worker.files import open_regular, sync_names, write_whole
 
 
 KIB = 1024
@@ -62,7 +62,12 @@ def write_outcome(
     capture: worker_pb2.CaptureOutcome | None = None,
     wall_seconds: float = 0.0,
 ) -> None:
-    """Write how the work ended. `failure` is (reason, message); None = success."""
+    """Write how the work ended. `failure` is (reason, message); None = success.
+
+    The names of all artifacts are on the disk before it: what they were made of can then go.
+    """
+    if artifacts:
+        sync_names(directory / ARTIFACTS)
     reason, message = failure or ("", "")
     own, children = (
         resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

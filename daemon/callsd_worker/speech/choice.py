@@ -1,33 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chooses among several attempts at one window. What was said again stays.
 
-Only sound that is not there condemns words: too few syllables for them, or the model's own doubt.
+Only sound that is not there condemns words: too few syllables for them, no time, or the model's own
+doubt.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.loops import (
-    bare,
-    echo_length,
-    find_repeats,
-    is_invented,
-    is_unsaid,
-    repetitions,
-)
+from callsd_worker.speech.loops import bare, find_repeats, is_invented, is_unsaid
+from callsd_worker.speech.repeats import only_lasting, only_sounding
 from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
 
 
 _FITTING = (0.7, 1.4)
 """Syllables of the words over those of the sound, if the words are the ones that were said."""
-
-_MISSED = 1.2
-"""A phrase may have been said so many times as often as its syllables were found in the sound."""
-
-_SLACK_SECONDS = 0.2
-"""By so much may word times be wrong."""
 
 
 def choose(attempts: Sequence[Recognised], peaks: Peaks | None) -> Recognised | None:
@@ -44,9 +32,9 @@ def choose(attempts: Sequence[Recognised], peaks: Peaks | None) -> Recognised | 
     sounding = [attempt for attempt in credible if not is_unsaid(attempt, peaks)]
     chosen = _best(sounding or credible, peaks)
     others = [attempt for attempt in attempts if attempt is not chosen]
-    if fits(chosen, peaks) and any(confirms(chosen, other) for other in others):
-        return chosen
-    return _without_unsaid(chosen, peaks)
+    is_certain = fits(chosen, peaks) and any(confirms(chosen, other) for other in others)
+    lasting = only_lasting(chosen)
+    return lasting if is_certain else only_sounding(lasting, peaks)
 
 
 def fits(result: Recognised, peaks: Peaks) -> bool:
@@ -82,37 +70,3 @@ def _fit(result: Recognised, peaks: Peaks) -> float:
 
 def _bare_words(result: Recognised) -> list[str]:
     return [bare(word) for word in result.text.split()]
-
-
-def _without_unsaid(result: Recognised, peaks: Peaks) -> Recognised:
-    """Each repeated phrase only as often as there is sound for it, at least once."""
-    # Where words are written without spaces, those with times are the words.
-    is_timed = bool(result.words)
-    texts = [word.text for word in result.words] if is_timed else result.text.split()
-    dropped = set[int]()
-    for first, length, times in _repeated([bare(text) for text in texts]):
-        after = first + length * times
-        near = peaks
-        if is_timed:
-            begin = result.words[first].start_seconds - _SLACK_SECONDS if first else 0.0
-            end = result.words[after].start_seconds if after < len(texts) else math.inf
-            near = peaks[(peaks >= begin) & (peaks < end + _SLACK_SECONDS)]
-        syllables = syllables_of(" ".join(texts[first : first + length]))
-        kept = max(round(_MISSED * near.size / syllables), 1)
-        dropped |= set(range(first + length * kept, after))
-    if not dropped:
-        return result
-    kept_texts = [text for at, text in enumerate(texts) if at not in dropped]
-    return replace(
-        result,
-        text=("" if is_timed else " ").join(kept_texts).strip(),
-        words=tuple(word for at, word in enumerate(result.words) if at not in dropped),
-    )
-
-
-def _repeated(words: Sequence[str]) -> Iterator[tuple[int, int, int]]:
-    found = list(repetitions(words))
-    yield from found
-    length = echo_length(words)
-    if length and not any(first + size * times == len(words) for first, size, times in found):
-        yield len(words) - 2 * length, length, 2

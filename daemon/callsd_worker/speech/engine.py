@@ -16,6 +16,10 @@ TRAINED_SECONDS = 30.0
 """All windows in Whisper's training had this length: the safest padding, and the slowest."""
 
 
+GUESS_LOG_PROBABILITY = -1.6
+"""Less than one chance in five per token: the words are noise, if nothing better is known."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeOptions:
     """How to recognise windows."""
@@ -57,6 +61,9 @@ class Recognised:
     """Per token, natural logarithm: 0 is certainty, below -1 is guessing."""
     no_speech_probability: float
     """Probability, by the model, that nobody speaks; 0.0 from engines that do not report it."""
+    guess_log_probability: float = GUESS_LOG_PROBABILITY
+    """With a lower average these words are noise. Each engine is sure of its words in its own way.
+    """
 
     def without_words(self) -> "Recognised":
         """The same, if none of its words are to be believed."""

@@ -32,7 +32,6 @@ from callsd_worker.speech.tokens import byte_alphabet
 
 
 _Q8_0_BLOCK: Final = 32
-_SAMPLE_RATE_HZ: Final = 16_000
 _FFT_BINS: Final = 201
 # Limits the memory of a conversion: at most so many float32 values at once.
 _CHUNK_VALUES: Final = 1 << 20

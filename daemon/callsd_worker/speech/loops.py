@@ -30,9 +30,6 @@ NO_SPEECH_LOG_PROBABILITY = -1.0
 """Below it the model is unsure of its words; together with its doubt that anybody speaks, there is
 no speech."""
 
-GUESS_LOG_PROBABILITY = -1.6
-"""Less than one chance in five per token: the words are noise."""
-
 POLITE_LOG_PROBABILITY = -0.8
 """Words of thanks that were said had at least -0.55; what noises are heard as, less than -1.6."""
 
@@ -154,7 +151,7 @@ def is_invented(result: Recognised, peaks: Peaks | None) -> bool:
         return False
     is_polite = bare(result.text) in _POLITE
     if result.average_log_probability < (
-        POLITE_LOG_PROBABILITY if is_polite else GUESS_LOG_PROBABILITY
+        POLITE_LOG_PROBABILITY if is_polite else result.guess_log_probability
     ):
         return True
     if is_polite and is_unsaid(result, peaks, spare=1):

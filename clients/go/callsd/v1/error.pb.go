@@ -139,6 +139,8 @@ const (
 	ErrorReason_ERROR_REASON_RECORDING_LOST ErrorReason = 49
 	// The call to capture could not be joined.
 	ErrorReason_ERROR_REASON_CALL_UNAVAILABLE ErrorReason = 50
+	// The job database is damaged: nothing is written until a backup is restored.
+	ErrorReason_ERROR_REASON_DATABASE_DAMAGED ErrorReason = 51
 )
 
 // Enum value maps for ErrorReason.
@@ -195,6 +197,7 @@ var (
 		48: "ERROR_REASON_PAGE_UNAVAILABLE",
 		49: "ERROR_REASON_RECORDING_LOST",
 		50: "ERROR_REASON_CALL_UNAVAILABLE",
+		51: "ERROR_REASON_DATABASE_DAMAGED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":           0,
@@ -248,6 +251,7 @@ var (
 		"ERROR_REASON_PAGE_UNAVAILABLE":      48,
 		"ERROR_REASON_RECORDING_LOST":        49,
 		"ERROR_REASON_CALL_UNAVAILABLE":      50,
+		"ERROR_REASON_DATABASE_DAMAGED":      51,
 	}
 )
 
@@ -282,7 +286,7 @@ var File_callsd_v1_error_proto protoreflect.FileDescriptor
 
 const file_callsd_v1_error_proto_rawDesc = "" +
 	"\n" +
-	"\x15callsd/v1/error.proto\x12\tcallsd.v1*\xb8\r\n" +
+	"\x15callsd/v1/error.proto\x12\tcallsd.v1*\xdb\r\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12\x1e\n" +
@@ -335,7 +339,8 @@ const file_callsd_v1_error_proto_rawDesc = "" +
 	" ERROR_REASON_CAPTURE_UNAVAILABLE\x10/\x12!\n" +
 	"\x1dERROR_REASON_PAGE_UNAVAILABLE\x100\x12\x1f\n" +
 	"\x1bERROR_REASON_RECORDING_LOST\x101\x12!\n" +
-	"\x1dERROR_REASON_CALL_UNAVAILABLE\x102Ba\n" +
+	"\x1dERROR_REASON_CALL_UNAVAILABLE\x102\x12!\n" +
+	"\x1dERROR_REASON_DATABASE_DAMAGED\x103Ba\n" +
 	"\rdev.callsd.v1B\n" +
 	"ErrorProtoP\x01Z6github.com/callsd/callsd/clients/go/callsd/v1;callsdv1\xaa\x02\tCallsd.V1b\x06proto3"
 

@@ -133,6 +133,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Nothing was recorded, or what was recorded cannot be read."""
     ERROR_REASON_CALL_UNAVAILABLE: _ErrorReason.ValueType  # 50
     """The call to capture could not be joined."""
+    ERROR_REASON_DATABASE_DAMAGED: _ErrorReason.ValueType  # 51
+    """The job database is damaged: nothing is written until a backup is restored."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a request was refused or a job failed.
@@ -251,4 +253,6 @@ ERROR_REASON_RECORDING_LOST: ErrorReason.ValueType  # 49
 """Nothing was recorded, or what was recorded cannot be read."""
 ERROR_REASON_CALL_UNAVAILABLE: ErrorReason.ValueType  # 50
 """The call to capture could not be joined."""
+ERROR_REASON_DATABASE_DAMAGED: ErrorReason.ValueType  # 51
+"""The job database is damaged: nothing is written until a backup is restored."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,6 +21,10 @@ from callsd_daemon.cli.shared.exit import Problem
 from callsd_daemon.cli.shared.output import size
 from callsd_daemon.config import Config
 from callsd_daemon.models.store import ModelState, ModelStore
+from callsd_daemon.startup import DATABASE_FILE
+from callsd_daemon.store.damage import check_database
+from callsd_daemon.store.files import beside
+from callsd_daemon.store.migrations import SchemaTooNewError
 
 
 MIN_PYTHON = (3, 11)
@@ -163,6 +168,23 @@ def check_state(directory: Path) -> Iterator[Finding]:
         + ("" if directory.exists() else " (made at the first start)"),
         fix="" if has_room else f"make room, or move state.directory: {size(MIN_FREE_BYTES)} or so",
     )
+    yield from _check_database(directory / DATABASE_FILE)
+
+
+def _check_database(path: Path) -> Iterator[Finding]:
+    """Whether a database that is in use is whole. SQLite would make files beside any other one."""
+    if not beside(path, "-wal").exists():
+        return
+    status, found, fix = Status.PROBLEM, "", "stop callsd, callsd restore BACKUP, start callsd"
+    try:
+        check_database(path)
+    except (sqlite3.OperationalError, SchemaTooNewError) as error:
+        found, fix = str(error), "see that the disk works, and that no other program holds it"
+    except sqlite3.DatabaseError as error:
+        found = f"damaged: {error}"
+    else:
+        status, found, fix = Status.OK, "whole", ""
+    yield Finding(name="database", status=status, found=found, fix=fix)
 
 
 def check_models(config: Config) -> Iterator[Finding]:

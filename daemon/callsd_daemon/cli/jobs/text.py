@@ -18,10 +18,8 @@ from callsd.v1.recording_pb2 import (
 )
 from callsd.v1.transcription_pb2 import SpeechEngine
 from callsd_daemon.cli.shared.output import ago, printable, size, span, times, word
+from callsd_daemon.domain.recording import is_silent
 
-
-SILENCE_DB = -120.0
-"""What a recording's health tells of a sound that is none."""
 
 DRIFT_WORTH_TELLING_MS = 40.0
 """From here on people begin to see that lips and voice are apart."""
@@ -84,15 +82,17 @@ def recording_health(health: RecordingHealth) -> Iterator[str]:
             yield f"picture {picture}: nothing is to be seen"
         case _:
             pass
-    silence = SILENCE_DB + 1
-    yield (
-        f"{round(health.audio_level_db) or 0} dB" if health.audio_level_db > silence else "silence"
-    )
+    yield loudness(health.audio_level_db)
     yield size(health.size_bytes)
     if health.segment > 1:
         yield f"piece {health.segment}"
     if abs(health.drift_ms) > DRIFT_WORTH_TELLING_MS:
         yield f"sound off by {health.drift_ms:.0f} ms"
+
+
+def loudness(level_db: float) -> str:
+    """How loud a recording is."""
+    return "silence" if is_silent(level_db) else f"{round(level_db) or 0} dB"
 
 
 def delivery(found: Delivery) -> str:

@@ -92,19 +92,21 @@ def parse_track(text: str) -> TrackFile:
 def call_tracks(directory: Path) -> list[TrackFile]:
     """The tracks of a call directory: `turns.json` and `<speaker>.flac|wav|ogg|opus`.
 
-    In the order in which `turns.json` names the speakers; files it does not name are left out.
+    In the order in which `turns.json` names the speakers (its `speakers`, or those of its turns, as
+    for `callsd bench`); files it does not name are left out.
     """
     turns = directory / "turns.json"
     if turns.is_fifo():
         raise click.BadParameter(f"{turns}: not a file", param_hint="--call")
     try:
         with turns.open("rb") as file:
-            speakers = list(json.loads(file.read(MAX_TURNS_BYTES))["speakers"])
+            speakers = _speakers(json.loads(file.read(MAX_TURNS_BYTES)))
     except OSError as error:
         raise click.BadParameter(f"{turns}: {error.strerror}", param_hint="--call") from None
     except (ValueError, KeyError, TypeError):
         raise click.BadParameter(
-            f"{turns}: expected a JSON object with `speakers`", param_hint="--call"
+            f"{turns}: expected a list of turns, or an object with `speakers` or `turns`",
+            param_hint="--call",
         ) from None
     tracks = []
     for speaker in speakers:
@@ -119,6 +121,18 @@ def call_tracks(directory: Path) -> list[TrackFile]:
             )
         tracks.append(TrackFile(speaker=speaker, path=found[0]))
     return tracks
+
+
+def _speakers(document: Any) -> list[str]:
+    """Who is named in a `turns.json`; raises ValueError, KeyError or TypeError."""
+    if isinstance(document, dict) and "speakers" in document:
+        named = document["speakers"]
+    else:
+        turns = document["turns"] if isinstance(document, dict) else document
+        named = [turn["speaker"] for turn in turns]
+    if not named:
+        raise ValueError("names nobody")
+    return list(dict.fromkeys(named))
 
 
 def parse_span(text: str) -> float:

@@ -7,7 +7,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from callsd.v1.capacity_pb2 import ResourceCapacity
-from callsd_daemon.cli.jobs.text import SILENCE_DB, reason, short
+from callsd_daemon.cli.jobs.text import loudness, reason, short
 from callsd_daemon.cli.jobs.text import state as state_word
 from callsd_daemon.cli.shared.output import STATE_STYLES, printable, size, span, times
 from callsd_daemon.cli.top.state import JobLine, TopState
@@ -106,8 +106,7 @@ def _now(line: JobLine) -> Iterator[str]:
     if line.picture is not None:
         yield f"{line.picture} {line.changed_frame_rate:.0f}/s"
     if line.audio_level_db is not None:
-        is_heard = line.audio_level_db > SILENCE_DB + 1
-        yield f"{round(line.audio_level_db) or 0} dB" if is_heard else "silence"
+        yield loudness(line.audio_level_db)
     if line.drift_ms is not None:
         yield f"drift {round(line.drift_ms) or 0} ms"
     if line.real_time_factor is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from callsd_daemon.domain.captions import SAMPLE_RATE_HZ
 from callsd_daemon.domain.jobs import Artifact
-from callsd_daemon.files import sync_directory, write_whole
+from callsd_daemon.files import sync, write_whole
 from callsd_daemon.workers.captions.journal import Final, read_finals
 from callsd_ipc.names import ARTIFACTS
 from callsd_transcript import formats
@@ -43,7 +43,7 @@ def write_files(directory: Path, *, engine: str) -> Written:
     transcript = transcript_of(read_finals(directory, 0), engine=engine)
     artifacts = directory / ARTIFACTS
     artifacts.mkdir(mode=0o700, exist_ok=True)
-    sync_directory(directory)
+    sync(directory)
     return Written(
         artifacts=tuple(
             _write(artifacts / name, media_type, to_text(transcript).encode())

@@ -9,6 +9,7 @@ import structlog
 
 from callsd_daemon.domain.captions import SAMPLE_RATE_HZ, Encoding
 from callsd_daemon.domain.errors import CallsdError
+from callsd_daemon.domain.work import MAX_DURATION_SECONDS
 from callsd_daemon.workers.captions.call import Call
 from callsd_daemon.workers.captions.feed import Caption, Event, EventType, Published
 from callsd_ipc.opus import claimed_samples
@@ -18,9 +19,7 @@ from callsd_ipc.v1 import worker_pb2
 log = structlog.get_logger(__name__)
 
 MAX_PACKET_BYTES = 1500
-MAX_SAMPLE = 7 * 86400 * SAMPLE_RATE_HZ
-"""No call lasts longer."""
-
+MAX_SAMPLE = int(MAX_DURATION_SECONDS) * SAMPLE_RATE_HZ
 MAX_SEQUENCE = 1 << 53
 
 LOOK_SECONDS = 1.0

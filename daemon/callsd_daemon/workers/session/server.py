@@ -25,10 +25,9 @@ from callsd_daemon.kinds import Opener
 from callsd_daemon.tokens import digest
 from callsd_daemon.workers.captions.link import Link
 from callsd_daemon.workers.delivery import UnusableError
-from callsd_daemon.workers.session import call_captions, captioning, messages
+from callsd_daemon.workers.session import call_captions, captioning, conversation, messages
 from callsd_daemon.workers.session.file_socket import FileSocket
 from callsd_daemon.workers.session.incoming import Incoming, Reads
-from callsd_daemon.workers.session.pace import Pace
 from callsd_daemon.workers.slot import Endpoint, WorkerSlot
 from callsd_ipc.names import PROTOCOL_VERSION
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
@@ -48,7 +47,6 @@ MAX_HELLO_BYTES = 4096
 """Of what says who calls, and which file is meant: some hundred bytes. gRPC keeps a call that was
 refused, and this with it, until the collector of garbage finds them."""
 
-MAX_LOG_BYTES = 64 * 1024
 CHUNK_BYTES = 256 * 1024
 LOOKAHEAD_BYTES = MAX_MESSAGE_BYTES
 """So much of one request may lie here before anybody reads it. Left to itself gRPC lets those who
@@ -59,22 +57,6 @@ MAX_REQUESTS = 32
 
 MAX_FILE_REQUESTS = 4
 """Files that one worker may read or send at once."""
-
-MAX_ORDERS = 8
-"""That wait for a worker to take them. It is told one thing after the other: which file to send,
-that all has arrived, that it shall end."""
-
-ORDER_TIMEOUT_SECONDS = 30.0
-"""How long an order for a file waits for a worker that takes none."""
-
-REPORTS_A_SECOND = 50
-"""A worker reports once a second, and sends parts of its log."""
-
-UPDATES_A_SECOND = 1_000
-"""A captioner sends some updates of each speaker in a second."""
-
-NEWS_BYTES = 1024
-"""Of an update; longer messages count for as many as they are long."""
 
 CLOSE_GRACE_SECONDS = 0.5
 
@@ -201,13 +183,13 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, "there is no such work")
             yield worker_pb2.SessionResponse(assignment=messages.assignment(work))
         slot.greet()
-        orders: Orders = asyncio.Queue(MAX_ORDERS)
+        orders = conversation.new_orders()
         # A worker has one session: an older one is broken, or was not its own.
         slot.end_session()
-        slot.end_session = lambda: _end(orders)
+        slot.end_session = lambda: conversation.end(orders)
         tasks = [
-            asyncio.create_task(_listen(requests, slot, orders)),
-            asyncio.create_task(_announce_stop(slot, orders)),
+            asyncio.create_task(conversation.listen(requests, slot, orders)),
+            asyncio.create_task(conversation.announce_stop(slot, orders)),
         ]
         try:
             while (order := await orders.get()) is not None:
@@ -228,7 +210,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
             await _refuse(hello, context)
         assert link is not None
         yield captioning.work(link.work, log_kept=link.log.kept)
-        reading = asyncio.create_task(_follow(requests, link))
+        reading = asyncio.create_task(conversation.follow(requests, link))
         try:
             async for batch in link.batches():
                 for order in captioning.orders(batch):
@@ -389,95 +371,3 @@ async def _hello(requests: AsyncIterator[Any], context: Context) -> worker_pb2.H
 async def _refuse(hello: worker_pb2.Hello, context: Context) -> NoReturn:
     log.warning("worker_refused", job_id=hello.job_id[:64])
     await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no slot for this worker")
-
-
-async def _follow(requests: AsyncIterator[worker_pb2.CaptionRequest], link: Link) -> None:
-    pace = Pace(rate=UPDATES_A_SECOND, burst=UPDATES_A_SECOND)
-    try:
-        async for request in requests:
-            if link.is_closed:
-                return
-            await pace.wait(1 + request.ByteSize() // NEWS_BYTES)
-            if request.HasField("log"):
-                await link.log.take(request.log.offset, request.log.data[:MAX_LOG_BYTES])
-            else:
-                captioning.report(request, link)
-    except Exception:
-        # The captioner exits with its session, and another one is started.
-        log.exception("captioner_report_failed")
-    finally:
-        link.close()
-
-
-Orders = asyncio.Queue[worker_pb2.SessionResponse | None]
-
-
-def _end(orders: Orders) -> None:
-    """End a session behind its orders; a worker that takes none loses the oldest one."""
-    if orders.full():
-        orders.get_nowait()
-    orders.put_nowait(None)
-
-
-async def _announce_stop(slot: WorkerSlot, orders: Orders) -> None:
-    await slot.stop.wait()
-    stop = worker_pb2.Stop(grace_seconds=slot.stop_grace_seconds)
-    await orders.put(worker_pb2.SessionResponse(stop=stop))
-
-
-async def _listen(
-    requests: AsyncIterator[worker_pb2.SessionRequest], slot: WorkerSlot, orders: Orders
-) -> None:
-    """Take the worker's reports; what it is to do next goes into `orders`."""
-    pace = Pace(rate=REPORTS_A_SECOND, burst=REPORTS_A_SECOND)
-    collecting: asyncio.Task[None] | None = None
-    try:
-        async for request in requests:
-            await pace.wait()
-            match request.WhichOneof("report"):
-                case "status":
-                    slot.report(messages.progress(request.status))
-                case "log":
-                    await slot.log.take(request.log.offset, request.log.data[:MAX_LOG_BYTES])
-                case "outcome" if collecting is None and _is_of(request.outcome, slot):
-                    collecting = asyncio.create_task(_collect(request.outcome, slot, orders))
-                case "nothing_saved":
-                    slot.is_over.set()
-                case _:
-                    # A second hello, or a report that only newer workers know.
-                    pass
-    finally:
-        if collecting is not None:
-            collecting.cancel()
-            await asyncio.gather(collecting, return_exceptions=True)
-        _end(orders)
-
-
-def _is_of(outcome: worker_pb2.Outcome, slot: WorkerSlot) -> bool:
-    """Whether the outcome is of this worker, and not of an earlier one."""
-    return outcome.generation == slot.generation
-
-
-async def _collect(message: worker_pb2.Outcome, slot: WorkerSlot, orders: Orders) -> None:
-    """Take over the worker's files and outcome, and answer with a verdict."""
-
-    async def ask(file_name: str, offset: int) -> None:
-        order = worker_pb2.SendOrder(file_name=file_name, offset=offset)
-        try:
-            async with asyncio.timeout(ORDER_TIMEOUT_SECONDS):
-                await orders.put(worker_pb2.SessionResponse(send=order))
-        except TimeoutError:
-            raise UnusableError("its worker takes no orders") from None
-
-    try:
-        await slot.delivery.collect(messages.outcome(message), message.SerializeToString(), ask)
-        problem = ""
-    except UnusableError as error:
-        problem = str(error)
-        log.warning("outcome_unusable", problem=problem)
-    except Exception as error:
-        problem = f"a bug in callsd: {error}"
-        log.exception("outcome_failed")
-    slot.is_over.set()
-    verdict = worker_pb2.OutcomeVerdict(problem=problem)
-    await orders.put(worker_pb2.SessionResponse(verdict=verdict))

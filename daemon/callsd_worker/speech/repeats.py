@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leaves a repeated phrase in a result as often as there is sound for it, at least once."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from callsd_worker.speech.engine import Recognised
+from callsd_worker.speech.loops import bare, echo_length, repetitions
+from callsd_worker.speech.syllables import Peaks, syllables_of
+
+
+_MISSED = 1.2
+"""A phrase may have been said so many times as often as its syllables were found in the sound."""
+
+_SLACK_SECONDS = 0.2
+"""By so much may word times be wrong."""
+
+_BRIEF = 0.5
+"""A word that takes less than so much of its usual time was not said again. Where a decoder loops,
+the time of one saying is shared out among several, and most of their words get none."""
+
+_DOUBLE = 1.75
+"""A saying that takes so many times the usual one is two: an aligner gives the time of one to
+another, and none to the one whose it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Repeat:
+    """A phrase that is there again and again."""
+
+    first: int
+    """The word that it begins with."""
+    length: int
+    times: int
+    text: str
+    """Once."""
+
+    @property
+    def after(self) -> int:
+        return self.first + self.length * self.times
+
+
+def only_lasting(result: Recognised) -> Recognised:
+    """Each repeated phrase as often as its words have time, if they have times.
+
+    One word said again and again stays: an aligner that gives the time of one to another is
+    corrected by no other word.
+    """
+
+    def times_said(repeat: _Repeat) -> int:
+        if repeat.length == 1:
+            return repeat.times
+        words = result.words[repeat.first : repeat.after]
+        lasting = np.array([word.end_seconds - word.start_seconds for word in words])
+        return _times_lasting(lasting.reshape(repeat.times, repeat.length))
+
+    return _only_said(result, times_said) if result.words else result
+
+
+def _times_lasting(seconds: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> int:
+    """How often a phrase was said whose words last so long; a row for each time it is written.
+
+    That word decides which was said most often: an aligner neglects the small ones.
+    """
+    usual = np.array([np.median(word[word > 0.0]) if word.any() else 0.0 for word in seconds.T])
+    said = int((seconds > _BRIEF * usual).sum(axis=0).max())
+    is_double = seconds.sum(axis=1) >= _DOUBLE * usual.sum()
+    return said + int(is_double.sum())
+
+
+def only_sounding(result: Recognised, peaks: Peaks) -> Recognised:
+    """Each repeated phrase as often as there are syllables for it."""
+
+    def times_said(repeat: _Repeat) -> int:
+        near = peaks
+        if words := result.words:
+            begin = words[repeat.first].start_seconds - _SLACK_SECONDS if repeat.first else 0.0
+            end = words[repeat.after].start_seconds if repeat.after < len(words) else math.inf
+            near = peaks[(peaks >= begin) & (peaks < end + _SLACK_SECONDS)]
+        return round(_MISSED * near.size / syllables_of(repeat.text))
+
+    return _only_said(result, times_said)
+
+
+def _only_said(result: Recognised, times_said: Callable[[_Repeat], int]) -> Recognised:
+    # Where words are written without spaces, those with times are the words.
+    is_timed = bool(result.words)
+    texts = [word.text for word in result.words] if is_timed else result.text.split()
+    dropped = set[int]()
+    for repeat in _repeated(texts):
+        kept = max(times_said(repeat), 1)
+        dropped |= set(range(repeat.first + repeat.length * kept, repeat.after))
+    if not dropped:
+        return result
+    kept_texts = [text for at, text in enumerate(texts) if at not in dropped]
+    return replace(
+        result,
+        text=("" if is_timed else " ").join(kept_texts).strip(),
+        words=tuple(word for at, word in enumerate(result.words) if at not in dropped),
+    )
+
+
+def _repeated(texts: Sequence[str]) -> Iterator[_Repeat]:
+    words = [bare(text) for text in texts]
+    found = list(repetitions(words))
+    length = echo_length(words)
+    if length and not any(first + size * times == len(words) for first, size, times in found):
+        found.append((len(words) - 2 * length, length, 2))
+    for first, length, times in found:
+        text = " ".join(texts[first : first + length])
+        yield _Repeat(first=first, length=length, times=times, text=text)
