@@ -45,7 +45,14 @@ TITLES = {
 ELSEWHERE: dict[str, tuple[int, str]] = {
     "tests/store/test_crashes.py::TestKilled": (1, "what was acknowledged is there, nothing else"),
     "tests/host/test_processes.py::TestMarks": (4, "a process is known by its mark, not its pid"),
-    "tests/workers/test_ending.py": (6, "only deaths that say nothing of the job are tried again"),
+    "tests/workers/test_ending.py::TestDeath": (
+        3,
+        "WORKER_KILLED, with the signal or the exit code",
+    ),
+    "tests/workers/test_ending.py::TestRetries": (
+        6,
+        "only deaths that say nothing of the job are tried again",
+    ),
     "tests/store/test_opening.py::TestMigrations": (
         8,
         "each step whole or not at all, with a copy",
@@ -61,6 +68,10 @@ ELSEWHERE: dict[str, tuple[int, str]] = {
     "tests/host/test_probe.py::TestPressure": (17, "a kernel that does not say is no error"),
     "tests/store/test_opening.py::TestForeign": (26, "a file that is not ours stays as it is"),
     "tests/store/test_opening.py::TestDamaged": (26, "damage is refused, with what to do"),
+    "tests/store/test_opening.py::TestDamaged::test_locked": (
+        26,
+        "a store that somebody else holds is not called damaged",
+    ),
     "tests/store/test_damage.py": (26, "damage is told from a disk that gives nothing back"),
     "tests/store/test_writing.py::TestDurability": (27, "files at each acknowledgement hold it"),
     "tests/store/test_beside.py": (43, "reads go on; writes are told to try again"),

@@ -21,7 +21,16 @@ from tests.helpers.reasons import failure
 from tests.helpers.waiting import eventually
 
 
-ONCE = {"jobs": {"max_attempts": 1}}
+@pytest.fixture(scope="module")
+def patient(shared_daemon: StartDaemon) -> Daemon:
+    """A daemon that tries a job as often as it does by default."""
+    return shared_daemon()
+
+
+@pytest.fixture(scope="module")
+def once(shared_daemon: StartDaemon) -> Daemon:
+    """A daemon that tries each job once."""
+    return shared_daemon(config={"jobs": {"max_attempts": 1}})
 
 
 def run(one: Daemon, script: str, **options: float) -> Job:
@@ -35,25 +44,22 @@ class TestDeath:
 
     @pytest.mark.alone
     @pytest.mark.scenario(3, "kill -9 of a worker: seen ≤ 1 s, another one goes on")
-    def test_another_worker_begins_anew(
-        self, daemon: StartDaemon, record_figure: RecordFigure
-    ) -> None:
+    def test_another_worker_begins_anew(self, patient: Daemon, record_figure: RecordFigure) -> None:
         """A worker killed from outside is replaced, and a notice says so."""
-        one = daemon()
-        api = one.api()
-        with Recorder(one) as recorder:
-            job = one.create(api, "1: sleep").job
-            one.wait(api, job.name, JOB_STATE_RUNNING)
-            os.kill(one.worker(job.name), signal.SIGKILL)
+        api = patient.api()
+        with Recorder(patient) as recorder:
+            job = patient.create(api, "1: sleep").job
+            patient.wait(api, job.name, JOB_STATE_RUNNING)
+            os.kill(patient.worker(job.name), signal.SIGKILL)
             killed_at = time.monotonic()
-            eventually(lambda: one.job(api, job.name).notices, "its death is seen")
+            eventually(lambda: patient.job(api, job.name).notices, "its death is seen")
             seen_after = time.monotonic() - killed_at
-            ended = one.wait(api, job.name)
+            ended = patient.wait(api, job.name)
 
             assert (ended.state, ended.attempt) == (JOB_STATE_SUCCEEDED, 2)
             assert [notice.code for notice in ended.notices] == ["WORKER_RESTARTED"]
             assert "SIGKILL" in ended.notices[0].message
-            assert_invariants(one, recorder)
+            assert_invariants(patient, recorder)
             way = ["QUEUED", "STARTING", "RUNNING", "SUCCEEDED"]
             assert recorder.states(job.name) == [*way[1:3], *way]
             record_figure(f"seen after {seen_after * 1000:.0f} ms")
@@ -61,79 +67,58 @@ class TestDeath:
 
     @pytest.mark.scenario(6, "given up after max_attempts, with the last reason")
     @pytest.mark.reason("CRASH_LOOP")
-    def test_crash_loop(self, daemon: StartDaemon) -> None:
+    def test_crash_loop(self, patient: Daemon) -> None:
         """Workers that die again and again are given up, with what happened to the last one."""
-        one = daemon()
-        ended = run(one, "crash SIGKILL")
+        ended = run(patient, "crash SIGKILL")
 
         assert failure(ended) == "CRASH_LOOP"
         assert ended.attempt == 3
         assert ended.failure.metadata["last_reason"] == "WORKER_KILLED"
         assert ended.failure.metadata["signal"] == "SIGKILL"
-        assert_invariants(one)
+        assert_invariants(patient)
 
     @pytest.mark.scenario(3, "WORKER_KILLED, with the signal or the exit code")
     @pytest.mark.reason("WORKER_KILLED")
-    @pytest.mark.parametrize(
-        ("script", "fact"),
-        [
-            ("crash SIGKILL", ("signal", "SIGKILL")),
-            ("exit 1", ("exit_code", "1")),
-            ("say recognising; crash SIGSEGV", ("signal", "SIGSEGV")),
-        ],
-    )
-    def test_told_how(self, daemon: StartDaemon, script: str, fact: tuple[str, str]) -> None:
+    def test_told_how(self, once: Daemon) -> None:
         """With one attempt only, the failure says what the worker died of."""
-        one = daemon(config=ONCE)
-        ended = run(one, script)
+        ended = run(once, "say recognising; crash SIGSEGV")
 
         assert failure(ended) == "WORKER_KILLED"
-        assert dict([fact]) == dict(ended.failure.metadata)
-        assert_invariants(one)
+        assert ended.failure.metadata == {"signal": "SIGSEGV"}
+        assert_invariants(once)
 
     @pytest.mark.scenario(3, "a death before the first word is seen at once")
     @pytest.mark.reason("WORKER_KILLED")
-    def test_before_hello(self, daemon: StartDaemon) -> None:
+    def test_before_hello(self, once: Daemon) -> None:
         """A death before the first word is seen at once, not after the start timeout."""
-        one = daemon(config=ONCE)
-        (one.root / "tmp" / "before-hello").write_text("exit 7")
         began = time.monotonic()
-        ended = run(one, "succeed")
+        with once.before_hello("exit 7"):
+            ended = run(once, "succeed")
 
         assert failure(ended) == "WORKER_KILLED"
         assert ended.failure.metadata["exit_code"] == "7"
         assert time.monotonic() - began < 10
-        assert_invariants(one)
-
-    @pytest.mark.reason("WORKER_KILLED")
-    def test_exit_without_result(self, daemon: StartDaemon) -> None:
-        """A worker that ends well but leaves no outcome has not done its work."""
-        one = daemon(config=ONCE)
-
-        assert failure(run(one, "exit 0")) == "WORKER_KILLED"
-        assert_invariants(one)
+        assert_invariants(once)
 
     @pytest.mark.scenario(28, "an engine that dies of a model: MODEL_INVALID, not WORKER_KILLED")
     @pytest.mark.reason("MODEL_INVALID")
-    def test_crash_while_loading(self, daemon: StartDaemon) -> None:
+    def test_crash_while_loading(self, patient: Daemon) -> None:
         """An engine that dies while it reads the model blames the model, and is not tried again."""
-        one = daemon()
-        ended = run(one, "say loading; crash SIGSEGV")
+        ended = run(patient, "say loading; crash SIGSEGV")
 
         assert failure(ended) == "MODEL_INVALID"
         assert ended.attempt == 1
-        assert_invariants(one)
+        assert_invariants(patient)
 
     @pytest.mark.scenario(13, "a worker that says so: OUT_OF_MEMORY, not tried again")
     @pytest.mark.reason("OUT_OF_MEMORY")
-    def test_out_of_memory(self, daemon: StartDaemon) -> None:
+    def test_out_of_memory(self, patient: Daemon) -> None:
         """A worker that ran out of memory says so, and is not tried again."""
-        one = daemon()
-        ended = run(one, "fail OUT_OF_MEMORY")
+        ended = run(patient, "fail OUT_OF_MEMORY")
 
         assert failure(ended) == "OUT_OF_MEMORY"
         assert ended.attempt == 1
-        assert_invariants(one)
+        assert_invariants(patient)
 
     @pytest.mark.reason("INTERNAL")
     def test_unknown_reason(self, daemon: StartDaemon) -> None:
@@ -147,39 +132,43 @@ class TestDeath:
         assert_invariants(one)
 
     @pytest.mark.scenario(4, "double fork, setsid: no process is left ≤ 10 s after the death")
-    def test_grandchildren(self, daemon: StartDaemon, record_figure: RecordFigure) -> None:
+    def test_grandchildren(self, once: Daemon, record_figure: RecordFigure) -> None:
         """Processes that a worker leaves behind, in sessions of their own, are swept."""
-        one = daemon(config=ONCE)
-        api = one.api()
-        job = one.create(api, "fork-grandchild; touch forked; until go; exit 1").job
-        eventually((one.root / "tmp" / "forked").exists, "there is a grandchild")
-        assert len(one.worker_pids(job.name)) == 2
-        (one.root / "tmp" / "go").touch()
+        api = once.api()
+        job = once.create(api, "fork-grandchild; touch forked; until go; exit 1").job
+        eventually((once.root / "tmp" / "forked").exists, "there is a grandchild")
+        assert len(once.worker_pids(job.name)) == 2
+        (once.root / "tmp" / "go").touch()
         died_at = time.monotonic()
 
-        assert failure(one.wait(api, job.name)) == "WORKER_KILLED"
-        assert one.worker_pids(job.name) == []
+        assert failure(once.wait(api, job.name)) == "WORKER_KILLED"
+        assert once.worker_pids(job.name) == []
         record_figure(f"none is left after {time.monotonic() - died_at:.2f} s")
-        assert_invariants(one)
+        assert_invariants(once)
 
     @pytest.mark.scenario(4, "the same while no daemon runs: swept by the next one")
-    def test_grandchildren_of_a_worker_that_died_unseen(self, daemon: StartDaemon) -> None:
+    def test_grandchildren_of_a_worker_that_died_unseen(self, once: Daemon) -> None:
         """What is left of a worker that died while no daemon ran is swept at the start."""
-        one = daemon(config=ONCE)
-        api = one.api()
-        job = one.create(api, "fork-grandchild; touch forked; sleep").job
-        eventually((one.root / "tmp" / "forked").exists, "there is a grandchild")
-        worker = one.worker(job.name)
-        (grandchild,) = set(one.worker_pids(job.name)) - {worker}
+        api = once.api()
+        job = once.create(api, "fork-grandchild; touch forked-again; sleep").job
+        eventually((once.root / "tmp" / "forked-again").exists, "there is a grandchild")
+        worker = once.worker(job.name)
+        (grandchild,) = set(once.worker_pids(job.name)) - {worker}
 
-        one.kill()
+        once.kill()
         os.kill(worker, signal.SIGKILL)
-        eventually(lambda: worker not in one.worker_pids(job.name), "the worker is dead")
-        assert one.worker_pids(job.name) == [grandchild]
-        api = one.start().api()
+        eventually(lambda: worker not in once.worker_pids(job.name), "the worker is dead")
+        assert once.worker_pids(job.name) == [grandchild]
+        api = once.start().api()
 
-        assert failure(one.wait(api, job.name)) == "WORKER_KILLED"
-        assert_invariants(one)
+        assert failure(once.wait(api, job.name)) == "WORKER_KILLED"
+        assert_invariants(once)
+
+
+@pytest.fixture(scope="module")
+def strict(shared_daemon: StartDaemon) -> Daemon:
+    """A daemon that soon ends a worker that says nothing."""
+    return shared_daemon(config={"jobs": {"max_attempts": 1, "silence_timeout_seconds": 2.0}})
 
 
 class TestSilence:
@@ -189,54 +178,49 @@ class TestSilence:
     def test_never_hello(self, daemon: StartDaemon) -> None:
         """A worker that does not report for duty is ended."""
         one = daemon(config={"jobs": {"max_attempts": 1, "start_timeout_seconds": 1.0}})
-        (one.root / "tmp" / "before-hello").write_text("never-hello")
-
-        assert failure(run(one, "succeed")) == "WORKER_START_TIMEOUT"
+        with one.before_hello("never-hello"):
+            assert failure(run(one, "succeed")) == "WORKER_START_TIMEOUT"
         assert_invariants(one)
 
     @pytest.mark.scenario(5, "one that says nothing, or is stopped, is killed")
     @pytest.mark.reason("WORKER_UNRESPONSIVE")
     @pytest.mark.parametrize("script", ["hang", "stopped"])
-    def test_silence(self, daemon: StartDaemon, script: str) -> None:
+    def test_silence(self, strict: Daemon, script: str) -> None:
         """A worker that says nothing any more, or is frozen, is killed."""
-        one = daemon(config={"jobs": {"max_attempts": 1, "silence_timeout_seconds": 2.0}})
-
-        assert failure(run(one, script)) == "WORKER_UNRESPONSIVE"
-        assert_invariants(one)
+        assert failure(run(strict, script)) == "WORKER_UNRESPONSIVE"
+        assert_invariants(strict)
 
     @pytest.mark.alone
     @pytest.mark.reason("MAX_DURATION_EXCEEDED")
-    def test_max_duration(self, daemon: StartDaemon) -> None:
+    def test_max_duration(self, patient: Daemon) -> None:
         """A job that runs too long fails, even though its worker ends in good order."""
-        one = daemon()
         began = time.monotonic()
-        ended = run(one, "sleep", max_seconds=1.0)
+        ended = run(patient, "sleep", max_seconds=1.0)
 
         assert failure(ended) == "MAX_DURATION_EXCEEDED"
         assert ended.attempt == 1
         assert time.monotonic() - began < 8
-        assert_invariants(one)
+        assert_invariants(patient)
 
     @pytest.mark.alone
-    def test_max_duration_counts_across_restarts(self, daemon: StartDaemon) -> None:
+    def test_max_duration_counts_across_restarts(self, patient: Daemon) -> None:
         """A restart of the daemon does not give a job its time anew."""
-        one = daemon()
-        api = one.api()
-        job = one.create(api, "sleep", max_seconds=5.0).job
-        running = one.wait(api, job.name, JOB_STATE_RUNNING)
+        api = patient.api()
+        job = patient.create(api, "sleep", max_seconds=5.0).job
+        running = patient.wait(api, job.name, JOB_STATE_RUNNING)
         most = running.start_time.ToNanoseconds() / 1e9 + 4.0
         eventually(lambda: time.time() > most, "most of the time is over")
-        one.kill()
-        api = one.start().api()
+        patient.kill()
+        api = patient.start().api()
         back_at = time.monotonic()
-        ended = one.wait(api, job.name)
+        ended = patient.wait(api, job.name)
 
         # It would be five seconds with all of it anew.
         assert time.monotonic() - back_at < 4.0
         assert failure(ended) == "MAX_DURATION_EXCEEDED"
         ran = ended.end_time.ToNanoseconds() - running.start_time.ToNanoseconds()
         assert ran / 1e9 >= 5.0
-        assert_invariants(one)
+        assert_invariants(patient)
 
 
 class TestStrangers:
@@ -244,15 +228,16 @@ class TestStrangers:
 
     @pytest.mark.reason("WORKER_KILLED")
     @pytest.mark.parametrize("who", ["wrong-token", "old-generation"])
-    def test_refused(self, daemon: StartDaemon, who: str) -> None:
+    def test_refused(self, once: Daemon, who: str) -> None:
         """Who cannot prove to be this attempt's worker gets no work, and its result is no result.
 
         It leaves an outcome nevertheless, which says that it was cancelled or is of another
         attempt: the job must not take it for its own.
         """
-        one = daemon(config=ONCE)
-        (one.root / "tmp" / "before-hello").write_text(who)
+        with once.before_hello(who):
+            ended = run(once, "succeed")
 
-        assert failure(run(one, "succeed")) == "WORKER_KILLED"
-        assert len(one.events("worker_refused")) == 1
-        assert_invariants(one)
+        assert failure(ended) == "WORKER_KILLED"
+        job_id = ended.name.removeprefix("jobs/")
+        assert [event["job_id"] for event in once.events("worker_refused")].count(job_id) == 1
+        assert_invariants(once)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -282,8 +282,19 @@ class Daemon:
     def create(self, api: Api, script: str = "succeed", **options: Any) -> CreateJobResponse:
         """Ask for a job as `request` describes it; notes that it was acknowledged."""
         answer = api(api.jobs.CreateJob, self.request(script, **options))
-        self.acknowledged.add(answer.job.name)
+        if answer.job.name:  # else it was only asked about
+            self.acknowledged.add(answer.job.name)
         return answer
+
+    @contextlib.contextmanager
+    def before_hello(self, script: str) -> Iterator[None]:
+        """Have scripted workers do this before they report, within the block."""
+        file = self._temporary / "before-hello"
+        file.write_text(script)
+        try:
+            yield
+        finally:
+            file.unlink()
 
     def job(self, api: Api, name: str) -> Job:
         """One job as it is now."""

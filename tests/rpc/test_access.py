@@ -113,14 +113,6 @@ class TestTokens:
         with refused("TOKEN_INVALID"):
             api(api.jobs.ListJobs, ListJobsRequest())
 
-    def test_owner_stays(self, daemon: StartDaemon) -> None:
-        """A restart does not lock out clients that hold the owner's token."""
-        one = daemon()
-        before = one.token
-        one.restart()
-
-        assert one.token == before
-
     def test_never_in_the_log(self, server: Daemon) -> None:
         """Neither good nor bad tokens are written down."""
         secret = tokens(server).create("quiet", ("jobs.read",))
@@ -308,23 +300,6 @@ class TestTcp:
         ):
             assert secured.version() in ("TLSv1.2", "TLSv1.3")
 
-    def test_unreadable_certificate(self, daemon: StartDaemon) -> None:
-        """A certificate that is not there is a mistake in the configuration."""
-        one = daemon(
-            is_started=False,
-            config={
-                "server": {
-                    "listen": [f"tcp:127.0.0.1:{free_port()}"],
-                    "tls_certificate": "/no/such/cert.pem",
-                    "tls_key": str(CERTIFICATE.with_name("key.pem")),
-                }
-            },
-        )
-        code, message = one.fail_to_start()
-
-        assert code == 78
-        assert "/no/such/cert.pem" in message
-
     def test_garbage(self, daemon: StartDaemon) -> None:
         """Whatever is sent to the port that is no HTTP/2 harms nobody."""
         port = free_port()
@@ -343,19 +318,28 @@ class TestTcp:
         assert api(api.server.GetCapacity, GetCapacityRequest()).capacity.cores.total == 4
 
 
+@pytest.fixture(scope="module")
+def metered(shared_daemon: StartDaemon) -> Daemon:
+    """A daemon that tells its metrics."""
+    return shared_daemon(config={"metrics": {"listen": f"127.0.0.1:{free_port()}"}})
+
+
+@pytest.fixture
+def port(metered: Daemon) -> int:
+    """Where it tells them."""
+    return int(metered.settings["metrics"]["listen"].rpartition(":")[2])
+
+
 class TestMetrics:
     """The Prometheus endpoint."""
 
-    def test_metrics(self, daemon: StartDaemon) -> None:
+    def test_metrics(self, metered: Daemon, port: int) -> None:
         """What was done is counted, by names that are ours."""
-        port = free_port()
-        one = daemon(config={"metrics": {"listen": f"127.0.0.1:{port}"}})
-        api = one.api()
-        one.wait(api, one.create(api).job.name)
-        address = f"http://127.0.0.1:{port}"
+        api = metered.api()
+        metered.wait(api, metered.create(api).job.name)
 
         def told() -> str:
-            with urllib.request.urlopen(f"{address}/metrics", timeout=5) as answer:  # noqa: S310 - ours
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
                 return str(answer.read().decode())
 
         ended = 'callsd_jobs_ended_total{kind="transcription",reason="",state="succeeded"} 1.0'
@@ -393,10 +377,8 @@ class TestMetrics:
         assert during.descriptors <= before.descriptors + MAX_CONNECTIONS + 1
 
     @pytest.mark.parametrize("garbage", [b"\0" * 100_000, b"POST / HTTP/1.1\r\n\r\n", b"\r\n\r\n"])
-    def test_garbage(self, daemon: StartDaemon, garbage: bytes) -> None:
+    def test_garbage(self, port: int, garbage: bytes) -> None:
         """What does not ask for metrics gets none, and harms nobody."""
-        port = free_port()
-        daemon(config={"metrics": {"listen": f"127.0.0.1:{port}"}})
         answer = b""
         with (
             socket.create_connection(("127.0.0.1", port), timeout=10) as raw,

@@ -31,6 +31,7 @@ from callsd_daemon.store.backup import back_up
 from tests.conftest import StartDaemon
 from tests.helpers.api import Api
 from tests.helpers.daemon import CALM, Daemon
+from tests.helpers.invariants import all_jobs
 from tests.helpers.reasons import refused
 from tests.helpers.waiting import eventually
 
@@ -51,6 +52,25 @@ def holders(one: Daemon) -> list[str]:
     """Files of the database in which a secret can be read."""
     files = sorted(one.state.glob("callsd.db*"))
     return [file.name for file in files if SECRET.encode() in file.read_bytes()]
+
+
+def bodies(one: Daemon) -> bytes:
+    """All jobs and changes as they are stored."""
+    with closing(sqlite3.connect(one.state / "callsd.db")) as tx:
+        rows = tx.execute("SELECT body FROM jobs UNION ALL SELECT body FROM changes").fetchall()
+    return b"".join(body or b"" for (body,) in rows)
+
+
+@pytest.fixture(scope="module")
+def own(shared_daemon: StartDaemon) -> Daemon:
+    """A daemon on two cores, with settings of the administrator's own."""
+    return shared_daemon(
+        machine=replace(CALM, cores_total=2.0),
+        config={
+            "recording": {"profile": "low", "max_duration_seconds": 60.0},
+            "jobs": {"max_recording_jobs": 3},
+        },
+    )
 
 
 class TestFields:
@@ -246,9 +266,9 @@ class TestFields:
             *(spec.video_kbps, spec.audio_kbps),
         )
 
-    def test_settings(self, daemon: StartDaemon) -> None:
+    def test_settings(self, own: Daemon) -> None:
         """The administrator's profile and longest time are the defaults, and no more than that."""
-        api = daemon(config={"recording": {"profile": "low", "max_duration_seconds": 60.0}}).api()
+        api = own.api()
         job = checked(api, RecordingSpec(url=URL))
         longer = checked(
             api, RecordingSpec(url=URL, profile=RECORDING_PROFILE_HIGH), max_seconds=90
@@ -271,23 +291,10 @@ class TestSecrets:
         assert job.recording.headers == {"X-A": ""}
 
     def test_kept_until_the_end(self, daemon: StartDaemon) -> None:
-        """They lie beside the job, in no body of it, and go when it ends."""
-        one = daemon()
-        api = one.api()
-        spec = RecordingSpec(url=URL, url_fragment=SECRET, headers={"X-A": SECRET})
-        job = api(api.jobs.CreateJob, CreateJobRequest(job=Job(recording=spec))).job
-        one.wait(api, job.name)
-        with closing(sqlite3.connect(one.state / "callsd.db")) as tx:
-            (left,) = tx.execute("SELECT count(*) FROM secrets").fetchone()
-            bodies = tx.execute("SELECT body FROM jobs UNION ALL SELECT body FROM changes")
-            shown = b"".join(body or b"" for (body,) in bodies)
+        """They lie beside the job until it ends, and then in no file of the database, nor a copy.
 
-        assert left == 0
-        assert SECRET.encode() not in shown
-        assert SECRET not in one.log
-
-    def test_in_no_file_afterwards(self, daemon: StartDaemon) -> None:
-        """When a recording has ended its secrets are in no file of the database, nor in a copy."""
+        Neither bodies of jobs nor the log ever have them.
+        """
         one = daemon()
         api = one.api()
         spec = RecordingSpec(
@@ -296,19 +303,19 @@ class TestSecrets:
         name = api(api.jobs.CreateJob, CreateJobRequest(job=Job(recording=spec))).job.name
         one.wait(api, name, JOB_STATE_RUNNING)
         assert holders(one) != []
+        assert SECRET.encode() not in bodies(one)
         api(api.jobs.StopJob, StopJobRequest(name=name))
         one.wait(api, name)
         eventually(lambda: holders(one) == [], "they are gone")
+        assert SECRET not in one.log
         back_up(one.state / "callsd.db", one.state / "callsd.db.copy")
         api(api.jobs.DeleteJob, DeleteJobRequest(name=name))
 
         assert holders(one) == []
 
     @pytest.mark.reason("REQUEST_ID_REUSED")
-    def test_part_of_what_is_asked(self, daemon: StartDaemon) -> None:
+    def test_part_of_what_is_asked(self, api: Api) -> None:
         """The same request id with another secret is another request."""
-        one = daemon()
-        api = one.api()
         request = CreateJobRequest(
             job=Job(recording=RecordingSpec(url=URL, url_fragment="a")),
             request_id=str(uuid.uuid4()),
@@ -326,21 +333,28 @@ class TestAdmission:
     """Live work starts at once or is refused."""
 
     @pytest.mark.reason("CPU_EXHAUSTED")
-    def test_refused_before_it_ruins_others(self, daemon: StartDaemon) -> None:
+    def test_refused_before_it_ruins_others(self, own: Daemon) -> None:
         """Four high recordings on two cores are not accepted, with the figures, and none waits."""
-        one = daemon(machine=replace(CALM, cores_total=2.0))
-        api = one.api()
-        spec = RecordingSpec(url=URL, profile=RECORDING_PROFILE_HIGH)
+        api = own.api()
+        spec = RecordingSpec(
+            url=URL, profile=RECORDING_PROFILE_HIGH, ready_expression="say on; sleep"
+        )
+        accepted = list[str]()
         with refused("CPU_EXHAUSTED", grpc.StatusCode.RESOURCE_EXHAUSTED) as refusal:
             for _ in range(4):
-                api(api.jobs.CreateJob, CreateJobRequest(job=Job(recording=spec)))
+                job = Job(recording=spec)
+                accepted.append(api(api.jobs.CreateJob, CreateJobRequest(job=job)).job.name)
+        for name in accepted:
+            api(api.jobs.StopJob, StopJobRequest(name=name))
 
         assert float(refusal.error.metadata["required"]) > 0.5
+        assert {job.name for job in all_jobs(api)} == set(accepted)
+        for name in accepted:
+            own.wait(api, name)
 
-    def test_ceiling_of_its_own(self, daemon: StartDaemon) -> None:
+    def test_ceiling_of_its_own(self, own: Daemon) -> None:
         """jobs.max_recording_jobs is told, and the server says that it records."""
-        one = daemon(config={"jobs": {"max_recording_jobs": 3}})
-        api = one.api()
+        api = own.api()
         capacity = api(api.server.GetCapacity, GetCapacityRequest()).capacity
         info = api(api.server.GetServerInfo, GetServerInfoRequest()).server_info
 

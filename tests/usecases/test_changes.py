@@ -1,15 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-from callsd.v1.job_pb2 import WatchJobsResponse
+import pytest
+
+from callsd.v1.job_pb2 import JOB_STATE_CANCELLED, JobEvent, WatchJobsResponse
+from callsd_daemon.domain.jobs import State
+from callsd_daemon.kinds.stored import codec
 from callsd_daemon.rpc.jobs import render_change
 from callsd_daemon.store.database import Database
-from callsd_daemon.store.read_transaction import Change
-from callsd_daemon.usecases.changes import Changes
+from callsd_daemon.store.read_transaction import Change, JobFilter
+from callsd_daemon.usecases import changes as module
+from callsd_daemon.usecases.changes import Batch, Changes
 from callsd_daemon.usecases.streams import Streams
-from tests.helpers.jobs import make_job
+from tests.helpers.jobs import make_job, put
+
+
+WAIT_SECONDS = 20.0
 
 
 def new_changes() -> Changes:
@@ -100,3 +112,101 @@ class TestChanges:
 
         assert cursor == len(sizes)
         assert messages[:4] == [2, 1, 1, 500]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """A new database."""
+    database = Database(tmp_path / "callsd.db", codec())
+    yield database
+    database.close()
+
+
+@pytest.fixture
+async def changes(database: Database) -> Changes:
+    """What is told of the database's changes."""
+    changes, loop = Changes(database, Streams(limit=2), render_change), asyncio.get_running_loop()
+    database.on_commit(lambda told: loop.call_soon_threadsafe(changes.publish, told))
+    return changes
+
+
+def watch(changes: Changes, wanted: JobFilter) -> AsyncGenerator[Batch, None]:
+    """All that matches, and what comes after."""
+    return changes.watch(wanted, lambda batch: batch, database_id="", resume_revision=None)
+
+
+def events(batch: Batch) -> list[JobEvent]:
+    """What a watcher is told of by a message."""
+    told = list[JobEvent]()
+    for message in batch.messages:
+        told += WatchJobsResponse.FromString(message).events
+    return told
+
+
+async def follow(watch: AsyncGenerator[Batch, None], revision: int) -> list[JobEvent]:
+    """What a watcher is told of until it knows of a revision."""
+    told = list[JobEvent]()
+    async with asyncio.timeout(WAIT_SECONDS):
+        async for batch in watch:
+            told += events(batch)
+            if batch.is_initial_state_sent and batch.revision >= revision:
+                return told
+    raise AssertionError("the watch has ended")
+
+
+def names(told: list[JobEvent]) -> list[str]:
+    """Names of the jobs."""
+    return [event.job_changed.name for event in told]
+
+
+class TestWatch:
+    """A watch of a real database."""
+
+    async def test_empty(self, changes: Changes) -> None:
+        """Where there are no jobs, this is said at once."""
+        batch = await asyncio.wait_for(anext(watch(changes, JobFilter())), WAIT_SECONDS)
+
+        assert batch == Batch(messages=[], revision=0, is_initial_state_sent=True)
+
+    async def test_several_pages(self, changes: Changes, database: Database) -> None:
+        """More jobs than fit into one message come complete, and what changes meanwhile too."""
+        jobs = [make_job(id=f"job{number}") for number in range(450)]
+        await database.write(lambda tx: [tx.put(job) for job in jobs])
+        watching = watch(changes, JobFilter())
+        first = await asyncio.wait_for(anext(watching), WAIT_SECONDS)
+        assert not first.is_initial_state_sent
+        for job in jobs[::45]:
+            await database.write(put(replace(job, state=State.CANCELLED)))
+        told = events(first) + await follow(watching, database.revision)
+
+        assert len(told) == len({event.revision for event in told})
+        state = {event.job_changed.name: event.job_changed.state for event in told}
+        assert len(state) == len(jobs)
+        cancelled = {name for name, found in state.items() if found == JOB_STATE_CANCELLED}
+        assert cancelled == {f"jobs/{job.id}" for job in jobs[::45]}
+
+    async def test_filter(self, changes: Changes, database: Database) -> None:
+        """Only jobs that match are told of, from the beginning on."""
+        jobs = {name: make_job(id=name, labels={"call": name[0]}) for name in ("a1", "a2", "b1")}
+        for job in jobs.values():
+            await database.write(put(job))
+        by_label = watch(changes, JobFilter(labels={"call": "a"}))
+        by_name = watch(changes, JobFilter(ids=["b1"]))
+        assert names(await follow(by_label, database.revision)) == ["jobs/a1", "jobs/a2"]
+        assert names(await follow(by_name, database.revision)) == ["jobs/b1"]
+        for name in ("a2", "b1", "a1"):
+            await database.write(put(replace(jobs[name], state=State.CANCELLED)))
+
+        assert names(await follow(by_label, database.revision)) == ["jobs/a2", "jobs/a1"]
+        assert names(await follow(by_name, database.revision - 1)) == ["jobs/b1"]
+
+    async def test_bookmarks(
+        self, changes: Changes, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An idle watch still tells the revision, even if nothing matches its filter."""
+        monkeypatch.setattr(module, "BOOKMARK_SECONDS", 0.05)
+        watching = watch(changes, JobFilter(labels={"no": "such"}))
+        assert await follow(watching, 0) == []
+        await database.write(put(make_job()))
+
+        assert await follow(watching, database.revision) == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the end of an attempt at a recording means for its job."""
+"""What the end of an attempt means for its job."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from callsd_daemon.domain.jobs import (
     Failure,
     Job,
     Outcome,
+    Progress,
     State,
 )
 from callsd_daemon.domain.recording import (
@@ -21,8 +22,8 @@ from callsd_daemon.domain.recording import (
 )
 from callsd_daemon.metrics import MEDIA_SECONDS
 from callsd_daemon.workers import ending
-from callsd_daemon.workers.ending import EndRules, is_retried, settle
-from callsd_daemon.workers.launchers.launcher import Launcher
+from callsd_daemon.workers.ending import CRASH_SIGNALS, EndRules, death, is_retried, settle
+from callsd_daemon.workers.launchers.launcher import End, Launcher
 from callsd_daemon.workers.launchers.local import Directories
 from callsd_ipc.names import ARTIFACTS, OUTCOME
 from callsd_ipc.v1 import worker_pb2
@@ -42,6 +43,8 @@ RULES = EndRules(max_attempts=3, retention=timedelta(days=1))
 KILLED = ending.killed("the worker was killed by SIGKILL", signal="SIGKILL")
 RECORDED = Outcome(results={RECORDING: RecordingResult(duration_seconds=9.5, is_cut_short=True)})
 
+LOADING, RECOGNISING = Progress(phase="loading"), Progress(phase="recognising")
+
 
 def recording(state: State = State.RUNNING, *, attempt: int = 1) -> Job:
     """A recording that a worker is at."""
@@ -52,6 +55,44 @@ def recording(state: State = State.RUNNING, *, attempt: int = 1) -> Job:
         worker=WORKER,
         start_time=NOW,
     )
+
+
+class TestDeath:
+    """What a worker died of says what its job failed of."""
+
+    @pytest.mark.parametrize("progress", [None, LOADING, RECOGNISING])
+    @pytest.mark.parametrize(
+        ("end", "facts"),
+        [
+            (End(signal="SIGKILL"), {"signal": "SIGKILL"}),
+            (End(signal="SIGTERM"), {"signal": "SIGTERM"}),
+            (End(exit_code=1), {"exit_code": "1"}),
+            (End(exit_code=0), {}),
+            (End(), {}),
+        ],
+    )
+    def test_told_how(self, end: End, progress: Progress | None, facts: dict[str, str]) -> None:
+        """The failure has the signal or the exit code; one that ended well has no result either."""
+        failure = death(end, progress)
+
+        assert (failure.reason, failure.metadata) == (Reason.WORKER_KILLED, facts)
+        assert all(fact in failure.message for fact in facts.values())
+
+    @pytest.mark.parametrize("signal", sorted(CRASH_SIGNALS))
+    def test_while_loading(self, signal: str) -> None:
+        """An engine that crashes while it reads the model blames the model, and only then."""
+        end = End(signal=signal)
+
+        assert death(end, LOADING).reason is Reason.MODEL_INVALID
+        assert death(end, LOADING).metadata == {"signal": signal}
+        assert death(end, RECOGNISING).reason is death(end, None).reason is Reason.WORKER_KILLED
+
+    @pytest.mark.parametrize("progress", [None, LOADING])
+    def test_out_of_memory(self, progress: Progress | None) -> None:
+        """Who was killed for the memory it took has run out of it, whatever it was doing."""
+        end = End(signal="SIGKILL", is_out_of_memory=True)
+
+        assert death(end, progress).reason is Reason.OUT_OF_MEMORY
 
 
 class TestRetries:
@@ -91,6 +132,25 @@ class TestRetries:
         assert (settled.state is State.QUEUED) is is_again
         if settled.state is State.QUEUED:
             assert [notice.code for notice in settled.notices] == ["WORKER_RESTARTED"]
+
+    @pytest.mark.parametrize("attempt", [2, 3])
+    def test_crash_loop(self, attempt: int) -> None:
+        """Workers that die again and again are given up, with what the last one died of."""
+        rules = EndRules(max_attempts=attempt, retention=None)
+        settled = settle(recording(attempt=attempt), None, KILLED, NOW, rules, is_at_end=False)
+
+        assert settled.state is State.FAILED
+        assert settled.failure is not None
+        assert settled.failure.reason is Reason.CRASH_LOOP
+        assert settled.failure.metadata == {"last_reason": "WORKER_KILLED", "signal": "SIGKILL"}
+        assert KILLED.message in settled.failure.message
+
+    def test_only_attempt(self) -> None:
+        """Where there is one attempt only, the job failed of what its worker died of."""
+        rules = EndRules(max_attempts=1, retention=None)
+        settled = settle(recording(), None, KILLED, NOW, rules, is_at_end=False)
+
+        assert (settled.state, settled.failure) == (State.FAILED, KILLED)
 
     @pytest.mark.parametrize("attempt", [1, 2])
     def test_at_its_end(self, attempt: int) -> None:
