@@ -105,8 +105,8 @@ def bench_hostile(plan: Plan) -> HostileReport:
 def _measure(
     plan: Plan, subject: Subject, client: Client, scratch: Path, line: ProgressLine
 ) -> HostileReport:
-    call, revision = _start_call(client, plan.model)
-    alone, _ = _ask(subject, plan, line, "alone")
+    call = _start_call(client, plan.model)
+    alone, last_revision = _ask(subject, plan, line, "alone")
     with contextlib.ExitStack() as stack:
         line.step("watchers connect, then strangers")
         watching = stack.enter_context(
@@ -116,7 +116,8 @@ def _measure(
                     address=subject.address,
                     token_file=str(subject.token_file),
                     watchers=plan.watchers,
-                    resume_revision=revision,
+                    # So that there is news for each from the beginning.
+                    resume_revision=last_revision - 1,
                     arrivals_path=str(scratch / "arrivals"),
                 ),
             )
@@ -149,8 +150,8 @@ def _measure(
     )
 
 
-def _start_call(client: Client, model: str) -> tuple[str, int]:
-    """A call whose captioner listens, and the revision from which on there is news."""
+def _start_call(client: Client, model: str) -> str:
+    """A call whose captioner listens."""
     job = client.create_job(CaptionsSpec(model=model, max_active_speakers=1), no_queue=True).job
     deadline = time.monotonic() + RUNNING_TIMEOUT_SECONDS
     while job.state != JOB_STATE_RUNNING:
@@ -158,7 +159,7 @@ def _start_call(client: Client, model: str) -> tuple[str, int]:
             raise BenchError(f"the call is not captioned: {job.failure.message or 'no captioner'}")
         time.sleep(POLL_SECONDS)
         job = client.get_job(job)
-    return job.name, job.revision
+    return job.name
 
 
 def _orders(subject: Subject, call: str) -> dict[str, StrangersOrder]:
@@ -216,8 +217,9 @@ def _create_jobs(
     """Queue jobs, and take each back, so that the queue stays short."""
     waits: list[float] = []
     revision = 0
-    while (began := time.monotonic()) < end:
-        on_left(end - began)
+    while (left := end - time.monotonic()) > 0:
+        on_left(left)
+        began = time.monotonic()
         job = client.create_job(spec).job
         waits.append(time.monotonic() - began)
         revision = client.stop_job(job).revision
