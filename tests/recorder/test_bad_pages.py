@@ -164,7 +164,7 @@ class TestAsking:
             "frame.src = `http://localhost:${location.port}/printing`; document.body.append(frame)",
         )
 
-        eventually(lambda: value(source, "said.frame"), "printing returns", seconds=10)
+        eventually(lambda: value(source, "said.frame"), "printing returns")
         assert len(windows(source)) == 1
 
     def test_nobody_is_asked_for_a_password(self, source: WebSource) -> None:
@@ -176,7 +176,7 @@ class TestAsking:
             "document.body.append(frame)",
         )
 
-        eventually(lambda: value(source, "said.login"), "the frame has loaded", seconds=10)
+        eventually(lambda: value(source, "said.login"), "the frame has loaded")
 
     def test_leave_is_refused_without_a_prompt(self, source: WebSource) -> None:
         """Nobody could answer; what a call does not need it does not get."""
@@ -238,7 +238,7 @@ class TestDisk:
             "document.body.append(a); a.click()",
         )
 
-        eventually(lambda: -1 in Site.sent, "the browser hangs up", seconds=10)
+        eventually(lambda: -1 in Site.sent, "the browser hangs up")
         assert sum(Site.sent) < 20 << 20
         assert not [path for path in Path(source.host.directory).rglob("*.bin*") if path.is_file()]
 

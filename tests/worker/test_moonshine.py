@@ -83,6 +83,7 @@ class TestEngine:
         assert guessed.text
         # Its distance to the limit, some hundredths, is smaller than what processors differ by.
         assert guessed.average_log_probability < said.average_log_probability - 0.3
+        assert guessed.guess_log_probability == GUESS_LOG_PROBABILITY
         below = replace(guessed, average_log_probability=GUESS_LOG_PROBABILITY - 0.01)
         assert choose([below], peaks=None) is None
 

@@ -123,7 +123,7 @@ class Browser:
         self.error = ""
         """What is shown in the page's place, for a person; empty while it is the page."""
         self.outages = Outages()
-        """Of the page, since it was opened."""
+        """Of the page that is open."""
         self._host = host
         self._session = ""
         self.scripts = PageScripts(self._page)

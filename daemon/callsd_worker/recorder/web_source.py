@@ -140,6 +140,8 @@ class WebSource:
                 pause_until_stopped(min(pause, left), should_stop)
                 pause = min(2 * pause, MAX_REOPEN_SECONDS)
             else:
+                # What it could not reach before is in no picture.
+                self._browser.outages.restart()
                 return
 
     def _check(self) -> PageHeaders:
@@ -230,7 +232,7 @@ class WebSource:
 
     @property
     def unreachable_seconds(self) -> float:
-        """How long the page has reached nobody since it was opened."""
+        """How long the page has reached nobody since it was ready."""
         return self._browser.outages.seconds
 
     def loss(self) -> str:

@@ -150,9 +150,10 @@ def is_invented(result: Recognised, peaks: Peaks | None) -> bool:
     if not result.text:
         return False
     is_polite = bare(result.text) in _POLITE
-    if result.average_log_probability < (
-        POLITE_LOG_PROBABILITY if is_polite else result.guess_log_probability
-    ):
+    limit = result.guess_log_probability
+    if is_polite:
+        limit = max(limit, POLITE_LOG_PROBABILITY)
+    if result.average_log_probability < limit:
         return True
     if is_polite and is_unsaid(result, peaks, spare=1):
         return True
