@@ -39,8 +39,8 @@ BLOCK_SECONDS = 10.0
 MAX_TRACK_SECONDS = 48 * 3600.0
 """Longer tracks are cut: false times in a file must not cause endless work."""
 
-MAX_TAG_BYTES = 64 * 1024
-"""Behind the sound of a WAV file: titles and covers, which nobody misses."""
+MAX_SURPLUS_BYTES = 800
+"""A tenth of a second of sound, at the least; what is less nobody misses."""
 
 MAX_BAD_PACKETS = 1_000
 """After so many undecodable packets the rest of the file is given up."""
@@ -283,7 +283,7 @@ class AudioStream:
                 f"ends at {self.position_seconds:.1f} s, {missing_bytes} bytes before its header "
                 "says; what is there was used",
             )
-        if (surplus_bytes := self._file.riff_surplus_bytes()) > MAX_TAG_BYTES:
+        if (surplus_bytes := self._file.riff_surplus_bytes()) > MAX_SURPLUS_BYTES:
             self._notice(
                 "INPUT_DAMAGED",
                 f"ends at {self.position_seconds:.1f} s by its header, {surplus_bytes} bytes "

@@ -18,6 +18,12 @@ headers would be millions."""
 
 _RIFF_UNKNOWN_BYTES = 0x7FFF_0000
 
+_MAX_CHUNKS = 1000
+"""Of a WAV file; it has some ten."""
+
+_TAGS = (b"ID3", b"TAG", b"APETAGEX")
+"""What players put behind a file."""
+
 _MIN_BOX_BYTES = 8
 MAX_BOXES = 1_000_000
 """Of MP4; two days in fragments of half a second have fewer. What is behind is one part."""
@@ -30,7 +36,7 @@ _HEAD_BYTES = {
     b"caff": 20,
     b"\x30\x26\xb2\x75": 16,  # ASF
 }
-"""How much of the beginning of such a file is the same in each of its form, and never in sound."""
+"""Length of what each file of this kind and form begins with, and sound never has."""
 
 _OGG_HEAD_BYTES = 27
 _OGG_IS_FIRST = 0x02
@@ -131,13 +137,27 @@ class MediaFile:
         return max(0, claimed_bytes + 8 - self.size_bytes)
 
     def riff_surplus_bytes(self) -> int:
-        """How many bytes nobody reads: they are behind the end that the last WAV header names."""
+        """How many bytes are behind all that the last WAV file's headers name: nobody reads them.
+
+        Padding and tags are none; neither is what is behind sound of unknown length, as that goes
+        on to the end of the file.
+        """
         start = max(itertools.islice(_chunk_links(self.descriptor), MAX_PARTS - 1), default=0)
-        head = os.pread(self.descriptor, 8, start)
-        claimed_bytes = int.from_bytes(head[4:], "little")
-        if head[:4] != b"RIFF" or not 0 < claimed_bytes < _RIFF_UNKNOWN_BYTES:
+        head = os.pread(self.descriptor, 12, start)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
             return 0
-        return max(0, self.size_bytes - (start + 8 + claimed_bytes + claimed_bytes % 2))
+        at = start + 12
+        for _ in range(_MAX_CHUNKS):
+            rest = os.pread(self.descriptor, _SEARCH_BYTES, at)
+            name, length = rest[:4], int.from_bytes(rest[4:8], "little")
+            if name == b"data" and not 0 < length < _RIFF_UNKNOWN_BYTES:
+                return 0
+            if rest.startswith(_TAGS) or not any(rest):
+                return 0
+            if not name.isascii() or not name.decode().isprintable():
+                break
+            at += 8 + length + length % 2
+        return max(0, self.size_bytes - at)
 
 
 def _chunk_links(descriptor: int) -> Iterator[int]:

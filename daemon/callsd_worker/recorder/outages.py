@@ -89,7 +89,10 @@ class Outages:
                     pass
 
     def _ask(self, request: str, url: str) -> None:
-        host = urlsplit(url).netloc  # empty for what is within the page, such as data:
+        try:
+            host = urlsplit(url).netloc  # empty for what is within the page, such as data:
+        except ValueError:
+            return
         if host and len(self._asked) < MAX_REQUESTS:
             self._asked[request] = host
 
