@@ -3,10 +3,14 @@
 
 import struct
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import av
 import numpy as np
 import pytest
 
+from callsd_worker.media.container import _problem
 from callsd_worker.media.decode import SAMPLE_RATE_HZ, AudioStream, MediaError
 from callsd_worker.speech.loading import ModelFiles
 from callsd_worker.transcriber.pipeline import Progress, Settings, Track, Transcript, transcribe
@@ -199,6 +203,13 @@ def test_encrypted_sound_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(MediaError, match="encrypted"):
         heard(tmp_path / "a.mp4")
+
+
+def test_encrypted_matroska_is_told() -> None:
+    """FFmpeg writes none; what it says of one that it reads is enough to refuse it."""
+    stream = cast("av.AudioStream", SimpleNamespace(metadata={"enc_key_id": "MDEyMzQ1Njc="}))
+
+    assert "encrypted" in _problem(stream)
 
 
 class TestTracks:

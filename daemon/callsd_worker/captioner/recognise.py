@@ -98,7 +98,7 @@ def _accepted(
     if flaw is None:
         return first
     if window.is_final and flaw in REPEATS:
-        # What was not said again is told by the times of the words, which final ones have not.
+        # What was not said again is told by the times of words; final ones are recognised without.
         timed = replace(_options([window], language), is_word_timed=True)
         first = engine.recognise([encoded], timed)[0]
     # Interim words get the slow padding only after a pass was rejected: the next pass comes soon.

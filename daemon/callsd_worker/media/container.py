@@ -76,6 +76,8 @@ _PROBE_FAR = {
 }
 """For sound that is far from the beginning of a stream, behind nothing but pictures."""
 
+ENCRYPTED = "its sound is encrypted (DRM); send a file without protection"
+
 _MP3_LENGTH = re.compile(rb"(?:Xing|Info)\0\0\0[\x03\x07\x0b\x0f].{4}(.{4})", re.DOTALL)
 """Flags, of which two are set, the number of frames, and that of bytes."""
 
@@ -206,6 +208,8 @@ def _first_usable(
 
 def _problem(stream: av.AudioStream) -> str:
     """Why a track cannot be used; empty: it can."""
+    if "enc_key_id" in stream.metadata:  # of Matroska
+        return ENCRYPTED
     context = stream.codec_context
     if context is None:
         return "sound in a form that no decoder here knows; export the track as 16-bit PCM"

@@ -14,7 +14,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from callsd_worker.media.clock import GAP_TOLERANCE_SECONDS, Places, Run
-from callsd_worker.media.container import MIN_SOURCE_RATE_HZ, SoundTrack
+from callsd_worker.media.container import ENCRYPTED, MIN_SOURCE_RATE_HZ, SoundTrack
 from callsd_worker.media.files import MediaError, MediaFile, Source
 from callsd_worker.media.mixing import Mixer
 from callsd_worker.media.sound import SAMPLE_RATE_HZ, Block, Samples
@@ -248,7 +248,7 @@ class AudioStream:
     def _conclude(self) -> None:
         mixer = self._mixer
         if not mixer.values and self._is_encrypted:
-            raise MediaError("its sound is encrypted (DRM); send a file without protection")
+            raise MediaError(ENCRYPTED)
         if not mixer.values:
             raise MediaError(
                 "no sound could be decoded from byte 0 on; "
@@ -261,9 +261,10 @@ class AudioStream:
         if mixer.not_finite:
             self._notice("SAMPLES_CLEANED", f"{mixer.not_finite} NaN or infinite samples silenced")
         if self._bad_packets:
+            kind = "encrypted (DRM)" if self._is_encrypted else "undecodable"
             self._notice(
                 "INPUT_DAMAGED",
-                f"{self._bad_packets} undecodable packets, the first at "
+                f"{self._bad_packets} {kind} packets, the first at "
                 f"{self._first_bad_seconds:.1f} s; the rest was used",
             )
         breaks = self._places.breaks_seconds
