@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -17,6 +18,7 @@ from callsd_bench.cli import bench
 from callsd_bench.daemon import bench as module
 from callsd_bench.daemon import inside
 from callsd_bench.daemon.inside import fill_store
+from callsd_bench.daemon.strangers import is_refused
 from callsd_bench.daemon.watchers import Tally, Watchers
 from callsd_bench.shared.errors import BenchError
 from callsd_bench.shared.progress import ProgressLine
@@ -53,6 +55,28 @@ YEAR = {
     *("store_mb", "start_seconds", "rss_mb"),
     *("list_page_ms", "list_label_ms", "list_all_seconds"),
 }
+
+
+class TestStrangers:
+    """Clients that go on whatever they are told."""
+
+    @pytest.mark.parametrize(
+        ("codes", "expected"),
+        [
+            (["RESOURCE_EXHAUSTED"], True),
+            (["RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED"], True),
+            (["RESOURCE_EXHAUSTED", "CANCELLED"], False),
+            (["INTERNAL"], False),
+        ],
+    )
+    def test_only_refusals_are_taken(self, codes: list[str], *, expected: bool) -> None:
+        """Who is told that it asks for too much goes on; whatever else happens is a finding."""
+        nothing = grpc.aio.Metadata()
+        errors = [
+            grpc.aio.AioRpcError(grpc.StatusCode[code], nothing, nothing, "") for code in codes
+        ]
+
+        assert is_refused(ExceptionGroup("at once", [ExceptionGroup("one", errors)])) is expected
 
 
 class TestCommand:

@@ -163,13 +163,16 @@ async def _insist(order: Order, token: str, tally: Tally) -> None:
                 metadata = (("authorization", f"Bearer {token}"),)
                 await PARTS[order.part](channel, metadata, tally, order)
             except* grpc.aio.AioRpcError as errors:
-                if errors.subgroup(lambda error: not _is_refusal(error)):
+                if not is_refused(errors):
                     raise
                 tally.refused += 1
             await asyncio.sleep(REFUSED_SECONDS)
 
 
-def _is_refusal(error: BaseException) -> bool:
+def is_refused(error: BaseException) -> bool:
+    """Whether all of it is that somebody asks for more than its share."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_refused, error.exceptions))
     return (
         isinstance(error, grpc.aio.AioRpcError)
         and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
