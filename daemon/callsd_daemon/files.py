@@ -142,14 +142,25 @@ def write_whole(path: Path, content: bytes) -> None:
     sync(path.parent)
 
 
+def make_readable_directory(path: Path) -> None:
+    """Make a directory into which everybody can look, whatever the umask; parents likewise.
+
+    Those that are there already stay as they are.
+    """
+    if not path.is_dir():
+        make_readable_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
+
+
 def sync(path: Path) -> None:
     """Have a file, or the names in a directory, on the disk when this returns; raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with naming(path):
+    with naming(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
             os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class FilePool:

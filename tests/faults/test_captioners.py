@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from callsd import FINAL_STATES
 from callsd.v1.job_pb2 import JOB_STATE_STARTING, JOB_STATE_SUCCEEDED, StopJobRequest
 from tests.conftest import StartDaemon
 from tests.helpers.captions import (
@@ -23,7 +24,7 @@ from tests.helpers.captions import (
     end_call,
 )
 from tests.helpers.daemon import CALM, GIB, Daemon
-from tests.helpers.invariants import assert_invariants
+from tests.helpers.invariants import all_jobs, assert_invariants
 from tests.helpers.reasons import failure
 from tests.helpers.speech import (
     chunks,
@@ -49,8 +50,12 @@ def real(shared_daemon: StartDaemon, models_directory: Path) -> Daemon:
 
 @pytest.fixture
 def one(real: Daemon) -> Iterator[Daemon]:
-    """The daemon, without a captioner before and after each test."""
+    """The daemon; whatever becomes of a test, it leaves no call and no captioner to the next."""
     yield real
+    api = real.api()
+    for job in all_jobs(api):
+        if job.state not in FINAL_STATES:
+            end_call(real, api, job.name)
     no_captioner(real)
 
 

@@ -124,10 +124,11 @@ class TestStop:
     def test_work_done_meanwhile_counts(self, narrow: Daemon) -> None:
         """A worker that gets its work done while it is being stopped has succeeded."""
         api = narrow.api()
-        job = narrow.create(api, "ignore-term; until go").job
+        go = narrow.new_flag()
+        job = narrow.create(api, f"ignore-term; until {go.name}").job
         narrow.wait(api, job.name, JOB_STATE_RUNNING)
         api(api.jobs.StopJob, StopJobRequest(name=job.name))
-        (narrow.root / "tmp" / "go").touch()
+        go.touch()
 
         assert narrow.wait(api, job.name).state == JOB_STATE_SUCCEEDED
         assert_invariants(narrow)

@@ -21,6 +21,10 @@ from tests.helpers.reasons import failure
 from tests.helpers.waiting import eventually
 
 
+START_TIMEOUT_SECONDS = 20.0
+"""Of `once`: more than a worker takes to start, less than a test waits for the end of its job."""
+
+
 @pytest.fixture(scope="module")
 def patient(shared_daemon: StartDaemon) -> Daemon:
     """A daemon that tries a job as often as it does by default."""
@@ -30,7 +34,9 @@ def patient(shared_daemon: StartDaemon) -> Daemon:
 @pytest.fixture(scope="module")
 def once(shared_daemon: StartDaemon) -> Daemon:
     """A daemon that tries each job once."""
-    return shared_daemon(config={"jobs": {"max_attempts": 1}})
+    return shared_daemon(
+        config={"jobs": {"max_attempts": 1, "start_timeout_seconds": START_TIMEOUT_SECONDS}}
+    )
 
 
 def run(one: Daemon, script: str, **options: float) -> Job:
@@ -97,7 +103,7 @@ class TestDeath:
 
         assert failure(ended) == "WORKER_KILLED"
         assert ended.failure.metadata["exit_code"] == "7"
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < START_TIMEOUT_SECONDS
         assert_invariants(once)
 
     @pytest.mark.scenario(28, "an engine that dies of a model: MODEL_INVALID, not WORKER_KILLED")
@@ -135,10 +141,12 @@ class TestDeath:
     def test_grandchildren(self, once: Daemon, record_figure: RecordFigure) -> None:
         """Processes that a worker leaves behind, in sessions of their own, are swept."""
         api = once.api()
-        job = once.create(api, "fork-grandchild; touch forked; until go; exit 1").job
-        eventually((once.root / "tmp" / "forked").exists, "there is a grandchild")
+        forked, go = once.new_flag(), once.new_flag()
+        script = f"fork-grandchild; touch {forked.name}; until {go.name}; exit 1"
+        job = once.create(api, script).job
+        eventually(forked.exists, "there is a grandchild")
         assert len(once.worker_pids(job.name)) == 2
-        (once.root / "tmp" / "go").touch()
+        go.touch()
         died_at = time.monotonic()
 
         assert failure(once.wait(api, job.name)) == "WORKER_KILLED"
@@ -150,8 +158,9 @@ class TestDeath:
     def test_grandchildren_of_a_worker_that_died_unseen(self, once: Daemon) -> None:
         """What is left of a worker that died while no daemon ran is swept at the start."""
         api = once.api()
-        job = once.create(api, "fork-grandchild; touch forked-again; sleep").job
-        eventually((once.root / "tmp" / "forked-again").exists, "there is a grandchild")
+        forked = once.new_flag()
+        job = once.create(api, f"fork-grandchild; touch {forked.name}; sleep").job
+        eventually(forked.exists, "there is a grandchild")
         worker = once.worker(job.name)
         (grandchild,) = set(once.worker_pids(job.name)) - {worker}
 

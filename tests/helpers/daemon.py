@@ -2,6 +2,7 @@
 """A real `callsd serve` in a directory of its own."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -113,6 +114,7 @@ class Daemon:
         self.expects_bugs = False
         self.process: subprocess.Popen[bytes] | None = None
         self._resources = ExitStack()
+        self._flags = itertools.count(1)
 
     # Life
 
@@ -295,6 +297,10 @@ class Daemon:
             yield
         finally:
             file.unlink()
+
+    def new_flag(self) -> Path:
+        """A file that is not there yet, for scripts to `touch`, or to wait for with `until`."""
+        return self._temporary / f"flag-{next(self._flags)}"
 
     def job(self, api: Api, name: str) -> Job:
         """One job as it is now."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be made to go wrong on the server, once, a number of times or until it is reset."""
 
+import asyncio
 from typing import Any, Generic, TypeVar
 
 from tests.mattermost.network_faults import NetworkFaults
@@ -88,8 +89,8 @@ class Faults:
         """413 of a proxy for bodies of more bytes than this."""
         self.slow = Fault(1.0)
         """The request is handled, and answered so many seconds later."""
-        self.late_post = Fault(1.0)
-        """A recording is posted so many seconds later, whether anybody still waits or not."""
+        self.late_post = Fault(asyncio.Event())
+        """A recording is posted once the event is set, whether anybody still waits or not."""
         self.cut_upload = Fault(0)
         """The connection is cut after so many bytes of the data of an upload."""
         self.lost_answer = Fault(default=True, paths=PUBLISHING)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The routes of the plugin for its bot, and of the core, as far as a job uses them."""
 
-import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -78,8 +77,8 @@ class BotRoutes:
         call_id = request.match_info["call_id"]
 
         async def publish(document: dict[str, Any]) -> None:
-            if (seconds := self._faults.late_post.take(request.path)) is not None:
-                await asyncio.sleep(seconds)
+            if (is_due := self._faults.late_post.take(request.path)) is not None:
+                await is_due.wait()
             await publish_recording(self._state, call_id, document)
 
         return await _answered(request, publish)

@@ -244,14 +244,21 @@ class TestInstalling:
         assert waiting.is_set()
 
     @pytest.mark.parametrize("mask", [0o022, 0o077])
-    def test_readable_by_the_workers_user(self, store: ModelStore, mask: int) -> None:
-        """An installed model may be read by others than its owner, whatever the umask."""
+    def test_readable_by_the_workers_user(self, tmp_path: Path, mask: int) -> None:
+        """An installed model may be read by others than its owner, whatever the umask.
+
+        So may the directories above it that were made for it, and no other ones.
+        """
+        (tmp_path / "private").mkdir(mode=0o700)
+        store = ModelStore(tmp_path / "private" / "new" / "models")
         before = os.umask(mask)
         try:
             weights = install(store, "own")
         finally:
             os.umask(before)
 
-        directories = (store.directory, store.directory / "own", weights.parent)
-        assert [stat.S_IMODE(path.stat().st_mode) for path in directories] == [0o755] * 3
+        made = (*weights.relative_to(tmp_path / "private").parents,)[:-1]
+        modes = [stat.S_IMODE((tmp_path / "private" / path).stat().st_mode) for path in made]
+        assert modes == [0o755] * 4
+        assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o700
         assert stat.S_IMODE(weights.stat().st_mode) == 0o644

@@ -60,6 +60,8 @@ class OutboxWorld(Deliveries):
         self._jobs: dict[str, Job] = {}
         """As they were committed last, by name."""
         self._problems: defaultdict[str, list[str]] = defaultdict(list)
+        self._bugs: list[Exception] = []
+        """What went wrong in callbacks, from which the event loop raises nothing."""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["OutboxWorld"]:
@@ -76,8 +78,16 @@ class OutboxWorld(Deliveries):
             await asyncio.to_thread(self._database.close)
         bugs = [one for told in self._problems.values() for one in told if "a bug in" in one]
         assert bugs == []
+        if self._bugs:
+            raise ExceptionGroup("changes could not be told", self._bugs)
 
     def _tell(self, changes: list[Change]) -> None:
+        try:
+            self._note(changes)
+        except Exception as bug:  # noqa: BLE001 - raised when the test is over
+            self._bugs.append(bug)
+
+    def _note(self, changes: list[Change]) -> None:
         self._outbox.notice(changes)
         for job in filter(None, (change.job for change in changes)):
             assert job.delivery is not None

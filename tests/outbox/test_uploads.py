@@ -4,6 +4,7 @@
 In brackets is what people have reported of other recorders: 2.2, limits and cuts of proxies.
 """
 
+import asyncio
 import random
 
 import pytest
@@ -139,21 +140,17 @@ class TestCuts:
 
     async def test_post_that_is_made_late(self, start_outbox: StartOutbox) -> None:
         """A post may be in the making when we lose patience: it is waited for, not repeated."""
-        outbox = await start_outbox(
-            constants={
-                "callsd_daemon.mattermost.site.ANSWER_SECONDS": 0.5,
-                "callsd_daemon.mattermost.courier.SECOND_LOOK_SECONDS": 3.0,
-            }
-        )
+        outbox = await start_outbox(constants={"callsd_daemon.mattermost.site.ANSWER_SECONDS": 0.5})
         call = await outbox.record(6)
-        late = outbox.server.faults.late_post
-        late.once(2.0)
+        late, is_due = outbox.server.faults.late_post, asyncio.Event()
+        late.once(is_due)
         await outbox.stop(call)
-        await outbox.problem(call, "cannot be reached")
+        await outbox.server.until(lambda: outbox.asks("GET", "/info"), "it was looked for")
         assert outbox.server.thread(call) == []
+        is_due.set()
         await outbox.published(call)
         assert late.uses == 1
-        # By the first look it is not there yet.
+        # By the first look it was not there yet.
         assert outbox.asks("GET", "/info") >= 2
         assert outbox.asks("POST", "/recordings") == 1
 

@@ -335,19 +335,24 @@ class TestMetrics:
 
     def test_metrics(self, metered: Daemon, port: int) -> None:
         """What was done is counted, by names that are ours."""
-        api = metered.api()
-        metered.wait(api, metered.create(api).job.name)
+        names = (
+            'callsd_jobs_ended_total{kind="transcription",reason="",state="succeeded"}',
+            'callsd_admission_decisions_total{decision="admit",reason=""}',
+            'callsd_rpc_seconds_count{code="OK",method="CreateJob"}',
+        )
 
-        def told() -> str:
+        def told() -> list[float]:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-                return str(answer.read().decode())
+                lines = answer.read().decode().splitlines()
+            counts = dict(line.rsplit(" ", 1) for line in lines)
+            return [float(counts.get(name, 0)) for name in names]
 
-        ended = 'callsd_jobs_ended_total{kind="transcription",reason="",state="succeeded"} 1.0'
+        api, before = metered.api(), told()
+        metered.wait(api, metered.create(api).job.name)
         # An end is counted when it is on the disk, and the job's directory in order.
-        eventually(lambda: ended in told(), "the end is counted")
-        text = told()
-        assert 'callsd_admission_decisions_total{decision="admit",reason=""} 1.0' in text
-        assert 'callsd_rpc_seconds_count{code="OK",method="CreateJob"} 1.0' in text
+        eventually(lambda: told()[0] > before[0], "the end is counted")
+
+        assert told() == [count + 1 for count in before]
 
     def test_idle_connections(self, daemon: StartDaemon) -> None:
         """However many connect and say nothing, or little: no thread, few descriptors, an end."""

@@ -197,11 +197,12 @@ class TestChange:
     @pytest.mark.reason("JOB_STATE_CONFLICT")
     def test_delete(self, api: Api, server: Daemon) -> None:
         """Only what has ended can be removed, with all its files; afterwards it is unknown."""
-        job = server.create(api, "until go").job
+        go = server.new_flag()
+        job = server.create(api, f"until {go.name}").job
         server.wait(api, job.name, JOB_STATE_RUNNING)
         with refused("JOB_STATE_CONFLICT", grpc.StatusCode.FAILED_PRECONDITION):
             api(api.jobs.DeleteJob, DeleteJobRequest(name=job.name))
-        (server.root / "tmp" / "go").touch()
+        go.touch()
         server.wait(api, job.name)
         directory = server.state / "jobs" / job.name.removeprefix("jobs/")
         assert directory.is_dir()

@@ -19,6 +19,7 @@ from callsd_daemon.files import (
     open_beneath,
     open_regular,
     read_regular,
+    sync,
     write_whole,
 )
 
@@ -321,6 +322,15 @@ class TestWriteWhole:
         assert secret.read_bytes() == b"secret"
         assert (tmp_path / "file").read_bytes() == b"new"
         assert not (tmp_path / "file").is_symlink()
+
+
+def test_pipe_for_a_directory(tmp_path: Path) -> None:
+    """A pipe where a directory was is told at once, by its name; nobody waits for a writer."""
+    make_pipe(tmp_path / "directory")
+
+    with pytest.raises(OSError, match="Invalid argument") as problem:
+        sync(tmp_path / "directory")
+    assert problem.value.filename == str(tmp_path / "directory")
 
 
 @pytest.mark.parametrize("number", sorted(module.SCARCE_ERRNOS))

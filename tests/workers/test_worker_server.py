@@ -16,7 +16,7 @@ from callsd_daemon.domain.jobs import Outcome
 from callsd_daemon.files import FilePool
 from callsd_daemon.kinds import Assignment
 from callsd_daemon.workers.delivery import Ask
-from callsd_daemon.workers.session import conversation
+from callsd_daemon.workers.session import conversation, messages
 from callsd_daemon.workers.session import server as module
 from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.slot import WorkerSlot
@@ -228,13 +228,11 @@ class TestSession:
         """A worker's log arrives, and no more of it at once than is allowed."""
         session = dial(is_assigned=True)
         session.say(log=worker_pb2.LogData(offset=0, data=b"words\n"))
-        session.say(log=worker_pb2.LogData(offset=6, data=b"x" * (conversation.MAX_LOG_BYTES + 1)))
+        session.say(log=worker_pb2.LogData(offset=6, data=b"x" * (messages.MAX_LOG_BYTES + 1)))
         session.hang_up()
         await session.orders()
 
-        assert (
-            directory / "log.txt"
-        ).read_bytes() == b"words\n" + b"x" * conversation.MAX_LOG_BYTES
+        assert (directory / "log.txt").read_bytes() == b"words\n" + b"x" * messages.MAX_LOG_BYTES
 
     async def test_nothing_saved(self, dial: Dial, slot: WorkerSlot) -> None:
         """A worker that has found nothing to save is waited for no longer."""

@@ -28,7 +28,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from callsd_daemon.domain.errors import Reason
-from callsd_daemon.files import sync
+from callsd_daemon.files import make_readable_directory, sync
 from callsd_daemon.models.catalogue import CATALOGUE
 from callsd_daemon.models.errors import ModelError, PullInterrupted
 from callsd_daemon.models.manifest import (
@@ -176,9 +176,7 @@ class ModelStore:
         Holds the one lock on changes to the models directory. PullInterrupted: `should_stop`
         became true while waiting for it.
         """
-        if not self.directory.is_dir():
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self.directory.chmod(_DIRECTORY_MODE)
+        make_readable_directory(self.directory)
         with (self.directory / ".lock").open("wb") as lock:
             _acquire(lock.fileno(), should_stop=should_stop)
             for leftover in self.directory.glob(".staging-*"):

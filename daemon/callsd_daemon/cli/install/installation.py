@@ -14,6 +14,7 @@ from pathlib import Path
 import callsd_daemon
 from callsd_daemon.cli.shared.exit import Problem
 from callsd_daemon.config import DEFAULT_PATH, UNIT_DIRECTORIES, sample
+from callsd_daemon.files import make_readable_directory
 
 
 UNITS = {
@@ -81,7 +82,7 @@ class _Write:
         )
 
     def do(self) -> None:
-        _make_directory(self.path.parent)
+        make_readable_directory(self.path.parent)
         draft = self.path.with_name(f".{self.path.name}.new")
         draft.write_text(self.content)
         draft.chmod(0o644)
@@ -204,7 +205,7 @@ class Installation:
         path, target = self._root / COMMAND, self._programs / "callsd"
 
         def do() -> None:
-            _make_directory(path.parent)
+            make_readable_directory(path.parent)
             path.unlink(missing_ok=True)
             path.symlink_to(target)
 
@@ -214,7 +215,7 @@ class Installation:
         target = self._root / UNTIL_REBOOT / path.name
 
         def do() -> None:
-            _make_directory(target.parent)
+            make_readable_directory(target.parent)
             shutil.move(path, target)
 
         return Step(text=f"move {path} to {target}, where it is until the next boot", do=do)
@@ -251,14 +252,6 @@ class Installation:
 
     def _at_root(self) -> tuple[str, ...]:
         return () if self._is_live else (f"--root={self._root}",)
-
-
-def _make_directory(path: Path) -> None:
-    """Make a directory into which everybody can look, whatever the umask."""
-    if not path.is_dir():
-        _make_directory(path.parent)
-        path.mkdir()
-        path.chmod(0o755)
 
 
 def _is_shut(directory: Path) -> bool:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts between a captioner's messages and the daemon's own types."""
+"""What is said in a captioner's session: its messages, and the daemon's own types for them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+
+import structlog
 
 from callsd_daemon.domain.captions import Encoding, SpeechChange, TrackUpdate, Words
 from callsd_daemon.domain.errors import Reason
@@ -16,9 +18,12 @@ from callsd_daemon.workers.captions.link import (
     OpenTrack,
     Sound,
 )
-from callsd_daemon.workers.session.messages import MAX_TEXT, amount, pins
+from callsd_daemon.workers.session.messages import MAX_LOG_BYTES, MAX_TEXT, amount, pins
+from callsd_daemon.workers.session.pace import Pace
 from callsd_ipc.v1 import worker_pb2
 
+
+log = structlog.get_logger(__name__)
 
 PARCEL_BYTES = 256 * 1024
 """Audio in one message: far below the limit of a message, far above what comes in 20 ms."""
@@ -32,6 +37,12 @@ MAX_FINALS = 64
 
 MAX_SAMPLE = 2**40
 """Of a position: two years. What is told of it later must be a time that can be told."""
+
+UPDATES_A_SECOND = 1_000
+"""A captioner sends some updates of each speaker in a second."""
+
+NEWS_BYTES = 1024
+"""Of an update; longer messages count for as many as they are long."""
 
 _SPEECH = {
     worker_pb2.SPEECH_CHANGE_BEGIN: SpeechChange.BEGIN,
@@ -91,6 +102,25 @@ def orders(batch: Iterable[CaptionerCommand]) -> Iterator[worker_pb2.CaptionResp
                 pass
     if pieces:
         yield worker_pb2.CaptionResponse(audio=worker_pb2.AudioParcel(pieces=pieces))
+
+
+async def follow(requests: AsyncIterator[worker_pb2.CaptionRequest], link: Link) -> None:
+    """Take a captioner's reports until it or its link ends."""
+    pace = Pace(rate=UPDATES_A_SECOND, burst=UPDATES_A_SECOND)
+    try:
+        async for request in requests:
+            if link.is_closed:
+                return
+            await pace.wait(1 + request.ByteSize() // NEWS_BYTES)
+            if request.HasField("log"):
+                await link.log.take(request.log.offset, request.log.data[:MAX_LOG_BYTES])
+            else:
+                report(request, link)
+    except Exception:
+        # The captioner exits with its session, and another one is started.
+        log.exception("captioner_report_failed")
+    finally:
+        link.close()
 
 
 def report(message: worker_pb2.CaptionRequest, link: Link) -> None:

@@ -6,18 +6,14 @@ from collections.abc import AsyncIterator
 
 import structlog
 
-from callsd_daemon.workers.captions.link import Link
 from callsd_daemon.workers.delivery import UnusableError
-from callsd_daemon.workers.session import captioning, messages
+from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.pace import Pace
 from callsd_daemon.workers.slot import WorkerSlot
 from callsd_ipc.v1 import worker_pb2
 
 
 log = structlog.get_logger(__name__)
-
-MAX_LOG_BYTES = 64 * 1024
-"""Of a log, in one report."""
 
 MAX_ORDERS = 8
 """That wait for a worker to take them. It is told one thing after the other: which file to send,
@@ -28,12 +24,6 @@ ORDER_TIMEOUT_SECONDS = 30.0
 
 REPORTS_A_SECOND = 50
 """A worker reports once a second, and sends parts of its log."""
-
-UPDATES_A_SECOND = 1_000
-"""A captioner sends some updates of each speaker in a second."""
-
-NEWS_BYTES = 1024
-"""Of an update; longer messages count for as many as they are long."""
 
 Orders = asyncio.Queue[worker_pb2.SessionResponse | None]
 """What a worker is told, one thing after the other; None ends its session."""
@@ -71,7 +61,9 @@ async def listen(
                 case "status":
                     slot.report(messages.progress(request.status))
                 case "log":
-                    await slot.log.take(request.log.offset, request.log.data[:MAX_LOG_BYTES])
+                    await slot.log.take(
+                        request.log.offset, request.log.data[: messages.MAX_LOG_BYTES]
+                    )
                 case "outcome" if collecting is None and _is_of(request.outcome, slot):
                     collecting = asyncio.create_task(_collect(request.outcome, slot, orders))
                 case "nothing_saved":
@@ -114,22 +106,3 @@ async def _collect(message: worker_pb2.Outcome, slot: WorkerSlot, orders: Orders
     slot.is_over.set()
     verdict = worker_pb2.OutcomeVerdict(problem=problem)
     await orders.put(worker_pb2.SessionResponse(verdict=verdict))
-
-
-async def follow(requests: AsyncIterator[worker_pb2.CaptionRequest], link: Link) -> None:
-    """Take a captioner's reports until it or its link ends."""
-    pace = Pace(rate=UPDATES_A_SECOND, burst=UPDATES_A_SECOND)
-    try:
-        async for request in requests:
-            if link.is_closed:
-                return
-            await pace.wait(1 + request.ByteSize() // NEWS_BYTES)
-            if request.HasField("log"):
-                await link.log.take(request.log.offset, request.log.data[:MAX_LOG_BYTES])
-            else:
-                captioning.report(request, link)
-    except Exception:
-        # The captioner exits with its session, and another one is started.
-        log.exception("captioner_report_failed")
-    finally:
-        link.close()

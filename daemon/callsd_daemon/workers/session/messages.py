@@ -37,6 +37,9 @@ MAX_NOTICES = 64
 MAX_TRACKS = 256
 """Limits of what is stored of a worker's outcome. Texts in characters."""
 
+MAX_LOG_BYTES = 64 * 1024
+"""Of a log, in one report."""
+
 MAX_UNIX_MILLISECONDS = 4_102_444_800_000
 """The year 2100."""
 

@@ -210,7 +210,7 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
             await _refuse(hello, context)
         assert link is not None
         yield captioning.work(link.work, log_kept=link.log.kept)
-        reading = asyncio.create_task(conversation.follow(requests, link))
+        reading = asyncio.create_task(captioning.follow(requests, link))
         try:
             async for batch in link.batches():
                 for order in captioning.orders(batch):
