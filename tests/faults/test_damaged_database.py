@@ -5,7 +5,6 @@ import asyncio
 import os
 import subprocess
 from contextlib import closing
-from typing import Any
 
 import pytest
 from grpc_health.v1 import health_pb2
@@ -44,12 +43,7 @@ def test_damaged_under_way(daemon: StartDaemon) -> None:
     The worker goes on. With the backup everything that it holds is there, and that job comes to
     its end.
     """
-    one = daemon(
-        constants={
-            "callsd_daemon.liveness.CHECK_SECONDS": 0.2,
-            "callsd_daemon.workers.housekeeping.TICK_SECONDS": 0.1,
-        }
-    )
+    one = daemon(constants={"callsd_daemon.liveness.CHECK_SECONDS": 0.2})
     api = one.api()
     running = one.create(api, "until go").job
     one.wait(api, running.name, JOB_STATE_RUNNING)
@@ -73,15 +67,12 @@ def test_damaged_under_way(daemon: StartDaemon) -> None:
     eventually(lambda: not says_serving(api), "health says that it is not well")
     (event,) = one.events("database_damaged")
     assert "callsd restore" in event["fix"]
-    (delayed,) = eventually(lambda: delays(one), "the housekeeper says so")
-    assert "callsd restore" in delayed["problem"]
     assert one.leaders(running.name) == [worker]
     files = [one.state / name for name in ("callsd.db", "callsd.db-wal")]
     before = [file.read_bytes() for file in files]
     assert all(before)
     assert one.stop() == 0
     assert [file.read_bytes() for file in files] == before
-    assert len(delays(one)) == 1
 
     manage(one, "restore", backup)
     api = one.start().api()
@@ -96,11 +87,6 @@ async def fill_store(one: Daemon) -> None:
     """While it is stopped."""
     with closing(Database(one.state / "callsd.db", codec())) as database:
         await database.write(fill)
-
-
-def delays(one: Daemon) -> list[dict[str, Any]]:
-    """What the housekeeper says of the damage."""
-    return [one for one in one.events("tick_delayed") if one["reason"] == "DATABASE_DAMAGED"]
 
 
 def manage(one: Daemon, command: str, *arguments: object) -> None:

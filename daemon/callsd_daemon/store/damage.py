@@ -34,7 +34,7 @@ READ_BYTES = 1024**2
 def check_database(path: Path, *, is_thorough: bool = False) -> None:
     """Look before anything is written: a file that is not ours, or damaged, stays as it is.
 
-    `is_thorough` holds indexes against their tables as well, for some times the time. Raises
+    `is_thorough` holds indexes against their tables as well, for twice the time. Raises
     sqlite3.DatabaseError and SchemaTooNewError.
     """
     try:
@@ -53,7 +53,8 @@ def _check(path: Path, check: str) -> None:
             f"{path.name}-wal is gone, and the last changes with it: to go on without them, "
             f"remove {path.name}-shm"
         )
-    # Without a log nobody uses it. SQLite would make one, of whoever looks: callsd may not use it.
+    # Without a log nobody uses it. SQLite would make one that belongs to whoever looks, such as
+    # root, and callsd could not write to it.
     address = f"{path.absolute().as_uri()}?mode=ro&immutable={0 if has_log else 1}"
     with contextlib.closing(
         sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_SECONDS)
@@ -103,7 +104,7 @@ class DamageWatch:
     def _look(self) -> str:
         """What is damaged. Empty when nothing is, or when the disk does not give all of it back.
 
-        Reads it as a whole, twice: some seconds for some hundred megabytes.
+        Reads it as a whole, twice: a second for some hundred megabytes.
         """
         # A disk that fails for a moment shall not be taken for damage, which is there to stay.
         return _doubt(self._path) if self._is_readable() else ""
