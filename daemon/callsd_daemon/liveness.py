@@ -42,13 +42,14 @@ class Liveness:
 
     async def run(self) -> None:
         """Check until cancelled, at least three times in the watchdog's interval."""
-        was_well = True
+        was_well, was_stuck = True, False
         while True:
             stuck = await self.stuck()
             if not stuck:
                 notify.notify(notify.ALIVE)
-            elif was_well:
+            elif not was_stuck:
                 log.error("standing_still", parts=stuck)
+            was_stuck = bool(stuck)
             is_well = not stuck and self._is_usable()
             if is_well != was_well:
                 was_well = is_well

@@ -2,6 +2,7 @@
 """Commands that work on files: config, tokens, models, doctor."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import tomllib
@@ -20,6 +21,14 @@ from callsd_daemon.store.database import Database
 from tests.cli.conftest import Command
 from tests.helpers import models
 from tests.helpers.daemon import Daemon
+
+
+def spoil(path: Path) -> None:
+    """Overwrite the second half of a file."""
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(size // 2)
+        file.write(b"\xff" * (size - size // 2))
 
 
 class TestConfig:
@@ -208,16 +217,38 @@ class TestDoctor:
         path = tmp_path / "callsd.db"
         with closing(Database(path, codec())):
             whole = list(check_state(tmp_path))[-1]
-            with path.open("r+b") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(size // 2)
-                file.write(b"\xff" * (size - size // 2))
+            spoil(path)
             damaged = list(check_state(tmp_path))[-1]
 
         assert (whole.name, whole.status, whole.found) == ("database", Status.OK, "whole")
         assert damaged.status is Status.PROBLEM
         assert damaged.found.startswith("damaged: ")
         assert "callsd restore" in damaged.fix
+
+    def test_database_that_nobody_uses(self, tmp_path: Path) -> None:
+        """Damage is told before the daemon is started, and no file made that it could not use."""
+        path = tmp_path / "callsd.db"
+        Database(path, codec()).close()
+        whole = list(check_state(tmp_path))[-1]
+        spoil(path)
+        damaged = list(check_state(tmp_path))[-1]
+
+        assert (whole.name, whole.status, whole.found) == ("database", Status.OK, "whole")
+        assert (damaged.name, damaged.status) == ("database", Status.PROBLEM)
+        assert damaged.found.startswith("damaged: ")
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_newer_database(self, tmp_path: Path) -> None:
+        """A database of a newer release wants that release, not another disk."""
+        path = tmp_path / "callsd.db"
+        Database(path, codec()).close()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version = 99")
+        finding = list(check_state(tmp_path))[-1]
+
+        assert finding.status is Status.PROBLEM
+        assert "has schema 99" in finding.found
+        assert "newer release" in finding.fix
 
     def test_doctor_imports_no_engine(self) -> None:
         """The doctor asks other processes: it holds no engine itself."""

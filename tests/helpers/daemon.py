@@ -52,7 +52,14 @@ CALM = Host(
 """A machine on which three jobs of one thread fit at once."""
 
 BUG_EVENTS = frozenset(
-    {"rpc_failed", "attempt_failed", "job_task_failed", "tick_failed", "processes_left"}
+    {
+        "rpc_failed",
+        "attempt_failed",
+        "job_task_failed",
+        "tick_failed",
+        "processes_left",
+        "store_failed",
+    }
 )
 
 

@@ -20,6 +20,8 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 MIB = 1024 * 1024
 
+MANY = 500
+
 WORKER = Worker(token_sha256="a" * 64, epoch="boot")
 
 SPEC = TranscriptionSpec(tracks=(Track(speaker="Maya", path="/calls/maya.ogg"),), model="base")
@@ -56,6 +58,12 @@ def make_job(**changes: Any) -> Job:
     """A transcription that waits, but for `changes`."""
     spec = SPECS[changes.get("kind", TRANSCRIPTION)]
     return replace(_JOB, **{"spec": spec, **changes})
+
+
+def fill(tx: Transaction) -> None:
+    """Make more ended jobs than SQLite keeps in memory."""
+    for number in range(MANY):
+        tx.put(make_job(id=f"job{number}", state=State.SUCCEEDED, labels={"note": "x" * 8000}))
 
 
 def put(job: Job) -> Callable[[Transaction], Job]:

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from callsd_daemon.domain.errors import Reason
-from callsd_daemon.domain.jobs import Failure
+from callsd_daemon.domain.jobs import Failure, Job
 from callsd_daemon.mattermost.courier import TELL_FAILURE_TRIES
 from tests.mattermost.faults import Faults
 from tests.mattermost.state import MIB
@@ -27,6 +27,27 @@ FOREVER_SECONDS = 600.0
 """Longer than any test."""
 
 FAILED = Failure(reason=Reason.PAGE_UNAVAILABLE, message="the page is not there")
+
+
+async def test_damaged_store(start_outbox: StartOutbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written down any more is not begun again and again at the site."""
+    world = await start_outbox(constants={"callsd_daemon.mattermost.outbox.LOOK_SECONDS": 0.05})
+    outbox, looks, pending = world._outbox, [], world._outbox._pending
+
+    async def look() -> tuple[Job, ...]:
+        looks.append(outbox)
+        return await pending()
+
+    monkeypatch.setattr(outbox, "_pending", look)
+    world.server.faults.plugin_crashed.always(path="/status")
+    call = await world.begin()
+    await world.problem(call, "500")
+    world._database._damage.problem = "a page is not what it was"
+    await world.server.until(lambda: not outbox._couriers, "the courier cannot go on")
+    asked, looked = len(world.server.requests), len(looks)
+    await world.server.until(lambda: len(looks) > looked + FEW, "it was looked for work")
+
+    assert len(world.server.requests) == asked
 
 
 class TestPlugin:

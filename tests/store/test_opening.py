@@ -110,6 +110,14 @@ class TestDamaged:
 
         assert "file is not a database" in refused(path)
 
+    async def test_schema_that_is_no_text(self, database: Database, path: Path) -> None:
+        """What SQLite quotes of the damage may be anything, and is damage."""
+        await fill(database)
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"jobs_by_state ON", b"jobs_by_state \xffN"))
+
+        assert "malformed database schema" in refused(path)
+
     @pytest.mark.parametrize("page", range(1, 9))
     async def test_head_of_a_page(self, database: Database, path: Path, page: int) -> None:
         """A page whose head is overwritten is seen, whichever page it is."""

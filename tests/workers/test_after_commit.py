@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from callsd_daemon.domain.admission import Host, Policy
 from callsd_daemon.domain.errors import CallsdError, Reason
@@ -127,6 +128,16 @@ def failing_commits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(store, "failpoint", before_commit)
     monkeypatch.setattr(patient_store, "RETRY_SECONDS", 0.0)
     return left
+
+
+async def test_blocked_once(office: Office, failing_commits: list[str]) -> None:
+    """Who waits for the store tries until it answers, and says so in one line."""
+    failing_commits += ["full"] * 3
+    with capture_logs() as logs:
+        await patient_store.PatientStore(office.database).write(put(make_job()))
+
+    assert failing_commits == []
+    assert [(one["event"], one["reason"]) for one in logs] == [("store_blocked", "DISK_FULL")]
 
 
 def queued_count() -> float:

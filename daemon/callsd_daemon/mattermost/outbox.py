@@ -101,6 +101,8 @@ class Outbox:
     async def _pending(self) -> tuple[Job, ...]:
         """Jobs of which something is to be delivered."""
         self._changed.clear()
+        if self._database.is_damaged:
+            return ()  # what was done at a site cannot be written down: it would be done again
         pending: tuple[Job, ...] = ()
         with contextlib.suppress(CallsdError):
             pending = await self._database.read(lambda tx: tx.undelivered())

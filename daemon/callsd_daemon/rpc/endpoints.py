@@ -26,9 +26,10 @@ MAX_CONNECTION_STREAMS = 4096
 client that opens too many watches is to get STREAMS_EXHAUSTED."""
 
 MAX_WAITING_REQUESTS = 2 * MAX_CONNECTION_STREAMS
-"""Requests of all connections that have come while the event loop was busy, some 16 KB each. What
-is more gRPC cuts off with a bare CANCELLED, of anybody; by itself it begins to at 1,000, which is
-less than the watchers that come back after a restart."""
+"""Requests of all connections that have come while the event loop was busy, some 16 KB each: 128 MB
+at most. Beyond it anybody may be refused, whoever has sent the others: gRPC cuts off what is more
+with a bare CANCELLED. By itself it begins to at 1,000, which is less than the watchers that come
+back after a restart."""
 
 MAX_WAITING_SECONDS = 60
 """For one of them, after which it is cut off, too. Twice what the watchdog bears."""

@@ -2,6 +2,7 @@
 """Whether a database is damaged: before it is opened, and when SQLite says so of one in use."""
 
 import contextlib
+import ctypes
 import math
 import os
 import sqlite3
@@ -30,18 +31,31 @@ LOOK_SECONDS = 10.0
 READ_BYTES = 1024**2
 
 
-def check_database(path: Path) -> None:
+def check_database(path: Path, *, is_thorough: bool = False) -> None:
     """Look before anything is written: a file that is not ours, or damaged, stays as it is.
 
-    Raises sqlite3.DatabaseError and SchemaTooNewError.
+    `is_thorough` holds indexes against their tables as well, for twice the time. Raises
+    sqlite3.DatabaseError and SchemaTooNewError.
     """
-    if beside(path, "-shm").exists() and not beside(path, "-wal").exists():
+    try:
+        _check(path, "integrity_check" if is_thorough else "quick_check")
+    except UnicodeDecodeError as problem:
+        # SQLite quotes what it has found in the file, and Python wants its messages to be UTF-8.
+        message = problem.object.decode(errors="replace")
+        raise sqlite3.DatabaseError(message) from problem
+
+
+def _check(path: Path, check: str) -> None:
+    has_log = beside(path, "-wal").exists()
+    if beside(path, "-shm").exists() and not has_log:
         # SQLite makes the log first, and removes it last: somebody else has.
         raise sqlite3.DatabaseError(
             f"{path.name}-wal is gone, and the last changes with it: to go on without them, "
             f"remove {path.name}-shm"
         )
-    address = f"{path.absolute().as_uri()}?mode=ro"
+    # Without a log nobody uses it. SQLite would make one that belongs to whoever looks, such as
+    # root, and callsd could not write to it.
+    address = f"{path.absolute().as_uri()}?mode=ro&immutable={0 if has_log else 1}"
     with contextlib.closing(
         sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_SECONDS)
     ) as connection:
@@ -50,7 +64,7 @@ def check_database(path: Path) -> None:
             # A file of length zero, or a database of somebody else's: never start empty silently.
             raise sqlite3.DatabaseError("it was not made by callsd")
         refuse_newer(connection, path)
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        (verdict,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
 
@@ -59,6 +73,8 @@ class DamageWatch:
     """What is known of the damage of a database that is in use; asked by the store's threads.
 
     Once there is some, it stays: what would be written into such a file may never be read again.
+    From the first look on it keeps a descriptor of the file, which only `close` may close: with any
+    descriptor of a file that a process closes, the locks go that SQLite has on it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,16 +104,13 @@ class DamageWatch:
     def _look(self) -> str:
         """What is damaged. Empty when nothing is, or when the disk does not give all of it back.
 
-        Reads it as a whole: a second for some hundred megabytes.
+        Reads it as a whole, twice: a second for some hundred megabytes.
         """
         # A disk that fails for a moment shall not be taken for damage, which is there to stay.
-        if _doubt(self._path) and self._is_readable():
-            return _doubt(self._path)
-        return ""
+        return _doubt(self._path) if self._is_readable() else ""
 
     def _is_readable(self) -> bool:
         try:
-            # Never closed while SQLite has the file: its locks would go with any descriptor of it.
             if self._descriptor is None:
                 self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             _read_all(self._descriptor)
@@ -126,9 +139,19 @@ class DamageWatch:
         )
 
 
+def keep_open(*connections: sqlite3.Connection) -> None:
+    """Leave a damaged database as it is: the last one to close it would put the log into it.
+
+    Python closes a connection that nobody has, and whatever a module has when the process ends: so
+    each of these is owed a reference for ever.
+    """
+    for connection in connections:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
 def _doubt(path: Path) -> str:
     try:
-        check_database(path)
+        check_database(path, is_thorough=True)
     except (OSError, sqlite3.OperationalError, SchemaTooNewError):
         return ""
     except sqlite3.DatabaseError as problem:

@@ -25,6 +25,7 @@ from callsd_daemon.store.damage import (
     DAMAGE_CODES,
     DamageWatch,
     check_database,
+    keep_open,
 )
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.files import beside
@@ -59,7 +60,8 @@ WIPE_RETRY_SECONDS = 1.0
 whether the database still answers."""
 
 BLOCKED = frozenset({Reason.DISK_FULL, Reason.QUEUE_FULL, Reason.DATABASE_DAMAGED})
-"""Why the database refuses what it will do later: one that is damaged, once it is restored."""
+"""Why the database refuses what it would do otherwise. A full disk and a busy file pass; damage
+does not while this process lives: the next one does it, with a backup."""
 
 HELD_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 """Somebody else has the file."""
@@ -148,7 +150,8 @@ class Database:
         self._writes.close()
         self._reads.close()
         if self.is_damaged:
-            return  # as it is: closed, the log would be put into what is damaged
+            keep_open(self._reading, self._connection)
+            return
         # The last one to leave puts the log into the file, which a reader may not.
         self._reading.close()
         self._connection.close()

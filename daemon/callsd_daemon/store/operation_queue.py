@@ -9,8 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+import structlog
+
 from callsd_daemon.domain.errors import CallsdError, Reason
 
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -78,4 +82,14 @@ class OperationQueue:
             # Nobody waits any more for what was cancelled before it began.
             wanted = [one for one in batch if one and one.future.set_running_or_notify_cancel()]
             if wanted:
-                self._do(wanted)
+                self._try(wanted)
+
+    def _try(self, batch: list[Operation]) -> None:
+        """Whatever goes wrong ends no thread, and leaves nobody waiting."""
+        try:
+            self._do(batch)
+        except Exception as problem:
+            log.exception("store_failed")
+            for one in batch:
+                if not one.future.done():
+                    one.future.set_exception(problem)

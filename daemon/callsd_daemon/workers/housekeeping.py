@@ -13,7 +13,7 @@ from typing import ParamSpec
 
 import structlog
 
-from callsd_daemon.domain.errors import CallsdError
+from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Job
 from callsd_daemon.domain.recording import Picture, is_silent
 from callsd_daemon.kinds import Kinds
@@ -79,6 +79,7 @@ class Housekeeper:
     async def run(self) -> None:
         """Once a second: look at the machine, and move the queue. Now and then: sweep."""
         swept = 0.0
+        told: Reason | None = None
         while True:
             before = time.monotonic()
             await asyncio.sleep(TICK_SECONDS)
@@ -90,10 +91,13 @@ class Housekeeper:
                 if time.monotonic() - swept > SWEEP_SECONDS:
                     swept = time.monotonic()
                     await self._sweep()
+                told = None
             except Exception as problem:
                 # The next tick tries again: a full disk may have room by then.
                 if isinstance(problem, CallsdError) and problem.reason in BLOCKED:
-                    log.warning("tick_delayed", reason=problem.reason, problem=problem.message)
+                    if problem.reason is not told:
+                        told = problem.reason
+                        log.warning("tick_delayed", reason=told, problem=problem.message)
                 elif isinstance(problem, OSError):
                     log.warning("tick_delayed", problem=str(problem))
                 else:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import structlog
 
-from callsd_daemon.domain.errors import CallsdError
+from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.store.database import BLOCKED, Database
 from callsd_daemon.store.read_transaction import ReadTransaction
 from callsd_daemon.store.transaction import Transaction
@@ -37,12 +37,16 @@ class PatientStore:
 
 
 async def _surely(ask: Callable[[], Awaitable[T]]) -> T:
+    told: Reason | None = None
     while True:
         try:
             return await ask()
         except CallsdError as problem:
             if problem.reason not in BLOCKED:
                 raise
-            # No bug of ours: no traceback.
-            log.error("store_blocked", reason=problem.reason, problem=problem.message)  # noqa: TRY400
+            # Not with each try: damage never passes, and who waits for its end tries for ever.
+            if problem.reason is not told:
+                told = problem.reason
+                # No bug of ours: no traceback.
+                log.error("store_blocked", reason=told, problem=problem.message)  # noqa: TRY400
             await asyncio.sleep(RETRY_SECONDS)

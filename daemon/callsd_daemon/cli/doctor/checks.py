@@ -172,13 +172,15 @@ def check_state(directory: Path) -> Iterator[Finding]:
 
 
 def _check_database(path: Path) -> Iterator[Finding]:
-    """Whether a database that is in use is whole. SQLite would make files beside any other one."""
-    if not beside(path, "-wal").exists():
-        return
+    """Whether the database is whole, in use or not."""
+    if not path.exists() and not beside(path, "-wal").exists():
+        return  # made at the first start
     status, found, fix = Status.PROBLEM, "", "stop callsd, callsd restore BACKUP, start callsd"
     try:
-        check_database(path)
-    except (sqlite3.OperationalError, SchemaTooNewError) as error:
+        check_database(path, is_thorough=True)
+    except SchemaTooNewError as error:
+        found, fix = str(error), "install the newer release of callsd"
+    except sqlite3.OperationalError as error:
         found, fix = str(error), "see that the disk works, and that no other program holds it"
     except sqlite3.DatabaseError as error:
         found = f"damaged: {error}"
