@@ -193,5 +193,7 @@ async def _receive(
     async for request in requests:
         call.check_stream(stream)
         receive(call, request)
+        # Others' turn: hundreds of chunks take milliseconds, and many messages may be here already.
+        await asyncio.sleep(0)
         # Who sends faster than can be worked off waits here, and the network with them.
         await call.until_room()
