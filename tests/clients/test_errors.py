@@ -13,6 +13,7 @@ from callsd import (
     ConflictError,
     DeadlineError,
     FieldViolation,
+    IntegrityError,
     InvalidRequestError,
     NotFoundError,
     OutOfRangeError,
@@ -34,6 +35,7 @@ KINDS = [
     (grpc.StatusCode.ABORTED, "ETAG_MISMATCH", ConflictError),
     (grpc.StatusCode.OUT_OF_RANGE, "REVISION_COMPACTED", OutOfRangeError),
     (grpc.StatusCode.UNAVAILABLE, "DRAINING", UnavailableError),
+    (grpc.StatusCode.DATA_LOSS, "DATABASE_DAMAGED", IntegrityError),
     (grpc.StatusCode.INTERNAL, "INTERNAL", CallsdError),
 ]
 
