@@ -17,6 +17,7 @@ import pytest
 
 from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.media.uploads import UploadLimits, Uploads
+from tests.helpers.syncs import watch_syncs
 
 
 SOUND = b"sound " * 500
@@ -527,14 +528,7 @@ class TestCrashes:
         self, uploads: Uploads, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Before an upload has its name, what it shall be is synced: it is never half known."""
-        synced: list[str] = []
-        sync = os.fsync
-
-        def watch(descriptor: int) -> None:
-            synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
-            sync(descriptor)
-
-        monkeypatch.setattr(os, "fsync", watch)
+        synced = watch_syncs(monkeypatch)
         begin(uploads)
         assert synced == ["upload.json"]
 

@@ -42,6 +42,7 @@ from callsd_worker.session.outcome import (
     write_outcome,
 )
 from callsd_worker.session.transcription import transcribe
+from tests.helpers.syncs import watch_syncs
 
 
 class TestBootstrap:
@@ -233,14 +234,7 @@ class TestOutcome:
         (tmp_path / ARTIFACTS).mkdir()
         (tmp_path / ARTIFACTS / "joined").write_bytes(b"film")
         artifact = artifact_of(tmp_path, "joined", "video/mp4")
-        order: list[str] = []
-        fsync = os.fsync
-
-        def sync(descriptor: int) -> None:
-            order.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
-            fsync(descriptor)
-
-        monkeypatch.setattr(os, "fsync", sync)
+        order = watch_syncs(monkeypatch)
         write_outcome(tmp_path, 1, artifacts=[artifact])
 
         assert order == [ARTIFACTS, f".{OUTCOME}.part", tmp_path.name]

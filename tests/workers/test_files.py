@@ -22,6 +22,7 @@ from callsd_daemon.files import (
     sync,
     write_whole,
 )
+from tests.helpers.syncs import watch_syncs
 
 
 @pytest.fixture(autouse=True)
@@ -296,18 +297,13 @@ class TestWriteWhole:
 
     def test_disk_has_it_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Content is on the disk before its name is, and the name before it is said to be there."""
-        order: list[str] = []
-        fsync, replace = os.fsync, Path.replace
-
-        def sync(descriptor: int) -> None:
-            order.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
-            fsync(descriptor)
+        order = watch_syncs(monkeypatch)
+        replace = Path.replace
 
         def rename(path: Path, target: Path) -> Path:
             order.append("rename")
             return replace(path, target)
 
-        monkeypatch.setattr(os, "fsync", sync)
         monkeypatch.setattr(Path, "replace", rename)
         write_whole(tmp_path / "file", b"new")
 

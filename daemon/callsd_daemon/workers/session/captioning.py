@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 import structlog
 
 from callsd_daemon.domain.captions import Encoding, SpeechChange, TrackUpdate, Words
-from callsd_daemon.domain.errors import Reason
 from callsd_daemon.domain.jobs import Failure
 from callsd_daemon.kinds.captions import CaptionerAssignment
 from callsd_daemon.workers.captions.link import (
@@ -18,7 +17,13 @@ from callsd_daemon.workers.captions.link import (
     OpenTrack,
     Sound,
 )
-from callsd_daemon.workers.session.messages import MAX_LOG_BYTES, MAX_TEXT, amount, pins
+from callsd_daemon.workers.session.messages import (
+    MAX_LOG_BYTES,
+    MAX_TEXT,
+    amount,
+    known_reason,
+    pins,
+)
 from callsd_daemon.workers.session.pace import Pace
 from callsd_ipc.v1 import worker_pb2
 
@@ -142,10 +147,9 @@ def report(message: worker_pb2.CaptionRequest, link: Link) -> None:
         case "news":
             link.observer.on_update(message.news.track, _update(message.news))
         case "failure":
-            name = message.failure.reason
             link.observer.on_failure(
                 Failure(
-                    reason=Reason(name) if name in set(Reason) else Reason.INTERNAL,
+                    reason=known_reason(message.failure.reason),
                     message=message.failure.message[:MAX_TEXT],
                 )
             )

@@ -231,7 +231,7 @@ def outcome(message: worker_pb2.Outcome) -> Outcome:
     failure = None
     if message.failure_reason and message.failure_reason != CANCELLED:
         failure = Failure(
-            reason=_reason(message.failure_reason),
+            reason=known_reason(message.failure_reason),
             message=message.failure_message[:MAX_TEXT],
             metadata={
                 key[:MAX_NAME]: value[:MAX_NAME]
@@ -283,7 +283,7 @@ def _transcription(message: worker_pb2.TranscriptionOutcome) -> TranscriptionRes
                 duration_seconds=amount(track.duration_seconds),
                 speech_seconds=amount(track.speech_seconds),
                 language=track.language[:MAX_NAME],
-                failure_reason=_reason(track.failure_reason) if track.failure_reason else None,
+                failure_reason=known_reason(track.failure_reason) if track.failure_reason else None,
                 failure_message=track.failure_message[:MAX_TEXT],
             )
             for track in message.tracks[:MAX_TRACKS]
@@ -357,6 +357,6 @@ def finite(value: float) -> float:
     return min(max(value, -MAX_NUMBER), MAX_NUMBER) if math.isfinite(value) else 0.0
 
 
-def _reason(name: str) -> Reason:
+def known_reason(name: str) -> Reason:
     """The reason of that name; INTERNAL if only another release knows it."""
     return Reason(name) if name in set(Reason) else Reason.INTERNAL
