@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from callsd_daemon.domain.captions import CaptionsSpec, Encoding, TrackUpdate
@@ -43,9 +43,17 @@ class Listener:
         self.failure = failure
 
 
+LAST_REVISION = worker_pb2.CaptionRequest(
+    news=worker_pb2.TrackNews(
+        interim=worker_pb2.CaptionWords(segment=2**63 - 1, revision=2**31 - 1, text="no")
+    )
+)
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(messages(worker_pb2.CaptionRequest.DESCRIPTOR), max_size=5))
-def test_anything(reports: list[worker_pb2.CaptionRequest]) -> None:
+@given(st.lists(messages(worker_pb2.CaptionRequest.DESCRIPTOR), max_size=5), st.booleans())
+@example([LAST_REVISION], True)
+def test_anything(reports: list[worker_pb2.CaptionRequest], is_lost: bool) -> None:
     """Of any reports, clients can be told and files made, and no more than the sound is done."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -59,6 +67,8 @@ def test_anything(reports: list[worker_pb2.CaptionRequest]) -> None:
         ada = call.speakers["ada"]
         assert 0 <= ada.processed_sample <= ada.recognised_sample <= ada.received_sample == LENGTH
         assert 0 <= ada.skipped_samples <= LENGTH
+        if is_lost:
+            call.interrupted("SIGKILL")
         caption_messages.acks(call.new_acks())
         caption_messages.heartbeat(call)
         for item in call.feed.after(0, 0):

@@ -43,6 +43,9 @@ MAX_FINALS = 64
 MAX_SAMPLE = 2**40
 """Of a position: two years. What is told of it later must be a time that can be told."""
 
+MAX_REVISION = 2**30
+"""Of an utterance. When its captioner is lost one more is counted, and told as 32 bits."""
+
 UPDATES_A_SECOND = 1_000
 """A captioner sends some updates of each speaker in a second."""
 
@@ -174,7 +177,7 @@ def _words(message: worker_pb2.CaptionWords) -> Words:
     start_sample = _sample(message.start_sample)
     return Words(
         segment=message.segment,
-        revision=message.revision,
+        revision=min(max(message.revision, 0), MAX_REVISION),
         text=message.text[:MAX_TEXT],
         start_sample=start_sample,
         end_sample=max(start_sample, _sample(message.end_sample)),
