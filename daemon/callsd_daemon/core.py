@@ -151,7 +151,6 @@ class Core:
             admission=self.admission,
             supervisor=self._supervisor,
             streams=self.streams,
-            changes=self.changes,
             directory=state / "jobs",
             now=now,
         )

@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from callsd.v1.job_pb2 import JOB_STATE_CANCELLED, JobEvent, WatchJobsResponse
+from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import State
 from callsd_daemon.kinds.stored import codec
 from callsd_daemon.rpc.jobs import render_change
@@ -28,21 +29,6 @@ def new_changes() -> Changes:
     """Nothing has happened yet."""
     empty = cast(Database, SimpleNamespace(revision=0))
     return Changes(empty, Streams(limit=1), render_change)
-
-
-class TestStreams:
-    """The places for streams."""
-
-    def test_numbers_differ(self) -> None:
-        """Streams that are open together have numbers of their own: by these they take turns."""
-        streams = Streams(limit=3)
-        with streams.open() as first, streams.open() as second:
-            with streams.open() as third:
-                assert len({first, second, third}) == 3
-                assert streams.count == 3
-            with streams.open() as fourth:
-                assert fourth not in {first, second}
-        assert streams.count == 0
 
 
 class TestChanges:
@@ -122,12 +108,17 @@ def database(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-@pytest.fixture
-async def changes(database: Database) -> Changes:
+def of(database: Database) -> Changes:
     """What is told of the database's changes."""
     changes, loop = Changes(database, Streams(limit=2), render_change), asyncio.get_running_loop()
     database.on_commit(lambda told: loop.call_soon_threadsafe(changes.publish, told))
     return changes
+
+
+@pytest.fixture
+async def changes(database: Database) -> Changes:
+    """What is told of the database's changes."""
+    return of(database)
 
 
 def watch(changes: Changes, wanted: JobFilter) -> AsyncGenerator[Batch, None]:
@@ -200,13 +191,44 @@ class TestWatch:
         assert names(await follow(by_label, database.revision)) == ["jobs/a2", "jobs/a1"]
         assert names(await follow(by_name, database.revision - 1)) == ["jobs/b1"]
 
-    async def test_bookmarks(
-        self, changes: Changes, database: Database, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_bookmarks(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         """An idle watch still tells the revision, even if nothing matches its filter."""
         monkeypatch.setattr(module, "BOOKMARK_SECONDS", 0.05)
+        changes = of(database)
         watching = watch(changes, JobFilter(labels={"no": "such"}))
         assert await follow(watching, 0) == []
         await database.write(put(make_job()))
 
         assert await follow(watching, database.revision) == []
+
+    async def test_bookmarks_among_changes(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A watch whose filter nothing matches tells the revision however much happens."""
+        monkeypatch.setattr(module, "BOOKMARK_SECONDS", 0.2)
+        changes = of(database)
+        watching = watch(changes, JobFilter(labels={"no": "such"}))
+        assert await follow(watching, 0) == []
+
+        async def work() -> None:
+            while True:
+                await database.write(put(make_job()))
+
+        working = asyncio.create_task(work())
+        batch = await asyncio.wait_for(anext(watching), WAIT_SECONDS)
+        working.cancel()
+
+        assert (batch.messages, batch.revision > 0) == ([], True)
+
+    async def test_ends(self, changes: Changes) -> None:
+        """Who waits for something new is told of the daemon's end at once."""
+        watching = watch(changes, JobFilter())
+        await anext(watching)
+        waiting = asyncio.ensure_future(anext(watching))
+        await asyncio.sleep(0)
+        changes._streams.close()
+        changes.wake()
+
+        with pytest.raises(CallsdError) as caught:
+            await asyncio.wait_for(waiting, WAIT_SECONDS)
+        assert caught.value.reason is Reason.DRAINING

@@ -32,7 +32,6 @@ from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.models.store import ModelStore
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import JobFilter, ReadTransaction
-from callsd_daemon.usecases.changes import Changes
 from callsd_daemon.usecases.jobs import JobRequest, Jobs, job_id_of
 from callsd_daemon.usecases.streams import Streams
 from callsd_daemon.workers.admission import AdmissionController
@@ -148,7 +147,6 @@ class Office:
             admission=self.admission,
             supervisor=self.supervisor,
             streams=Streams(limit=1),
-            changes=cast(Changes, None),
             directory=self.directory,
             now=lambda: self.clock,
         )

@@ -34,6 +34,10 @@ LISTING_CLIENTS = 8
 MAX_UPLOADS = 8
 """What one client may keep: it gets there within seconds."""
 
+ALONE_SECONDS = 60.0
+"""At most: there is nothing that would add up."""
+QUARTERS = 4
+
 HEALTH_PERIOD_SECONDS = 0.05
 CREATE_PERIOD_SECONDS = 0.1
 RUNNING_TIMEOUT_SECONDS = 60.0
@@ -51,9 +55,8 @@ class Answers:
     health_p99_ms: float
     create_p50_ms: float
     create_p99_ms: float
-    rss_begin_mb: float
-    """Unit: 10^6 bytes."""
-    rss_end_mb: float
+    rss_mb: list[float]
+    """At the begin, after each quarter of the time, and so at the end. Unit: 10^6 bytes."""
     daemon_cores: float
 
 
@@ -106,7 +109,8 @@ def _measure(
     plan: Plan, subject: Subject, client: Client, scratch: Path, line: ProgressLine
 ) -> HostileReport:
     call = _start_call(client, plan.model)
-    alone, last_revision = _ask(subject, plan, line, "alone")
+    alone_seconds = min(plan.seconds, ALONE_SECONDS)
+    alone, last_revision = _ask(subject, alone_seconds, plan.spec(), line, "alone")
     with contextlib.ExitStack() as stack:
         line.step("watchers connect, then strangers")
         watching = stack.enter_context(
@@ -129,7 +133,7 @@ def _measure(
         }
         for child in parts.values():
             child.answer(ANSWER_SECONDS)
-        hostile, last_revision = _ask(subject, plan, line, "among them")
+        hostile, last_revision = _ask(subject, plan.seconds, plan.spec(), line, "among them")
         watching.tell(str(last_revision))
         tally = Tally(**watching.answer_json(LATE_SECONDS + ANSWER_SECONDS))
         came = {}
@@ -175,19 +179,25 @@ def _orders(subject: Subject, call: str) -> dict[str, StrangersOrder]:
     }
 
 
-def _ask(subject: Subject, plan: Plan, line: ProgressLine, where: str) -> tuple[Answers, int]:
+def _ask(
+    subject: Subject, seconds: float, spec: JobSpec, line: ProgressLine, where: str
+) -> tuple[Answers, int]:
     """Ask for health and for jobs at a steady pace; also the last revision that this made."""
-    line.step(f"{plan.seconds:g} s {where}")
-    end = time.monotonic() + plan.seconds
+    line.step(f"{seconds:g} s {where}")
+    end = time.monotonic() + seconds
+    rss_mb: list[float] = []
 
-    def on_left(seconds: float) -> None:
-        line.tell(f"{plan.seconds - seconds:.0f} of {plan.seconds:g} s {where}")
+    def on_left(left: float) -> None:
+        line.tell(f"{seconds - left:.0f} of {seconds:g} s {where}")
+        if seconds - left >= len(rss_mb) * seconds / QUARTERS:
+            rss_mb.append(subject.process.memory_info().rss / 1e6)
 
-    rss_begin, cpu_begin = subject.process.memory_info().rss, subject.cpu_seconds
+    cpu_begin = subject.cpu_seconds
     with ThreadPoolExecutor(1) as pool, subject.client() as client, subject.client() as other:
         checks = pool.submit(_check_health, other, end)
-        waits, revision = _create_jobs(client, plan.spec(), end, on_left)
+        waits, revision = _create_jobs(client, spec, end, on_left)
         checked = checks.result()
+    on_left(0.0)
     health_p50, health_p99 = 1000 * np.percentile(checked, (50, 99))
     create_p50, create_p99 = 1000 * np.percentile(waits, (50, 99))
     return Answers(
@@ -195,9 +205,8 @@ def _ask(subject: Subject, plan: Plan, line: ProgressLine, where: str) -> tuple[
         health_p99_ms=float(health_p99),
         create_p50_ms=float(create_p50),
         create_p99_ms=float(create_p99),
-        rss_begin_mb=rss_begin / 1e6,
-        rss_end_mb=subject.process.memory_info().rss / 1e6,
-        daemon_cores=(subject.cpu_seconds - cpu_begin) / plan.seconds,
+        rss_mb=rss_mb,
+        daemon_cores=(subject.cpu_seconds - cpu_begin) / seconds,
     ), revision
 
 

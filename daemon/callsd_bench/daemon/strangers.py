@@ -37,6 +37,10 @@ READY_TIMEOUT_SECONDS = 60.0
 REFUSED_SECONDS = 0.05
 """How long one that was refused waits; the refusal itself names longer."""
 
+SENT_TOO_LATE = "Internal error from Core"
+"""What gRPC itself says, instead of the refusal, of a message to a call that was ended as it was
+sent."""
+
 PAGE_SIZE = 1000
 LABELS = ({"call": "nobody's"}, {"site": "only"})
 """What no job has, and what all jobs have."""
@@ -173,9 +177,8 @@ def is_refused(error: BaseException) -> bool:
     """Whether all of it is that somebody asks for more than its share."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(is_refused, error.exceptions))
-    return (
-        isinstance(error, grpc.aio.AioRpcError)
-        and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return isinstance(error, grpc.aio.AioRpcError) and (
+        error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED or error.details() == SENT_TOO_LATE
     )
 
 

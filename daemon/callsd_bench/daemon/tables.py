@@ -66,8 +66,14 @@ def _of_hostile(report: HostileReport) -> Table:
         ("health, p99", alone.health_p99_ms, hostile.health_p99_ms, "ms", "< 100 ms"),
         ("CreateJob, p50", alone.create_p50_ms, hostile.create_p50_ms, "ms", ""),
         ("CreateJob, p99", alone.create_p99_ms, hostile.create_p99_ms, "ms", "< 250 ms"),
-        ("memory at the begin", alone.rss_begin_mb, hostile.rss_begin_mb, "MB", ""),
-        ("memory at the end", alone.rss_end_mb, hostile.rss_end_mb, "MB", "as at the begin"),
+        *(
+            (f"memory {when}", alone.rss_mb[at], hostile.rss_mb[at], "MB", target)
+            for at, when, target in (
+                (0, "at the begin", ""),
+                (1, "after a quarter of the time", ""),
+                (-1, "at the end", "as after a quarter"),
+            )
+        ),
         ("CPU", 100 * alone.daemon_cores, 100 * hostile.daemon_cores, "%", ""),
     )
     for what, quiet, loud, unit, target in rows:

@@ -7,6 +7,7 @@ that a slow one costs nothing and hurts nobody.
 
 import asyncio
 import functools
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from callsd_daemon.domain.jobs import Job
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import Change, JobFilter, ReadTransaction
 from callsd_daemon.usecases.streams import Streams
+from callsd_daemon.usecases.turns import Turns
 
 
 T = TypeVar("T")
@@ -33,15 +35,11 @@ BATCH_BYTES = 256 * 1024
 much, and no more, lies in memory for each watcher that does not read."""
 
 BOOKMARK_SECONDS = 10.0
-"""How often a watcher is told how far it is while nothing happens."""
+"""How often a watcher is told how far it is while nothing happens that it wants to know."""
 
 PAGE_JOBS = 100
 """Jobs in one message of the initial state: some 100 KiB, and 5 ms of the event loop. Fewer when
 they are larger, as in every message."""
-
-SHARE_SECONDS = 0.00025
-"""Pause of a watcher between two messages for each watcher there is. It bounds what all of them
-together cost: events that come closer than that travel in one message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +84,9 @@ class Changes:
         self._events: deque[Event] = deque()
         self._recent_bytes = 0
         self._oldest = self.revision
-        self._changed = asyncio.Event()
+        self._turns = Turns(idle_seconds=BOOKMARK_SECONDS)
+        """Between two messages a watcher waits for a turn: what happens until then travels in one
+        message."""
 
     def publish(self, changes: list[Change]) -> None:
         """Tell everyone of changes, in order."""
@@ -103,19 +103,7 @@ class Changes:
 
     def wake(self) -> None:
         """Have all watchers look: something has changed, or they have to end."""
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
-
-    async def wait(self, seconds: float) -> bool:
-        """Wait for a change; False when there was none. Raises DRAINING at shutdown."""
-        self._streams.check()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return False
-        self._streams.check()
-        return True
+        self._turns.wake()
 
     async def watch(
         self,
@@ -138,7 +126,7 @@ class Changes:
                 metadata={"database_id": self._database.database_id},
             )
         sent: dict[str, int] = {}
-        with self._streams.open() as number:
+        with self._streams.open():
             cursor = -1
             before: int | None = None
             if resume_revision is not None:
@@ -158,25 +146,20 @@ class Changes:
                         is_initial_state_sent=is_last,
                     )
                 )
+            told_seconds = time.monotonic()
             while True:
+                await self._turns.wait(is_due=cursor < self.revision)
+                self._streams.check()
                 events, cursor = await self._next(cursor)
                 messages = [
                     event.message
                     for event in events
                     if _matches(wanted, event) and event.revision > sent.get(event.job_id, 0)
                 ]
-                if messages:
+                # There may be many changes, and none that is wanted.
+                if messages or time.monotonic() - told_seconds >= BOOKMARK_SECONDS:
                     yield respond(Batch(messages=messages, revision=cursor))
-                    await asyncio.sleep(SHARE_SECONDS * self._streams.count)
-                if cursor < self.revision:
-                    # Others' turn: there may be many changes, and none that is wanted.
-                    await asyncio.sleep(0)
-                elif await self.wait(BOOKMARK_SECONDS):
-                    # A change wakes all watchers at once: they take turns, so that other requests
-                    # are answered in between.
-                    await asyncio.sleep(SHARE_SECONDS * (number % self._streams.count))
-                else:
-                    yield respond(Batch(revision=cursor))
+                    told_seconds = time.monotonic()
 
     async def _check_resumable(self, revision: int) -> None:
         oldest, newest = await self._database.read(lambda tx: (tx.oldest_resumable(), tx.revision))

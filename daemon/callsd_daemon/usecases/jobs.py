@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,7 +22,6 @@ from callsd_daemon.kinds import Kinds
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import JobFilter, ReadTransaction
 from callsd_daemon.store.transaction import Transaction
-from callsd_daemon.usecases.changes import Changes
 from callsd_daemon.usecases.streams import Streams
 from callsd_daemon.workers.admission import AdmissionController, Companion, record_decision
 from callsd_daemon.workers.supervisor import Placed, Supervisor
@@ -37,6 +37,12 @@ LOG_CHUNK_BYTES = 64 * 1024
 ARTIFACT_CHUNK_BYTES = 256 * 1024
 FOLLOW_SECONDS = 0.3
 """How often a followed log is looked at."""
+FOLLOW_SHARE_SECONDS = 0.002
+"""For each stream that is open, at least: a thousand who follow are not served every 0.3 s."""
+
+PAGE_REST = 9.0
+"""How long others are left alone between two pages when several clients want one, as a multiple of
+the processor time that the first took: a thousand jobs in a page take some 15 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +93,6 @@ class Jobs:
         admission: AdmissionController,
         supervisor: Supervisor,
         streams: Streams,
-        changes: Changes,
         directory: Path,
         now: Callable[[], datetime],
     ) -> None:
@@ -97,12 +102,13 @@ class Jobs:
         self._admission = admission
         self._supervisor = supervisor
         self._streams = streams
-        self._changes = changes
         self._directory = directory
         self._now = now
         self._page_turn = asyncio.Lock()
         """Held while a page is read: however many clients list, what others read in between waits
         for one page at most."""
+        self._page_seconds = 0.0
+        """What the last page took of a processor."""
 
     # One job
 
@@ -271,12 +277,18 @@ class Jobs:
         """
 
         def read(tx: ReadTransaction) -> tuple[Sequence[T], int | None, int]:
+            began = time.thread_time()
             page = tx.page(wanted=wanted, before=before, limit=limit)
             positions = _queue_positions(tx, page.jobs)
             rendered = [render(job, positions.get(job.id, 0)) for job in page.jobs]
+            self._page_seconds = time.thread_time() - began
             return rendered, page.next_before, page.revision
 
+        is_crowded = self._page_turn.locked()
         async with self._page_turn:
+            if is_crowded:
+                # Pages are made on another thread, and yet with the interpreter that all share.
+                await asyncio.sleep(PAGE_REST * self._page_seconds)
             return await self._database.read(read)
 
     # Files
@@ -308,7 +320,9 @@ class Jobs:
                 if await asyncio.to_thread(_size, path) < offset:
                     offset = 0
                 if not job.is_final:
-                    await self._changes.wait(FOLLOW_SECONDS)
+                    streams = self._streams.count
+                    await asyncio.sleep(max(FOLLOW_SECONDS, FOLLOW_SHARE_SECONDS * streams))
+                    self._streams.check()
 
     async def artifact(
         self, job_id: str, file_name: str, *, offset: int

@@ -18,7 +18,6 @@ class Streams:
     def __init__(self, *, limit: int) -> None:
         self._limit = limit
         self._count = 0
-        self._opened = 0
         self._is_draining = self._is_closed = False
 
     @property
@@ -32,11 +31,8 @@ class Streams:
         return self._is_draining
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[int]:
-        """Hold one of the places, and get a number of one's own.
-
-        Raises STREAMS_EXHAUSTED when all places are taken.
-        """
+    def open(self) -> Iterator[None]:
+        """Hold one of the places. Raises STREAMS_EXHAUSTED when all are taken."""
         self.check()
         if self._count >= self._limit:
             raise CallsdError(
@@ -46,10 +42,9 @@ class Streams:
                 retry_after_seconds=10.0,
             )
         self._count += 1
-        self._opened += 1
         WATCHES.inc()
         try:
-            yield self._opened
+            yield
         finally:
             self._count -= 1
             WATCHES.dec()
