@@ -107,6 +107,10 @@ class TestReport:
             (_error(AccessError, grpc.StatusCode.UNAUTHENTICATED), Exit.NOT_ALLOWED),
             (_error(DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED), Exit.DEADLINE),
             (_error(IntegrityError, grpc.StatusCode.DATA_LOSS), Exit.INTERNAL),
+            (
+                _error(IntegrityError, grpc.StatusCode.DATA_LOSS, "DATABASE_DAMAGED"),
+                Exit.REFUSED,
+            ),
             (_error(CallsdError, grpc.StatusCode.INTERNAL), Exit.INTERNAL),
             (Problem("what happened", exit_code=Exit.CONFIG), Exit.CONFIG),
             (SettingsError("what happened"), Exit.USAGE),

@@ -89,6 +89,9 @@ def _code(error: CallsdError) -> Exit:
     if error.reason == "SOURCE_UNAVAILABLE":
         # The same status as a daemon that is away, but it is the model's source that is.
         return Exit.FAILED
+    if error.reason == "DATABASE_DAMAGED":
+        # What did not arrive intact is a bug; this is for the administrator.
+        return Exit.REFUSED
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
