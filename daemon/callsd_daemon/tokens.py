@@ -140,7 +140,7 @@ class TokenFile:
             raise CallsdError(
                 Reason.TOKEN_INVALID,
                 "no token can be checked: the daemon's file of tokens cannot be used; its log says "
-                "why",
+                "why, and so does `callsd tokens list` of who runs it",
             ) from problem
         self._log_once("")
         return token
@@ -188,8 +188,8 @@ class TokenFile:
             tokens = _decoder.decode(content)
         except (msgspec.DecodeError, UnicodeDecodeError) as problem:
             raise TokenFileError(
-                f"{self._path} is damaged ({problem}): restore it, or remove it and make the "
-                "tokens anew"
+                f"{self._path} is damaged ({problem}): restore it, or remove it, restart callsd "
+                "and make the tokens anew"
             ) from problem
         self._known = (stamp, tokens)
         return tokens
