@@ -327,5 +327,6 @@ def _unusable(path: Path, problem: OSError) -> str:
     if problem.errno == errno.EINVAL:
         return f"{path} is not a plain file of its own: see who put it there, and remove it"
     if problem.errno in PASSING_ERRNOS:
-        return f"{path} cannot be used now ({problem.strerror}): see that its disk works"
+        why = problem.strerror
+        return f"{path} cannot be used now ({why}): see that its disk has space and works"
     return f"{path} cannot be used ({problem.strerror}): give callsd's user access to it"
