@@ -39,7 +39,7 @@ FIRST_PAGES_BYTES = 4 * 4096
 
 TRACK = f"nina={CALL}/nina.ogg"
 BACKUP = f"{STATE}/backup.db"
-COPY = "/root/jobs"
+COPY = "/root/kept"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +55,19 @@ class Recorded:
 def recorded(service: Service) -> Iterator[Recorded]:
     """Both of them; the page asks for news."""
     ended = service.transcribe(tracks=(TRACK,))
-    service.wait(ended)
     with service.page() as page:
         job = service.record(page, f"--ready={ASKING}")
         worker = service.process(recorder(job))
         assert worker
+        service.wait(ended)
         yield Recorded(job=job, worker=worker, ended=ended)
+
+
+@pytest.fixture
+def network(service: Service) -> Iterator[None]:
+    """Is there again afterwards."""
+    yield
+    service.machine.run("ip", "link", "set", "lo", "up")
 
 
 class TestRecording:
@@ -72,7 +79,9 @@ class TestRecording:
         service.restart()
         assert service.process(recorder(recorded.job)) == recorded.worker
 
-    def test_it_survives_a_damaged_database(self, service: Service, recorded: Recorded) -> None:
+    def test_it_survives_a_damaged_database(
+        self, service: Service, recorded: Recorded, network: None
+    ) -> None:
         """All are told of it, and nothing is put into it; the administrator follows the runbook.
 
         The daemon is back with what the backup has, the recording goes on, the transcript is there.
@@ -103,7 +112,9 @@ class TestRecording:
         before = [file.read_bytes() for file in files]
         machine.run("systemctl", "stop", "callsd.service")
         assert [file.read_bytes() for file in files] == before
-        machine.run("cp", "--archive", f"{STATE}/jobs", COPY)
+        machine.run("mkdir", COPY)
+        machine.run("cp", "--archive", f"{STATE}/jobs", f"{STATE}/workers", COPY)
+        assert machine.run("ls", f"{COPY}/workers/{recorded.job}/pieces")
         service.callsd("restore", BACKUP)
         eventually(
             lambda: time.monotonic() - gone > OUTAGE_SECONDS,
@@ -115,7 +126,8 @@ class TestRecording:
         assert service.process(recorder(recorded.job)) == recorded.worker
         with service.client() as client:
             assert client.is_serving()
-        service.callsd("jobs", "fetch", recorded.ended, f"-o{STATE}/fetched")
+        service.callsd("jobs", "fetch", recorded.ended, "--output=/tmp/fetched")
+        assert "WEBVTT" in machine.run("cat", "/tmp/fetched/transcript.vtt")
 
     def test_what_became_of_it(self, service: Service, recorded: Recorded) -> None:
         """It has no gap, is of one worker, and tells that its page has reached nobody."""
