@@ -39,7 +39,7 @@ FIRST_PAGES_BYTES = 4 * 4096
 
 TRACK = f"nina={CALL}/nina.ogg"
 BACKUP = f"{STATE}/backup.db"
-COPY = "/root/kept"
+COPY = "/var/backups"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +112,6 @@ class TestRecording:
         before = [file.read_bytes() for file in files]
         machine.run("systemctl", "stop", "callsd.service")
         assert [file.read_bytes() for file in files] == before
-        machine.run("mkdir", COPY)
         machine.run("cp", "--archive", f"{STATE}/jobs", f"{STATE}/workers", COPY)
         assert machine.run("ls", f"{COPY}/workers/{recorded.job}/pieces")
         service.callsd("restore", BACKUP)
