@@ -23,6 +23,7 @@ from callsd_daemon.startup import (
     DATABASE_FILE,
     EXIT_CONFIG,
     EXIT_STATE_UNUSABLE,
+    TOKENS_FILE,
     StartError,
 )
 from callsd_daemon.store.database import Database, DatabaseDamagedError
@@ -64,7 +65,7 @@ class Core:
         """`render` makes messages of changes for those who watch. Raises StartError."""
         state, runtime = Path(config.state.directory), Path(config.state.runtime_directory)
         self._make_kinds = make_kinds
-        self.tokens = TokenFile(state / "tokens.json")
+        self.tokens = TokenFile(state / TOKENS_FILE)
         self.models = ModelStore(Path(config.models.directory))
         self.uploads = Uploads(
             state / "uploads",

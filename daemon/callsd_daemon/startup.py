@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from callsd_daemon.files import naming, open_regular
 
 DATABASE_FILE = "callsd.db"
 """The database, in the state directory."""
+
+TOKENS_FILE = "tokens.json"
+"""Names, scopes and hashes of the tokens, beside it."""
 
 LOCK_FILE = "lock"
 """In state and runtime directory: locked by the daemon that uses it."""
@@ -37,6 +41,14 @@ def hide() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # on a system without prctl
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def user_name(number: int) -> str:
+    """The name of a user; the number, if there is none."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
 
 
 class StartError(Exception):
@@ -78,9 +90,10 @@ def own_state(state: Path, runtime: Path) -> Iterator[None]:
                 # Existing ones may be shared with the workers' group: keep their mode.
                 directory.mkdir(exist_ok=True)
         except OSError as problem:
+            own, path = user_name(os.geteuid()), problem.filename
             raise StartError(
-                f"{problem.filename} cannot be used ({problem.strerror}): choose another "
-                "state.directory or state.runtime_directory, or change its owner",
+                f"{path} cannot be used ({problem.strerror}): see that it is {own}'s (chown -R "
+                f"{own} {path}), or choose another state.directory or state.runtime_directory",
                 EXIT_STATE_UNUSABLE,
             ) from None
         yield

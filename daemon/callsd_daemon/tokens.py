@@ -140,7 +140,7 @@ class TokenFile:
             raise CallsdError(
                 Reason.TOKEN_INVALID,
                 "no token can be checked: the daemon's file of tokens cannot be used; its log says "
-                "why",
+                "why, and so does `callsd tokens list` of who runs it",
             ) from problem
         self._log_once("")
         return token
@@ -188,8 +188,8 @@ class TokenFile:
             tokens = _decoder.decode(content)
         except (msgspec.DecodeError, UnicodeDecodeError) as problem:
             raise TokenFileError(
-                f"{self._path} is damaged ({problem}): restore it, or remove it and make the "
-                "tokens anew"
+                f"{self._path} is damaged ({problem}): restore it, or remove it, restart callsd "
+                "and make the tokens anew"
             ) from problem
         self._known = (stamp, tokens)
         return tokens
@@ -327,5 +327,6 @@ def _unusable(path: Path, problem: OSError) -> str:
     if problem.errno == errno.EINVAL:
         return f"{path} is not a plain file of its own: see who put it there, and remove it"
     if problem.errno in PASSING_ERRNOS:
-        return f"{path} cannot be used now ({problem.strerror}): see that its disk works"
+        why = problem.strerror
+        return f"{path} cannot be used now ({why}): see that its disk has space and works"
     return f"{path} cannot be used ({problem.strerror}): give callsd's user access to it"

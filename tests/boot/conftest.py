@@ -21,6 +21,9 @@ REPOSITORY = HERE.parents[1]
 LAST = ("test_uninstall.py", "test_upgrade.py")
 """One takes away what the others need, the next one boots another machine."""
 
+FIRST_SECONDS = 600.0
+"""The first one to run has callsd installed, for itself and all others."""
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="takes root: a machine is booted"))
     places = [index for index, item in enumerate(items) if HERE in item.path.parents]
     mine.sort(key=lambda item: LAST.index(item.path.name) if item.path.name in LAST else -1)
+    for item in mine[:1]:
+        item.add_marker(pytest.mark.timeout(FIRST_SECONDS), append=False)
     for place, item in zip(places, mine, strict=True):
         items[place] = item
 

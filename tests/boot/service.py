@@ -85,7 +85,8 @@ class Service:
         self.machine.run("cp", "-r", f"/opt/models/{MODEL}", f"{STATE}/models")
         self.machine.run("chmod", "-R", "u+rwX,go=", f"{STATE}/models")
         self.machine.run("chown", "-R", "callsd:callsd", f"{STATE}/models")
-        self.machine.run("systemctl", "start", "callsd.service")
+        done = self.machine.attempt("systemctl", "start", "callsd.service")
+        assert done.returncode == 0, done.stderr + self.machine.journal("callsd")
 
     # The command line
 
@@ -234,7 +235,7 @@ class Service:
     def kill(self) -> None:
         """Kill the daemon, and wait until it is back."""
         killed = self.process()
-        self.machine.run("kill", "-KILL", str(killed))
+        self.machine.run("systemctl", "kill", "--signal=KILL", "callsd.service")
         self.wait_for_another(killed)
 
     def wait_for_another(self, former: int) -> None:

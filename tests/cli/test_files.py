@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands that work on files: config, tokens, models, doctor."""
 
+import errno
 import os
+import pwd
 import sqlite3
 import subprocess
 import sys
@@ -12,15 +14,34 @@ from pathlib import Path
 import pytest
 
 from callsd import AccessError, Client
-from callsd_daemon.cli.doctor.checks import all_findings, check_modules, check_state
+from callsd_daemon.cli.doctor.checks import (
+    all_findings,
+    check_models,
+    check_modules,
+    check_state,
+)
 from callsd_daemon.cli.doctor.finding import Status
 from callsd_daemon.cli.shared.context import Cli
 from callsd_daemon.cli.shared.exit import Exit
+from callsd_daemon.config import Config
+from callsd_daemon.config.settings import Models
 from callsd_daemon.kinds.stored import codec
+from callsd_daemon.models.store import ModelStore
 from callsd_daemon.store.database import Database
 from tests.cli.conftest import Command
 from tests.helpers import models
 from tests.helpers.daemon import Daemon
+
+
+NOBODY = pwd.getpwnam("nobody").pw_uid
+
+ONLY_ROOT = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can make what is somebody else's"
+)
+
+
+def _refuse(store: ModelStore) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied", "models")
 
 
 def spoil(path: Path) -> None:
@@ -203,7 +224,42 @@ class TestDoctor:
             Status.PROBLEM,
             "dying: its import died by signal 6",
         )
-        assert (nowhere.status, nowhere.fix) == (Status.ADVICE, "pip install 'callsd[bench]'")
+        assert nowhere.status is Status.ADVICE
+        assert nowhere.fix == f"{Path(sys.executable).with_name('pip')} install 'callsd[bench]'"
+
+    def test_damaged_tokens(self, tmp_path: Path) -> None:
+        """A file of tokens that cannot be used lets nobody in, the owner neither."""
+        (tmp_path / "tokens.json").write_text('{"owner": ')
+        finding = list(check_state(tmp_path))[-1]
+
+        assert (finding.name, finding.status) == ("tokens", Status.PROBLEM)
+        assert "is damaged" in finding.found
+
+    @ONLY_ROOT
+    def test_files_of_somebody_else(self, tmp_path: Path) -> None:
+        """What is not the owner's of the state directory is named, with the command for it."""
+        for name in ("jobs", "uploads"):
+            (tmp_path / name).mkdir()
+        os.chown(tmp_path, NOBODY, -1)
+        os.chown(tmp_path / "jobs", NOBODY, -1)
+        finding = list(check_state(tmp_path))[-1]
+
+        assert (finding.name, finding.status) == ("owner", Status.PROBLEM)
+        assert finding.fix == f"chown -R nobody {tmp_path / 'uploads'}"
+
+    @ONLY_ROOT
+    def test_state_of_somebody_else(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who may not look is told who may, about state and models."""
+        os.chown(tmp_path, NOBODY, -1)
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        monkeypatch.setattr(ModelStore, "list", _refuse)
+        config = Config(models=Models(directory=f"{tmp_path}/models"))
+        findings = [*check_state(tmp_path), *check_models(config)]
+
+        assert [finding.name for finding in findings] == ["state directory", "models"]
+        for finding in findings:
+            assert finding.status is Status.PROBLEM
+            assert finding.fix == "look as its owner: runuser -u nobody -- callsd doctor"
 
     def test_full_disk(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """Too little room for a recording is a problem."""
@@ -223,7 +279,8 @@ class TestDoctor:
         assert (whole.name, whole.status, whole.found) == ("database", Status.OK, "whole")
         assert damaged.status is Status.PROBLEM
         assert damaged.found.startswith("damaged: ")
-        assert "callsd restore" in damaged.fix
+        assert "\n" not in damaged.found
+        assert "copy jobs/ and workers/ away, callsd restore" in damaged.fix
 
     def test_database_that_nobody_uses(self, tmp_path: Path) -> None:
         """Damage is told before the daemon is started, and no file made that it could not use."""

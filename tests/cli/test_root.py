@@ -107,6 +107,10 @@ class TestReport:
             (_error(AccessError, grpc.StatusCode.UNAUTHENTICATED), Exit.NOT_ALLOWED),
             (_error(DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED), Exit.DEADLINE),
             (_error(IntegrityError, grpc.StatusCode.DATA_LOSS), Exit.INTERNAL),
+            (
+                _error(IntegrityError, grpc.StatusCode.DATA_LOSS, "DATABASE_DAMAGED"),
+                Exit.REFUSED,
+            ),
             (_error(CallsdError, grpc.StatusCode.INTERNAL), Exit.INTERNAL),
             (Problem("what happened", exit_code=Exit.CONFIG), Exit.CONFIG),
             (SettingsError("what happened"), Exit.USAGE),
@@ -165,6 +169,19 @@ class TestReport:
         assert callsd.address in text
         assert "No such file or directory" in text
         assert "callsd serve" in text
+
+    def test_a_socket_that_is_closed_to_us(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Who may not use the socket is told of its group, not to start another daemon."""
+        error = UnavailableError(
+            "failed to connect to all addresses; last error: UNKNOWN: connect: Permission denied "
+            "(13)",
+            code=grpc.StatusCode.UNAVAILABLE,
+        )
+
+        assert report(error, Cli(address="unix:/run/callsd/callsd.sock")) is Exit.UNREACHABLE
+        said = capsys.readouterr().err
+        assert "adduser" in said
+        assert "serve" not in said
 
     def test_untrusted_certificate_is_no_absence(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A daemon whose certificate is unknown is not called absent; the remedy is a CA file."""

@@ -112,6 +112,18 @@ class TestDiscover:
 
         assert found.address == f"unix:{tmp_path}/callsd/callsd.sock"
 
+    def test_the_systems_daemon_is_found_though_it_is_away(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where a service is installed it is meant, also while it is stopped or closed to us."""
+        monkeypatch.setattr("callsd._endpoint.SYSTEM_RUNTIME_DIRECTORY", tmp_path / "system")
+        monkeypatch.setattr("callsd._endpoint.runtime_directory", lambda _: tmp_path / "own")
+        before = Endpoint.discover(environ={})
+        (tmp_path / "system").mkdir()
+
+        assert before.address == f"unix:{tmp_path}/own/callsd.sock"
+        assert Endpoint.discover(environ={}).address == f"unix:{tmp_path}/system/callsd.sock"
+
     @pytest.mark.parametrize("environ", [{}, {"XDG_RUNTIME_DIR": "/run/user/7"}])
     @pytest.mark.parametrize("user", [0, 7])
     def test_client_and_daemon_agree(

@@ -185,6 +185,7 @@ REFUSALS = [
     ("[gateway]\nbusy_status = 502\n", "must be one of 500, 503"),
     ("[gateway]\ndelivery_seconds = 59\n", "gateway.delivery_seconds is 59"),
     ("[jobs\n", "is not valid TOML"),
+    (f"{sample()}\n[metrics]\nlisten = '127.0.0.1:9464'\n", "each section stands once"),
     ("[jobs]\nmax_attempts = 3\nmax_attempts = 3\n", "is not valid TOML"),
     ("a = " + "[" * 5000, "is not valid TOML"),
     ("a = " + "9" * 5000, "is not valid TOML"),

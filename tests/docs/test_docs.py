@@ -5,7 +5,9 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from google.rpc import code_pb2
@@ -27,6 +29,7 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 ROW = re.compile(r"^\| `([A-Z_]+)` \| (\S+) \| (job)? ?\|", re.MULTILINE)
 SOURCE = re.compile(r"`([\w/]+\.py)`")
 PROOF = re.compile(r"`(tests/[\w/]+\.py::[\w:]+)`")
+TOML = re.compile(r"^ *```toml\n(.*?)```", re.DOTALL | re.MULTILINE)
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
@@ -121,6 +124,15 @@ class TestPages:
 
         dead = [link for link in links if not (path.parent / link).exists()]
         assert dead == []
+
+    def test_configuration(self) -> None:
+        """Keys of examples exist; none goes behind the installed file, which has all sections."""
+        text = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+        for block in TOML.findall(text):
+            for section, values in tomllib.loads(dedent(block)).items():
+                assert {f"{section}.{key}" for key in values} <= SETTINGS.keys()
+
+        assert not re.search(r">> \S*callsd\.toml", text)
 
     def test_architecture_names_files(self) -> None:
         """Each Python file that the page on architecture names is there, under that path."""

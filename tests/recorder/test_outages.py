@@ -17,6 +17,7 @@ from tests.helpers.recordings import recording_of
 
 URL = "https://call.example/news"
 DISCONNECTED = "net::ERR_INTERNET_DISCONNECTED"
+TIMED_OUT = "net::ERR_CONNECTION_TIMED_OUT"
 
 PAGE = b"""<!doctype html><script>
 setInterval(() => fetch('/news').then(() => { window.isReady = true }, () => {}), 100)
@@ -31,22 +32,33 @@ class Browser:
         self.outages = Outages(clock=lambda: self.now)
         self._requests = itertools.count()
 
-    def ask(self, seconds: float, url: str, event: str, **params: object) -> None:
-        """A request that has this end."""
-        self.now = seconds
-        request = str(next(self._requests))
+    def begin(self, seconds: float, url: str = URL) -> str:
+        """A request is made."""
+        self.now, request = seconds, str(next(self._requests))
         self.outages.watch(
             "Network.requestWillBeSent", {"requestId": request, "request": {"url": url}}
         )
+        return request
+
+    def end(self, seconds: float, request: str, event: str, **params: object) -> None:
+        """It has this end."""
+        self.now = seconds
         self.outages.watch(f"Network.{event}", {"requestId": request, **params})
 
     def answer(self, seconds: float, url: str = URL, **response: object) -> None:
         """It is answered."""
-        self.ask(seconds, url, "responseReceived", response=response)
+        self.end(seconds, self.begin(seconds, url), "responseReceived", response=response)
 
-    def fail(self, seconds: float, url: str = URL, error: str = DISCONNECTED) -> None:
-        """It fails."""
-        self.ask(seconds, url, "loadingFailed", errorText=error)
+    def fail(
+        self,
+        seconds: float,
+        url: str = URL,
+        error: str = DISCONNECTED,
+        request: str | None = None,
+    ) -> None:
+        """It fails; at once, or after it was begun."""
+        request = request or self.begin(seconds, url)
+        self.end(seconds, request, "loadingFailed", errorText=error)
 
 
 @pytest.fixture
@@ -84,6 +96,18 @@ class TestOutages:
             )
 
         assert browser.outages.seconds == 20
+
+    def test_lost_without_a_word(self, browser: Browser) -> None:
+        """What waits for minutes before it fails has reached nobody since it was asked for.
+
+        Nor since somebody else was reached, for what was asked for before.
+        """
+        first = browser.begin(5)
+        browser.answer(10)
+        browser.fail(137, error=TIMED_OUT, request=first)
+        browser.fail(265, error=TIMED_OUT, request=browser.begin(138))
+
+        assert browser.outages.seconds == 265 - 10
 
     def test_what_is_kept_is_no_answer(self, browser: Browser) -> None:
         """Neither the browser's own disk nor what is within the page says that anybody is there."""
@@ -148,9 +172,9 @@ def test_a_page_whose_server_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyP
         url = f"http://127.0.0.1:{server.server_address[1]}/"
         with recording_of(Page(url=url, ready_expression="window.isReady"), tmp_path) as recording:
             recording.await_seconds(1)
+            gone = time.monotonic()
             server.shutdown()
             server.server_close()
-            gone = time.monotonic()
             recording.await_seconds(6)
             ending = recording.end()
 

@@ -186,10 +186,9 @@ func (e endpoint) authorize(ctx context.Context) (context.Context, error) {
 // is one.
 func defaultAddress() string {
 	own := filepath.Join(runtimeDirectory(), socketName)
-	system := filepath.Join(systemDirectory, socketName)
 	// Anyone may make directories under /tmp: only a socket of our own is our own daemon's.
-	if _, err := os.Stat(system); err == nil && !isOwn(own) {
-		return "unix:" + system
+	if found, err := os.Stat(systemDirectory); err == nil && found.IsDir() && !isOwn(own) {
+		return "unix:" + filepath.Join(systemDirectory, socketName)
 	}
 	return "unix:" + own
 }

@@ -162,12 +162,15 @@ function split(text: string, at: number): [string, string] {
     return at < 0 ? ["", text] : [text.slice(0, at), text.slice(at + 1)];
 }
 
-/** The socket of this user's daemon if there is one, else the system's if there is one. */
+/**
+ * The socket of this user's daemon if there is one, else that of the system's, if it has one. That
+ * one may be stopped, or closed to this user: the system call that finds out says so.
+ */
 function defaultAddress(environ: NodeJS.ProcessEnv): string {
     const own = join(runtimeDirectory(environ), SOCKET_NAME);
-    const system = join(SYSTEM_RUNTIME_DIRECTORY, SOCKET_NAME);
+    const hasSystem = isAccessible(SYSTEM_RUNTIME_DIRECTORY, constants.F_OK);
     // Anyone may make directories under /tmp: only a socket of our own is our own daemon's.
-    return `unix:${!isOwned(own) && isAccessible(system, constants.F_OK) ? system : own}`;
+    return `unix:${!isOwned(own) && hasSystem ? join(SYSTEM_RUNTIME_DIRECTORY, SOCKET_NAME) : own}`;
 }
 
 function runtimeDirectory(environ: NodeJS.ProcessEnv): string {

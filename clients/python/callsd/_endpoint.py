@@ -194,12 +194,14 @@ def is_loopback(host: str) -> bool:
 
 
 def _default_address(environ: Mapping[str, str]) -> str:
-    """The socket of this user's daemon if there is one, else the system's if there is one."""
+    """The socket of this user's daemon if there is one, else that of the system's, if it has one.
+
+    That one may be stopped, or closed to this user: the system call that finds out says so.
+    """
     own = runtime_directory(environ) / SOCKET_NAME
-    system = SYSTEM_RUNTIME_DIRECTORY / SOCKET_NAME
     # Anyone may make directories under /tmp: only a socket of our own is our own daemon's.
-    if not _owned(own) and os.access(system, os.F_OK):
-        return f"unix:{system}"
+    if not _owned(own) and SYSTEM_RUNTIME_DIRECTORY.is_dir():
+        return f"unix:{SYSTEM_RUNTIME_DIRECTORY / SOCKET_NAME}"
     return f"unix:{own}"
 
 

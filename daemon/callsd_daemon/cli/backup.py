@@ -46,8 +46,9 @@ def backup(*, file: Path, config_file: Path | None) -> None:
 def restore(*, file: Path, config_file: Path | None) -> None:
     """Put FILE, which `callsd backup` made, in the place of the database.
 
-    The daemon must be stopped. The old database is kept beside it. At the next start, directories
-    in jobs/ of jobs that the restored one does not know are removed: copy them away before.
+    The daemon must be stopped. The old database is kept beside it. After the next start,
+    directories in jobs/ and workers/ of jobs that the restored one does not know are removed, and
+    what still runs of these jobs is ended: copy both away before.
     """
     config = loaded(config_file)
     try:

@@ -38,7 +38,7 @@ def _show(found: Capacity, cli: Cli) -> None:
         print_json(found)
         return
     rows = [
-        _row("cores", found.cores, lambda cores: f"{cores:.2f}"),
+        _row("cores", found.cores, lambda cores: f"{round(cores, 2) + 0:.2f}"),
         _row("memory", found.memory_bytes, size),
         _row("disk", found.disk_bytes, size),
     ]

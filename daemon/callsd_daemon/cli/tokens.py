@@ -14,10 +14,9 @@ from callsd_daemon.cli.shared.context import Cli, json_option, pass_cli
 from callsd_daemon.cli.shared.exit import Exit, Problem
 from callsd_daemon.cli.shared.output import print_json, print_table
 from callsd_daemon.cli.shared.params import FILE, parse_span
+from callsd_daemon.startup import TOKENS_FILE
 from callsd_daemon.tokens import SCOPES, TokenError, TokenFile, TokenFileError
 
-
-TOKENS_FILE = "tokens.json"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -22,6 +22,9 @@ from callsd_daemon.config.settings import SETTINGS, Config, ConfigError
 DEFAULT_PATH = Path("/etc/callsd/callsd.toml")
 ENVIRONMENT_PREFIX = "CALLSD_"
 
+_TWICE = "twice"
+"""In what tomllib says of a section that is there already, as all are in the file of `install`."""
+
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     """Read the file (None: the default one, if it exists) and the environment; fill in defaults.
@@ -39,10 +42,12 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
             # Editors of other systems put a byte order mark before the text.
             values = tomllib.loads(_read(path).decode("utf-8-sig"))
         except OSError as problem:
-            raise ConfigError(f"{path} cannot be read: {problem.strerror}") from None
+            hint = ": let everybody read it" if isinstance(problem, PermissionError) else ""
+            raise ConfigError(f"{path} cannot be read: {problem.strerror}{hint}") from None
         except (ValueError, RecursionError) as problem:
             # Not only TOMLDecodeError: endless digits or brackets raise other errors.
-            raise ConfigError(f"{path} is not valid TOML: {problem}") from None
+            hint = ": each section stands once" if _TWICE in str(problem) else ""
+            raise ConfigError(f"{path} is not valid TOML: {problem}{hint}") from None
     where = str(path) if path is not None else "the configuration"
     _refuse_unknown(values, where)
     for key, text in _from_environment(environ):

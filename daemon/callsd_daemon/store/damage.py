@@ -66,7 +66,7 @@ def _check(path: Path, check: str) -> None:
         refuse_newer(connection, path)
         (verdict,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
         if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
+            raise sqlite3.DatabaseError(" ".join(verdict.split()))  # it has two lines
 
 
 class DamageWatch:
@@ -96,8 +96,9 @@ class DamageWatch:
                         "database_damaged",
                         path=str(self._path),
                         problem=self.problem,
-                        fix="stop callsd, see that the disk works, restore a backup (callsd "
-                        "restore), start callsd; nothing is written until then",
+                        fix="stop callsd, see that the disk works, copy jobs/ and workers/ away, "
+                        "restore a backup (callsd restore), start callsd; nothing is written until "
+                        "then",
                     )
             return bool(self.problem)
 
@@ -155,7 +156,7 @@ def _doubt(path: Path) -> str:
     except (OSError, sqlite3.OperationalError, SchemaTooNewError):
         return ""
     except sqlite3.DatabaseError as problem:
-        return " ".join(str(problem).split())  # SQLite's verdict has two lines
+        return str(problem)
     return ""
 
 

@@ -304,7 +304,8 @@ def _open(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     except sqlite3.DatabaseError as problem:
         raise DatabaseDamagedError(
             f"{path} is not a healthy database ({problem}): if the kernel's log says that the disk "
-            f"works, restore a backup, or move {path.name} and {path.name}-wal away to start empty"
+            "works, copy jobs/ and workers/ away, as what belongs to no known job is removed; then "
+            f"restore a backup, or move {path.name} and {path.name}-wal away to start empty"
         ) from problem
     return connection, reading
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a page has reached nobody. It stays in the picture all the while, as it was."""
 
+import math
 import re
 import threading
 import time
@@ -13,7 +14,7 @@ MIN_SECONDS = 10.0
 """What is shorter a page gets over, and nobody misses anything."""
 
 MAX_PAUSE_SECONDS = 60.0
-"""Of what lies between two failures that are further apart nothing is known."""
+"""Of what lies between a failure and a request that comes later nothing is known."""
 
 MAX_HOSTS = 100
 MAX_REQUESTS = 1000
@@ -41,15 +42,16 @@ class Outages:
         self._lock = threading.Lock()
         self._answered: set[str] = set()
         """Hosts that have: others may be blocked here for good, and nobody misses them."""
-        self._asked: dict[str, str] = {}
-        """Hosts of the requests under way."""
+        self._asked: dict[str, tuple[str, float]] = {}
+        """Hosts of the requests under way, and since when they are."""
         self._began: float | None = None
         self._last = 0.0
+        self._reached = -math.inf
         self._ended_seconds = 0.0
 
     @property
     def seconds(self) -> float:
-        """Sum of the outages, each from its first to its last failure."""
+        """Sum of the outages, each from its first request that fails to its last failure."""
         with self._lock:
             return self._ended_seconds + self._current_seconds
 
@@ -62,6 +64,7 @@ class Outages:
         """Count from now on."""
         with self._lock:
             self._began, self._ended_seconds = None, 0.0
+            self._reached = self._clock()
 
     def watch(self, event: str, params: Mapping[str, Any]) -> None:
         """Take notice of an event of the browser; most are of no interest.
@@ -94,23 +97,26 @@ class Outages:
         except ValueError:
             return
         if host and len(self._asked) < MAX_REQUESTS:
-            self._asked[request] = host
+            self._asked[request] = (host, self._clock())
 
     def _reach(self, request: str) -> None:
-        if (host := self._asked.get(request)) is None:
+        if request not in self._asked:
             return
         if len(self._answered) < MAX_HOSTS:
-            self._answered.add(host)
+            self._answered.add(self._asked[request][0])
+        self._reached = self._clock()
         self._end()
 
     def _fail(self, request: str, error: str) -> None:
-        if self._asked.pop(request, None) not in self._answered or not _UNREACHED.search(error):
+        host, asked = self._asked.pop(request, ("", 0.0))
+        if host not in self._answered or not _UNREACHED.search(error):
             return
-        now = self._clock()
-        if self._began is not None and now - self._last > MAX_PAUSE_SECONDS:
+        # Where packets get lost without a word, a request takes minutes to fail.
+        since = max(asked, self._reached)
+        if self._began is not None and since - self._last > MAX_PAUSE_SECONDS:
             self._end()
-        self._last = now
-        self._began = now if self._began is None else self._began
+        self._last = self._clock()
+        self._began = since if self._began is None else self._began
 
     def _end(self) -> None:
         self._ended_seconds += self._current_seconds

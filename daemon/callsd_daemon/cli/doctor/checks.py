@@ -14,17 +14,18 @@ from shlex import quote
 from callsd import AccessError, CallsdError, Client, SettingsError
 from callsd_daemon.cli.doctor.checks_recording import check_recording
 from callsd_daemon.cli.doctor.checks_units import check_units
-from callsd_daemon.cli.doctor.finding import Finding, Status, first_line
+from callsd_daemon.cli.doctor.finding import Finding, Status, first_line, problem
 from callsd_daemon.cli.shared.configuration import loaded
 from callsd_daemon.cli.shared.context import Cli
 from callsd_daemon.cli.shared.exit import Problem
 from callsd_daemon.cli.shared.output import size
 from callsd_daemon.config import Config
 from callsd_daemon.models.store import ModelState, ModelStore
-from callsd_daemon.startup import DATABASE_FILE
+from callsd_daemon.startup import DATABASE_FILE, STATE_DIRECTORIES, TOKENS_FILE, user_name
 from callsd_daemon.store.damage import check_database
 from callsd_daemon.store.files import beside
 from callsd_daemon.store.migrations import SchemaTooNewError
+from callsd_daemon.tokens import TokenFile, TokenFileError
 
 
 MIN_PYTHON = (3, 11)
@@ -47,6 +48,7 @@ WORKER_MODULES = (
 IMPORT_TIMEOUT_SECONDS = 60.0
 # A healthy daemon answers in milliseconds, even while jobs run.
 ANSWER_TIMEOUT_SECONDS = 5.0
+RESTORE = "stop callsd, copy jobs/ and workers/ away, callsd restore BACKUP, start callsd"
 # Below this the next long recording fails.
 MIN_FREE_BYTES = 2 * 1024**3
 # 2024-01-01: a clock before that was never set, and makes certificates and retention fail.
@@ -90,6 +92,8 @@ def check_python() -> Iterator[Finding]:
 
 def check_modules() -> Iterator[Finding]:
     """What the workers import. Tried in a process of its own: some of it can crash."""
+    own = Path(sys.executable).with_name("pip")
+    pip = own if own.exists() else "pip"
     for module, purpose, extra, is_required in WORKER_MODULES:
         problem = _import_problem(module)
         missing = Status.PROBLEM if is_required else Status.ADVICE
@@ -97,7 +101,7 @@ def check_modules() -> Iterator[Finding]:
             name=module,
             status=missing if problem else Status.OK,
             found=f"{purpose}: {problem}" if problem else purpose,
-            fix=f"pip install 'callsd[{extra}]'" if problem else "",
+            fix=f"{pip} install 'callsd[{extra}]'" if problem else "",
         )
 
 
@@ -156,7 +160,7 @@ def check_state(directory: Path) -> Iterator[Finding]:
             name="state directory",
             status=Status.PROBLEM,
             found=f"{directory}: {existing} is not writable by this user",
-            fix=f'install -d -o "$USER" {directory}, or set state.directory',
+            fix=_access(directory),
         )
         return
     free_bytes = shutil.disk_usage(existing).free
@@ -169,13 +173,40 @@ def check_state(directory: Path) -> Iterator[Finding]:
         fix="" if has_room else f"make room, or move state.directory: {size(MIN_FREE_BYTES)} or so",
     )
     yield from _check_database(directory / DATABASE_FILE)
+    yield from _check_files(directory)
+
+
+def _access(directory: Path) -> str:
+    """What to do about a directory that is not for this user."""
+    if directory.exists() and directory.stat().st_uid != 0:
+        owner = user_name(directory.stat().st_uid)
+        return f"look as its owner: runuser -u {owner} -- callsd doctor"
+    own = user_name(os.geteuid())
+    return f"install -d -o {own} {directory}, or set state.directory"
+
+
+def _check_files(directory: Path) -> Iterator[Finding]:
+    """Whether what the daemon needs in there is its own, and its tokens can be read."""
+    if not directory.exists():
+        return  # made at the first start
+    owner = directory.stat().st_uid
+    names = (*STATE_DIRECTORIES, "workers", DATABASE_FILE, TOKENS_FILE)
+    present = [path for name in names if (path := directory / name).exists()]
+    if strange := [path for path in present if path.stat().st_uid != owner]:
+        # Not all that there is: what workers write is theirs, and their group's.
+        fix = " ".join(["chown -R", user_name(owner), *map(str, strange)])
+        yield problem("owner", f"some files are not {user_name(owner)}'s", fix)
+    try:
+        TokenFile(directory / TOKENS_FILE).list()
+    except TokenFileError as error:
+        yield problem("tokens", str(error), "callsd tokens create NAME, for each but the owner's")
 
 
 def _check_database(path: Path) -> Iterator[Finding]:
     """Whether the database is whole, in use or not."""
     if not path.exists() and not beside(path, "-wal").exists():
         return  # made at the first start
-    status, found, fix = Status.PROBLEM, "", "stop callsd, callsd restore BACKUP, start callsd"
+    status, found, fix = Status.PROBLEM, "", RESTORE
     try:
         check_database(path, is_thorough=True)
     except SchemaTooNewError as error:
@@ -192,7 +223,11 @@ def _check_database(path: Path) -> Iterator[Finding]:
 def check_models(config: Config) -> Iterator[Finding]:
     """Which models are here, above all those that jobs get which name none."""
     directory = Path(config.models.directory)
-    statuses = {status.name: status for status in ModelStore(directory).list()}
+    try:
+        statuses = {status.name: status for status in ModelStore(directory).list()}
+    except PermissionError as error:
+        yield problem("models", f"{error.filename}: {error.strerror}", _access(directory.parent))
+        return
     present = [name for name, one in statuses.items() if one.state is ModelState.PRESENT]
     captions = config.captions
     wanted = {config.transcription.model, captions.model, captions.fallback_model} - {""}

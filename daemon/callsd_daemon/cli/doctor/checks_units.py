@@ -19,14 +19,16 @@ def check_units(config: Config) -> Iterator[Finding]:
     if weakness := rules.weakness(config):
         yield Finding(name="workers", status=Status.ADVICE, found=weakness)
         return
-    outdated = Installation(Path("/")).outdated()
+    installation = Installation(Path("/"))
+    outdated = installation.outdated()
+    remedy = "apt reinstall callsd" if installation.is_packaged else "callsd install"
     yield Finding(
         name="units",
         status=Status.PROBLEM if outdated else Status.OK,
         found=f"not as this version has them: {', '.join(map(str, outdated))}"
         if outdated
         else "as this version has them",
-        fix="callsd install" if outdated else "",
+        fix=remedy if outdated else "",
     )
     state = _state_of("callsd.service")
     yield Finding(

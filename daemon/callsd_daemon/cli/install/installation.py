@@ -102,11 +102,12 @@ class Installation:
         self._root = root
         self._is_live = root == Path("/") if is_live is None else is_live
         self._programs = programs or Path(sys.executable).parent
-        self._is_packaged = self._programs.is_relative_to(PACKAGED)
+        self.is_packaged = self._programs.is_relative_to(PACKAGED)
+        """Whether a package brings the units as well."""
 
     def check(self) -> None:
         """Raise Problem when what is installed could not run, or is not ours to install."""
-        if self._is_packaged:
+        if self.is_packaged:
             raise Problem(
                 "this callsd came with a package, which has set it up",
                 to_do="systemctl status callsd; apt installs, upgrades and removes it",
@@ -196,8 +197,8 @@ class Installation:
         return _Write(path=self._path(name, UNITS[name]), content=content)
 
     def _path(self, name: str, directory: str) -> Path:
-        top = "usr/lib" if self._is_packaged else "etc"
-        if self._is_packaged and name == "callsd.rules":
+        top = "usr/lib" if self.is_packaged else "etc"
+        if self.is_packaged and name == "callsd.rules":
             top = "usr/share"
         return self._root / top / directory / _installed_name(name)
 

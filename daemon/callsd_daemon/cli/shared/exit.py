@@ -26,7 +26,7 @@ MEANINGS = {
     Exit.USAGE: "wrong usage, or an invalid request",
     Exit.UNREACHABLE: "no daemon answers, or it is shutting down",
     Exit.NOT_FOUND: "no such job, artifact, upload or model",
-    Exit.REFUSED: "refused: no capacity, or not in a state that allows it",
+    Exit.REFUSED: "refused: no capacity, not in a state that allows it, or the database is damaged",
     Exit.NOT_ALLOWED: "the token is missing, invalid, or lacks a scope",
     Exit.DEADLINE: "no answer in time",
     Exit.INTERNAL: "a bug in callsd",

@@ -56,7 +56,8 @@ _REMEDIES = {
     "SLOTS_EXHAUSTED": "leave out --no-queue to wait; `callsd capacity` shows the ceilings",
     "SOURCE_UNAVAILABLE": "check the network, or bring the files: callsd models pull --from PATH",
     "TOKEN_INVALID": "ask for a new token (callsd tokens create) and name it by --token-file",
-    "TOKEN_MISSING": "name a file with a token: --token-file FILE or CALLSD_TOKEN_FILE",
+    "TOKEN_MISSING": "name a file with a token: --token-file FILE or CALLSD_TOKEN_FILE; who runs "
+    "the daemon makes one: callsd tokens create NAME",
 }
 
 
@@ -89,6 +90,9 @@ def _code(error: CallsdError) -> Exit:
     if error.reason == "SOURCE_UNAVAILABLE":
         # The same status as a daemon that is away, but it is the model's source that is.
         return Exit.FAILED
+    if error.reason == "DATABASE_DAMAGED":
+        # What did not arrive intact is a bug; this is for the administrator.
+        return Exit.REFUSED
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
@@ -101,7 +105,12 @@ def _from_rpc(error: CallsdError, cli: Cli) -> dict[str, Any]:
         # gRPC's own words go through every layer; the last part is what the system said.
         cause = error.message.rpartition("error: ")[2]
         message = f"no daemon answers at {cli.endpoint().address}: {cause}"
-        to_do = "start one (callsd serve), or name another by --address or CALLSD_ADDRESS"
+        to_do = (
+            "start it (systemctl start callsd, or callsd serve), or name another by --address or "
+            "CALLSD_ADDRESS"
+        )
+        if "Permission denied" in cause:
+            to_do = "join the group of its socket: adduser USER callsd, and log in again"
         if "CERTIFICATE_VERIFY_FAILED" in error.message:
             message = f"the certificate of {cli.endpoint().address} is not one that we trust"
             to_do = "name the certificate of its authority: --ca-file FILE or CALLSD_CA_FILE"
