@@ -5,6 +5,7 @@ What each death costs is printed: `pytest tests/faults/test_recordings.py -rP | 
 """
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -12,12 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 
 from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED, Job
 from callsd.v1.recording_pb2 import RECORDING_PROFILE_LOW, RecordingSpec
-from callsd_bench.recording.measure import measure
+from callsd_bench.recording.measure import measure, stills
 from callsd_bench.recording.pages import PageServer
 from callsd_worker.recorder.pieces import find_pieces
 from tests.conftest import StartDaemon
@@ -31,7 +34,8 @@ START_SECONDS = 30.0
 END_SECONDS = 60.0
 
 NOTICED_SECONDS = 1.5
-"""A death is noticed within 0.2 s when nobody else uses the machine; then things are started."""
+"""A death is noticed within 0.2 s when nobody else uses the machine; then things are started. Of a
+second that the daemon is dead nothing is lost: it is what a picture may stand still."""
 
 Chooser = Callable[[psutil.Process], bool]
 
@@ -86,32 +90,11 @@ def fetched(one: Daemon, job: Job, target: Path) -> Path:
     return target
 
 
-def first_start(one: Daemon, job: Job, *, with_worker: bool = False) -> float:
-    """How long it took to start what a recording needs, on this machine and as busy as it is.
-
-    What is lost is the time of another start, so that this is what it is held against.
-    """
-    now = one.client().get_job(job)
-    began = now.create_time if with_worker else now.start_time
-    piece = find_pieces(one.worker_directory(job.name))[0]
-    return piece.start_seconds - began.ToMicroseconds() / 1e6
-
-
 def finish(one: Daemon, job: Job) -> Job:
     """End it, and wait for its file."""
     client = one.client()
     client.stop_job(job)
     return client.wait_job(job, timeout_seconds=END_SECONDS)
-
-
-def victim(one: Daemon, job: Job, is_it: Chooser) -> int:
-    """The process of a recording that `is_it` tells."""
-    for child in psutil.Process(one.worker(job.name)).children(recursive=True):
-        # Some of the browser's helpers end by themselves meanwhile.
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if is_it(child):
-                return child.pid
-    raise AssertionError("no such process")
 
 
 def named(name: str) -> Chooser:
@@ -135,125 +118,160 @@ def is_browser(process: psutil.Process) -> bool:
     return process.name().startswith("chrom") and not any("--type=" in word for word in command)
 
 
-def check(one: Daemon, job: Job, path: Path, *, what: str, most_seconds: float) -> None:
-    """The recording is whole but for what the death has cost, which is printed and bounded."""
-    result = job.recording_result
-    found = measure(fetched(one, job, path), fps=FPS)
-    print(  # noqa: T201 - for people
-        f"lost {found.missing_seconds:.1f} s after kill -9 of {what}, of {most_seconds:.1f} s"
-    )
-
-    assert job.state == JOB_STATE_SUCCEEDED
-    assert found.missing_seconds < most_seconds
-    assert found.duration_seconds == pytest.approx(result.duration.ToMilliseconds() / 1000, abs=0.5)
-    # Nothing of it goes on.
-    assert one.worker_pids(job.name) == []
-
-
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is killed, and how many first starts may be lost by that."""
+    """What is killed, and what may be lost by that: some first starts, and a pause."""
 
     what: str
     is_it: Chooser
-    starts: float = 3.0
+    starts: float = 2.0
     """Of all that a recording needs; less when it is only a part of it that is started again."""
+    pause_seconds: float = 0.0
+    """Before the page is shown again, as it was not there for long; twice as long the next time."""
 
 
-CASES = (
-    Case(what="the capture", is_it=running("callsd_worker.recorder.capture"), starts=1.0),
-    Case(what="the page", is_it=is_renderer),
-    Case(what="the browser", is_it=is_browser),
-    Case(what="the display", is_it=named("Xvfb")),
-    Case(what="the sound server", is_it=named("pulseaudio")),
+ROUNDS = (
+    (
+        Case(what="the page", is_it=is_renderer, pause_seconds=1.0),
+        Case(what="the display", is_it=named("Xvfb"), pause_seconds=1.0),
+    ),
+    (
+        Case(what="the browser", is_it=is_browser, pause_seconds=2.0),
+        Case(what="the sound server", is_it=named("pulseaudio"), pause_seconds=2.0),
+    ),
+    (
+        Case(what="the capture", is_it=running("callsd_worker.recorder.capture"), starts=1.0),
+        Case(what="the worker", is_it=running("callsd_worker")),
+    ),
 )
+"""Killed one after the other, in two recordings at once."""
+
+
+class Victim:
+    """A recording in which one thing after the other is killed."""
+
+    def __init__(self, one: Daemon, pages: PageServer) -> None:
+        self._one = one
+        self.job = one.client().create_job(spec(pages)).job
+        self._piece_count = 1
+        self._deaths: list[tuple[str, float, float]] = []
+        """What died, when in Unix time, and what may be lost by it, in seconds."""
+
+    def await_begin(self) -> None:
+        """Wait until some seconds are recorded."""
+        await_frames(self._one, self.job, beyond=3 * FPS)
+        piece = find_pieces(self._one.worker_directory(self.job.name))[0]
+        self._began_at = piece.start_seconds
+        # What is lost is the time of another start, so that this is what it is held against: on
+        # this machine, and as busy as it is.
+        self._start_seconds = self._began_at - self.job.create_time.ToNanoseconds() / 1e9
+
+    def kill(self, case: Case) -> None:
+        """Kill something, of which another one is started."""
+        worker = psutil.Process(self._one.worker(self.job.name))
+        for process in (worker, *worker.children(recursive=True)):
+            # Some of the browser's helpers end by themselves meanwhile.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if case.is_it(process):
+                    process.kill()
+                    self.note(case.what, starts=case.starts, seconds=case.pause_seconds)
+                    return
+        raise AssertionError(f"there is no process of {case.what}")
+
+    def note(self, what: str, *, starts: float = 0.0, seconds: float = 0.0) -> None:
+        """Something has died: so many starts may be lost by it, and so many seconds more."""
+        most_seconds = NOTICED_SECONDS + starts * self._start_seconds + seconds
+        self._deaths.append((what, time.time(), most_seconds))
+
+    def await_next_piece(self) -> None:
+        """Wait until something is recorded in the next piece."""
+        self._piece_count += 1
+        client = self._one.client()
+        eventually(
+            lambda: client.get_job(self.job).progress.recording.segment == self._piece_count,
+            f"piece {self._piece_count} is recorded",
+            seconds=START_SECONDS,
+        )
+        await_frames(self._one, self.job, beyond=frames(self._one, self.job) + 2 * FPS)
+
+    def end(self, path: Path) -> Job:
+        """End it: it is whole but for what the deaths have cost, which is printed and bounded."""
+        ended = finish(self._one, self.job)
+        assert ended.state == JOB_STATE_SUCCEEDED
+        result = ended.recording_result
+        assert (result.segment_count, result.cut_short) == (self._piece_count, False)
+        self._check_losses(stills(fetched(self._one, ended, path)))
+        found = measure(path, fps=FPS)
+        assert found.duration_seconds == pytest.approx(
+            result.duration.ToMilliseconds() / 1000, abs=0.5
+        )
+        # Nothing of it goes on.
+        assert self._one.worker_pids(ended.name) == []
+        return ended
+
+    def _check_losses(self, stood_still: NDArray[np.float64]) -> None:
+        begins = stood_still[:, 0] + self._began_at
+        # What dies takes with it what it has not written yet, of the last second.
+        times = [at - 2.0 for _, at, _ in self._deaths]
+        for (what, _, most_seconds), since, until in zip(
+            self._deaths, [0.0, *times[1:]], [*times[1:], math.inf], strict=True
+        ):
+            lost = stood_still[(begins >= since) & (begins < until), 1].max()
+            print(f"lost {lost:.1f} s after kill -9 of {what}, of {most_seconds:.1f} s")  # noqa: T201 - for people
+            assert lost < most_seconds, what
 
 
 @pytest.mark.alone
-class TestKilled:
-    """kill -9 in the middle of a recording."""
+@pytest.mark.timeout(240)
+@pytest.mark.scenario(3, "whatever a recording needs is killed: it goes on, and is whole")
+@pytest.mark.scenario(2, "a recording goes on without a gap while no daemon runs")
+@pytest.mark.scenario(7, "everything dies at once: the recording goes on afterwards")
+def test_killed(daemon: StartDaemon, pages: PageServer, tmp_path: Path) -> None:
+    """What a recording needs is started again, and the pieces are joined by the clock.
 
-    @pytest.mark.scenario(3, "whatever a recording needs is killed: it goes on, and is whole")
-    @pytest.mark.parametrize("case", CASES, ids=[case.what for case in CASES])
-    def test_helpers(
-        self, daemon: StartDaemon, pages: PageServer, tmp_path: Path, case: Case
-    ) -> None:
-        """What a recording needs is started again, and the pieces are joined by the clock."""
-        one = daemon(is_real=True, machine=None, config={"admission": {"enforced": False}})
-        job = begin(one, spec(pages))
-        most_seconds = NOTICED_SECONDS + case.starts * first_start(one, job)
-        os.kill(victim(one, job, case.is_it), signal.SIGKILL)
-        eventually(
-            lambda: one.client().get_job(job).progress.recording.segment == 2,
-            "a second piece is recorded",
-            seconds=START_SECONDS,
-        )
-        await_frames(one, job, beyond=frames(one, job) + 2 * FPS)
-        ended = finish(one, job)
+    After a worker another one goes on at once. Without the daemon the worker goes on, and the next
+    one takes it up: no gap at all. When all die together, as with a machine, the next daemon goes
+    on.
+    """
+    one = daemon(is_real=True, machine=None, config={"admission": {"enforced": False}})
+    both = [Victim(one, pages) for _ in range(2)]
+    for each in both:
+        each.await_begin()
+    for cases in ROUNDS:
+        for each, case in zip(both, cases, strict=True):
+            each.kill(case)
+        for each in both:
+            each.await_next_piece()
 
-        check(one, ended, tmp_path / "a.mp4", what=case.what, most_seconds=most_seconds)
-        assert (ended.attempt, ended.recording_result.segment_count) == (1, 2)
-        assert not ended.recording_result.cut_short
-        assert [notice.code for notice in ended.notices] == ["RECORDING_JOINED"]
+    workers = [one.worker(each.job.name) for each in both]
+    recorded = [frames(one, each.job) for each in both]
+    for each in both:
+        each.note("the daemon")
+    began = time.monotonic()
+    one.kill()
+    one.start()
+    restart_seconds = time.monotonic() - began
+    for each, before in zip(both, recorded, strict=True):
+        await_frames(one, each.job, beyond=before + 3 * FPS)
+    assert [one.worker(each.job.name) for each in both] == workers
+    assert [one.client().get_job(each.job).attempt for each in both] == [1, 2]
 
-    @pytest.mark.scenario(3, "whatever a recording needs is killed: it goes on, and is whole")
-    def test_worker(self, daemon: StartDaemon, pages: PageServer, tmp_path: Path) -> None:
-        """Another worker goes on at once; nothing of the first one stays."""
-        one = daemon(is_real=True, machine=None, config={"admission": {"enforced": False}})
-        job = begin(one, spec(pages))
-        most_seconds = NOTICED_SECONDS + 3 * first_start(one, job, with_worker=True)
-        os.kill(one.worker(job.name), signal.SIGKILL)
-        eventually(
-            lambda: one.client().get_job(job).attempt == 2, "another worker", seconds=START_SECONDS
-        )
-        eventually(
-            lambda: one.client().get_job(job).progress.recording.segment == 2,
-            "a second piece is recorded",
-            seconds=START_SECONDS,
-        )
-        await_frames(one, job, beyond=2 * FPS)
-        ended = finish(one, job)
-
-        check(one, ended, tmp_path / "a.mp4", what="the worker", most_seconds=most_seconds)
-        assert ended.recording_result.segment_count == 2
-        assert [notice.code for notice in ended.notices] == ["WORKER_RESTARTED", "RECORDING_JOINED"]
-
-    @pytest.mark.scenario(2, "a recording goes on without a gap while no daemon runs")
-    def test_daemon(self, daemon: StartDaemon, pages: PageServer, tmp_path: Path) -> None:
-        """The worker goes on without the daemon, and the next one takes it up: no gap at all."""
-        one = daemon(is_real=True, machine=None, config={"admission": {"enforced": False}})
-        job = begin(one, spec(pages))
-        worker = one.worker(job.name)
-        one.kill()
-        one.start()
-        await_frames(one, job, beyond=frames(one, job) + 2 * FPS)
-
-        assert one.worker(job.name) == worker
-        ended = finish(one, job)
-        check(one, ended, tmp_path / "a.mp4", what="the daemon", most_seconds=1.0)
-        assert (ended.attempt, ended.recording_result.segment_count) == (1, 1)
-
-    @pytest.mark.scenario(7, "everything dies at once: the recording goes on afterwards")
-    def test_everything(self, daemon: StartDaemon, pages: PageServer, tmp_path: Path) -> None:
-        """Daemon and workers die together, as with a machine: the next daemon goes on."""
-        one = daemon(is_real=True, machine=None, config={"admission": {"enforced": False}})
-        job = begin(one, spec(pages))
-        most_seconds = NOTICED_SECONDS + 3 * first_start(one, job, with_worker=True)
-        one.kill()
-        for pid in one.worker_pids(job.name):
+    for each in both:
+        each.note("everything", starts=2.0, seconds=2.0 * restart_seconds)
+    one.kill()
+    for pid in one.worker_pids():
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        began = time.monotonic()
-        one.start()
-        most_seconds += time.monotonic() - began
-        eventually(
-            lambda: one.client().get_job(job).progress.recording.segment == 2,
-            "a second piece is recorded",
-            seconds=START_SECONDS,
-        )
-        await_frames(one, job, beyond=2 * FPS)
-        ended = finish(one, job)
+    one.start()
+    for each in both:
+        each.await_next_piece()
+    ended = [each.end(tmp_path / f"{number}.mp4") for number, each in enumerate(both)]
 
-        check(one, ended, tmp_path / "a.mp4", what="everything", most_seconds=most_seconds)
+    assert [job.attempt for job in ended] == [2, 3]
+    assert [[notice.code for notice in job.notices] for job in ended] == [
+        ["WORKER_RESTARTED", "RECORDING_JOINED"],
+        ["WORKER_RESTARTED", "WORKER_RESTARTED", "RECORDING_JOINED"],
+    ]
 
 
 class TestSaved:

@@ -87,7 +87,7 @@ def measure(path: Path, *, fps: float) -> Measured:
     if len(times) < 2:  # noqa: PLR2004 - it takes two to have a rate
         raise BenchError(f"{path} has no picture that moves")
     counters = np.array(watched.counters)
-    changes, missing_seconds = _changes(times, counters)
+    changes, stood_still = _changes(times, counters)
     unique_fps = changes / (times[-1] - times[0])
     sync_ms = _sync_ms(_flashes(times, np.array(watched.is_white)), _beeps(watched.waves))
     size_bytes = path.stat().st_size
@@ -98,7 +98,7 @@ def measure(path: Path, *, fps: float) -> Measured:
         height=watched.height,
         unique_fps=float(unique_fps),
         unique_ratio=float(unique_fps / fps),
-        missing_seconds=missing_seconds,
+        missing_seconds=float(stood_still[:, 1].max()),
         unreadable_ratio=float((counters < 0).mean()),
         sync_ms_start=_median(sync_ms[:_MEDIAN_OF]),
         sync_ms_end=_median(sync_ms[-_MEDIAN_OF:]),
@@ -106,6 +106,12 @@ def measure(path: Path, *, fps: float) -> Measured:
         video_kbps=watched.video_bytes * 8 / 1000 / seconds,
         mb_per_hour=size_bytes / 1e6 / seconds * 3600,
     )
+
+
+def stills(path: Path) -> NDArray[np.float64]:
+    """For how long one picture stood still, each time: rows of beginning and length, in seconds."""
+    watched = _watch(path)
+    return _changes(np.array(watched.times), np.array(watched.counters))[1]
 
 
 def flashes(path: Path) -> NDArray[np.float64]:
@@ -230,13 +236,16 @@ def _hear(watched: _Watched, frame: av.AudioFrame) -> None:
 # --- what follows from it ---
 
 
-def _changes(times: NDArray[np.float64], counters: NDArray[np.int64]) -> tuple[int, float]:
-    """How often a new painting is seen, and the longest time in seconds without one."""
+def _changes(
+    times: NDArray[np.float64], counters: NDArray[np.int64]
+) -> tuple[int, NDArray[np.float64]]:
+    """How often a new painting is seen, and the times without one, as by `stills`."""
     is_readable = counters >= 0
     seen, seen_at = counters[is_readable], times[is_readable]
     is_new = np.diff(seen, prepend=-1) != 0
     moments = np.concatenate([times[:1], seen_at[is_new], times[-1:]])
-    return max(0, int(is_new.sum()) - 1), float(np.diff(moments).max())
+    stood_still = np.column_stack([moments[:-1], np.diff(moments)])
+    return max(0, int(is_new.sum()) - 1), stood_still
 
 
 def _flashes(times: NDArray[np.float64], is_white: NDArray[np.bool_]) -> NDArray[np.float64]:
