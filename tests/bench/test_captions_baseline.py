@@ -532,7 +532,6 @@ class TestSharedQueue:
         assert tasks.qsize() == 1
 
 
-@pytest.mark.alone
 class TestProgram:
     """The whole baseline in real time, with its real engines."""
 
@@ -548,6 +547,7 @@ class TestProgram:
             check=False,
         )
 
+    @pytest.mark.alone
     def test_two_calls(self, request_document: dict[str, Any], tmp_path: Path) -> None:
         """Each call gets its captions, none before it was said, and progress is told."""
         request_document["calls"] *= 2

@@ -10,8 +10,6 @@ from callsd_bench.recording.cost import CostMeter
 from callsd_bench.shared.errors import BenchError
 
 
-pytestmark = pytest.mark.alone
-
 # Works for a second before the first line it is sent, and has a child work after that.
 WORK = """
 import subprocess, sys, time

@@ -8,9 +8,6 @@ import pytest
 from callsd_bench.recording import end as module
 
 
-pytestmark = pytest.mark.alone
-
-
 def test_it_is_joined_and_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file that is measured is whole, in the job's directory, and nowhere else."""
     monkeypatch.setattr(module, "PIECE_SECONDS", 1)

@@ -218,7 +218,6 @@ def test_whole_or_refused(calm: Calm, calls: str) -> None:
     mix.assert_finished()
 
 
-@pytest.mark.alone
 @pytest.mark.scenario(63, "a call takes 5 s: everybody else is answered meanwhile")
 @pytest.mark.parametrize(
     ("place", "calls"),

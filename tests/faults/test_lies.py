@@ -46,7 +46,6 @@ class TestLies:
         assert failure(run(one, "lie-artifact")) == "WORKER_KILLED"
         assert_invariants(one)
 
-    @pytest.mark.alone
     @pytest.mark.scenario(37, "binary, without a line: cut with a mark, the job succeeds")
     def test_log_flood(self, daemon: StartDaemon) -> None:
         """A worker that floods its log fills no disk, and is otherwise not disturbed."""

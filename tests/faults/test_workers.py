@@ -199,36 +199,32 @@ class TestSilence:
         assert failure(run(strict, script)) == "WORKER_UNRESPONSIVE"
         assert_invariants(strict)
 
-    @pytest.mark.alone
     @pytest.mark.reason("MAX_DURATION_EXCEEDED")
     def test_max_duration(self, patient: Daemon) -> None:
         """A job that runs too long fails, even though its worker ends in good order."""
-        began = time.monotonic()
         ended = run(patient, "sleep", max_seconds=1.0)
 
         assert failure(ended) == "MAX_DURATION_EXCEEDED"
         assert ended.attempt == 1
-        assert time.monotonic() - began < 8
         assert_invariants(patient)
 
-    @pytest.mark.alone
     def test_max_duration_counts_across_restarts(self, patient: Daemon) -> None:
         """A restart of the daemon does not give a job its time anew."""
         api = patient.api()
-        job = patient.create(api, "sleep", max_seconds=5.0).job
+        job = patient.create(api, "sleep", max_seconds=6.0).job
         running = patient.wait(api, job.name, JOB_STATE_RUNNING)
-        most = running.start_time.ToNanoseconds() / 1e9 + 4.0
+        most = running.start_time.ToNanoseconds() / 1e9 + 5.0
         eventually(lambda: time.time() > most, "most of the time is over")
         patient.kill()
         api = patient.start().api()
         back_at = time.monotonic()
         ended = patient.wait(api, job.name)
 
-        # It would be five seconds with all of it anew.
-        assert time.monotonic() - back_at < 4.0
+        # It would be six seconds with all of it anew.
+        assert time.monotonic() - back_at < 5.0
         assert failure(ended) == "MAX_DURATION_EXCEEDED"
         ran = ended.end_time.ToNanoseconds() - running.start_time.ToNanoseconds()
-        assert ran / 1e9 >= 5.0
+        assert ran / 1e9 >= 6.0
         assert_invariants(patient)
 
 

@@ -182,7 +182,6 @@ class TestLimits:
 class TestLoad:
     """What others use, measured on the machine that this runs on."""
 
-    @pytest.mark.alone
     def test_busy_neighbour(self, tmp_path: Path) -> None:
         """What a process that is not ours uses is seen within seconds."""
         probe = Probe(tmp_path)
@@ -224,7 +223,6 @@ class TestLoad:
 
         assert probe.sample({}).cores_external == before
 
-    @pytest.mark.alone
     def test_own_session(self, tmp_path: Path) -> None:
         """What our own workers use is not external: as much is found as others really used."""
         with running(BUSY) as worker:
@@ -237,7 +235,6 @@ class TestLoad:
                 "the one that knows the worker finds less external load",
             )
 
-    @pytest.mark.alone
     def test_what_workers_take(self, tmp_path: Path) -> None:
         """Cores and memory of each of our workers are told by its name, of nobody else's."""
         with running(BUSY) as worker:

@@ -15,7 +15,7 @@ import pytest
 
 from callsd_bench.recording.pages import PageServer
 from callsd_bench.shared.errors import BenchError
-from callsd_worker.recorder import page_scripts
+from callsd_worker.recorder import browser, page_scripts
 from callsd_worker.recorder.cdp import CdpError
 from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.quality import Quality
@@ -362,9 +362,11 @@ class TestDeath:
             assert caught.value.reason is Reason.PAGE_UNAVAILABLE
             assert source.problem() == "the browser has ended (exit code -9)"
 
-    @pytest.mark.alone
-    def test_a_browser_that_is_killed_is_noticed(self, pages: PageServer) -> None:
-        """When the browser dies it is said so, and closing is quick and leaves nothing."""
+    def test_a_browser_that_is_killed_is_noticed(
+        self, pages: PageServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When the browser dies it is said so; closing does not wait for it, and leaves nothing."""
+        monkeypatch.setattr(browser, "CLOSE_SECONDS", 120.0)
         with WebSource(Page(url=pages.url("typical"), ready_expression=READY), SMALL) as source:
             source.open(should_stop=never)
             started = browser_processes(source)
@@ -373,7 +375,7 @@ class TestDeath:
             assert found == "the browser has ended (exit code -9)"
             assert source.is_over() is False
             began = time.monotonic()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert not source.host.directory.exists()
         eventually(lambda: not [one for one in started if one.is_running()], "no process is left")
 
