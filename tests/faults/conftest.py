@@ -48,10 +48,15 @@ def record_figure(record_property: Callable[[str, object], None]) -> RecordFigur
     return record
 
 
+@pytest.fixture(scope="module")
+def seed() -> str:
+    """What a module's random numbers come of."""
+    return os.environ.get("CALLSD_FAULTS_SEED") or secrets.token_hex(4)
+
+
 @pytest.fixture
-def chance(record_property: Callable[[str, object], None]) -> random.Random:
+def chance(seed: str, record_property: Callable[[str, object], None]) -> random.Random:
     """Random numbers whose seed is printed, and given by CALLSD_FAULTS_SEED to have them again."""
-    seed = os.environ.get("CALLSD_FAULTS_SEED") or secrets.token_hex(4)
     record_property("seed", seed)
     print(f"seed: CALLSD_FAULTS_SEED={seed}")  # noqa: T201 - for people
     return random.Random(seed)  # noqa: S311 - no secret

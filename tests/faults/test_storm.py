@@ -20,6 +20,7 @@ from callsd.v1.job_pb2 import JOB_STATE_SUCCEEDED
 from callsd_daemon.domain.jobs import Artifact, State
 from callsd_daemon.kinds.stored import codec
 from callsd_daemon.store.database import Database
+from callsd_daemon.store.transaction import Transaction
 from tests.conftest import StartDaemon
 from tests.faults.conftest import RecordFigure
 from tests.helpers.api import Api
@@ -170,12 +171,9 @@ def remember(one: Daemon, count: int) -> None:
     )
     database = Database(one.state / "callsd.db", codec())
 
-    async def write() -> None:
-        for first in range(0, count, 1000):
-            ids = [f"past{number}" for number in range(first, first + 1000)]
-            await asyncio.gather(
-                *(database.write(lambda tx, i=i: tx.put(replace(past, id=i))) for i in ids)  # type: ignore[misc]
-            )
+    def put_all(tx: Transaction) -> None:
+        for number in range(count):
+            tx.put(replace(past, id=f"past{number}"))
 
-    asyncio.run(write())
+    asyncio.run(database.write(put_all))
     database.close()

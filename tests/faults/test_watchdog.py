@@ -25,8 +25,6 @@ from tests.helpers.reasons import status
 from tests.helpers.waiting import eventually
 
 
-pytestmark = pytest.mark.alone
-
 PROGRAM = Path(__file__).with_name("odd_serve.py")
 WATCHDOG_SECONDS = 1.5
 CONNECTIONS = 3
@@ -46,6 +44,7 @@ def stalling(daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch) -> Daemon:
     return one
 
 
+@pytest.mark.alone
 @pytest.mark.scenario(11, "no sign of life while it stalls; its end names the culprit; jobs go on")
 def test_stalled(stalling: Daemon, record_figure: RecordFigure) -> None:
     """The service manager hears nothing any more, and what it does then costs no job anything.
