@@ -20,6 +20,8 @@ SHEET ?= page-zoo.png
 
 # What is tested as a system; everything else is a part of `make test`.
 SYSTEM := tests/boot tests/packaging tests/proxy
+# Where tests are that run alone: only to read all the other files takes longer than most of them.
+ALONE = $(shell grep --recursive --files-with-matches --include='test_*.py' mark.alone tests | sort)
 # How many tests run at once, where they may: most of them wait most of the time.
 BESIDE ?= 2
 
@@ -100,7 +102,7 @@ test: test-alone test-beside ## run all tests but those of the system, on real s
 
 .PHONY: test-alone
 test-alone: test-models test-packages # what judges real time or the whole machine
-	$(BIN)/pytest -m 'alone and not slow' $(SYSTEM:%=--ignore=%)
+	$(BIN)/pytest -m 'alone and not slow' $(SYSTEM:%=--ignore=%) $(ALONE)
 
 .PHONY: test-beside
 test-beside: test-models test-packages # the rest, some at once
