@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
+from callsd import Client
 from callsd.v1.job_pb2 import JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED, Job
 from callsd.v1.recording_pb2 import RECORDING_PROFILE_LOW, RecordingSpec
 from callsd_bench.recording.measure import measure, stills
@@ -77,11 +78,6 @@ def await_frames(one: Daemon, job: Job, *, beyond: int) -> None:
         return now.progress.recording.frame_count > beyond
 
     eventually(count, f"{beyond} frames are recorded", seconds=START_SECONDS)
-
-
-def frames(one: Daemon, job: Job) -> int:
-    """How many are recorded."""
-    return one.client().get_job(job).progress.recording.frame_count
 
 
 def fetched(one: Daemon, job: Job, target: Path) -> Path:
@@ -154,16 +150,28 @@ class Victim:
         self._one = one
         self.job = one.client().create_job(spec(pages)).job
         self._piece_count = 1
+        self._frames: int | None = None
+        """So many were there when this piece was first seen, since the last death."""
         self._deaths: list[tuple[str, float, float]] = []
         """What died, when in Unix time, and what may be lost by it, in seconds."""
 
-    def await_begin(self) -> None:
-        """Wait until some seconds are recorded."""
-        await_frames(self._one, self.job, beyond=3 * FPS)
-        piece = find_pieces(self._one.worker_directory(self.job.name))[0]
-        self._began_at = piece.start_seconds
-        # What is lost is the time of another start, so that this is what it is held against: on
-        # this machine, and as busy as it is.
+    def goes_on(self, client: Client) -> bool:
+        """Whether some seconds were recorded since the last death, in the piece that is due."""
+        now = client.get_job(self.job)
+        assert not now.HasField("failure"), now.failure
+        progress = now.progress.recording
+        if progress.segment != self._piece_count:
+            return False
+        if self._frames is None:
+            self._frames = progress.frame_count
+        return progress.frame_count > self._frames + 2 * FPS
+
+    def note_start(self) -> None:
+        """Note how long its start took, on this machine and as busy as it is.
+
+        What is lost is the time of another start, so that this is what it is held against.
+        """
+        self._began_at = find_pieces(self._one.worker_directory(self.job.name))[0].start_seconds
         self._start_seconds = self._began_at - self.job.create_time.ToNanoseconds() / 1e9
 
     def kill(self, case: Case) -> None:
@@ -178,25 +186,18 @@ class Victim:
                     return
         raise AssertionError(f"there is no process of {case.what}")
 
-    def note(self, what: str, *, starts: float = 0.0, seconds: float = 0.0) -> None:
-        """Something has died: so many starts may be lost by it, and so many seconds more."""
+    def note(
+        self, what: str, *, starts: float = 0.0, seconds: float = 0.0, pieces: int = 1
+    ) -> None:
+        """Something dies: so many starts may be lost by it, and so many seconds more."""
         most_seconds = NOTICED_SECONDS + starts * self._start_seconds + seconds
         self._deaths.append((what, time.time(), most_seconds))
-
-    def await_next_piece(self) -> None:
-        """Wait until something is recorded in the next piece."""
-        self._piece_count += 1
-        client = self._one.client()
-        eventually(
-            lambda: client.get_job(self.job).progress.recording.segment == self._piece_count,
-            f"piece {self._piece_count} is recorded",
-            seconds=START_SECONDS,
-        )
-        await_frames(self._one, self.job, beyond=frames(self._one, self.job) + 2 * FPS)
+        self._piece_count += pieces
+        self._frames = None
 
     def end(self, path: Path) -> Job:
-        """End it: it is whole but for what the deaths have cost, which is printed and bounded."""
-        ended = finish(self._one, self.job)
+        """Its end: it is whole but for what the deaths have cost, which is printed and bounded."""
+        ended = self._one.client().wait_job(self.job, timeout_seconds=END_SECONDS)
         assert ended.state == JOB_STATE_SUCCEEDED
         result = ended.recording_result
         assert (result.segment_count, result.cut_short) == (self._piece_count, False)
@@ -220,6 +221,16 @@ class Victim:
             assert lost < most_seconds, what
 
 
+def await_both(one: Daemon, both: Sequence[Victim]) -> None:
+    """Wait until both are recorded again."""
+    client = one.client()
+    eventually(
+        lambda: not [each for each in both if not each.goes_on(client)],
+        "both are recorded",
+        seconds=2 * START_SECONDS,
+    )
+
+
 @pytest.mark.alone
 @pytest.mark.timeout(240)
 @pytest.mark.scenario(3, "whatever a recording needs is killed: it goes on, and is whole")
@@ -234,24 +245,22 @@ def test_killed(daemon: StartDaemon, pages: PageServer, tmp_path: Path) -> None:
     """
     one = daemon(is_real=True, machine=None, config={"admission": {"enforced": False}})
     both = [Victim(one, pages) for _ in range(2)]
+    await_both(one, both)
     for each in both:
-        each.await_begin()
+        each.note_start()
     for cases in ROUNDS:
         for each, case in zip(both, cases, strict=True):
             each.kill(case)
-        for each in both:
-            each.await_next_piece()
+        await_both(one, both)
 
     workers = [one.worker(each.job.name) for each in both]
-    recorded = [frames(one, each.job) for each in both]
     for each in both:
-        each.note("the daemon")
+        each.note("the daemon", pieces=0)
     began = time.monotonic()
     one.kill()
     one.start()
     restart_seconds = time.monotonic() - began
-    for each, before in zip(both, recorded, strict=True):
-        await_frames(one, each.job, beyond=before + 3 * FPS)
+    await_both(one, both)
     assert [one.worker(each.job.name) for each in both] == workers
     assert [one.client().get_job(each.job).attempt for each in both] == [1, 2]
 
@@ -262,8 +271,9 @@ def test_killed(daemon: StartDaemon, pages: PageServer, tmp_path: Path) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     one.start()
+    await_both(one, both)
     for each in both:
-        each.await_next_piece()
+        one.client().stop_job(each.job)
     ended = [each.end(tmp_path / f"{number}.mp4") for number, each in enumerate(both)]
 
     assert [job.attempt for job in ended] == [2, 3]
