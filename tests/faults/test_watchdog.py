@@ -95,7 +95,7 @@ def test_requests_that_come_meanwhile(stalling: Daemon) -> None:
             ask(request, timeout=20)
         one.signal(signal.SIGUSR2)
         requests = [
-            asks[number % CONNECTIONS].future(request, timeout=60)
+            asks[number % CONNECTIONS].future(request, timeout=110)
             for number in range(MAX_WAITING_REQUESTS + SURPLUS)
         ]
         # Nothing else is seen from outside of how many have come.
