@@ -137,7 +137,7 @@ ROUNDS = (
     ),
     (
         Case(what="the capture", is_it=running("callsd_worker.recorder.capture"), starts=1.0),
-        Case(what="the worker", is_it=running("callsd_worker")),
+        Case(what="the worker", is_it=running("callsd_worker"), starts=3.0),
     ),
 )
 """Killed one after the other, in two recordings at once."""
@@ -265,7 +265,7 @@ def test_killed(daemon: StartDaemon, pages: PageServer, tmp_path: Path) -> None:
     assert [one.client().get_job(each.job).attempt for each in both] == [1, 2]
 
     for each in both:
-        each.note("everything", starts=2.0, seconds=2.0 * restart_seconds)
+        each.note("everything", starts=3.0, seconds=2.0 * restart_seconds)
     one.kill()
     for pid in one.worker_pids():
         with contextlib.suppress(ProcessLookupError):
