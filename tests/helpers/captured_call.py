@@ -73,9 +73,7 @@ class Words:
 
 def words(speaker: str, begin_seconds: float, end_seconds: float, text: str) -> Words:
     """A stretch of the sample call."""
-    return Words(
-        speaker=speaker, begin_seconds=begin_seconds, end_seconds=end_seconds, text=text
-    )
+    return Words(speaker=speaker, begin_seconds=begin_seconds, end_seconds=end_seconds, text=text)
 
 
 def of_vtt(document: str) -> list[HeardSegment]:
