@@ -51,9 +51,12 @@ LAST_REVISION = worker_pb2.CaptionRequest(
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(messages(worker_pb2.CaptionRequest.DESCRIPTOR), max_size=5), st.booleans())
-@example([LAST_REVISION], True)
-def test_anything(reports: list[worker_pb2.CaptionRequest], is_lost: bool) -> None:
+@given(
+    reports=st.lists(messages(worker_pb2.CaptionRequest.DESCRIPTOR), max_size=5),
+    is_lost=st.booleans(),
+)
+@example(reports=[LAST_REVISION], is_lost=True)
+def test_anything(*, reports: list[worker_pb2.CaptionRequest], is_lost: bool) -> None:
     """Of any reports, clients can be told and files made, and no more than the sound is done."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
