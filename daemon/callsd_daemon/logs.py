@@ -32,7 +32,7 @@ def configure(level: str, style: str) -> None:
     """
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
     # Never the values of variables: tokens, a page's cookies and the words of a call are in them.
-    readable = structlog.dev.RichTracebackFormatter(show_locals=False)
+    readable = structlog.dev.plain_traceback
     listed = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     renderer: structlog.types.Processor = (
         structlog.dev.ConsoleRenderer(exception_formatter=readable)

@@ -2,6 +2,7 @@
 """A captioner process, and the end of the corridor that the daemon has."""
 
 import contextlib
+import itertools
 import json
 import os
 import queue
@@ -65,6 +66,7 @@ class Captioner(worker_pb2_grpc.WorkerServiceServicer):
         self.reports: list[worker_pb2.CaptionRequest] = []
         self.socket = root / "door.sock"
         self.work = work
+        self._tracks = itertools.count(1)
         self._orders: queue.Queue[worker_pb2.CaptionResponse | None] = queue.Queue()
         self._server = grpc.server(ThreadPoolExecutor(2))
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
@@ -156,6 +158,10 @@ class Captioner(worker_pb2_grpc.WorkerServiceServicer):
         """Give an order."""
         self._orders.put(worker_pb2.CaptionResponse(**order))
 
+    def new_track(self) -> int:
+        """A number that no track has had, for tests that share a captioner."""
+        return next(self._tracks)
+
     def open(self, track: int = 1, **values: Any) -> None:
         """Open a track, of call "a" if nothing else is said."""
         self.send(open=worker_pb2.OpenTrack(**{"track": track, "job_id": "a", **values}))
@@ -232,9 +238,7 @@ class Captioner(worker_pb2_grpc.WorkerServiceServicer):
 StartCaptioner = Callable[..., Captioner]
 
 
-@pytest.fixture
-def captioner(tmp_path: Path, models_directory: Path) -> Iterator[StartCaptioner]:
-    """Starts captioners of tiny.en; see CaptionerWork for the options."""
+def _captioners(directory: Path, models_directory: Path) -> Iterator[StartCaptioner]:
     started: list[Captioner] = []
     model = models_directory / "tiny.en"
 
@@ -248,7 +252,7 @@ def captioner(tmp_path: Path, models_directory: Path) -> Iterator[StartCaptioner
                 **options,
             }
         )
-        root = tmp_path / str(len(started))
+        root = directory / str(len(started))
         root.mkdir()
         folders = {"model": model, "fallback": model}
         started.append(Captioner(root, work, folders, is_detached=is_detached))
@@ -259,3 +263,18 @@ def captioner(tmp_path: Path, models_directory: Path) -> Iterator[StartCaptioner
         one.close()
     logs = [one.log() for one in started]
     assert not any("a bug" in log for log in logs), f"bugs in the captioner's log: {logs}"
+
+
+@pytest.fixture
+def captioner(tmp_path: Path, models_directory: Path) -> Iterator[StartCaptioner]:
+    """Starts captioners of tiny.en; see CaptionerWork for the options."""
+    yield from _captioners(tmp_path, models_directory)
+
+
+@pytest.fixture(scope="module")
+def shared_captioner(
+    tmp_path_factory: pytest.TempPathFactory, models_directory: Path
+) -> Iterator[Captioner]:
+    """One that all tests of a module use, with tracks of their own."""
+    for start in _captioners(tmp_path_factory.mktemp("shared"), models_directory):
+        yield start().loaded()

@@ -13,12 +13,12 @@ from callsd_ipc.v1 import worker_pb2
 from callsd_worker.media.decode import SAMPLE_RATE_HZ, Samples
 from tests.helpers.waiting import eventually
 
-from .conftest import TOKEN, StartCaptioner
+from .conftest import TOKEN, Captioner, StartCaptioner
 from .sound import MAYA_SECONDS, MAYA_TEXT, cut, decoded, opus_pieces, pcm_pieces
 
 
 EXIT_SECONDS = 5.0
-OVERLOAD_TRACKS = 40
+OVERLOAD_TRACKS = 12
 
 normalise = EnglishTextNormalizer()
 
@@ -38,85 +38,84 @@ def maya() -> Samples:
 class TestWords:
     """Sound in, words out."""
 
-    def test_finals_say_what_was_said(self, captioner: StartCaptioner, maya: Samples) -> None:
+    def test_finals_say_what_was_said(self, shared_captioner: Captioner, maya: Samples) -> None:
         """Final words are right, in order, apart from each other, and positions only grow."""
-        one = captioner().loaded()
+        one, track = shared_captioner, shared_captioner.new_track()
         start = 100 * SAMPLE_RATE_HZ
-        one.open(start_sample=0)
-        one.hear(pcm_pieces(maya, start_sample=start))
-        one.end_speech()
+        one.open(track, start_sample=0)
+        one.hear(pcm_pieces(maya, track=track, start_sample=start))
+        one.end_speech(track)
 
-        finals = one.finals()
-        assert errors(MAYA_TEXT, one.text()) <= 1
+        finals = one.finals(track)
+        assert errors(MAYA_TEXT, one.text(track)) <= 1
         assert all(start <= w.start_sample < w.end_sample for w in finals)
         assert all(a.end_sample <= b.start_sample for a, b in itertools.pairwise(finals))
-        processed = [update.processed_sample for update in one.update()]
+        processed = [update.processed_sample for update in one.update(track)]
         assert processed == sorted(processed)
         assert processed[-1] >= finals[-1].end_sample
         assert one.hellos[0].token == TOKEN
         assert one.statuses[0].peak_memory_bytes > 0
         assert one.statuses[0].engine == "ctranslate2"
 
-    def test_speech_begins_and_ends(self, captioner: StartCaptioner, maya: Samples) -> None:
+    def test_speech_begins_and_ends(self, shared_captioner: Captioner, maya: Samples) -> None:
         """Viewers are told of speech as it begins and ends, by turns."""
-        one = captioner().loaded()
-        one.open()
-        one.hear(pcm_pieces(maya))
-        one.end_speech()
+        one, track = shared_captioner, shared_captioner.new_track()
+        one.open(track)
+        one.hear(pcm_pieces(maya, track=track))
+        one.end_speech(track)
 
-        changes = [update.speech for update in one.update() if update.speech]
+        changes = [update.speech for update in one.update(track) if update.speech]
         assert changes[0] == worker_pb2.SPEECH_CHANGE_BEGIN
         assert changes[-1] == worker_pb2.SPEECH_CHANGE_END
         assert all(a != b for a, b in itertools.pairwise(changes))
 
-    def test_opus_that_is_lost_and_late(self, captioner: StartCaptioner) -> None:
+    def test_opus_that_is_lost_and_late(self, shared_captioner: Captioner) -> None:
         """With 5 % of the packets lost and others in changed order the words still come."""
+        one, track = shared_captioner, shared_captioner.new_track()
         chance = random.Random(7)  # noqa: S311 - the same losses each time
-        whole = opus_pieces("maya", MAYA_SECONDS)
+        whole = opus_pieces("maya", MAYA_SECONDS, track=track)
         pieces = [whole[0], *(p for p in whole[1:-1] if chance.random() >= 0.05), whole[-1]]
         for index in range(0, len(pieces) - 2, 9):
             pieces[index], pieces[index + 1] = pieces[index + 1], pieces[index]
-        one = captioner().loaded()
-        one.open(is_opus=True)
+        one.open(track, is_opus=True)
         one.hear(pieces)
-        one.end_speech()
+        one.end_speech(track)
 
-        assert errors(MAYA_TEXT, one.text()) <= 3
-        assert one.skipped_samples() == (len(whole) - len(pieces)) * 320
+        assert errors(MAYA_TEXT, one.text(track)) <= 3
+        assert one.skipped_samples(track) == (len(whole) - len(pieces)) * 320
         assert len(pieces) < len(whole)
 
-    def test_damaged_packets(self, captioner: StartCaptioner) -> None:
+    def test_damaged_packets(self, shared_captioner: Captioner) -> None:
         """Empty, cut and random packets are heard over; the words after them are right."""
-        pieces = opus_pieces("maya", MAYA_SECONDS)
+        one, track = shared_captioner, shared_captioner.new_track()
+        pieces = opus_pieces("maya", MAYA_SECONDS, track=track)
         chance = random.Random(3)  # noqa: S311 - the same damage each time
         for index in (3, 4, 5, 6, 7):
             pieces[index].data = chance.randbytes(index * index)
         pieces[8].data = b""
         pieces[9].data = b"\x03"
-        one = captioner().loaded()
-        one.open(is_opus=True)
+        one.open(track, is_opus=True)
         one.hear(pieces)
-        one.end_speech()
+        one.end_speech(track)
 
-        assert errors(MAYA_TEXT, one.text()) <= 2
-        assert one.skipped_samples() >= 640
+        assert errors(MAYA_TEXT, one.text(track)) <= 2
+        assert one.skipped_samples(track) >= 640
 
-    def test_replay_doubles_nothing(self, captioner: StartCaptioner) -> None:
+    def test_replay_doubles_nothing(self, shared_captioner: Captioner) -> None:
         """What lies before the track's start is known: only what follows becomes words."""
-        first = captioner().loaded()
-        first.open(is_opus=True)
-        first.hear(opus_pieces("maya", MAYA_SECONDS))
-        first.end_speech()
-        sentence = first.finals()[0]
+        one = shared_captioner
+        first, second = one.new_track(), one.new_track()
+        one.open(first, is_opus=True)
+        one.hear(opus_pieces("maya", MAYA_SECONDS, track=first))
+        one.end_speech(first)
+        sentence = one.finals(first)[0]
+        one.open(second, is_opus=True, start_sample=sentence.end_sample)
+        one.hear(opus_pieces("maya", MAYA_SECONDS, track=second))
+        one.end_speech(second)
 
-        second = captioner().loaded()
-        second.open(is_opus=True, start_sample=sentence.end_sample)
-        second.hear(opus_pieces("maya", MAYA_SECONDS))
-        second.end_speech()
-
-        assert len(first.finals()) >= 2
-        assert second.finals()[0].start_sample >= sentence.end_sample
-        assert errors(MAYA_TEXT, f"{sentence.text} {second.text()}") <= 2
+        assert len(one.finals(first)) >= 2
+        assert one.finals(second)[0].start_sample >= sentence.end_sample
+        assert errors(MAYA_TEXT, f"{sentence.text} {one.text(second)}") <= 2
 
     def test_it_keeps_nothing(self, captioner: StartCaptioner, maya: Samples) -> None:
         """Whatever is said, no file comes of it but the log: it needs to see no job's directory.
@@ -154,17 +153,18 @@ class TestWords:
         assert found["is-silent"] < 0.2 * found["talks"]
         assert not one.finals(2)
 
-    def test_what_is_closed_is_silent(self, captioner: StartCaptioner, maya: Samples) -> None:
+    def test_what_is_closed_is_silent(self, shared_captioner: Captioner, maya: Samples) -> None:
         """A track that is closed is not heard of again, and its number may not harm others."""
-        one = captioner().loaded()
-        one.open(track=1)
-        one.open(track=2)
-        one.send(close=worker_pb2.CloseTrack(track=1))
-        one.hear(pcm_pieces(maya, track=1) + pcm_pieces(maya, track=2))
-        one.end_speech(2)
+        one = shared_captioner
+        closed, other = one.new_track(), one.new_track()
+        one.open(closed)
+        one.open(other)
+        one.send(close=worker_pb2.CloseTrack(track=closed))
+        one.hear(pcm_pieces(maya, track=closed) + pcm_pieces(maya, track=other))
+        one.end_speech(other)
 
-        assert not one.update(1)
-        assert errors(MAYA_TEXT, one.text(2)) <= 1
+        assert not one.update(closed)
+        assert errors(MAYA_TEXT, one.text(other)) <= 1
 
 
 class TestFiles:

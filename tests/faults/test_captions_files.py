@@ -4,7 +4,6 @@
 import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from tests.helpers.captions import (
     begin_call,
     end_call,
 )
-from tests.helpers.daemon import CALM, Daemon
+from tests.helpers.daemon import Daemon
 from tests.helpers.invariants import assert_invariants
 from tests.helpers.speech import chunks, speech
 
@@ -32,14 +31,10 @@ FILES = ("captions.vtt", "captions.txt", "captions.json")
 KENJI = "kenji"
 
 
-@pytest.fixture
-def one(daemon: StartDaemon, models_directory: Path) -> Daemon:
+@pytest.fixture(scope="module")
+def one(shared_daemon: StartDaemon, models_directory: Path) -> Daemon:
     """A daemon with the real captioner."""
-    return daemon(
-        is_real=True,
-        machine=replace(CALM, cores_total=16.0),
-        config={"captions": {"model": MODEL, "workers": 1}},
-    )
+    return shared_daemon(is_real=True, config={"captions": {"model": MODEL, "workers": 1}})
 
 
 def spoken_call(one: Daemon, api: Api) -> str:

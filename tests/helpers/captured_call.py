@@ -6,7 +6,7 @@ import contextlib
 import html
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from tests.helpers.captions import MODEL
 from tests.helpers.daemon import CALM, Daemon
 from tests.helpers.invariants import all_jobs
 from tests.helpers.ports import free_port
-from tests.helpers.speech import Pcm, errors, speech
+from tests.helpers.speech import errors, speech
 from tests.helpers.waiting import eventually
 from tests.mattermost import state
 from tests.mattermost.captions_seen import Caption
@@ -57,20 +57,23 @@ def options(*, has_film: bool = True, **more: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """What somebody of the sample call says, and its sound."""
+    """What somebody of the sample call says, in a stretch of it."""
 
     speaker: str
+    begin_seconds: float
+    end_seconds: float
     text: str
-    pcm: Pcm = field(repr=False)
 
     async def packets(self) -> Sequence[bytes]:
         """As a browser would send it."""
-        return await asyncio.to_thread(of_pcm, self.pcm, rate_hz=16_000)
+        # Decoded only now: tests are collected more often than they are run.
+        pcm = speech(self.speaker, self.begin_seconds, self.end_seconds)
+        return await asyncio.to_thread(of_pcm, pcm, rate_hz=16_000)
 
 
 def words(speaker: str, begin_seconds: float, end_seconds: float, text: str) -> Words:
     """A stretch of the sample call."""
-    return Words(speaker=speaker, text=text, pcm=speech(speaker, begin_seconds, end_seconds))
+    return Words(speaker=speaker, begin_seconds=begin_seconds, end_seconds=end_seconds, text=text)
 
 
 def of_vtt(document: str) -> list[HeardSegment]:

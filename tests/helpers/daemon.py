@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -203,6 +204,10 @@ class Daemon:
     def _is_serving(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"the daemon has ended:\n{self.log[-3000:]}"
+        # While nobody listens a channel, dozens of times, costs as much as a part of the start.
+        with socket.socket(socket.AF_UNIX) as knock:
+            if knock.connect_ex(self.address.removeprefix("unix:")) != 0:
+                return False
         with self.channel() as channel:
             try:
                 answer = health(channel).Check(health_pb2.HealthCheckRequest(), timeout=1.0)

@@ -10,6 +10,7 @@ Environment: CALLSD_TEST_MACHINE, a file with a `Host` in JSON; CALLSD_TEST_CONS
 disk with the daemon, with all that the daemon has in CALLSD_TEST_HIDDEN.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -34,6 +35,10 @@ def _describe(machine: Path) -> None:
 
 
 def _main() -> None:
+    if sys.argv[1:2] == ["serve"]:
+        # As the command does it: but what is set here is loaded before the command is.
+        gc.disable()
+        sys.modules["rich"] = None  # type: ignore[assignment]
     if file := os.environ.get("CALLSD_TEST_MACHINE"):
         _describe(Path(file))
     for path, value in json.loads(os.environ.get("CALLSD_TEST_CONSTANTS", "{}")).items():

@@ -10,6 +10,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 POLL_SECONDS = 0.02
+SELDOM_SECONDS = 0.1
+"""Looks at a daemon cost it and the machine something: the longer a wait, the fewer there are."""
+
+LATE = 0.05
+"""By what share of a wait its end may be seen too late."""
 
 
 def eventually(
@@ -20,10 +25,11 @@ def eventually(
     every_seconds: float = POLL_SECONDS,
 ) -> T:
     """Return what `condition()` returns as soon as that is true; fail when it stays false."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(every_seconds)
+        waited = time.monotonic() - began
+        assert waited < seconds, f"not within {seconds:g} s: {what}"
+        time.sleep(max(every_seconds, min(LATE * waited, SELDOM_SECONDS)))
     return found
 
 
