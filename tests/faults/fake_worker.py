@@ -7,7 +7,8 @@ a recording of a Mattermost call it is in the file `recorder` in TMPDIR, for a c
 and for transcriptions in `transcriber` if these are there:
 commands separated by ";", of which "2: exit 1" only counts for the second worker of a job. A worker
 that comes to the end of its script has done its work, and so has one that shall save what is left
-of a recording. What shall happen before hello is in the file `before-hello` in TMPDIR, and what a
+of a recording; before that as many of these die as the file `deaths-at-salvage` in TMPDIR says.
+What shall happen before hello is in the file `before-hello` in TMPDIR, and what a
 captioner shall do in `captioner`.
 """
 
@@ -439,6 +440,10 @@ def main() -> None:
         script.run((TEMPORARY / "captioner").read_text())
         return
     if script.bootstrap.HasField("salvage"):
+        if (deaths := TEMPORARY / "deaths-at-salvage").exists():
+            left = int(deaths.read_text()) - 1
+            deaths.write_text(str(left)) if left else deaths.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
         script.salvage()
         return
     before = TEMPORARY / "before-hello"

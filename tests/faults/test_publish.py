@@ -170,6 +170,25 @@ def test_daemon_killed_while_it_takes_over(
     assert_invariants(one)
 
 
+@pytest.mark.scenario(38, "whoever brings what a dead worker has left is killed: it is brought")
+def test_killed_while_it_is_saved(daemon: StartDaemon) -> None:
+    """A result is brought by another worker when the one that was to bring it is killed, too."""
+    one = daemon(env={"CALLSD_FAILPOINTS": "delivery.before_file"})
+    name = one.create(one.api(), "print begun; note done").job.name
+    assert one.wait_dead() == -signal.SIGKILL
+    (worker,) = one.leaders(name)
+    os.kill(worker, signal.SIGKILL)
+    del one.env["CALLSD_FAILPOINTS"]
+    (one.root / "tmp" / "deaths-at-salvage").write_text("2")
+    api = one.start().api()
+    ended = one.wait(api, name)
+
+    assert (ended.state, ended.attempt) == (JOB_STATE_SUCCEEDED, 1)
+    assert (one.root / "tmp" / "done").read_text().split() == [name.removeprefix("jobs/")]
+    assert content(one, name) == TRANSCRIPT
+    assert_invariants(one)
+
+
 @pytest.mark.scenario(38, "what a killed worker leaves goes with its job")
 def test_remains_go_with_the_job(daemon: StartDaemon) -> None:
     """Drafts of a worker go at its job's end, and what is kept of the job when its time is up."""

@@ -21,7 +21,7 @@ from callsd_daemon.workers.launchers.launcher import Launcher
 from callsd_daemon.workers.patient_store import PatientStore
 from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.starter import WorkerStarter
-from callsd_daemon.workers.waits import first_of
+from callsd_daemon.workers.waits import first_of, until
 from callsd_ipc.names import OUTCOME, PIECES
 
 
@@ -29,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 1.0
 """Pause before it is looked again what there is, if the disk did not say."""
+
+MAX_WORKERS = 3
+"""How many are started for it, one after the other, when they die over it."""
 
 
 class Salvage:
@@ -61,9 +64,15 @@ class Salvage:
         attempt is concluded: nothing is raised. `end_time` is that of the worker's end.
         """
         deadline = time.monotonic() + self._kinds[job.kind].salvage_seconds
+        deaths = 0
         while True:
             try:
-                return await self._save(job, failure, rules, end_time)
+                if await self._save(job, failure, rules, end_time):
+                    return
+                deaths += 1
+                log.warning("salvage_lost", job_id=job.id, deaths=deaths)
+                if deaths == MAX_WORKERS:
+                    return
             except (OSError, CallsdError) as problem:
                 # What the starter raises has the error of the disk as its cause.
                 errno = getattr(problem.__cause__ or problem, "errno", None)
@@ -71,21 +80,22 @@ class Salvage:
                 event = "salvage_delayed" if is_passing else "salvage_failed"
                 log.error(event, job_id=job.id, problem=str(problem))  # noqa: TRY400 - no bug of ours
                 if not is_passing:
-                    return None
+                    return
             except Exception:
                 log.exception("salvage_failed", job_id=job.id)
-                return None
+                return
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _save(self, job: Job, failure: Failure, rules: EndRules, end_time: datetime) -> None:
+    async def _save(self, job: Job, failure: Failure, rules: EndRules, end_time: datetime) -> bool:
+        """Whether it is done, as far as it can be; False: the worker that did it is lost."""
         directory, kind = self._directory / job.id, self._kinds[job.kind]
         worker = self._starter.worker_id(job)
         if worker is None or await self._pool.run(ending.taken_over, job, directory) is not None:
-            return
+            return True
         await self._launcher.sweep(worker)
         current = await self._store.read(lambda tx: tx.get(job.id))
         if current is None:
-            return
+            return True
         left = await self._pool.run(self._launcher.leftovers, job.id)
         if (directory / PIECES).is_dir() and left is not None:
             left |= {PIECES}
@@ -93,12 +103,14 @@ class Salvage:
         is_last = not ending.is_retried(current, failure, rules, is_at_end=is_at_end)
         wanted = {OUTCOME} | ({PIECES} if kind.leaves_pieces and is_last else set())
         if left is not None and not wanted & left:
-            return
+            return True
         log.info("salvage", job_id=job.id, reason=failure.reason)
         try:
             slot, process = await self._starter.start_salvage(job, worker, failure)
             try:
                 await first_of((slot.is_over, process.exited), kind.salvage_seconds)
+                # Its last word may be on the way.
+                return not process.exited.is_set() or await until(slot.is_over, RETRY_SECONDS)
             finally:
                 process.detach()
         finally:
