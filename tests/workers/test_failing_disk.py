@@ -51,6 +51,8 @@ class Workers:
         self.failures: list[int] = []
         self.kept: set[str] = set()
         self.started = 0
+        self.deaths = 0
+        """How many of the workers die before they have told all."""
         self.exited = asyncio.Event()
         self.exited.set()
 
@@ -60,6 +62,8 @@ class Workers:
             number = self.failures.pop()
             raise OSError(number, os.strerror(number))
         self.started += 1
+        if self.started > self.deaths:
+            self._slot.is_over.set()
         return cast(WorkerProcess, self)
 
     def detach(self) -> None:
@@ -85,6 +89,7 @@ class Workers:
 
     def keep(self, job_id: str, slot: WorkerSlot) -> None:
         """A worker of this job may come."""
+        self._slot = slot
         self.kept.add(job_id)
 
     def clear(self, job_id: str) -> None:
@@ -189,6 +194,17 @@ class TestSalvage:
         await shop.salvage.save(job, KILLED, RULES, NOW)
 
         assert (shop.workers.started, shop.workers.kept) == (1, set())
+
+    @pytest.mark.parametrize(("deaths", "started"), [(2, 3), (100, 3)])
+    async def test_deaths(self, shop: Shop, deaths: int, started: int) -> None:
+        """When the worker that brings it dies another one does it, but not for ever."""
+        job = running(RECORDING)
+        await shop.database.write(put(job))
+        shop.workers.deaths = deaths
+
+        await shop.salvage.save(job, KILLED, RULES, NOW)
+
+        assert (shop.workers.started, shop.workers.kept) == (started, set())
 
     async def test_lasting(self, shop: Shop) -> None:
         """What is no matter of the disk ends it at once, and no worker is waited for any more."""
