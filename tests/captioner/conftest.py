@@ -249,6 +249,7 @@ def _captioners(directory: Path, models_directory: Path) -> Iterator[StartCaptio
                 "model_files": pins(model),
                 "workers": 1,
                 "engine": "ctranslate2",
+                "fallback_engine": "ctranslate2",
                 **options,
             }
         )

@@ -12,6 +12,7 @@ from callsd_daemon.domain.transcription import TRANSCRIPTION, Engine, Transcript
 from callsd_daemon.kinds.captions import Captions
 from callsd_daemon.kinds.transcription import Transcription
 from callsd_daemon.models.store import ModelStore
+from callsd_daemon.workers.session import captioning
 from tests.helpers import models
 from tests.helpers.jobs import make_job
 from tests.helpers.kinds import KINDS
@@ -47,4 +48,5 @@ def test_of_captions(store: ModelStore) -> None:
 
     found = replace(kind, models=store, fallback_model="smaller").captioner(models.NAME)
 
-    assert (found.engine, found.fallback_engine) == ("whispercpp", "ctranslate2")
+    told = captioning.work(found, log_kept=0).work
+    assert (told.engine, told.fallback_engine) == ("whispercpp", "ctranslate2")

@@ -56,7 +56,7 @@ def advise(
 ) -> int:
     """Tell which model hears best on this machine, at the load that it is to carry.
 
-    By what was measured (docs/accuracy.md), and by how fast the models that are here transcribed a
+    By what was measured (docs/models.md), and by how fast the models that are here transcribed a
     sample when they were pulled or verified. It asks no daemon and changes nothing.
     """
     if language not in LANGUAGES:
