@@ -39,7 +39,7 @@ class TestAdvise:
         assert "\ntake base: 0." in said
         assert ", of 2 cores and 8 GB that are here" in said
         assert "\nhears best of all that was measured\n" in said
-        assert "words of 100 more wrong" in said
+        assert "fewer words of 100 would be right: tiny.en: 0." in said
         assert "a sample takes 1.00 × the time here" in said
 
     def test_what_the_next_better_one_costs(self, callsd: Command, directory: Path) -> None:
@@ -49,7 +49,7 @@ class TestAdvise:
         ).stdout
 
         assert "\ntake tiny.en: 1.5" in said
-        assert "words of 100 fewer wrong: base: 2.5" in said
+        assert "more words of 100 would be right: base: 2.5" in said
 
     def test_too_much(self, callsd: Command, directory: Path) -> None:
         """Nothing fits: refused, with the least that it takes."""

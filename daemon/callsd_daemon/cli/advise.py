@@ -134,15 +134,21 @@ def _lines(found: Sequence[Choice], chosen: Choice | None, here: Limits) -> list
     ]
     if better:
         next_one = max(better, key=lambda choice: choice.errors)
-        fewer = errors - next_one.errors
-        lines.append(f"{100 * fewer:.1f} words of 100 fewer wrong: {_price(next_one)}")
+        lines.append(
+            f"{_difference(next_one, chosen)} more words of 100 would be right: {_price(next_one)}"
+        )
     else:
         lines.append("hears best of all that was measured")
     if cheaper:
         next_one = min(cheaper, key=lambda choice: choice.errors)
-        more = next_one.errors - errors
-        lines.append(f"{100 * more:.1f} words of 100 more wrong: {_price(next_one)}")
+        lines.append(
+            f"{_difference(chosen, next_one)} fewer words of 100 would be right: {_price(next_one)}"
+        )
     return lines
+
+
+def _difference(better: Choice, worse: Choice) -> str:
+    return f"{100 * (worse.errors - better.errors):.1f}"
 
 
 def _price(choice: Choice) -> str:
