@@ -19,6 +19,7 @@ from google.protobuf import descriptor_pool
 
 from callsd_daemon.config import ENVIRONMENT_PREFIX, SETTINGS, Config
 from callsd_daemon.domain.jobs import FINAL_STATES, TRANSITIONS
+from callsd_daemon.models.measured import MEASURED, Hearing
 from callsd_daemon.rpc.public import SERVICES
 from callsd_daemon.usecases.access import SCOPES
 from reference import reference
@@ -73,11 +74,30 @@ def media() -> str:
     return table()
 
 
+def measured() -> str:
+    """A table of the models with each engine: errors by how it is heard, time and memory."""
+    lines = [
+        f"| Model | Engine | {' | '.join(Hearing)} | CPU for a minute | Memory | Trial |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (model, engine), figures in MEASURED.items():
+        errors = [
+            f"{100 * figures.word_errors[hearing]:.1f} %" if hearing in figures.word_errors else ""
+            for hearing in Hearing
+        ]
+        lines.append(
+            f"| `{model}` | `{engine}` | {' | '.join(errors)} | {60 * figures.cpu_seconds:.1f} s "
+            f"| {figures.memory_bytes / 1e6:.0f} MB | {figures.trial_cpu_seconds:.2f} s |"
+        )
+    return "\n".join(lines)
+
+
 PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("configuration.md", "settings", settings),
     ("api.md", "methods", methods),
     ("architecture.md", "states", states),
     ("reference.md", "reference", reference),
+    ("models.md", "measured", measured),
     ("media.md", "formats", media),
 )
 """File, name of the part, what writes it."""

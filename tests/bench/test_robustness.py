@@ -66,6 +66,7 @@ def report(*rates: tuple[str, float, float]) -> Report:
                             words=100, substitutions=round(100 * rate), deletions=0, insertions=0
                         ),
                         cpu_seconds=1,
+                        peak_pss_bytes=300_000_000,
                     )
                     for side, rate in zip(sides, both, strict=True)
                 ),

@@ -248,7 +248,8 @@ def _captioners(directory: Path, models_directory: Path) -> Iterator[StartCaptio
                 "model_name": "tiny.en",
                 "model_files": pins(model),
                 "workers": 1,
-                "engine": "auto",
+                "engine": "ctranslate2",
+                "fallback_engine": "ctranslate2",
                 **options,
             }
         )

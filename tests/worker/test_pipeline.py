@@ -305,7 +305,7 @@ class TestRefusals:
 
         assert refusal(tracks, settings).reason == SpeechReason.LANGUAGE_UNSUPPORTED
 
-    @pytest.mark.parametrize("engine", ["auto", "ctranslate2", "whispercpp", "onnx"])
+    @pytest.mark.parametrize("engine", ["ctranslate2", "whispercpp", "onnx"])
     def test_missing_model(self, tmp_path: Path, engine: str) -> None:
         """No files of the model: said before any audio is decoded."""
         settings = Settings(model=ModelFiles(name="x", directory=tmp_path), engine=engine)
@@ -349,19 +349,6 @@ class TestSettings:
 
         assert [code for code, _ in transcript.notices] == ["THREADS_CLAMPED"]
         assert str(threads) in transcript.notices[0][1]
-
-    def test_auto_takes_what_is_there(
-        self, model_dir: Callable[[str], Path], tmp_path: Path, write_wav: Callable[..., Path]
-    ) -> None:
-        """With GGML files only, "auto" is whispercpp, with ONNX files only it is onnx."""
-        (tmp_path / "ggml").symlink_to(model_dir("tiny.en") / "ggml")
-        (tmp_path / "other").mkdir()
-        (tmp_path / "other" / "onnx").symlink_to(model_dir("moonshine-base") / "onnx")
-        path = write_wav(np.zeros(SAMPLE_RATE_HZ, dtype=np.float32))
-
-        for directory, engine in ((tmp_path, "whispercpp"), (tmp_path / "other", "onnx")):
-            settings = Settings(model=ModelFiles(name="mine", directory=directory))
-            assert run([Track(source=path, speaker="A")], settings).engine == engine
 
     def test_vocabulary_helps(self, tiny: Settings) -> None:
         """Hints do not derail recognition."""

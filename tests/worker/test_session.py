@@ -348,7 +348,7 @@ class TestNobodyHasSpoken:
     def test_is_empty(self, tmp_path: Path) -> None:
         """It succeeds as that of a silent track does, with empty files, and loads no engine."""
         work = worker_pb2.TranscriptionWork(
-            model_name="tiny", engine="auto", formats=["vtt", "txt", "srt", "json"]
+            model_name="tiny", engine="ctranslate2", formats=["vtt", "txt", "srt", "json"]
         )
         session = SimpleNamespace(
             assignment=worker_pb2.Assignment(transcription=work),

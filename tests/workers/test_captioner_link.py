@@ -27,7 +27,7 @@ from callsd_daemon.workers.worker_log import WorkerLog
 
 
 WAIT_SECONDS = 10.0
-WORK = CaptionerAssignment(model="base", model_files=(), workers=1)
+WORK = CaptionerAssignment(model="base", model_files=(), engine="ctranslate2", workers=1)
 FULL, MAX, BATCH = 5, 8, 3
 
 

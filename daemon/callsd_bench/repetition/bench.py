@@ -14,6 +14,7 @@ from typing import Any
 
 from callsd_bench.repetition.sound import Utterance, repeated, said_once
 from callsd_bench.shared.errors import BenchError
+from callsd_bench.shared.weights import engine_of
 from callsd_worker.captioner.decoding import DecodeWindow
 from callsd_worker.captioner.recognise import recognise as recognise_live
 from callsd_worker.speech.engine import (
@@ -71,7 +72,8 @@ def bench_repetition(model: Path, *, engine: str, utterances: int) -> Report:
     Raises BenchError: it cannot be loaded, or cannot be made to loop.
     """
     try:
-        loaded = load_engine(ModelFiles(name=model.name, directory=model), engine=engine, threads=1)
+        files = ModelFiles(name=model.name, directory=model)
+        loaded = load_engine(files, engine=engine_of(model, engine), threads=1)
     except SpeechError as error:
         raise BenchError(error.message) from error
     detector = VoiceDetector()

@@ -8,9 +8,8 @@ import click
 
 from callsd_bench.repetition.bench import Report, bench_repetition
 from callsd_bench.shared.errors import BenchError
-from callsd_bench.shared.options import json_option, models_dir_option
+from callsd_bench.shared.options import ENGINES, json_option, models_dir_option
 from callsd_bench.shared.weights import ensure_model
-from callsd_worker.speech.loading import ENGINES
 
 
 _MAX_UTTERANCES = 10_000

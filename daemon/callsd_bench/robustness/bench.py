@@ -18,6 +18,7 @@ from callsd_bench.shared.call import Call
 from callsd_bench.shared.errors import BenchError
 from callsd_bench.shared.progress import ProgressLine
 from callsd_bench.shared.transcribing import OURS, OnProgress, transcribe_apart
+from callsd_bench.shared.weights import engine_of
 
 
 LANGUAGE = "en"
@@ -50,6 +51,7 @@ class Result:
     errors: Errors
     cpu_seconds: float
     """User and system time of the whole process."""
+    peak_pss_bytes: int
 
     @property
     def summary(self) -> str:
@@ -77,6 +79,7 @@ class Result:
             **errors,
             "words_per_minute": self.words_per_minute,
             "cpu_seconds": round(self.cpu_seconds, 2),
+            "peak_pss_mb": round(self.peak_pss_bytes / 1e6),
         }
 
 
@@ -169,7 +172,7 @@ def bench_robustness(clips: Sequence[Clip], plan: Plan, *, name: str) -> Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
-    """A side before it has run; `engine` may be "auto"."""
+    """A side before it has run."""
 
     is_ours: bool
     engine: str
@@ -187,7 +190,10 @@ def _candidates(plan: Plan) -> list[_Candidate]:
             if not (model / _NEEDED_BY_STOCK).is_file():
                 raise BenchError(f"the baseline needs {model / _NEEDED_BY_STOCK}: --baseline none")
             found.append(_Candidate(is_ours=False, engine="", model=model))
-        found += [_Candidate(is_ours=True, engine=engine, model=model) for engine in plan.engines]
+        found += [
+            _Candidate(is_ours=True, engine=engine_of(model, engine), model=model)
+            for engine in plan.engines
+        ]
     return found
 
 
@@ -206,6 +212,7 @@ def _measure(call: Call, candidate: _Candidate, threads: int, tell: OnProgress) 
         side=Side(is_ours=candidate.is_ours, engine=done.engine, model=candidate.model.name),
         errors=count_errors([call], done.heard),
         cpu_seconds=done.cost.cpu_seconds,
+        peak_pss_bytes=done.cost.peak_pss_bytes,
     )
 
 

@@ -13,9 +13,8 @@ from callsd_bench.robustness.bench import Plan, Report, Result, bench_robustness
 from callsd_bench.robustness.chart import draw
 from callsd_bench.robustness.conditions import CONDITIONS, read_clips
 from callsd_bench.shared.errors import BenchError
-from callsd_bench.shared.options import json_option, models_dir_option
+from callsd_bench.shared.options import ENGINES, json_option, models_dir_option
 from callsd_bench.shared.weights import ensure_model
-from callsd_worker.speech.loading import ENGINES
 
 
 # A processor count beyond any machine this runs on.

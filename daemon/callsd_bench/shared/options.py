@@ -6,6 +6,9 @@ from pathlib import Path
 import click
 
 
+ENGINES = ("auto", "ctranslate2", "whispercpp", "onnx")
+
+
 models_dir_option = click.option(
     "--models-dir",
     type=click.Path(file_okay=False, path_type=Path),

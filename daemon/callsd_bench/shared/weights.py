@@ -8,6 +8,7 @@ from pathlib import Path
 from callsd_bench.shared.errors import BenchError
 from callsd_daemon import config
 from callsd_daemon.models.errors import ModelError
+from callsd_daemon.models.measured import LANGUAGE, engine_for
 from callsd_daemon.models.pull import PullPhase, PullProgress, pull
 from callsd_daemon.models.store import ModelState, ModelStore
 
@@ -25,6 +26,16 @@ def ensure_model(name: str, models: Path | None) -> Path:
     except (config.ConfigError, ModelError) as problem:
         raise BenchError(str(problem)) from None
     return directory
+
+
+def engine_of(model: Path, engine: str) -> str:
+    """The engine itself, or for "auto" the one that jobs take. BenchError: there is no model."""
+    if engine != "auto":
+        return engine
+    try:
+        return engine_for(ModelStore(model.parent).require(model.name), LANGUAGE)
+    except ModelError as problem:
+        raise BenchError(str(problem)) from None
 
 
 class _Telling:

@@ -16,6 +16,7 @@ from callsd_bench.shared.call import Call, cut_call, load_call, load_clips, tota
 from callsd_bench.shared.errors import BenchError
 from callsd_bench.shared.progress import ProgressLine
 from callsd_bench.shared.transcribing import OURS, transcribe_apart
+from callsd_bench.shared.weights import engine_of
 
 
 _NEEDED_BY_BASELINE = Path("ggml") / "f16.bin"
@@ -84,19 +85,21 @@ def bench_transcription(
             f"callsd models pull {model}, or --baseline none"
         )
 
-    def measure(module: str, label: str) -> tuple[Figures, str]:
+    used = engine_of(directory, engine)
+
+    def measure(module: str, label: str) -> Figures:
         return _measure(
-            calls, module=module, label=label, model=directory, threads=threads, engine=engine
+            calls, module=module, label=label, model=directory, threads=threads, engine=used
         )
 
-    ours, engine_used = measure(OURS, "ours")
-    theirs = measure("callsd_bench.transcription.baseline", "baseline")[0] if baseline else None
+    ours = measure(OURS, "ours")
+    theirs = measure("callsd_bench.transcription.baseline", "baseline") if baseline else None
     return Report(
         call=name,
         call_seconds=round(total_seconds(calls), 3),
         model=model,
         threads=threads,
-        engine=engine_used,
+        engine=used,
         ours=ours,
         baseline=theirs,
         ratio=Ratio(
@@ -124,7 +127,7 @@ def open_calls(
 
 def _measure(
     calls: Sequence[Call], *, module: str, label: str, model: Path, threads: int, engine: str
-) -> tuple[Figures, str]:
+) -> Figures:
     with ProgressLine(f"{label}, {model.name}, {threads} thread(s)") as line:
         done = transcribe_apart(
             calls,
@@ -135,11 +138,10 @@ def _measure(
             on_progress=line.show,
         )
     cost = done.cost
-    figures = Figures(
+    return Figures(
         x_realtime=round(total_seconds(calls) / cost.wall_seconds, 2),
         cpu_seconds=round(cost.cpu_seconds, 2),
         wall_seconds=round(cost.wall_seconds, 2),
         wer=round(word_error_rate(calls, done.heard), 4),
         peak_pss_mb=round(cost.peak_pss_bytes / 1e6, 1),
     )
-    return figures, done.engine

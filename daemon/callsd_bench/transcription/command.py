@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from callsd_bench.shared.errors import BenchError
-from callsd_bench.shared.options import models_dir_option
+from callsd_bench.shared.options import ENGINES, models_dir_option
 from callsd_bench.shared.weights import ensure_model
 from callsd_bench.transcription.bench import Figures, Report, bench_transcription, open_calls
 
@@ -38,7 +38,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "ctranslate2", "whispercpp", "onnx"]),
+    type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
 )

@@ -31,6 +31,11 @@ COMMANDS = {
     ),
     "record": ("callsd_daemon.cli.record", "record", "Record a web page: its picture and sound."),
     "models": ("callsd_daemon.cli.models", "models", "List, fetch and check speech models."),
+    "advise": (
+        "callsd_daemon.cli.advise",
+        "advise",
+        "Tell which model hears best on this machine.",
+    ),
     "capacity": ("callsd_daemon.cli.capacity", "capacity", "Show what the machine can carry."),
     "top": ("callsd_daemon.cli.top.command", "top", "Watch the machine and its jobs, live."),
     "config": ("callsd_daemon.cli.config", "config", "Show and check the configuration."),

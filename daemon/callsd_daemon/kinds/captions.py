@@ -9,6 +9,7 @@ from callsd_daemon.domain.costs import captioner_cost, captions_cost, captions_c
 from callsd_daemon.domain.jobs import Notice, Reservation, Usage
 from callsd_daemon.kinds.kind import Bounds, JobKind, ModelFile, Opener, SharedWorker
 from callsd_daemon.kinds.models import model_files, require
+from callsd_daemon.models.measured import engine_for
 from callsd_daemon.models.store import ModelStore
 
 
@@ -18,9 +19,11 @@ class CaptionerAssignment:
 
     model: str
     model_files: tuple[ModelFile, ...]
+    engine: str
     workers: int
     fallback_files: tuple[ModelFile, ...] = ()
     """Of a smaller model for interim captions while this one falls behind; none = no such."""
+    fallback_engine: str = ""
 
     @property
     def files(self) -> Mapping[str, Opener]:
@@ -73,11 +76,17 @@ class Captions(JobKind[CaptionsSpec]):
     def captioner(self, model: str) -> CaptionerAssignment:
         """All that a captioner must know; raises CallsdError when its model is not there."""
         fallback: tuple[ModelFile, ...] = ()
+        fallback_engine = ""
         if self.fallback_model not in ("", model):
-            fallback = model_files(self.models.require(self.fallback_model))
+            smaller = self.models.require(self.fallback_model)
+            fallback, fallback_engine = model_files(smaller), engine_for(smaller, "")
+        found = self.models.require(model)
         return CaptionerAssignment(
             model=model,
-            model_files=model_files(self.models.require(model)),
+            model_files=model_files(found),
+            # One captioner serves calls of all languages.
+            engine=engine_for(found, ""),
             workers=self.workers,
             fallback_files=fallback,
+            fallback_engine=fallback_engine,
         )

@@ -30,6 +30,7 @@ from callsd_daemon.kinds.kind import Bounds, JobKind, ModelFile, Opener, Role
 from callsd_daemon.kinds.models import model_files, require
 from callsd_daemon.media.roots import MediaRoots
 from callsd_daemon.media.uploads import Uploads
+from callsd_daemon.models.measured import engine_for
 from callsd_daemon.models.store import ModelStatus, ModelStore
 from callsd_ipc.names import ARTIFACTS, RECORDING_FILES
 from callsd_transcript.formats import UNKNOWN_SPEAKER
@@ -113,7 +114,10 @@ class Transcription(JobKind[TranscriptionSpec]):
         if any(track.capture for track in spec.tracks) and not any(one.capture for one in found):
             # Who spoke is not known in a recording: nobody is named.
             spec = replace(spec, webvtt_omit_speaker=True)
-        spec = replace(spec, tracks=found)
+        engine = spec.engine
+        if engine is Engine.AUTO:
+            engine = Engine(engine_for(model, spec.language))
+        spec = replace(spec, tracks=found, engine=engine)
         return TranscriptionAssignment(
             spec=spec,
             media=tuple(self._opener(track) for track in spec.tracks),

@@ -1040,7 +1040,7 @@ class TranscriptionWork(_message.Message):
     model_name: _builtins.str
     """Name of the model."""
     engine: _builtins.str
-    """auto, ctranslate2, whispercpp or onnx."""
+    """ctranslate2, whispercpp or onnx."""
     threads: _builtins.int
     """Processor threads."""
     language: _builtins.str
@@ -1659,14 +1659,17 @@ class CaptionerWork(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     FALLBACK_FILES_FIELD_NUMBER: _builtins.int
     LOG_KEPT_FIELD_NUMBER: _builtins.int
+    FALLBACK_ENGINE_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Name of the model."""
     workers: _builtins.int
     """Windows recognised side by side, one processor thread each."""
     engine: _builtins.str
-    """auto, ctranslate2, whispercpp or onnx."""
+    """ctranslate2, whispercpp or onnx."""
     log_kept: _builtins.int
     """So much of the captioner's log is kept."""
+    fallback_engine: _builtins.str
+    """Engine of the smaller model: ctranslate2, whispercpp or onnx."""
     @_builtins.property
     def model_files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FilePin]:
         """Its files, to be read by the names "model/PATH"."""
@@ -1686,10 +1689,11 @@ class CaptionerWork(_message.Message):
         engine: _builtins.str = ...,
         fallback_files: _abc.Iterable[Global___FilePin] | None = ...,
         log_kept: _builtins.int = ...,
+        fallback_engine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "fallback_files", b"fallback_files", "log_kept", b"log_kept", "model_files", b"model_files", "model_name", b"model_name", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "fallback_engine", b"fallback_engine", "fallback_files", b"fallback_files", "log_kept", b"log_kept", "model_files", b"model_files", "model_name", b"model_name", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -127,7 +127,7 @@ class _Session:
         def load_fallback() -> Sequence[Engine]:
             directory = inputs.model("fallback", work.fallback_files)
             smaller = ModelFiles(name="", directory=directory)
-            return load_engines(smaller, engine=work.engine, workers=work.workers)
+            return load_engines(smaller, engine=work.fallback_engine, workers=work.workers)
 
         self._service = CaptionService(
             engines,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses and loads an engine."""
+"""Loads an engine."""
 
 import importlib.util
 import os
@@ -10,7 +10,7 @@ from callsd_worker.speech.engine import Engine
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 
 
-ENGINES = ("auto", "ctranslate2", "whispercpp", "onnx")
+ENGINES = ("ctranslate2", "whispercpp", "onnx")
 
 COMPUTE_TYPE = "int8"
 GGML_TYPE = "q8_0"
@@ -56,7 +56,8 @@ def load_engine(
 
     Raises SpeechError: ENGINE_UNAVAILABLE, MODEL_MISSING, MODEL_INVALID.
     """
-    match _choose(model, engine, ggml_type):
+    _require(engine)
+    match engine:
         case "ctranslate2":
             return _load_ctranslate2(model, threads=threads, compute_type=compute_type, workers=1)
         case "onnx":
@@ -70,7 +71,8 @@ def load_engines(model: ModelFiles, *, engine: str, workers: int) -> tuple[Engin
 
     Raises SpeechError as `load_engine`.
     """
-    match _choose(model, engine, GGML_TYPE):
+    _require(engine)
+    match engine:
         case "ctranslate2":
             shared = _load_ctranslate2(model, threads=1, compute_type=COMPUTE_TYPE, workers=workers)
             return (shared,) * workers
@@ -121,34 +123,14 @@ def _load_whispercpp(model: ModelFiles, *, threads: int, ggml_type: str) -> Engi
     return WhisperCppEngine(model.directory / "ggml" / f"{ggml_type}.bin", threads=threads)
 
 
-def _choose(model: ModelFiles, engine: str, ggml_type: str) -> str:
+def _require(engine: str) -> None:
     if engine not in ENGINES:
         raise SpeechError(
             SpeechReason.ENGINE_UNAVAILABLE,
             f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}",
         )
-    has_whispercpp = importlib.util.find_spec("_pywhispercpp") is not None
-    if engine == "whispercpp" and not has_whispercpp:
+    if engine == "whispercpp" and importlib.util.find_spec("_pywhispercpp") is None:
         raise SpeechError(
             SpeechReason.ENGINE_UNAVAILABLE,
             "pywhispercpp is not installed; install callsd[whispercpp] or use engine ctranslate2",
         )
-    if engine != "auto":
-        return engine
-    directory = model.directory
-    if (directory / "ctranslate2" / "model.bin").is_file():
-        return "ctranslate2"
-    if (directory / "onnx").is_dir():
-        return "onnx"
-    if (directory / "ggml" / f"{ggml_type}.bin").is_file():
-        if has_whispercpp:
-            return "whispercpp"
-        raise SpeechError(
-            SpeechReason.ENGINE_UNAVAILABLE,
-            f"model {model.name} is there for whispercpp only, which is not installed; "
-            "install callsd[whispercpp] or pull the model for ctranslate2",
-        )
-    raise SpeechError(
-        SpeechReason.MODEL_MISSING,
-        f"{directory}: no files of model {model.name}; pull it first",
-    )

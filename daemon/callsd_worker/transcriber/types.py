@@ -26,8 +26,8 @@ class Settings:
     """How to transcribe a call."""
 
     model: ModelFiles
-    engine: str = "auto"
-    """"ctranslate2", "whispercpp", "onnx", or "auto": the faster one whose files are there."""
+    engine: str = "ctranslate2"
+    """"ctranslate2", "whispercpp" or "onnx"."""
     threads: int = 1
     """Limited to the processors available, with a notice."""
     compute_type: str = COMPUTE_TYPE

@@ -66,7 +66,8 @@ def work(order: CaptionerAssignment, *, log_kept: int) -> worker_pb2.CaptionResp
             model_files=pins(order.model_files),
             workers=order.workers,
             fallback_files=pins(order.fallback_files),
-            engine="auto",
+            engine=order.engine,
+            fallback_engine=order.fallback_engine,
             log_kept=log_kept,
         )
     )
