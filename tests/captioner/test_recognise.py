@@ -14,7 +14,7 @@ from callsd_worker.speech.ct2 import CTranslate2Engine
 from callsd_worker.speech.engine import TRAINED_SECONDS, DecodeOptions, Encoded, Recognised
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 from tests.captioner.sound import MAYA_SECONDS, MAYA_TEXT, cut, decoded
-from tests.helpers.syllables import syllables
+from tests.helpers.syllables import murmur, syllables
 from tests.weights import MODELS_DIRECTORY
 
 
@@ -199,6 +199,17 @@ class TestBelief:
 
         assert result.recognised is not None
         assert result.recognised.text == "and so my fellow Americans"
+
+    def test_final_words_that_look_wrong_in_a_crowd_are_none(self) -> None:
+        """Of many voices at once nothing is believed that looks wrong twice."""
+        loop = "and so my fellow Americans " * 3
+
+        (result,) = recognise(
+            ScriptedEngine(*[loop] * 3), [window(murmur(9, seconds=7), is_final=True)]
+        )
+
+        assert result.recognised is not None
+        assert result.recognised.text == ""
 
     def test_repeated_final_words_are_told_with_their_times(self) -> None:
         """Final words have none, and these tell what was not said again: they are asked for."""

@@ -14,3 +14,11 @@ def syllables(count: int, *, seconds: float, of_seconds: float | None = None) ->
     silent = int((of_seconds or seconds) * SAMPLE_RATE_HZ) - sound.size
     padded: Samples = np.pad(sound, (0, silent)).astype(np.float32)
     return padded
+
+
+def murmur(count: int, *, seconds: float) -> Samples:
+    """Several voices at once: none of the `count` syllables stands out."""
+    time = np.arange(int(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    loudness = 1.0 + 0.2 * np.sin(2 * np.pi * count * time / seconds)
+    sound: Samples = (0.1 * loudness * np.sign(np.sin(2 * np.pi * 150.0 * time))).astype(np.float32)
+    return sound

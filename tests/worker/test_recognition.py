@@ -16,7 +16,7 @@ from callsd_worker.transcriber.recognition import recognise
 from callsd_worker.transcriber.seams import mended
 from callsd_worker.transcriber.segments import MAX_SEGMENT_SECONDS, place
 from callsd_worker.transcriber.unheard import notice_of, unheard_in
-from tests.helpers.syllables import syllables
+from tests.helpers.syllables import murmur, syllables
 
 
 class TestLanguageDecision:
@@ -254,6 +254,15 @@ class TestRetries:
         engine = StubbornEngine(guess, guess, guess)
 
         assert self.recognise(engine, window_of(9)) == [""]
+
+    def test_of_many_voices_only_words_without_a_flaw_are_believed(self) -> None:
+        """Where nobody stands out, a second attempt is believed if it is sound, and is the last."""
+        crowd = replace(window_of(9), samples=murmur(17, seconds=9))
+        fair, looping = StubbornEngine(LOOP, FAIR), StubbornEngine(LOOP, LOOP)
+
+        assert self.recognise(fair, crowd) == [FAIR.text]
+        assert self.recognise(looping, crowd) == [""]
+        assert [options.temperature for _, options in looping.asked] == [0.0, 0.0]
 
     def test_a_sentence_skipped_in_the_middle_is_heard_alone(self) -> None:
         """Voice without words in mid-window is listened to by itself, and put in its place."""

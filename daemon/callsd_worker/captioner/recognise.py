@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from callsd_worker.captioner.decoding import DecodeWindow, Result
-from callsd_worker.speech.choice import choose, fits
+from callsd_worker.speech.choice import choose, confirms, fits
+from callsd_worker.speech.crowd import is_crowd
 from callsd_worker.speech.engine import TRAINED_SECONDS, DecodeOptions, Encoded, Engine, Recognised
 from callsd_worker.speech.flaws import REPEATS, Flaw, find_flaw
 from callsd_worker.speech.syllables import Peaks, syllables_in
@@ -115,6 +116,8 @@ def _accepted(
         case None:
             attempts = [first, again] if flaw in REPEATS else [again]
         case Flaw.NO_SPEECH:
+            return again.without_words()
+        case _ if window.is_final and is_crowd(window.samples) and not confirms(first, again):
             return again.without_words()
         case _ if window.is_final:
             attempts = [first, again]

@@ -17,6 +17,7 @@ from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 
 
 _HOP_SAMPLES = 160
+LEVELS_PER_SECOND = SAMPLE_RATE_HZ / _HOP_SAMPLES
 _FFT_SAMPLES = 512
 _FIRST_BIN, _LAST_BIN = 10, 96
 """300 to 3000 Hz: where vowels are, and hum and hiss are not."""
@@ -37,7 +38,7 @@ Peaks = NDArray[np.floating[Any]]
 
 def syllables_in(samples: Samples) -> Peaks:
     """The syllables of a sound."""
-    level = _levels(samples)
+    level = levels(samples)
     if level.size < _SMOOTH_HOPS:
         return np.zeros(0)
     floor = max(float(np.percentile(level, 98)) - _RANGE_DB, -60.0)
@@ -55,7 +56,7 @@ def syllables_in(samples: Samples) -> Peaks:
     return np.array(peaks) * _HOP_SAMPLES / SAMPLE_RATE_HZ
 
 
-def _levels(samples: Samples) -> NDArray[np.float64]:
+def levels(samples: Samples) -> NDArray[np.float64]:
     """Loudness of vowels in steps of 10 ms, smoothed, in dB."""
     if samples.size < _FFT_SAMPLES:
         return np.zeros(0)
