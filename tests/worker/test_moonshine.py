@@ -19,6 +19,7 @@ from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.moonshine import FILES, GUESS_LOG_PROBABILITY, MoonshineEngine
 from callsd_worker.speech.moonshine_rebuild import rebuild
 from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
+from tests.helpers.syllables import murmur
 
 
 ENGLISH = DecodeOptions(language="en")
@@ -86,6 +87,12 @@ class TestEngine:
         assert guessed.guess_log_probability == GUESS_LOG_PROBABILITY
         below = replace(guessed, average_log_probability=GUESS_LOG_PROBABILITY - 0.01)
         assert choose([below], peaks=None) is None
+
+    def test_it_has_to_be_surer_of_a_crowd(self, engine: MoonshineEngine) -> None:
+        """Where nobody stands out more is taken for noise."""
+        heard = hear(engine, murmur(20, seconds=5.0))
+
+        assert heard.guess_log_probability > GUESS_LOG_PROBABILITY
 
     @pytest.mark.parametrize("samples", [0, 1, 100])
     def test_next_to_nothing(self, engine: MoonshineEngine, samples: int) -> None:
