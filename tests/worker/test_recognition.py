@@ -264,6 +264,15 @@ class TestRetries:
         assert self.recognise(looping, crowd) == [""]
         assert [options.temperature for _, options in looping.asked] == [0.0, 0.0]
 
+    def test_one_voice_among_many_may_have_fewer_words_than_all(self) -> None:
+        """Words that the model is sure of stay, though others have most of the syllables."""
+        crowd = replace(window_of(9), samples=murmur(40, seconds=9))
+        sure, unsure = (replace(FAIR, average_log_probability=value) for value in (-0.47, -1.0))
+
+        nothing = spoken("")
+        assert self.recognise(StubbornEngine(sure, sure, unsure, nothing), crowd) == [FAIR.text]
+        assert self.recognise(StubbornEngine(unsure, unsure), crowd) == [""]
+
     def test_a_sentence_skipped_in_the_middle_is_heard_alone(self) -> None:
         """Voice without words in mid-window is listened to by itself, and put in its place."""
         skipped = at_times(spoken("ask not your country"), 0.0, 0.5, 8.0, 8.4)

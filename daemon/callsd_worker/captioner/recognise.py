@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from callsd_worker.captioner.decoding import DecodeWindow, Result
 from callsd_worker.speech.choice import choose, confirms, fits
-from callsd_worker.speech.crowd import is_crowd
+from callsd_worker.speech.crowd import is_of_crowd
 from callsd_worker.speech.engine import TRAINED_SECONDS, DecodeOptions, Encoded, Engine, Recognised
 from callsd_worker.speech.flaws import REPEATS, Flaw, find_flaw
 from callsd_worker.speech.syllables import Peaks, syllables_in
@@ -117,7 +117,11 @@ def _accepted(
             attempts = [first, again] if flaw in REPEATS else [again]
         case Flaw.NO_SPEECH:
             return again.without_words()
-        case _ if window.is_final and is_crowd(window.samples) and not confirms(first, again):
+        case found if (
+            window.is_final
+            and is_of_crowd(again, found, window.samples)
+            and not confirms(first, again)
+        ):
             return again.without_words()
         case _ if window.is_final:
             attempts = [first, again]

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from callsd_worker.speech.crowd import is_crowd
+from callsd_worker.speech.crowd import SURE_LOG_PROBABILITY, is_crowd
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
 from callsd_worker.speech.errors import SpeechError, SpeechReason, require_file
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
@@ -37,10 +37,6 @@ _SPARE_TOKENS = 6
 GUESS_LOG_PROBABILITY = -0.7
 """Of 2500 words heard across a room, or 5 dB above other voices, 17 are in windows with less, and
 16 of these wrong. What is made of several distant voices at once has -0.73 to -1.43."""
-
-CROWD_LOG_PROBABILITY = -0.6
-"""The same where nobody stands out: of one voice in loud noise the model was surer (-0.56), and of
-three voices at once it made 104 fluent words with -0.68."""
 
 MIN_WINDOW_SECONDS = 0.1
 """Less the encoder's convolutions do not take."""
@@ -134,7 +130,7 @@ class MoonshineEngine:
             # The model has no token for that nobody speaks.
             no_speech_probability=0.0,
             guess_log_probability=(
-                CROWD_LOG_PROBABILITY if is_crowd(item.payload.samples) else GUESS_LOG_PROBABILITY
+                SURE_LOG_PROBABILITY if is_crowd(item.payload.samples) else GUESS_LOG_PROBABILITY
             ),
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from callsd_worker.speech.choice import choose, confirms, fits
-from callsd_worker.speech.crowd import is_crowd
+from callsd_worker.speech.crowd import is_of_crowd
 from callsd_worker.speech.engine import (
     TRAINED_SECONDS,
     DecodeOptions,
@@ -69,14 +69,15 @@ def _listen_again(
     """What is to be believed of one utterance; without words if nothing is."""
     peaks = _peaks(part, options)
     attempts = list(before)
-    is_distant = is_crowd(part.samples)
     encoded = engine.encode(part.samples, padded_seconds=TRAINED_SECONDS)
     for careful in _ways(flaw, options):
         attempts += engine.recognise([encoded], careful)
         tell()
-        if _is_settled(attempts, peaks, flaw, _flaw(part, attempts[-1], peaks)):
+        found = _flaw(part, attempts[-1], peaks)
+        if _is_settled(attempts, peaks, flaw, found):
             break
-        if is_distant:
+        # What is sampled afterwards is less sure in any case.
+        if not careful.temperature and is_of_crowd(attempts[-1], found, part.samples):
             return attempts[-1].without_words()
     chosen = choose(attempts, peaks)
     if chosen is None:
