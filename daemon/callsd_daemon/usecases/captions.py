@@ -34,8 +34,11 @@ LATE_JOINER_FINALS = 10
 PAGE_FINALS = 200
 
 WORK_SECONDS = 0.002
-"""How long a stream takes its sound before it leaves the event loop to others for as long. Fifty
-speakers take as much in a tenth of a second."""
+"""How long a stream takes its sound before it leaves the event loop to others. Fifty speakers take
+as much in a tenth of a second."""
+
+REST = 3.0
+"""For how long, as a multiple of that."""
 
 Viewed = Published[Caption] | Published[Event] | Final | Call
 """What viewers are sent: something new, a final caption from the disk, or, when nothing has
@@ -202,7 +205,7 @@ async def _receive(
         worked_seconds += time.thread_time() - began
         # Hundreds of chunks take milliseconds, and many messages may be here already.
         if worked_seconds > WORK_SECONDS:
-            await asyncio.sleep(worked_seconds)
+            await asyncio.sleep(REST * worked_seconds)
             worked_seconds = 0.0
         # Who sends faster than can be worked off waits here, and the network with them.
         await call.until_room()
