@@ -9,7 +9,8 @@ import math
 from collections.abc import Sequence
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.flaws import bare, find_repeats, is_invented, is_unsaid
+from callsd_worker.speech.flaws import find_repeats, is_invented, is_unsaid
+from callsd_worker.speech.phrases import bare
 from callsd_worker.speech.repeats import only_lasting, only_sounding
 from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
 

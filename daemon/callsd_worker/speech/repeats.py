@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.flaws import bare, echo_length, repetitions
+from callsd_worker.speech.phrases import bare, repeated_phrases
 from callsd_worker.speech.syllables import Peaks, syllables_of
 
 
@@ -104,11 +104,6 @@ def _only_said(result: Recognised, times_said: Callable[[_Repeat], int]) -> Reco
 
 
 def _repeated(texts: Sequence[str]) -> Iterator[_Repeat]:
-    words = [bare(text) for text in texts]
-    found = list(repetitions(words))
-    length = echo_length(words)
-    if length and not any(first + size * times == len(words) for first, size, times in found):
-        found.append((len(words) - 2 * length, length, 2))
-    for first, length, times in found:
+    for first, length, times in repeated_phrases([bare(text) for text in texts]):
         text = " ".join(texts[first : first + length])
         yield _Repeat(first=first, length=length, times=times, text=text)
