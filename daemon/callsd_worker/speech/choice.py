@@ -34,7 +34,7 @@ def choose(attempts: Sequence[Recognised], peaks: Peaks | None) -> Recognised | 
     chosen = _best(sounding or credible, peaks)
     others = [attempt for attempt in attempts if attempt is not chosen]
     is_certain = fits(chosen, peaks) and any(confirms(chosen, other) for other in others)
-    lasting = only_lasting(chosen)
+    lasting = only_lasting(chosen, peaks)
     return lasting if is_certain else only_sounding(lasting, peaks)
 
 

@@ -13,7 +13,8 @@ from callsd_worker.speech.syllables import Peaks, syllables_of
 
 
 _MISSED = 1.2
-"""A phrase may have been said so many times as often as its syllables were found in the sound."""
+"""A phrase may have been said so many times as often as its syllables were found in the sound. Of
+one word, which is said by itself each time, none are missed."""
 
 _SLACK_SECONDS = 0.2
 """By so much may word times be wrong."""
@@ -25,6 +26,9 @@ the time of one saying is shared out among several, and most of their words get 
 _DOUBLE = 1.75
 """A saying that takes so many times the usual one is two: an aligner gives the time of one to
 another, and none to the one whose it is."""
+
+_WHOLE = 0.4
+"""A saying of which all words have time, and that takes so much of the longest one, was said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,19 +47,20 @@ class _Repeat:
         return self.first + self.length * self.times
 
 
-def only_lasting(result: Recognised) -> Recognised:
+def only_lasting(result: Recognised, peaks: Peaks) -> Recognised:
     """Each repeated phrase as often as its words have time, if they have times.
 
-    One word said again and again stays: an aligner that gives the time of one to another is
-    corrected by no other word.
+    An aligner that gives the time of one saying to another is corrected by the other words of the
+    phrase. One word alone has none: it stays as often as it has syllables, too.
     """
 
     def times_said(repeat: _Repeat) -> int:
-        if repeat.length == 1:
-            return repeat.times
         words = result.words[repeat.first : repeat.after]
         lasting = np.array([word.end_seconds - word.start_seconds for word in words])
-        return _times_lasting(lasting.reshape(repeat.times, repeat.length))
+        said = _times_lasting(lasting.reshape(repeat.times, repeat.length))
+        return (
+            said if repeat.length > 1 else max(said, round(_times_sounding(result, repeat, peaks)))
+        )
 
     return _only_said(result, times_said) if result.words else result
 
@@ -67,22 +72,31 @@ def _times_lasting(seconds: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -
     """
     usual = np.array([np.median(word[word > 0.0]) if word.any() else 0.0 for word in seconds.T])
     said = int((seconds > _BRIEF * usual).sum(axis=0).max())
-    is_double = seconds.sum(axis=1) >= _DOUBLE * usual.sum()
-    return said + int(is_double.sum())
+    sayings = seconds.sum(axis=1)
+    # Of two, of which one has the time of a third, the other has the usual time.
+    whole = sayings[(seconds > 0.0).all(axis=1) & (sayings > _WHOLE * sayings.max())]
+    usual_saying = min([usual.sum(), *whole])
+    return said + int((sayings >= _DOUBLE * usual_saying).sum())
 
 
 def only_sounding(result: Recognised, peaks: Peaks) -> Recognised:
     """Each repeated phrase as often as there are syllables for it."""
 
     def times_said(repeat: _Repeat) -> int:
-        near = peaks
-        if words := result.words:
-            begin = words[repeat.first].start_seconds - _SLACK_SECONDS if repeat.first else 0.0
-            end = words[repeat.after].start_seconds if repeat.after < len(words) else math.inf
-            near = peaks[(peaks >= begin) & (peaks < end + _SLACK_SECONDS)]
-        return round(_MISSED * near.size / syllables_of(repeat.text))
+        sounding = _times_sounding(result, repeat, peaks)
+        return round(sounding if repeat.length == 1 else _MISSED * sounding)
 
     return _only_said(result, times_said)
+
+
+def _times_sounding(result: Recognised, repeat: _Repeat, peaks: Peaks) -> float:
+    """Syllables in the sound over those of the phrase."""
+    near = peaks
+    if words := result.words:
+        begin = words[repeat.first].start_seconds - _SLACK_SECONDS if repeat.first else 0.0
+        end = words[repeat.after].start_seconds if repeat.after < len(words) else math.inf
+        near = peaks[(peaks >= begin) & (peaks < end + _SLACK_SECONDS)]
+    return near.size / syllables_of(repeat.text)
 
 
 def _only_said(result: Recognised, times_said: Callable[[_Repeat], int]) -> Recognised:
