@@ -27,8 +27,12 @@ _DOUBLE = 1.75
 """A saying that takes so many times the usual one is two: an aligner gives the time of one to
 another, and none to the one whose it is."""
 
-_WHOLE = 0.4
-"""A saying of which all words have time, and that takes so much of the longest one, was said."""
+_TWICE = 2.0
+"""So much longer than the other ones that have a time for each word is two, too: of two sayings, of
+which one has the time of a third, no time is the usual one."""
+
+_LEAST = 0.4
+"""A saying that takes less of the usual time was not said, whichever of its words has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +62,9 @@ def only_lasting(result: Recognised, peaks: Peaks) -> Recognised:
         words = result.words[repeat.first : repeat.after]
         lasting = np.array([word.end_seconds - word.start_seconds for word in words])
         said = _times_lasting(lasting.reshape(repeat.times, repeat.length))
-        return (
-            said if repeat.length > 1 else max(said, round(_times_sounding(result, repeat, peaks)))
-        )
+        if repeat.length == 1:
+            said = max(said, round(_times_sounding(result, repeat, peaks)))
+        return said
 
     return _only_said(result, times_said) if result.words else result
 
@@ -71,12 +75,15 @@ def _times_lasting(seconds: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -
     That word decides which was said most often: an aligner neglects the small ones.
     """
     usual = np.array([np.median(word[word > 0.0]) if word.any() else 0.0 for word in seconds.T])
-    said = int((seconds > _BRIEF * usual).sum(axis=0).max())
     sayings = seconds.sum(axis=1)
-    # Of two, of which one has the time of a third, the other has the usual time.
-    whole = sayings[(seconds > 0.0).all(axis=1) & (sayings > _WHOLE * sayings.max())]
-    usual_saying = min([usual.sum(), *whole])
-    return said + int((sayings >= _DOUBLE * usual_saying).sum())
+    is_said = sayings > _LEAST * usual.sum()
+    said = min(int((seconds > _BRIEF * usual).sum(axis=0).max()), int(is_said.sum()))
+    is_whole = is_said & (seconds > 0.0).all(axis=1)
+    for at in range(len(sayings)):
+        others = np.delete(sayings, at)[np.delete(is_whole, at)]
+        two = min([_DOUBLE * usual.sum(), *([_TWICE * np.median(others)] if others.size else [])])
+        said += bool(sayings[at] >= two)
+    return said
 
 
 def only_sounding(result: Recognised, peaks: Peaks) -> Recognised:
