@@ -50,7 +50,7 @@ class TestFlaws:
         """Ordinary sentences at an ordinary rate pass."""
         assert flaw_of(heard(FAIR), seconds=9, voiced_seconds=8) is None
 
-    @pytest.mark.parametrize("text", ["Yes.", "No, no, no.", "Okay. Thank you, Nina."])
+    @pytest.mark.parametrize("text", ["Yes.", "No, no.", "Okay. Thank you, Nina."])
     def test_short_answers_pass(self, text: str) -> None:
         """An answer in half a second is neither too fast nor a loop."""
         assert flaw_of(heard(text), seconds=0.6, voiced_seconds=0.4) is None

@@ -161,3 +161,19 @@ def test_words_without_times_are_there_as_often_as_their_syllables(
     kept = only_sounding(loop, np.arange(peaks) * 0.2)
 
     assert kept.text == " ".join([phrase] * times)
+
+
+@pytest.mark.parametrize("is_timed", [False, True])
+def test_a_quick_answer_stays(*, is_timed: bool) -> None:
+    """What is said three times in one breath is one bump of loudness, and was said three times."""
+    answer = said("no", *((0.15,),) * 3) if is_timed else untimed("no no no")
+
+    assert only_sounding(answer, np.zeros(1)) == answer
+
+
+def test_times_that_are_guessed_prove_nothing() -> None:
+    """Each word has a part of the window by its length, said or not: the syllables tell."""
+    guessed = replace(said("five", *((0.4,),) * 12), is_aligned=False)
+
+    assert only_lasting(guessed, np.zeros(7)) == guessed
+    assert only_sounding(guessed, np.arange(7) * 0.6).text == " ".join(["five"] * 7)

@@ -145,6 +145,7 @@ class MoonshineEngine:
             # The model has no token for that nobody speaks.
             no_speech_probability=0.0,
             guess_log_probability=GUESS_LOG_PROBABILITY,
+            is_aligned=False,
         )
 
     def _decode(

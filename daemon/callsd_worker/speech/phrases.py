@@ -57,9 +57,7 @@ def _repetition_at(words: Sequence[str], index: int) -> tuple[int, int]:
 
 
 def _times_suspicious(length: int) -> int:
-    # "No, no, no, no" is common; the same four words twice in a row hardly ever are.
-    if length == 1:
-        return 5
+    # "No, no" is common; the same four words twice in a row hardly ever are.
     return 3 if length < _PHRASE_WORDS else 2
 
 

@@ -16,6 +16,9 @@ _MISSED = 1.2
 """A phrase may have been said so many times as often as its syllables were found in the sound. Of
 one word, which is said by itself each time, none are missed."""
 
+_QUICK_TIMES = 5
+"""A word said less often may be one bump of loudness, "no no no": without times it stays."""
+
 _SLACK_SECONDS = 0.2
 """By so much may word times be wrong."""
 
@@ -52,21 +55,26 @@ class _Repeat:
 
 
 def only_lasting(result: Recognised, peaks: Peaks) -> Recognised:
-    """Each repeated phrase as often as its words have time, if they have times.
+    """Each repeated phrase as often as its words have time, if they have times of their own.
 
     An aligner that gives the time of one saying to another is corrected by the other words of the
     phrase. One word alone has none: it stays as often as it has syllables, too.
     """
 
     def times_said(repeat: _Repeat) -> int:
-        words = result.words[repeat.first : repeat.after]
-        lasting = np.array([word.end_seconds - word.start_seconds for word in words])
-        said = _times_lasting(lasting.reshape(repeat.times, repeat.length))
         if repeat.length == 1:
-            said = max(said, round(_times_sounding(result, repeat, peaks)))
-        return said
+            return _times_of_word(result, repeat, peaks)
+        return _times_lasting(_lasting(result, repeat))
 
-    return _only_said(result, times_said) if result.words else result
+    return _only_said(result, times_said) if result.words and result.is_aligned else result
+
+
+def _lasting(
+    result: Recognised, repeat: _Repeat
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    words = result.words[repeat.first : repeat.after]
+    lasting = np.array([word.end_seconds - word.start_seconds for word in words])
+    return lasting.reshape(repeat.times, repeat.length)
 
 
 def _times_lasting(seconds: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> int:
@@ -87,13 +95,21 @@ def _times_lasting(seconds: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -
 
 
 def only_sounding(result: Recognised, peaks: Peaks) -> Recognised:
-    """Each repeated phrase as often as there are syllables for it."""
+    """Each repeated phrase as often as there are syllables for it; a word also as it has time."""
 
     def times_said(repeat: _Repeat) -> int:
-        sounding = _times_sounding(result, repeat, peaks)
-        return round(sounding if repeat.length == 1 else _MISSED * sounding)
+        if repeat.length == 1:
+            return _times_of_word(result, repeat, peaks)
+        return round(_MISSED * _times_sounding(result, repeat, peaks))
 
     return _only_said(result, times_said)
+
+
+def _times_of_word(result: Recognised, repeat: _Repeat, peaks: Peaks) -> int:
+    said = round(_times_sounding(result, repeat, peaks))
+    if result.words and result.is_aligned:
+        return max(said, _times_lasting(_lasting(result, repeat)))
+    return repeat.times if repeat.times < _QUICK_TIMES else said
 
 
 def _times_sounding(result: Recognised, repeat: _Repeat, peaks: Peaks) -> float:
