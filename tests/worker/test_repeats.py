@@ -130,6 +130,18 @@ class TestTimes:
         assert only_lasting(untimed("five " * 7), SILENT).text == "five " * 7
         assert only_lasting(timeless, SILENT) == timeless
 
+    def test_an_attempt_that_leaves_a_saying_out_is_not_chosen(self) -> None:
+        """One saying has the time of two, and nothing else has it: another attempt is believed."""
+        usual = (0.2, 0.4, 0.4, 0.6)
+        short = said("did any customer complain", usual, (0.2, 0.4, 0.4, 2.4), usual, usual)
+        whole = said("did any customer comply", *(usual,) * 5, (0.1, 0.0, 0.0, 0.0))
+        attempts = [replace(whole, average_log_probability=-0.2), short]
+
+        chosen = choose(attempts, np.arange(34) * 0.24)
+
+        assert chosen is not None
+        assert chosen.text == "did any customer comply " * 4 + "did any customer comply"
+
     def test_agreement_does_not_make_up_for_time(self) -> None:
         """Two attempts that loop alike are believed once, though the sound has the syllables."""
         saying = (0.3, 0.2, 0.4)

@@ -69,6 +69,14 @@ def only_lasting(result: Recognised, peaks: Peaks) -> Recognised:
     return _only_said(result, times_said) if result.words and result.is_aligned else result
 
 
+def lacks_sayings(result: Recognised) -> bool:
+    """Whether a phrase was said more often than it is there, by the times of its words."""
+    return result.is_aligned and any(
+        repeat.length > 1 and _times_lasting(_lasting(result, repeat)) > repeat.times
+        for repeat in _repeated([word.text for word in result.words])
+    )
+
+
 def _lasting(
     result: Recognised, repeat: _Repeat
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
