@@ -150,7 +150,7 @@ class TestGaps:
         gap = find_gap(words, np.arange(28) * 0.2)
 
         assert gap is not None
-        assert (gap.first, gap.after) == (1, 10)
+        assert (gap.first, gap.after) == (9, 10)
 
     def test_a_gap_is_filled_in_its_place(self) -> None:
         """What was heard in it comes between the words before and after, at its own time."""
