@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from callsd_worker.speech.choice import choose
-from callsd_worker.speech.engine import DecodeOptions, Recognised
+from callsd_worker.speech.engine import TRAINED_SECONDS, DecodeOptions, Recognised
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.moonshine import FILES, GUESS_LOG_PROBABILITY, MoonshineEngine
 from callsd_worker.speech.moonshine_rebuild import rebuild
@@ -93,6 +93,23 @@ class TestEngine:
         heard = hear(engine, murmur(20, seconds=5.0))
 
         assert heard.guess_log_probability > GUESS_LOG_PROBABILITY
+
+    def test_a_window_can_be_heard_in_another_way(
+        self, engine: MoonshineEngine, speech: Samples
+    ) -> None:
+        """With the longest padding the silence around a voice does not count, however long."""
+        options = DecodeOptions(language="en")
+        quiet = np.zeros(2 * SAMPLE_RATE_HZ, dtype=np.float32)
+        around = np.concatenate([quiet, speech, quiet])
+
+        one, other = (
+            engine.recognise([engine.encode(window, padded_seconds=TRAINED_SECONDS)], options)[0]
+            for window in (speech, around)
+        )
+
+        assert one.text == other.text
+        assert one.average_log_probability == pytest.approx(other.average_log_probability, abs=0.05)
+        assert one.average_log_probability != hear(engine, speech).average_log_probability
 
     @pytest.mark.parametrize("samples", [0, 1, 100])
     def test_next_to_nothing(self, engine: MoonshineEngine, samples: int) -> None:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -13,9 +15,14 @@ from tests.helpers.syllables import syllables
 
 def words_at(**starts: float) -> tuple[TimedWord, ...]:
     """Words by their beginnings, each as long as half a second."""
+    return in_turn([*starts], [*starts.values()])
+
+
+def in_turn(words: Sequence[str], starts: Sequence[float]) -> tuple[TimedWord, ...]:
+    """The same, of words of which some are equal."""
     return tuple(
         TimedWord(text=f" {word}", start_seconds=start, end_seconds=start + 0.5, probability=1.0)
-        for word, start in starts.items()
+        for word, start in zip(words, starts, strict=True)
     )
 
 
@@ -126,6 +133,24 @@ class TestGaps:
         assert gap is not None
         assert (gap.first, gap.after) == (1, 2)
         assert (gap.start_seconds, gap.end_seconds) == (0.25, 5.0)
+
+    def test_what_is_said_again_has_its_time_together(self) -> None:
+        """An aligner may give one saying the time of the next two: that skipped nothing."""
+        phrase = ("Did", "any", "customer", "complain?")
+        starts = (0.0, 0.2, 0.6, 1.0, 1.5, 1.7, 2.1, 2.5, 3.0, 5.9, 5.9, 5.9, 6.0, 6.2, 6.6, 7.0)
+        words = in_turn(phrase * 4, starts)
+
+        assert find_gap(words, np.arange(28) * 0.25 + 0.1) is None
+
+    def test_what_was_not_heard_again_is_a_gap(self) -> None:
+        """A voice that goes on far longer than all sayings together says more than they do."""
+        phrase = ("Works", "for", "me.")
+        words = in_turn(("So", *phrase * 3), [at * 0.2 for at in range(10)])
+
+        gap = find_gap(words, np.arange(28) * 0.2)
+
+        assert gap is not None
+        assert (gap.first, gap.after) == (9, 10)
 
     def test_a_gap_is_filled_in_its_place(self) -> None:
         """What was heard in it comes between the words before and after, at its own time."""

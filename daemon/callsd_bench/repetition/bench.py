@@ -25,9 +25,9 @@ from callsd_worker.speech.engine import (
     Recognised,
 )
 from callsd_worker.speech.errors import SpeechError
-from callsd_worker.speech.flaws import bare
 from callsd_worker.speech.loading import ModelFiles, load_engine
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.phrases import bare
 from callsd_worker.speech.utterances import Utterance as Found
 from callsd_worker.speech.utterances import UtteranceFinder
 from callsd_worker.speech.vad import VoiceDetector

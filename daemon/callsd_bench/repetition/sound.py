@@ -25,11 +25,13 @@ _EDGE_SAMPLES = 160
 # speaker, seconds from, to, words
 _PHRASES = (
     ("joe", 7.44, 8.75, 4),  # The alert came first.
-    ("joe", 54.95, 56.5, 5),  # The edge one is easy.
+    ("joe", 54.95, 56.5, 5),  # The age one is easy.
     ("joe", 70.08, 70.8, 3),  # Works for me.
     ("kenji", 26.74, 29.2, 8),  # There is one more thing that worries me.
+    ("kenji", 71.2, 71.6, 1),  # Yes.
     ("maya", 38.38, 39.3, 2),  # That's fair.
     ("maya", 39.8, 41.0, 6),  # What would you want to measure?
+    ("maya", 64.25, 64.85, 1),  # Okay.
     ("nina", 0.83, 2.5, 5),  # One question for the notes.
     ("nina", 2.57, 3.95, 4),  # Did any customer complain?
     ("nina", 23.7, 24.4, 2),  # Got it.

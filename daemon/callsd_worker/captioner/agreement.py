@@ -7,7 +7,7 @@ last one is often cut in the middle.
 
 from collections.abc import Sequence
 
-from callsd_worker.speech.flaws import bare
+from callsd_worker.speech.phrases import bare
 from callsd_worker.speech.sentences import goes_on, without_stop
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callsd_worker.speech.engine import TimedWord
-from callsd_worker.speech.flaws import bare
 from callsd_worker.speech.level import frame_power
 from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.phrases import bare
 from callsd_worker.speech.vad import FRAME_SAMPLES
 
 

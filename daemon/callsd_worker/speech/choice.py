@@ -9,8 +9,9 @@ import math
 from collections.abc import Sequence
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.flaws import bare, find_repeats, is_invented, is_unsaid
-from callsd_worker.speech.repeats import only_lasting, only_sounding
+from callsd_worker.speech.flaws import find_repeats, is_invented, is_unsaid
+from callsd_worker.speech.phrases import bare
+from callsd_worker.speech.repeats import lacks_sayings, only_lasting, only_sounding
 from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
 
 
@@ -29,11 +30,12 @@ def choose(attempts: Sequence[Recognised], peaks: Peaks | None) -> Recognised | 
     if peaks is None:
         plain = [attempt for attempt in credible if find_repeats(attempt.text) is None]
         return max(plain or credible, key=lambda attempt: attempt.average_log_probability)
-    sounding = [attempt for attempt in credible if not is_unsaid(attempt, peaks)]
-    chosen = _best(sounding or credible, peaks)
+    sounding = [attempt for attempt in credible if not is_unsaid(attempt, peaks)] or credible
+    whole = [attempt for attempt in sounding if not lacks_sayings(attempt)]
+    chosen = _best(whole or sounding, peaks)
     others = [attempt for attempt in attempts if attempt is not chosen]
     is_certain = fits(chosen, peaks) and any(confirms(chosen, other) for other in others)
-    lasting = only_lasting(chosen)
+    lasting = only_lasting(chosen, peaks)
     return lasting if is_certain else only_sounding(lasting, peaks)
 
 

@@ -65,6 +65,9 @@ class Recognised:
     """With a lower average these words are noise. Each engine is sure of its words in its own way.
     """
 
+    is_aligned: bool = True
+    """Whether the times of words are those of the sound; else they are guessed, by its length."""
+
     def without_words(self) -> "Recognised":
         """The same, if none of its words are to be believed."""
         return replace(self, text="", words=(), token_count=0)

@@ -6,11 +6,11 @@ What is to be believed in the end is decided in `choice.py`.
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 from callsd_worker.speech.engine import Recognised
 from callsd_worker.speech.gaps import find_gap
+from callsd_worker.speech.phrases import bare, echo_length, repetitions
 from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
 
 
@@ -64,8 +64,6 @@ MIN_SYLLABLES_PER_PEAK = 0.65
 MIN_PEAKS_FOR_OMISSION = 8
 """Human speech had at least 0.85, and 0.67 where three words of an utterance were omitted."""
 
-_LONGEST_PHRASE_WORDS = 24
-_PHRASE_WORDS = 4
 _SHORTEST_TELLING_BYTES = 48
 
 
@@ -111,9 +109,9 @@ def find_flaw(
 def find_repeats(text: str) -> Flaw | None:
     """LOOP or ECHO, if words are there again and again."""
     words = [bare(word) for word in text.split()]
-    if has_loop(words) or compression_ratio(text) > MAX_COMPRESSION_RATIO:
+    if any(repetitions(words)) or compression_ratio(text) > MAX_COMPRESSION_RATIO:
         return Flaw.LOOP
-    return Flaw.ECHO if ends_in_echo(words) else None
+    return Flaw.ECHO if echo_length(words) else None
 
 
 def _is_too_fast(result: Recognised, seconds: float) -> bool:
@@ -169,61 +167,3 @@ def compression_ratio(text: str) -> float:
     if len(data) < _SHORTEST_TELLING_BYTES:
         return 1.0
     return len(data) / len(zlib.compress(data))
-
-
-def has_loop(words: Sequence[str]) -> bool:
-    """Whether a phrase is repeated again and again with nothing in between."""
-    return any(repetitions(words))
-
-
-def ends_in_echo(words: Sequence[str]) -> bool:
-    """Whether the last phrase is there twice: decoders do that when unsure of the end."""
-    return echo_length(words) > 0
-
-
-def echo_length(words: Sequence[str]) -> int:
-    """How many words the last phrase has, if it is there twice; else 0."""
-    longest = min(_LONGEST_PHRASE_WORDS, len(words) // 2)
-    return next(
-        (
-            length
-            for length in range(2, longest + 1)
-            if words[-length:] == words[-2 * length : -length]
-        ),
-        0,
-    )
-
-
-def repetitions(words: Sequence[str]) -> Iterator[tuple[int, int, int]]:
-    """The phrases that loop: (first word, words of the phrase, how often it is there)."""
-    index = 0
-    while index < len(words):
-        length, times = _repetition_at(words, index)
-        if times > 1:
-            yield index, length, times
-        index += length * times
-
-
-def _repetition_at(words: Sequence[str], index: int) -> tuple[int, int]:
-    """(length, times) of the phrase that loops from here; times is 1 if none does."""
-    longest = min(_LONGEST_PHRASE_WORDS, (len(words) - index) // 2)
-    for length in range(1, longest + 1):
-        phrase = words[index : index + length]
-        times = 1
-        while words[index + times * length : index + (times + 1) * length] == phrase:
-            times += 1
-        if times >= _times_suspicious(length):
-            return length, times
-    return 1, 1
-
-
-def _times_suspicious(length: int) -> int:
-    # "No, no, no, no" is common; the same four words twice in a row hardly ever are.
-    if length == 1:
-        return 5
-    return 3 if length < _PHRASE_WORDS else 2
-
-
-def bare(word: str) -> str:
-    """A word without case and punctuation; punctuation alone stays as it is."""
-    return "".join(letter for letter in word.casefold() if letter.isalnum()) or word.strip()

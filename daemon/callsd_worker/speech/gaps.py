@@ -2,10 +2,11 @@
 """Finds speech that was skipped in the middle of a window: voice for which there are no words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from callsd_worker.speech.engine import Recognised, TimedWord
+from callsd_worker.speech.phrases import bare, repeated_phrases
 from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
 
 
@@ -36,21 +37,45 @@ def find_gap(words: Sequence[TimedWord], peaks: Peaks) -> Gap | None:
         return None
     largest, best = None, _MIN_EXCESS
     excess, first = 0.0, 0
-    for at, word in enumerate(words):
+    for at, after in _timed(words, peaks):
         if excess <= 0.0:
             excess, first = 0.0, at
-        start, end = _begin(words, at), _begin(words, at + 1)
-        said = int(((peaks >= start) & (peaks < end)).sum())
-        excess += said - _PEAKS_PER_SYLLABLE * syllables_of(word.text)
+        excess += _excess(words, at, after, peaks)
         if excess >= best:
             best = excess
             largest = Gap(
                 first=first,
-                after=at + 1,
+                after=after,
                 start_seconds=_begin(words, first),
-                end_seconds=end,
+                end_seconds=_begin(words, after),
             )
     return largest
+
+
+def _timed(words: Sequence[TimedWord], peaks: Peaks) -> Iterator[tuple[int, int]]:
+    """What has a time of its own, as (first word, after it): each word, what repeats as a whole.
+
+    Among the times that a phrase is said an aligner confuses them: one gets the time of two. Where
+    all of them together are too few it is some word among them that has the time of the rest.
+    """
+    ends = {
+        first: first + length * times
+        for first, length, times in repeated_phrases([bare(word.text) for word in words])
+        if _excess(words, first, first + length * times, peaks) < _MIN_EXCESS
+    }
+    at = 0
+    while at < len(words):
+        after = ends.get(at, at + 1)
+        yield at, after
+        at = after
+
+
+def _excess(words: Sequence[TimedWord], at: int, after: int, peaks: Peaks) -> float:
+    """How many more syllables are in the time of these words than they may have."""
+    start, end = _begin(words, at), _begin(words, after)
+    said = int(((peaks >= start) & (peaks < end)).sum())
+    written = sum(syllables_of(word.text) for word in words[at:after])
+    return said - _PEAKS_PER_SYLLABLE * written
 
 
 def filled(result: Recognised, gap: Gap, heard: Recognised) -> Recognised:

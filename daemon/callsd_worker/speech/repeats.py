@@ -8,12 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.flaws import bare, echo_length, repetitions
+from callsd_worker.speech.phrases import bare, repeated_phrases
 from callsd_worker.speech.syllables import Peaks, syllables_of
 
 
 _MISSED = 1.2
-"""A phrase may have been said so many times as often as its syllables were found in the sound."""
+"""A phrase may have been said so many times as often as its syllables were found in the sound. Of
+one word, which is said by itself each time, none are missed."""
+
+_QUICK_TIMES = 5
+"""A word said less often may be one bump of loudness, "no no no": without times it stays."""
 
 _SLACK_SECONDS = 0.2
 """By so much may word times be wrong."""
@@ -25,6 +29,13 @@ the time of one saying is shared out among several, and most of their words get 
 _DOUBLE = 1.75
 """A saying that takes so many times the usual one is two: an aligner gives the time of one to
 another, and none to the one whose it is."""
+
+_TWICE = 2.0
+"""So much longer than the other ones that have a time for each word is two, too: of two sayings, of
+which one has the time of a third, no time is the usual one."""
+
+_LEAST = 0.4
+"""A saying that takes less of the usual time was not said, whichever of its words has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,21 +54,35 @@ class _Repeat:
         return self.first + self.length * self.times
 
 
-def only_lasting(result: Recognised) -> Recognised:
-    """Each repeated phrase as often as its words have time, if they have times.
+def only_lasting(result: Recognised, peaks: Peaks) -> Recognised:
+    """Each repeated phrase as often as its words have time, if they have times of their own.
 
-    One word said again and again stays: an aligner that gives the time of one to another is
-    corrected by no other word.
+    An aligner that gives the time of one saying to another is corrected by the other words of the
+    phrase. One word alone has none: it stays as often as it has syllables, too.
     """
 
     def times_said(repeat: _Repeat) -> int:
         if repeat.length == 1:
-            return repeat.times
-        words = result.words[repeat.first : repeat.after]
-        lasting = np.array([word.end_seconds - word.start_seconds for word in words])
-        return _times_lasting(lasting.reshape(repeat.times, repeat.length))
+            return _times_of_word(result, repeat, peaks)
+        return _times_lasting(_lasting(result, repeat))
 
-    return _only_said(result, times_said) if result.words else result
+    return _only_said(result, times_said) if result.words and result.is_aligned else result
+
+
+def lacks_sayings(result: Recognised) -> bool:
+    """Whether a phrase was said more often than it is there, by the times of its words."""
+    return result.is_aligned and any(
+        repeat.length > 1 and _times_lasting(_lasting(result, repeat)) > repeat.times
+        for repeat in _repeated([word.text for word in result.words])
+    )
+
+
+def _lasting(
+    result: Recognised, repeat: _Repeat
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    words = result.words[repeat.first : repeat.after]
+    lasting = np.array([word.end_seconds - word.start_seconds for word in words])
+    return lasting.reshape(repeat.times, repeat.length)
 
 
 def _times_lasting(seconds: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> int:
@@ -66,23 +91,43 @@ def _times_lasting(seconds: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -
     That word decides which was said most often: an aligner neglects the small ones.
     """
     usual = np.array([np.median(word[word > 0.0]) if word.any() else 0.0 for word in seconds.T])
-    said = int((seconds > _BRIEF * usual).sum(axis=0).max())
-    is_double = seconds.sum(axis=1) >= _DOUBLE * usual.sum()
-    return said + int(is_double.sum())
+    sayings = seconds.sum(axis=1)
+    is_said = sayings > _LEAST * usual.sum()
+    said = min(int((seconds > _BRIEF * usual).sum(axis=0).max()), int(is_said.sum()))
+    is_whole = is_said & (seconds > 0.0).all(axis=1)
+    for at in range(len(sayings)):
+        others = np.delete(sayings, at)[np.delete(is_whole, at)]
+        two = min([_DOUBLE * usual.sum(), *([_TWICE * np.median(others)] if others.size else [])])
+        said += bool(sayings[at] >= two)
+    return said
 
 
 def only_sounding(result: Recognised, peaks: Peaks) -> Recognised:
-    """Each repeated phrase as often as there are syllables for it."""
+    """Each repeated phrase as often as there are syllables for it; a word also as it has time."""
 
     def times_said(repeat: _Repeat) -> int:
-        near = peaks
-        if words := result.words:
-            begin = words[repeat.first].start_seconds - _SLACK_SECONDS if repeat.first else 0.0
-            end = words[repeat.after].start_seconds if repeat.after < len(words) else math.inf
-            near = peaks[(peaks >= begin) & (peaks < end + _SLACK_SECONDS)]
-        return round(_MISSED * near.size / syllables_of(repeat.text))
+        if repeat.length == 1:
+            return _times_of_word(result, repeat, peaks)
+        return round(_MISSED * _times_sounding(result, repeat, peaks))
 
     return _only_said(result, times_said)
+
+
+def _times_of_word(result: Recognised, repeat: _Repeat, peaks: Peaks) -> int:
+    said = round(_times_sounding(result, repeat, peaks))
+    if result.words and result.is_aligned:
+        return max(said, _times_lasting(_lasting(result, repeat)))
+    return repeat.times if repeat.times < _QUICK_TIMES else said
+
+
+def _times_sounding(result: Recognised, repeat: _Repeat, peaks: Peaks) -> float:
+    """Syllables in the sound over those of the phrase."""
+    near = peaks
+    if words := result.words:
+        begin = words[repeat.first].start_seconds - _SLACK_SECONDS if repeat.first else 0.0
+        end = words[repeat.after].start_seconds if repeat.after < len(words) else math.inf
+        near = peaks[(peaks >= begin) & (peaks < end + _SLACK_SECONDS)]
+    return near.size / syllables_of(repeat.text)
 
 
 def _only_said(result: Recognised, times_said: Callable[[_Repeat], int]) -> Recognised:
@@ -104,11 +149,6 @@ def _only_said(result: Recognised, times_said: Callable[[_Repeat], int]) -> Reco
 
 
 def _repeated(texts: Sequence[str]) -> Iterator[_Repeat]:
-    words = [bare(text) for text in texts]
-    found = list(repetitions(words))
-    length = echo_length(words)
-    if length and not any(first + size * times == len(words) for first, size, times in found):
-        found.append((len(words) - 2 * length, length, 2))
-    for first, length, times in found:
+    for first, length, times in repeated_phrases([bare(text) for text in texts]):
         text = " ".join(texts[first : first + length])
         yield _Repeat(first=first, length=length, times=times, text=text)

@@ -22,7 +22,7 @@ def spread(words: Sequence[str], samples: Samples) -> list[tuple[float, float]]:
     Nine words of ten are within 0.7 s of where a model with times of its own has them; the pauses
     between sentences are kept free.
     """
-    loud = _loud_frames(samples)
+    loud = loud_frames(samples)
     # A blank between words counts as a letter.
     lengths = np.array([len(word.strip()) + 1 for word in words])
     edges = np.rint(np.cumsum([0, *lengths]) * len(loud) / max(lengths.sum(), 1)).astype(int)
@@ -35,7 +35,7 @@ def spread(words: Sequence[str], samples: Samples) -> list[tuple[float, float]]:
     ]
 
 
-def _loud_frames(samples: Samples) -> list[int]:
+def loud_frames(samples: Samples) -> list[int]:
     """Indices of the frames in which somebody may speak; all of them in silence."""
     size = round(FRAME_SECONDS * SAMPLE_RATE_HZ)
     frames = np.pad(samples, (0, -samples.size % size or (0 if samples.size else size)))
