@@ -8,7 +8,7 @@ room smears them: what is left is a murmur of nearly one loudness.
 import numpy as np
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.flaws import Flaw
+from callsd_worker.speech.flaws import TOO_FEW, Flaw
 from callsd_worker.speech.mel import Samples
 from callsd_worker.speech.syllables import LEVELS_PER_SECOND, levels
 
@@ -29,7 +29,7 @@ voices at once it made 104 fluent words with -0.68."""
 def is_of_crowd(result: Recognised, flaw: Flaw | None, samples: Samples) -> bool:
     """Whether a result with this flaw is what decoders make of a crowd."""
     is_sure = result.average_log_probability >= SURE_LOG_PROBABILITY
-    return not (flaw is Flaw.SKIPPED and is_sure) and is_crowd(samples)
+    return not (flaw in TOO_FEW and is_sure) and is_crowd(samples)
 
 
 def is_crowd(samples: Samples) -> bool:

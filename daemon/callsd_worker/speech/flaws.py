@@ -82,6 +82,9 @@ class Flaw(StrEnum):
 REPEATS = frozenset({Flaw.LOOP, Flaw.ECHO})
 """Signs that words were said again, or were not."""
 
+TOO_FEW = frozenset({Flaw.OMISSION, Flaw.SKIPPED})
+"""Signs that something was said that is not there."""
+
 
 def find_flaw(
     result: Recognised, *, seconds: float, voiced_seconds: float, peaks: Peaks | None
