@@ -18,7 +18,7 @@ from .sound import MAYA_SECONDS, MAYA_TEXT, cut, decoded, opus_pieces, pcm_piece
 
 
 EXIT_SECONDS = 5.0
-OVERLOAD_TRACKS = 12
+OVERLOAD_TRACKS = 40
 
 normalise = EnglishTextNormalizer()
 
