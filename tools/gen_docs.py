@@ -21,7 +21,7 @@ from callsd_daemon.config import ENVIRONMENT_PREFIX, SETTINGS, Config
 from callsd_daemon.domain.jobs import FINAL_STATES, TRANSITIONS
 from callsd_daemon.models.measured import MEASURED, Hearing
 from callsd_daemon.rpc.public import SERVICES
-from callsd_daemon.usecases.access import SCOPES
+from callsd_daemon.usecases.access import SCOPE_OF
 from reference import reference
 
 
@@ -48,7 +48,7 @@ def methods() -> str:
     """A table of the public methods: name, and the scope that its caller needs."""
     rows = [
         f"| {service.rpartition('.')[2]} | `{method.name}` | "
-        f"{f'`{scope}`' if (scope := SCOPES[method.name]) else 'any valid token'} |"
+        f"{f'`{scope}`' if (scope := SCOPE_OF[method.name]) else 'any valid token'} |"
         for service in SERVICES
         for method in descriptor_pool.Default().FindServiceByName(service).methods
     ]

@@ -23,9 +23,9 @@ from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.transcription import Engine
 from callsd_daemon.files import FilePool
 from callsd_daemon.liveness import Liveness
-from callsd_daemon.rpc.auth import AuthInterceptor
 from callsd_daemon.rpc.captions import CaptionService
 from callsd_daemon.rpc.endpoints import MAX_MESSAGE_BYTES
+from callsd_daemon.rpc.interceptor import RequestInterceptor
 from callsd_daemon.rpc.jobs import JobService, render_change
 from callsd_daemon.rpc.media import MediaService
 from callsd_daemon.rpc.models import ModelService
@@ -163,7 +163,7 @@ class _Daemon:
     async def _serve(self, core: Core) -> PublicServer:
         """Open the public API."""
         server = PublicServer(
-            AuthInterceptor(core.tokens),
+            RequestInterceptor(core.tokens),
             jobs=JobService(
                 jobs=core.jobs,
                 deliveries=core.deliveries,

@@ -18,7 +18,9 @@ RPCS = Histogram(
     ("method", "code"),
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0),
 )
-WATCHES = Gauge("callsd_watches", "Streams of changes that are open.")
+WATCHES = Gauge(
+    "callsd_watches", "Streams that are open: changes, logs, files, captions, capacity."
+)
 MEDIA_SECONDS = Counter("callsd_media_seconds", "Media worked off by finished jobs.", ("kind",))
 EVENT_LOOP_LAG = Histogram(
     "callsd_event_loop_lag_seconds",

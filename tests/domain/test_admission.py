@@ -8,12 +8,12 @@ import pytest
 from callsd_daemon.domain.admission import (
     RETRY_AFTER_SECONDS,
     Admit,
+    Candidate,
     Decision,
     Host,
     Policy,
     Queue,
     Refuse,
-    Request,
     Snapshot,
     accounts,
     decide,
@@ -43,7 +43,7 @@ POLICY = Policy(
 )
 IDLE = Snapshot(host=HOST, reserved=Reservation(), running={}, queued_ahead=0)
 ONE = Reservation(cores=1.0, memory_bytes=GIB, disk_bytes=GIB)
-BATCH = Request(kind=TRANSCRIPTION, reservation=ONE, is_batch=True, may_queue=True)
+BATCH = Candidate(kind=TRANSCRIPTION, reservation=ONE, is_batch=True, may_queue=True)
 """Three of these fit, by cores."""
 NO_QUEUE = replace(BATCH, may_queue=False)
 LIVE = replace(BATCH, kind=CAPTIONS, is_batch=False)
@@ -58,12 +58,12 @@ def host(**changes: Any) -> Snapshot:
     return replace(IDLE, host=replace(HOST, **changes))
 
 
-def asks(**changes: Any) -> Request:
+def asks(**changes: Any) -> Candidate:
     """A batch job that needs what `changes` says."""
     return replace(BATCH, reservation=replace(ONE, **changes))
 
 
-def refused(snapshot: Snapshot, request: Request, policy: Policy = POLICY) -> Refuse:
+def refused(snapshot: Snapshot, request: Candidate, policy: Policy = POLICY) -> Refuse:
     """The refusal that this must be."""
     decision = decide(snapshot, request, policy)
     assert isinstance(decision, Refuse), decision
@@ -131,7 +131,7 @@ class TestDecisions:
         ],
     )
     def test_accepted(
-        self, snapshot: Snapshot, request_: Request, policy: Policy, expected: Decision
+        self, snapshot: Snapshot, request_: Candidate, policy: Policy, expected: Decision
     ) -> None:
         """Jobs start or wait, as capacity, order and kind say."""
         assert decide(snapshot, request_, policy) == expected
@@ -173,7 +173,7 @@ class TestDecisions:
         ],
     )
     def test_refused(
-        self, snapshot: Snapshot, request_: Request, policy: Policy, reason: Reason
+        self, snapshot: Snapshot, request_: Candidate, policy: Policy, reason: Reason
     ) -> None:
         """Each refusal has the reason that a client can act upon."""
         assert refused(snapshot, request_, policy).reason is reason

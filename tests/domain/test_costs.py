@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callsd_daemon.domain.admission import Admit, Host, Policy, Refuse, Request, Snapshot, decide
+from callsd_daemon.domain.admission import Admit, Candidate, Host, Policy, Refuse, Snapshot, decide
 from callsd_daemon.domain.captions import CaptionsSpec
 from callsd_daemon.domain.capture import CaptureSpec
 from callsd_daemon.domain.costs import (
@@ -212,7 +212,9 @@ class TestRecordings:
             admitted, reserved = 0, Reservation()
             for _ in range(4):
                 snapshot = Snapshot(host=TWO_CORES, reserved=reserved, running={}, queued_ahead=0)
-                request = Request(kind=RECORDING, reservation=cost, is_batch=False, may_queue=True)
+                request = Candidate(
+                    kind=RECORDING, reservation=cost, is_batch=False, may_queue=True
+                )
                 match decide(snapshot, request, POLICY):
                     case Admit():
                         admitted += 1

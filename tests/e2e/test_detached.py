@@ -150,9 +150,9 @@ class TestTranscription:
         "failpoint",
         [
             "worker.running",
-            "delivery.before_file=3",
-            "delivery.before_outcome",
-            "delivery.after_outcome",
+            "takeover.before_file=3",
+            "takeover.before_outcome",
+            "takeover.after_outcome",
         ],
     )
     def test_the_daemon_is_killed(
@@ -171,7 +171,7 @@ class TestTranscription:
 
     def test_both_are_killed_at_the_end(self, detached: StartDetached, expected: Expected) -> None:
         """What the worker has left in its directory is brought by another one, not done again."""
-        one = detached(CALLSD_FAILPOINTS="delivery.before_file=2")
+        one = detached(CALLSD_FAILPOINTS="takeover.before_file=2")
         name = submit(one, one.api(), SHORT)
         one.wait_dead(seconds=JOB_SECONDS)
         for pid in workers(name):

@@ -74,7 +74,7 @@ def test_the_daemon_is_away_at_the_end(daemon: StartDaemon) -> None:
     (one.root / "tmp" / "go").touch()
     eventually((one.worker_directory(job.name) / "outcome.binpb").exists, "the work is done")
     # The first one that comes is killed as soon as it hears of it.
-    one.env["CALLSD_FAILPOINTS"] = "delivery.before_file"
+    one.env["CALLSD_FAILPOINTS"] = "takeover.before_file"
     one.launch()
     one.wait_dead()
     del one.env["CALLSD_FAILPOINTS"]

@@ -29,10 +29,10 @@ TRANSCRIPT_STEPS = range(STEPS + 1, STEPS + 8)
 """Those after them: the end of the capture, two sessions with a file each, the post, the end."""
 
 FAILPOINTS = (
-    "delivery.before_file",
-    "delivery.after_take",
-    "delivery.before_outcome",
-    "delivery.after_outcome",
+    "takeover.before_file",
+    "takeover.after_take",
+    "takeover.before_outcome",
+    "takeover.after_outcome",
     "job.concluded",
     *(f"courier.before_change={number}" for number in range(1, STEPS + 1)),
     *(f"courier.after_change={number}" for number in range(1, STEPS + 1)),

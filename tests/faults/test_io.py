@@ -32,7 +32,7 @@ from tests.helpers.waiting import eventually
 QUICK = {
     "callsd_daemon.store.database.BUSY_TIMEOUT_SECONDS": 0.1,
     "callsd_daemon.workers.conclusion.RETRY_SECONDS": 0.1,
-    "callsd_daemon.workers.delivery.RETRY_SECONDS": 0.1,
+    "callsd_daemon.workers.takeover.RETRY_SECONDS": 0.1,
     "callsd_daemon.workers.housekeeping.SWEEP_SECONDS": 0.5,
     "callsd_daemon.workers.housekeeping.TICK_SECONDS": 0.2,
     "callsd_daemon.workers.patient_store.RETRY_SECONDS": 0.1,

@@ -142,10 +142,10 @@ def test_worker_killed_with_its_work_done(daemon: StartDaemon, daemon_is: str) -
 @pytest.mark.parametrize(
     "failpoint",
     [
-        "delivery.before_file",
-        "delivery.after_take",
-        "delivery.before_outcome",
-        "delivery.after_outcome",
+        "takeover.before_file",
+        "takeover.after_take",
+        "takeover.before_outcome",
+        "takeover.after_outcome",
     ],
 )
 def test_daemon_killed_while_it_takes_over(
@@ -173,7 +173,7 @@ def test_daemon_killed_while_it_takes_over(
 @pytest.mark.scenario(38, "whoever brings what a dead worker has left is killed: it is brought")
 def test_killed_while_it_is_saved(daemon: StartDaemon) -> None:
     """A result is brought by another worker when the one that was to bring it is killed, too."""
-    one = daemon(env={"CALLSD_FAILPOINTS": "delivery.before_file"})
+    one = daemon(env={"CALLSD_FAILPOINTS": "takeover.before_file"})
     name = one.create(one.api(), "print begun; note done").job.name
     assert one.wait_dead() == -signal.SIGKILL
     (worker,) = one.leaders(name)

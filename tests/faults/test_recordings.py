@@ -136,7 +136,7 @@ ROUNDS = (
         Case(what="the sound server", is_it=named("pulseaudio"), pause_seconds=2.0),
     ),
     (
-        Case(what="the capture", is_it=running("callsd_worker.recorder.capture"), starts=1.0),
+        Case(what="the capture", is_it=running("callsd_worker.recorder.piece_process"), starts=1.0),
         Case(what="the worker", is_it=running("callsd_worker"), starts=3.0),
     ),
 )

@@ -228,7 +228,7 @@ def test_upgrade_under_a_recorder(daemon: StartDaemon, tmp_path: Path, how: str)
         (capture,) = [
             child
             for child in psutil.Process(one.worker(job.name)).children()
-            if "callsd_worker.recorder.capture" in child.cmdline()
+            if "callsd_worker.recorder.piece_process" in child.cmdline()
         ]
         capture.kill()
         eventually(

@@ -8,10 +8,10 @@ import psutil
 import pytest
 
 from callsd_worker.recorder import encoder as encoder_module
-from callsd_worker.recorder.capture_request import CaptureRequest
 from callsd_worker.recorder.encoder import Encoder
 from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.health import Health, Picture
+from callsd_worker.recorder.piece_request import PieceRequest
 from callsd_worker.recorder.program_host import ProgramHost
 from callsd_worker.recorder.quality import Quality
 from tests.helpers.waiting import eventually
@@ -44,8 +44,8 @@ def encoder_in(host: ProgramHost, target: Path, told: list[Health]) -> Encoder:
 
 def test_an_order_arrives_as_it_was_given() -> None:
     """What is told to the process is what it reads."""
-    order = CaptureRequest(quality=QUALITY, target=Path("/job/ä b.mkv"), report=7, framebuffer=9)
-    assert CaptureRequest.parse(order.text()) == order
+    order = PieceRequest(quality=QUALITY, target=Path("/job/ä b.mkv"), report=7, framebuffer=9)
+    assert PieceRequest.parse(order.text()) == order
 
 
 def test_one_that_cannot_be_started_leaves_nothing_open(

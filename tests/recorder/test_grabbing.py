@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from callsd_worker.recorder.audio_capture import BLOCK_BYTES, AudioCapture
 from callsd_worker.recorder.display import Display, start_display
 from callsd_worker.recorder.errors import Reason, RecordingError
 from callsd_worker.recorder.framebuffer import Framebuffer
 from callsd_worker.recorder.native import PACKAGES, load
 from callsd_worker.recorder.program_host import MEMORY, ProgramHost
 from callsd_worker.recorder.sound import start_sound
+from callsd_worker.recorder.sound_reader import BLOCK_BYTES, SoundReader
 from tests.helpers.waiting import eventually
 
 
@@ -114,7 +114,7 @@ class TestListener:
         """Where nothing is played blocks of silence come, dated by when they were played."""
         for name, value in start_sound(host).environment.items():
             monkeypatch.setenv(name, value)
-        listener = AudioCapture()
+        listener = SoundReader()
         blocks = [listener.read_block() for _ in range(11)]
         now = time.monotonic()
         assert {block.samples for block in blocks} == {bytes(BLOCK_BYTES)}
@@ -144,7 +144,7 @@ class TestListener:
         sound = start_sound(host)
         for name, value in sound.environment.items():
             monkeypatch.setenv(name, value)
-        listener = AudioCapture()
+        listener = SoundReader()
         listener.read_block()
         host.end(sound.process)
 
@@ -161,7 +161,7 @@ class TestListener:
         """Where nobody answers there is an error, not a wait."""
         monkeypatch.setenv("PULSE_SERVER", "unix:/nonexistent")
         with pytest.raises(RecordingError, match="sound server does not answer"):
-            AudioCapture()
+            SoundReader()
 
 
 def test_a_library_that_is_missing_is_named_with_its_package(

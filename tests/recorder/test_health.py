@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from callsd_worker.recorder import health
-from callsd_worker.recorder.audio_capture import BLOCK_BYTES
 from callsd_worker.recorder.health import LEVEL_BLOCKS, RATE_SECONDS, Gauges, Health, Picture, Tally
 from callsd_worker.recorder.sound import RATE_HZ
+from callsd_worker.recorder.sound_reader import BLOCK_BYTES
 
 
 FPS = 20

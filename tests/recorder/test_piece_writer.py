@@ -6,11 +6,11 @@ from pathlib import Path
 import av
 import pytest
 
-from callsd_worker.recorder.audio_capture import BLOCK_BYTES, BLOCK_SAMPLES
 from callsd_worker.recorder.joining import join
 from callsd_worker.recorder.piece_writer import PieceWriter, add_video
 from callsd_worker.recorder.pieces import Piece
 from callsd_worker.recorder.quality import Quality
+from callsd_worker.recorder.sound_reader import BLOCK_BYTES, BLOCK_SAMPLES
 
 
 SMALL = Quality(width=320, height=180, fps=10, video_kbps=200, audio_kbps=64)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from callsd_worker.recorder.audio_capture import BLOCK_BYTES, BLOCK_SAMPLES
 from callsd_worker.recorder.sound import RATE_HZ
+from callsd_worker.recorder.sound_reader import BLOCK_BYTES, BLOCK_SAMPLES
 from callsd_worker.recorder.timeline import (
     PICTURE_FRAMES,
     SOUND_SECONDS,

@@ -225,7 +225,7 @@ class TestSlow:
             is_real=True,
             config={"captions": {"model": MODEL, "workers": 1}},
             constants={
-                "callsd_daemon.rpc.auth.MAX_LAG_SECONDS": 1.0,
+                "callsd_daemon.rpc.interceptor.MAX_LAG_SECONDS": 1.0,
                 # What is a kilobyte now and then otherwise fills a window here.
                 "callsd_daemon.usecases.captions.HEARTBEAT_SECONDS": 0.0005,
             },

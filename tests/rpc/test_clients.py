@@ -28,8 +28,8 @@ from callsd.v1.job_pb2 import ListJobsRequest, ReadLogRequest, WatchJobsRequest
 from callsd.v1.media_pb2 import UploadMediaRequest, UploadStart
 from callsd.v1.server_pb2 import WatchCapacityRequest
 from callsd_daemon.domain.errors import CallsdError, Reason
-from callsd_daemon.rpc.auth import AuthInterceptor
 from callsd_daemon.rpc.clients import MAX_REQUESTS, MAX_UNDER_WAY, FairShares
+from callsd_daemon.rpc.interceptor import RequestInterceptor
 from callsd_daemon.tokens import SCOPES, TokenFile
 from tests.conftest import StartDaemon
 from tests.helpers.api import health
@@ -231,7 +231,7 @@ class TestHandlers:
         async def find(details: Any) -> Any:
             return grpc.unary_stream_rpc_method_handler(print) if details.method == "/a/A" else None
 
-        interceptor = AuthInterceptor(TokenFile(tmp_path / "tokens.json"))
+        interceptor = RequestInterceptor(TokenFile(tmp_path / "tokens.json"))
         known, unknown = SimpleNamespace(method="/a/A"), SimpleNamespace(method="/a/B")
         first = await interceptor.intercept_service(find, known)
 
@@ -246,7 +246,7 @@ class TestHalfOpen:
     @pytest.mark.reason("FIELD_INVALID", "TOKEN_MISSING")
     def test_no_message(self, daemon: StartDaemon) -> None:
         """A request that never sends its message ends: at once without a token, soon with one."""
-        one = daemon(constants={"callsd_daemon.rpc.auth.MESSAGE_SECONDS": 0.5})
+        one = daemon(constants={"callsd_daemon.rpc.interceptor.MESSAGE_SECONDS": 0.5})
         for method in ("GetJob", "WatchJobs"):
             for api, reason in ((one.api(""), "TOKEN_MISSING"), (one.api(), "FIELD_INVALID")):
                 call = api.raw(f"/callsd.v1.JobService/{method}")
@@ -259,7 +259,7 @@ class TestHalfOpen:
     @pytest.mark.reason("STREAMS_EXHAUSTED")
     def test_health_watches(self, daemon: StartDaemon) -> None:
         """Who has no token may watch the health in a bounded number of streams."""
-        one = daemon(constants={"callsd_daemon.rpc.auth.MAX_OPEN_STREAMS": 2})
+        one = daemon(constants={"callsd_daemon.rpc.interceptor.MAX_OPEN_STREAMS": 2})
         with one.channel() as channel:
             stub, request = health(channel), health_pb2.HealthCheckRequest()
             watches = [stub.Watch(request, timeout=30) for _ in range(2)]

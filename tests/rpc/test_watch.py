@@ -200,7 +200,7 @@ class TestLimits:
         """Who does not read is dropped and told so; others hear everything without delay."""
         one = daemon(
             config={"jobs": {"max_concurrent_jobs": 1}},
-            constants={"callsd_daemon.rpc.auth.MAX_LAG_SECONDS": 1.0},
+            constants={"callsd_daemon.rpc.interceptor.MAX_LAG_SECONDS": 1.0},
         )
         api = one.api()
         one.create(api, "sleep")

@@ -13,10 +13,10 @@ from callsd_daemon.files import FilePool, open_regular
 from callsd_daemon.kinds import Assignment, ModelFile
 from callsd_daemon.kinds.transcription import TranscriptionAssignment
 from callsd_daemon.tokens import digest
-from callsd_daemon.workers.delivery import Delivery, Take
 from callsd_daemon.workers.launchers.local import Directories
 from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.slot import WorkerSlot
+from callsd_daemon.workers.takeover import Take, Takeover
 from callsd_daemon.workers.worker_log import WorkerLog
 from callsd_ipc.names import ARTIFACTS, OUTCOME
 from callsd_ipc.v1 import worker_pb2
@@ -66,9 +66,9 @@ def take(tmp_path: Path) -> Take:
 
 
 @pytest.fixture
-def new_delivery(directory: Path, pool: FilePool) -> Callable[[Take], Delivery]:
-    """A delivery into the job's directory, as each daemon makes its own."""
-    return lambda take: Delivery(
+def new_takeover(directory: Path, pool: FilePool) -> Callable[[Take], Takeover]:
+    """A takeover into the job's directory, as each daemon makes its own."""
+    return lambda take: Takeover(
         directory, pool, take, artifacts="artifacts", outcome="outcome.binpb"
     )
 
@@ -104,7 +104,7 @@ def new_slot(directory: Path, pool: FilePool, media: Path, model: Path) -> Calla
 
     return lambda: WorkerSlot(
         resolve,
-        delivery=Delivery(
+        takeover=Takeover(
             directory, pool, lambda file, target: False, artifacts=ARTIFACTS, outcome=OUTCOME
         ),
         log=WorkerLog(directory / "log.txt", pool, max_bytes=2**20),

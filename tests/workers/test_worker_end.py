@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's end of the corridor, at the real server: inputs, session, and delivery."""
+"""The worker's end of the corridor, at the real server: inputs, session, and takeover."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -15,11 +15,11 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.domain.jobs import Outcome
 from callsd_daemon.files import FilePool
 from callsd_daemon.kinds import Assignment
-from callsd_daemon.workers.delivery import Ask
 from callsd_daemon.workers.session import conversation, messages
 from callsd_daemon.workers.session import server as module
 from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.slot import WorkerSlot
+from callsd_daemon.workers.takeover import Ask
 from callsd_ipc.names import OUTCOME
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 
@@ -307,7 +307,7 @@ async def test_takes_no_orders(
             asked += 1
 
     monkeypatch.setattr(conversation, "ORDER_TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(slot.delivery, "collect", collect)
+    monkeypatch.setattr(slot.takeover, "collect", collect)
     session = dial(is_assigned=True)
     session.say(outcome=worker_pb2.Outcome(generation=GENERATION))
     await asyncio.wait_for(slot.is_over.wait(), WAIT_SECONDS)
@@ -329,7 +329,7 @@ async def test_replaced_in_a_jam(
             await ask(LONG_NAME, 0)
 
     monkeypatch.setattr(conversation, "ORDER_TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(slot.delivery, "collect", collect)
+    monkeypatch.setattr(slot.takeover, "collect", collect)
     session = dial(is_assigned=True)
     session.say(outcome=worker_pb2.Outcome(generation=GENERATION))
     await asyncio.wait_for(slot.is_over.wait(), WAIT_SECONDS)

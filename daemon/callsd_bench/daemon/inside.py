@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from callsd_bench.shared.progress import ProgressLine
-from callsd_daemon.domain.admission import Host, Policy, Request, Snapshot, decide
+from callsd_daemon.domain.admission import Candidate, Host, Policy, Snapshot, decide
 from callsd_daemon.domain.costs import transcription_cost, transcription_cost_key
 from callsd_daemon.domain.jobs import Artifact, Job, Outcome, State, Usage, Worker
 from callsd_daemon.domain.transcription import TRANSCRIPTION, Format, Track, TranscriptionSpec
@@ -150,7 +150,7 @@ def decisions_per_second() -> float:
                 running={TRANSCRIPTION: running},
                 queued_ahead=0,
             ),
-            Request(
+            Candidate(
                 kind=TRANSCRIPTION, reservation=reservation, is_batch=True, may_queue=may_queue
             ),
         )

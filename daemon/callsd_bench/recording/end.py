@@ -21,8 +21,8 @@ from callsd_bench.shared.options import json_option
 from callsd_bench.shared.progress import ProgressLine
 from callsd_daemon.domain.jobs import Artifact, Outcome
 from callsd_daemon.files import FilePool
-from callsd_daemon.workers.delivery import Delivery
 from callsd_daemon.workers.launchers.local import Directories
+from callsd_daemon.workers.takeover import Takeover
 from callsd_ipc.names import PIECES
 from callsd_worker.recorder.joining import Joined, join
 from callsd_worker.recorder.piece_writer import PieceWriter
@@ -77,7 +77,7 @@ def bench_recording_end(directory: Path, gigabytes: float) -> RecordingEnd:
 
 async def _take_over(directories: Directories, job: Path, joined: Joined) -> None:
     pool = FilePool()
-    delivery = Delivery(
+    takeover = Takeover(
         job,
         pool,
         lambda file, target: directories.take("recorder", file, target),
@@ -90,7 +90,7 @@ async def _take_over(directories: Directories, job: Path, joined: Joined) -> Non
         size_bytes=joined.size_bytes,
         sha256=joined.sha256,
     )
-    await delivery.collect(Outcome(artifacts=(artifact,)), b"", _never)
+    await takeover.collect(Outcome(artifacts=(artifact,)), b"", _never)
     pool.close()
 
 

@@ -163,7 +163,7 @@ SETTINGS: dict[str, str] = {
     "server.tls_key": 'PEM file, or "credential:NAME".',
     "server.tls_client_ca": "PEM file; clients must then show a certificate signed by it.",
     "server.max_watches": "Streams that may be open at once.",
-    "server.drain_seconds": "On shutdown: how long requests under way may take to end.",
+    "server.drain_seconds": "On shutdown: how long open streams may take to end.",
     "server.drain_live_seconds": "On shutdown: how long to wait for recordings, captures and "
     "captions to end by themselves, while no new work is taken. 0 = they go on without the daemon, "
     "and the next one takes them up.",
@@ -176,8 +176,8 @@ SETTINGS: dict[str, str] = {
     "media.upload_retention_seconds": "How long an upload that no job needs is kept.",
     "jobs.max_concurrent_jobs": "Ceiling on running jobs. 0 = none: admission knows what fits.",
     "jobs.max_transcription_jobs": "Ceiling on running transcriptions. 0 = none.",
-    "jobs.max_captions_jobs": "Ceiling on captions jobs that run at once; captures are none. 0 = "
-    "none.",
+    "jobs.max_captions_jobs": "Ceiling on captions jobs that run at once; captures do not count. "
+    "0 = none.",
     "jobs.max_recording_jobs": "Ceiling on recordings that run at once. 0 = none.",
     "jobs.max_queued_jobs": "How many jobs may wait.",
     "jobs.queue_patience_seconds": "How long the processor load of other programs may hold a "
@@ -188,7 +188,8 @@ SETTINGS: dict[str, str] = {
     "jobs.max_log_bytes": "Longest log of a job; a longer one loses its beginning.",
     "jobs.start_timeout_seconds": "How long a worker may take to report to the daemon.",
     "jobs.silence_timeout_seconds": "A worker that reports nothing for so long is killed.",
-    "jobs.stop_grace_seconds": "How long a worker may take to end when asked.",
+    "jobs.stop_grace_seconds": "How long a worker may take to end when asked; for recordings and "
+    "captures see recording.stop_grace_seconds.",
     "admission.headroom_cores": "Cores kept free for everything else. -1 = a tenth of them, none "
     "on a single core.",
     "admission.headroom_memory_bytes": "Memory kept free.",

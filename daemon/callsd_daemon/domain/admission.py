@@ -47,7 +47,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything a decision depends on, besides the request and the policy."""
+    """Everything a decision depends on, besides the candidate and the policy."""
 
     host: Host
     reserved: Reservation
@@ -59,8 +59,8 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """The job that asks."""
+class Candidate:
+    """The job that wants to start."""
 
     kind: str
     reservation: Reservation
@@ -170,7 +170,7 @@ def accounts(snapshot: Snapshot, policy: Policy) -> dict[str, Account]:
     }
 
 
-def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
+def decide(snapshot: Snapshot, candidate: Candidate, policy: Policy) -> Decision:
     """Whether the job may start now, waits, or is refused.
 
     Batch jobs wait for processor, memory and slots, in the order they came; live jobs pass them.
@@ -180,7 +180,7 @@ def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
     """
     current = accounts(snapshot, policy)
     for resource, account in current.items():
-        need = getattr(request.reservation, resource)
+        need = getattr(candidate.reservation, resource)
         if need > account.budget and policy.is_enforced:
             return Refuse(
                 reason=Reason.CANNOT_FIT,
@@ -193,8 +193,8 @@ def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
                 available=account.budget,
                 unit=account.unit,
             )
-    shortage = _shortage(snapshot, request, policy, current)
-    ahead = snapshot.queued_ahead if request.is_batch else 0
+    shortage = _shortage(snapshot, candidate, policy, current)
+    ahead = snapshot.queued_ahead if candidate.is_batch else 0
     if shortage is None and ahead == 0:
         return Admit()
     if shortage is None:
@@ -203,7 +203,7 @@ def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
             message=f"{ahead} jobs are waiting already",
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
-    if not (request.is_batch and request.may_queue) or shortage.reason is Reason.DISK_EXHAUSTED:
+    if not (candidate.is_batch and candidate.may_queue) or shortage.reason is Reason.DISK_EXHAUSTED:
         return shortage
     if ahead >= policy.max_queued_jobs:
         return Refuse(
@@ -221,15 +221,15 @@ def decide(snapshot: Snapshot, request: Request, policy: Policy) -> Decision:
 
 
 def _shortage(
-    snapshot: Snapshot, request: Request, policy: Policy, current: Mapping[str, Account]
+    snapshot: Snapshot, candidate: Candidate, policy: Policy, current: Mapping[str, Account]
 ) -> Refuse | None:
     """The first thing that the job lacks now: slots, disk, cores, memory."""
     ceilings = (
         ("jobs.max_concurrent_jobs", policy.max_concurrent_jobs, sum(snapshot.running.values())),
         (
-            f"jobs.max_{request.kind}_jobs",
-            policy.max_per_kind.get(request.kind, 0),
-            snapshot.running.get(request.kind, 0),
+            f"jobs.max_{candidate.kind}_jobs",
+            policy.max_per_kind.get(candidate.kind, 0),
+            snapshot.running.get(candidate.kind, 0),
         ),
     )
     for setting, ceiling, running in ceilings:
@@ -244,9 +244,9 @@ def _shortage(
             )
     if not policy.is_enforced:
         return None
-    is_patient = not request.is_batch or request.waited_seconds < policy.patience_seconds
+    is_patient = not candidate.is_batch or candidate.waited_seconds < policy.patience_seconds
     for resource, account in current.items():
-        need = getattr(request.reservation, resource)
+        need = getattr(candidate.reservation, resource)
         available = account.available
         if account.reason is Reason.CPU_EXHAUSTED and not is_patient:
             available = account.budget - account.reserved

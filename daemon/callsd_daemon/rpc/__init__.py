@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public API: protobuf ⇄ domain. Errors become gRPC status in `gate`, and only there."""
+"""The public API: protobuf ⇄ domain. Errors become gRPC status in `interceptor`, and only there."""

@@ -15,7 +15,7 @@ from callsd_daemon.domain.errors import invalid_fields
 from callsd_daemon.domain.jobs import Job, job_name
 from callsd_daemon.kinds import Kinds
 from callsd_daemon.rpc import job_messages, validate
-from callsd_daemon.rpc.auth import caller
+from callsd_daemon.rpc.interceptor import caller
 from callsd_daemon.rpc.kinds import mattermost
 from callsd_daemon.rpc.problems import Problems
 from callsd_daemon.store.read_transaction import Change

@@ -15,7 +15,7 @@ from callsd_daemon.files import FilePool
 from callsd_daemon.kinds import Kinds
 from callsd_daemon.media.uploads import Uploads
 from callsd_daemon.rpc import convert, validate
-from callsd_daemon.rpc.auth import caller
+from callsd_daemon.rpc.interceptor import caller
 from callsd_daemon.store.database import Database
 from callsd_daemon.usecases.streams import Streams
 from callsd_daemon.workers.admission import AdmissionController

@@ -18,9 +18,9 @@ from callsd.v1 import (
     server_pb2_grpc,
 )
 from callsd_daemon.config import Config
-from callsd_daemon.rpc.auth import AuthInterceptor
 from callsd_daemon.rpc.captions import CaptionService
 from callsd_daemon.rpc.endpoints import SERVER_OPTIONS, listen, share_socket
+from callsd_daemon.rpc.interceptor import RequestInterceptor
 from callsd_daemon.rpc.jobs import JobService
 from callsd_daemon.rpc.media import MediaService
 from callsd_daemon.rpc.models import ModelService
@@ -42,7 +42,7 @@ class PublicServer:
 
     def __init__(
         self,
-        interceptor: AuthInterceptor,
+        interceptor: RequestInterceptor,
         *,
         jobs: JobService,
         media: MediaService,

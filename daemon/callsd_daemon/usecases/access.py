@@ -5,7 +5,7 @@ from callsd_daemon.domain.errors import CallsdError, Reason
 from callsd_daemon.tokens import Token
 
 
-SCOPES: dict[str, str] = {
+SCOPE_OF: dict[str, str] = {
     "CreateJob": "jobs.write",
     "GetJob": "jobs.read",
     "ListJobs": "jobs.read",
@@ -26,13 +26,15 @@ SCOPES: dict[str, str] = {
     "VerifyModel": "admin",
     "StreamCaptions": "captions.ingest",
     "WatchCaptions": "jobs.read",
+    "ServerReflectionInfo": "",
 }
-"""The scope that each operation needs; "" = any valid token, as for operations not named here."""
+"""The scope that each operation needs; "" = any valid token. One that is not named is a KeyError:
+it is never let through."""
 
 
 def authorize(token: Token, operation: str) -> None:
     """Raise SCOPE_MISSING when the token may not do this."""
-    scope = SCOPES.get(operation, "")
+    scope = SCOPE_OF[operation]
     if scope and scope not in token.scopes:
         raise CallsdError(
             Reason.SCOPE_MISSING,

@@ -12,12 +12,12 @@ import structlog
 from callsd_daemon.domain.admission import (
     Account,
     Admit,
+    Candidate,
     Decision,
     Host,
     Policy,
     Queue,
     Refuse,
-    Request,
     Snapshot,
     accounts,
     decide,
@@ -121,12 +121,12 @@ class AdmissionController:
             queued_ahead=tx.queue_length(),
             queue_waiting_for=None if first is None else first.waiting_for,
         )
-        request = self._request(tx, job, may_queue=may_queue)
+        candidate = self._candidate(tx, job, may_queue=may_queue)
         room = Reservation()
         if companion is not None:
             room = self._need(tx, companion.kind, companion.spec, companion.reservation)
-        request = replace(request, reservation=request.reservation + room)
-        decision = decide(snapshot, request, self.policy)
+        candidate = replace(candidate, reservation=candidate.reservation + room)
+        decision = decide(snapshot, candidate, self.policy)
         if companion is not None and isinstance(decision, Admit):
             self._hold(job.id, room)
         if is_owed and isinstance(decision, Refuse):
@@ -137,8 +137,8 @@ class AdmissionController:
     def decide_next(self, tx: ReadTransaction, job: Job, *, waited_seconds: float) -> Verdict:
         """Decide whether the first job of the queue may start."""
         snapshot = self._snapshot(tx)
-        request = self._request(tx, job, may_queue=True, waited_seconds=waited_seconds)
-        return Verdict(decision=decide(snapshot, request, self.policy), snapshot=snapshot)
+        candidate = self._candidate(tx, job, may_queue=True, waited_seconds=waited_seconds)
+        return Verdict(decision=decide(snapshot, candidate, self.policy), snapshot=snapshot)
 
     def accounts(self, tx: ReadTransaction) -> dict[str, Account]:
         """The accounts of all resources, by name, as they stand."""
@@ -169,11 +169,11 @@ class AdmissionController:
             queued_ahead=0,
         )
 
-    def _request(
+    def _candidate(
         self, tx: ReadTransaction, job: Job, *, may_queue: bool, waited_seconds: float = 0.0
-    ) -> Request:
+    ) -> Candidate:
         """What the job needs, with the shared worker that it is the first one to need."""
-        return Request(
+        return Candidate(
             kind=job.kind,
             reservation=self._need(tx, job.kind, job.spec, job.reservation),
             is_batch=self._kinds[job.kind].is_batch,

@@ -14,9 +14,9 @@ from callsd_daemon.domain.jobs import Failure, Job, Notice, Outcome, Progress, S
 from callsd_daemon.files import PASSING_ERRNOS, open_regular
 from callsd_daemon.kinds import JobKind
 from callsd_daemon.metrics import JOBS_ENDED, MEDIA_SECONDS, WORKERS_LOST
-from callsd_daemon.workers.delivery import FILE_NAME, remove_drafts
 from callsd_daemon.workers.launchers.launcher import End, Launcher
 from callsd_daemon.workers.session import messages
+from callsd_daemon.workers.takeover import FILE_NAME, remove_drafts
 from callsd_ipc.names import ARTIFACTS, OUTCOME, PIECES
 
 

@@ -12,7 +12,7 @@ from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Progress
 from callsd_daemon.kinds import Assignment, Opener
 from callsd_daemon.workers.captions.call import Call
-from callsd_daemon.workers.delivery import Delivery
+from callsd_daemon.workers.takeover import Takeover
 from callsd_daemon.workers.worker_log import WorkerLog
 
 
@@ -40,13 +40,13 @@ class WorkerSlot:
         self,
         resolve: Callable[[], Coroutine[Any, Any, Assignment]],
         *,
-        delivery: Delivery,
+        takeover: Takeover,
         log: WorkerLog,
         generation: int,
         token_sha256: str,
     ) -> None:
         """`resolve` finds out what the work is; it raises CallsdError when it cannot be done."""
-        self.delivery = delivery
+        self.takeover = takeover
         self.log = log
         self.generation = generation
         self.token_sha256 = token_sha256

@@ -18,12 +18,12 @@ from callsd_daemon.domain.jobs import Failure, Job, Worker
 from callsd_daemon.files import PASSING_ERRNOS, SCARCE_ERRNOS, FilePool
 from callsd_daemon.kinds import Assignment, Kinds
 from callsd_daemon.store.failpoints import failpoint
-from callsd_daemon.workers.delivery import Delivery
 from callsd_daemon.workers.launchers.launcher import Launcher, WorkerId, WorkerProcess, limits
 from callsd_daemon.workers.patient_store import PatientStore
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.server import WorkerServer
 from callsd_daemon.workers.slot import WorkerSlot
+from callsd_daemon.workers.takeover import Takeover
 from callsd_daemon.workers.worker_log import WorkerLog
 from callsd_ipc.names import ARTIFACTS, OUTCOME, PIECES, WORKER_LOG
 
@@ -104,7 +104,7 @@ class WorkerStarter:
 
         return WorkerSlot(
             resolve,
-            delivery=Delivery(
+            takeover=Takeover(
                 directory,
                 self._pool,
                 lambda file, target: self._launcher.take(job.id, file, target),

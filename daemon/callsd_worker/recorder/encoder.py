@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the process that captures a piece, and reads its reports.
+"""Runs the process that records a piece, and reads its reports.
 
 It is a process of its own so that a crash in a codec costs a second, not the recording.
 """
@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from callsd_worker.recorder.capture_request import CaptureRequest
 from callsd_worker.recorder.health import Health, Picture
+from callsd_worker.recorder.piece_request import PieceRequest
 from callsd_worker.recorder.program_host import ProgramHost
 from callsd_worker.recorder.quality import Quality
 
 
-MODULE = "callsd_worker.recorder.capture"
+MODULE = "callsd_worker.recorder.piece_process"
 
 STOP_SECONDS = 5.0
 """How long it may take to write what it has."""
@@ -31,7 +31,7 @@ SILENT_SECONDS = 10.0
 
 
 class Encoder:
-    """One capture process."""
+    """One process that records a piece."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Encoder:
         self._host = host
         self._on_health = on_health
         reading, writing = os.pipe()
-        request = CaptureRequest(
+        request = PieceRequest(
             quality=quality, target=target, report=writing, framebuffer=framebuffer
         )
         try:
@@ -72,7 +72,7 @@ class Encoder:
             os.close(writing)
         self._reported_at = time.monotonic()
         self._thread = threading.Thread(
-            target=self._read, args=(reading,), name="capture", daemon=True
+            target=self._read, args=(reading,), name="encoder", daemon=True
         )
         self._thread.start()
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The health of a recording: whether its picture moves, how loud it is, how long it is.
 
-`Gauges` measure one piece in the capture process; `Tally` adds up the pieces in the recorder.
+`Gauges` measure one piece in its process; `Tally` adds up the pieces in the recorder.
 """
 
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the system's libraries that a capture uses."""
+"""Loads the system's libraries that recorders use."""
 
 import ctypes
 

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import structlog
 
-from callsd_daemon.workers.delivery import UnusableError
 from callsd_daemon.workers.session import messages
 from callsd_daemon.workers.session.pace import Pace
 from callsd_daemon.workers.slot import WorkerSlot
+from callsd_daemon.workers.takeover import UnusableError
 from callsd_ipc.v1 import worker_pb2
 
 
@@ -95,7 +95,7 @@ async def _collect(message: worker_pb2.Outcome, slot: WorkerSlot, orders: Orders
             raise UnusableError("its worker takes no orders") from None
 
     try:
-        await slot.delivery.collect(messages.outcome(message), message.SerializeToString(), ask)
+        await slot.takeover.collect(messages.outcome(message), message.SerializeToString(), ask)
         problem = ""
     except UnusableError as error:
         problem = str(error)

@@ -24,11 +24,11 @@ from callsd_daemon.files import PASSING_ERRNOS, FilePool
 from callsd_daemon.kinds import Opener
 from callsd_daemon.tokens import digest
 from callsd_daemon.workers.captions.link import Link
-from callsd_daemon.workers.delivery import UnusableError
 from callsd_daemon.workers.session import call_captions, captioning, conversation, messages
 from callsd_daemon.workers.session.file_socket import FileSocket
 from callsd_daemon.workers.session.incoming import Incoming, Reads
 from callsd_daemon.workers.slot import Endpoint, WorkerSlot
+from callsd_daemon.workers.takeover import UnusableError
 from callsd_ipc.names import PROTOCOL_VERSION
 from callsd_ipc.v1 import worker_pb2, worker_pb2_grpc
 
@@ -285,13 +285,13 @@ class WorkerServer(worker_pb2_grpc.WorkerServiceServicer):
                         message = await anext(requests, None)
                     if message is None:
                         break
-                    offset = await slot.delivery.write(name, offset, message.data)
+                    offset = await slot.takeover.write(name, offset, message.data)
             except (UnusableError, TimeoutError) as error:
                 problem = (grpc.StatusCode.FAILED_PRECONDITION, str(error))
             except OSError as error:
                 problem = (grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
             finally:
-                slot.delivery.end_file(name)
+                slot.takeover.end_file(name)
         if problem is not None:
             # Not in the `except` above: gRPC keeps the exception of `abort`, and with it the one
             # being handled and its message, until the garbage collector runs.

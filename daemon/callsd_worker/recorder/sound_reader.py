@@ -40,7 +40,7 @@ class _BufferAttributes(ctypes.Structure):
     )
 
 
-class AudioCapture:
+class SoundReader:
     """Records what is played at the server that the environment names."""
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that records one piece: captures display and sound server, encodes, and writes.
+"""The process that records one piece: it reads display and sound server, encodes, and writes.
 
-`python -m callsd_worker.recorder.capture REQUEST` with the environment of a source. It reports its
-health each half second, a line of JSON, until SIGTERM or SIGINT. When something fails it reports
-`{"problem": …}`, writes what it has and exits with 1.
+`python -m callsd_worker.recorder.piece_process REQUEST` with the environment of a source. It
+reports its health each half second, a line of JSON, until SIGTERM or SIGINT. When something fails
+it reports `{"problem": …}`, writes what it has and exits with 1.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from typing import TextIO
 
 from av import VideoFrame
 
-from callsd_worker.recorder.audio_capture import AudioCapture
-from callsd_worker.recorder.capture_request import CaptureRequest
 from callsd_worker.recorder.errors import RecordingError
 from callsd_worker.recorder.framebuffer import Framebuffer
 from callsd_worker.recorder.health import Gauges
+from callsd_worker.recorder.piece_request import PieceRequest
 from callsd_worker.recorder.piece_writer import PieceWriter
+from callsd_worker.recorder.sound_reader import SoundReader
 from callsd_worker.recorder.timeline import SoundTimeline, delay_seconds
 
 
@@ -42,16 +42,16 @@ GARBAGE_OBJECTS = 20_000
 """Objects made between runs of the garbage collector: each picture makes some, none in a cycle."""
 
 
-class Capture:
+class PieceProcess:
     """Records until `stop`, or until something fails."""
 
-    def __init__(self, request: CaptureRequest) -> None:
+    def __init__(self, request: PieceRequest) -> None:
         """Connect to display and sound server, create the file; raises RecordingError, OSError."""
         quality = request.quality
         self._fps = quality.fps
         self._frame_rate = float(quality.fps) if quality.has_video else None
         self._framebuffer = Framebuffer(request.framebuffer) if quality.has_video else None
-        self._audio_capture = AudioCapture()
+        self._sound_reader = SoundReader()
         self._writer = PieceWriter(request.target, quality)
         self._target = request.target
         self._gauges = Gauges()
@@ -132,7 +132,7 @@ class Capture:
 
     def _record_sound(self) -> None:
         while not self._is_over.is_set():
-            block = self._audio_capture.read_block()
+            block = self._sound_reader.read_block()
             self._gauges.add_sound(block.samples)
             for samples, position in self._timeline.place(
                 block.samples, block.at_seconds - self._began
@@ -155,15 +155,15 @@ def _probe(frame: VideoFrame) -> bytes:
 
 def main(text: str) -> int:
     """Record as requested; returns the exit code."""
-    request = CaptureRequest.parse(text)
+    request = PieceRequest.parse(text)
     gc.freeze()
     gc.set_threshold(GARBAGE_OBJECTS)
     with os.fdopen(request.report, "w", encoding="utf-8") as report:
         try:
-            capture = Capture(request)
+            process = PieceProcess(request)
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, capture.stop)
-            problem = capture.run(report)
+                signal.signal(number, process.stop)
+            problem = process.run(report)
         except (RecordingError, OSError) as error:
             problem = _text(error)
         if problem:

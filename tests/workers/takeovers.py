@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from callsd_daemon.domain.jobs import Artifact, Outcome
-from callsd_daemon.workers import delivery as module
-from callsd_daemon.workers.delivery import UnusableError
+from callsd_daemon.workers import takeover as module
+from callsd_daemon.workers.takeover import UnusableError
 
 
 RAW = b"the outcome as it came"

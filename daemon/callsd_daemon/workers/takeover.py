@@ -59,7 +59,7 @@ class UnusableError(Exception):
     """What the worker has made cannot be used; the message says why, for a person."""
 
 
-class Delivery:
+class Takeover:
     """Into one job's directory, from the workers of one attempt."""
 
     def __init__(
@@ -82,11 +82,11 @@ class Delivery:
         for artifact in outcome.artifacts:
             if not FILE_NAME.fullmatch(artifact.file_name) or artifact.size_bytes < 0:
                 raise UnusableError("it names a file that cannot be one")
-            failpoint("delivery.before_file")
+            failpoint("takeover.before_file")
             await self._patiently(functools.partial(self._collect, artifact, ask))
-        failpoint("delivery.before_outcome")
+        failpoint("takeover.before_outcome")
         await self._patiently(lambda: self._pool.run(write_whole, self._outcome_file, raw))
-        failpoint("delivery.after_outcome")
+        failpoint("takeover.after_outcome")
 
     async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -95,7 +95,7 @@ class Delivery:
             except OSError as problem:
                 if problem.errno not in PASSING_ERRNOS:
                     raise UnusableError(f"its files cannot be taken: {problem}") from problem
-                log.error("delivery_blocked", problem=str(problem))  # noqa: TRY400 - no bug of ours
+                log.error("takeover_blocked", problem=str(problem))  # noqa: TRY400 - no bug of ours
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _collect(self, artifact: Artifact, ask: Ask) -> None:
@@ -106,7 +106,7 @@ class Delivery:
         draft = self._folder / f".{artifact.file_name}.part"
         try:
             if await self._pool.run(self._fetch, artifact.file_name, draft):
-                failpoint("delivery.after_take")
+                failpoint("takeover.after_take")
                 await self._keep(artifact, draft)
                 return
         except FileNotFoundError:

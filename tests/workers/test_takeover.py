@@ -12,10 +12,10 @@ import pytest
 
 from callsd_daemon.domain.jobs import Outcome
 from callsd_daemon.files import write_whole
-from callsd_daemon.workers import delivery as module
-from callsd_daemon.workers.delivery import Delivery, Take
+from callsd_daemon.workers import takeover as module
+from callsd_daemon.workers.takeover import Take, Takeover
 
-from .deliveries import (
+from .takeovers import (
     OUTCOME,
     RAW,
     TEXT,
@@ -31,15 +31,15 @@ from .deliveries import (
 
 
 @pytest.fixture
-def local(new_delivery: Callable[[Take], Delivery], take: Take) -> Delivery:
+def local(new_takeover: Callable[[Take], Takeover], take: Take) -> Takeover:
     """From a worker on this disk."""
-    return new_delivery(take)
+    return new_takeover(take)
 
 
 class TestSameDisk:
     """Files of a worker on this disk are taken by their names."""
 
-    async def test_taken(self, local: Delivery, worker: Path, directory: Path) -> None:
+    async def test_taken(self, local: Takeover, worker: Path, directory: Path) -> None:
         """Files change their owner, not their place on the disk; nobody else may write them."""
         (worker / "recording.mp4").write_bytes(VIDEO)
         (worker / "words.txt").write_bytes(TEXT)
@@ -52,14 +52,14 @@ class TestSameDisk:
         assert (directory / "artifacts" / "words.txt").stat().st_mode & 0o777 == 0o600
         assert list(worker.iterdir()) == []
 
-    async def test_no_files(self, local: Delivery, directory: Path) -> None:
+    async def test_no_files(self, local: Takeover, directory: Path) -> None:
         """An outcome without files is kept as it is."""
         await local.collect(Outcome(), RAW, nothing)
 
         assert kept(directory) == {"outcome.binpb": RAW}
 
     async def test_outcome_last(
-        self, local: Delivery, worker: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+        self, local: Takeover, worker: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The outcome is kept when all files are: one that is there is whole."""
         (worker / "recording.mp4").write_bytes(VIDEO)
@@ -77,20 +77,20 @@ class TestSameDisk:
         assert seen == [{"recording.mp4", "words.txt"}]
 
     async def test_again(
-        self, new_delivery: Callable[[Take], Delivery], take: Take, worker: Path, directory: Path
+        self, new_takeover: Callable[[Take], Takeover], take: Take, worker: Path, directory: Path
     ) -> None:
         """A worker that did not hear the verdict tells its outcome again, and nothing is lost."""
         (worker / "recording.mp4").write_bytes(VIDEO)
         (worker / "words.txt").write_bytes(TEXT)
         for _ in range(3):
-            await new_delivery(take).collect(OUTCOME, RAW, nothing)
+            await new_takeover(take).collect(OUTCOME, RAW, nothing)
 
         assert kept(directory) == WHOLE
 
     @pytest.mark.parametrize("name", ["sync", "open_regular"])
     async def test_interrupted(
         self,
-        new_delivery: Callable[[Take], Delivery],
+        new_takeover: Callable[[Take], Takeover],
         take: Take,
         worker: Path,
         directory: Path,
@@ -108,16 +108,16 @@ class TestSameDisk:
 
             dying.setattr(module, name, die)
             with pytest.raises(KeyError):
-                await new_delivery(take).collect(OUTCOME, RAW, nothing)
+                await new_takeover(take).collect(OUTCOME, RAW, nothing)
         assert not (worker / "recording.mp4").exists()
 
-        await new_delivery(take).collect(OUTCOME, RAW, nothing)
+        await new_takeover(take).collect(OUTCOME, RAW, nothing)
 
         assert kept(directory) == WHOLE
 
     @pytest.mark.parametrize("form", ["missing", "pipe", "link", "directory", "second name"])
     async def test_no_file(
-        self, local: Delivery, worker: Path, directory: Path, tmp_path: Path, form: str
+        self, local: Takeover, worker: Path, directory: Path, tmp_path: Path, form: str
     ) -> None:
         """What is no plain file is no artifact, and is not waited for; nothing of it is kept."""
         (tmp_path / "secret").write_bytes(TEXT)
@@ -138,7 +138,7 @@ class TestSameDisk:
         assert list((directory / "artifacts").iterdir()) == []
 
     async def test_directory_is_a_link(
-        self, local: Delivery, worker: Path, directory: Path, tmp_path: Path
+        self, local: Takeover, worker: Path, directory: Path, tmp_path: Path
     ) -> None:
         """A worker that puts a link in place of its directory has made nothing."""
         (tmp_path / "private").mkdir()
@@ -159,7 +159,7 @@ class TestSameDisk:
         ],
     )
     async def test_other_content(
-        self, local: Delivery, worker: Path, directory: Path, content: bytes, why: str
+        self, local: Takeover, worker: Path, directory: Path, content: bytes, why: str
     ) -> None:
         """A file of another length or content is not kept, and the outcome neither."""
         (worker / "recording.mp4").write_bytes(VIDEO)
@@ -188,7 +188,7 @@ class TestNames:
             "a" * 129,
         ],
     )
-    async def test_paths(self, local: Delivery, directory: Path, name: str) -> None:
+    async def test_paths(self, local: Takeover, directory: Path, name: str) -> None:
         """A name that is a path, or no plain name, is refused, and nothing is looked for."""
         outcome = Outcome(artifacts=(replace(TEXT_FILE, file_name=name),))
 
@@ -199,15 +199,15 @@ class TestNames:
 
     @pytest.mark.parametrize("size_bytes", [-1, 2**62])
     async def test_lengths(
-        self, new_delivery: Callable[[Take], Delivery], directory: Path, size_bytes: int
+        self, new_takeover: Callable[[Take], Takeover], directory: Path, size_bytes: int
     ) -> None:
         """A length that no file can have is refused before a byte is asked for."""
         outcome = Outcome(artifacts=(replace(TEXT_FILE, size_bytes=size_bytes),))
-        await refusal(new_delivery(from_afar).collect(outcome, RAW, nothing))
+        await refusal(new_takeover(from_afar).collect(outcome, RAW, nothing))
 
         assert kept(directory) == {}
 
-    async def test_too_many(self, local: Delivery, directory: Path) -> None:
+    async def test_too_many(self, local: Takeover, directory: Path) -> None:
         """More files than a job can have are refused."""
         outcome = Outcome(artifacts=(TEXT_FILE,) * (module.MAX_FILES + 1))
 
@@ -224,7 +224,7 @@ class TestFullDisk:
     @pytest.mark.parametrize("name", ["write_whole", "sync"])
     async def test_waited_for(
         self,
-        local: Delivery,
+        local: Takeover,
         worker: Path,
         directory: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -243,7 +243,7 @@ class TestFullDisk:
     @pytest.mark.parametrize("name", ["open_regular", "sync", "write_whole"])
     async def test_scarce_descriptors(
         self,
-        local: Delivery,
+        local: Takeover,
         worker: Path,
         directory: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -258,7 +258,7 @@ class TestFullDisk:
         assert kept(directory) == WHOLE
 
     async def test_other_trouble(
-        self, local: Delivery, worker: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+        self, local: Takeover, worker: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What does not pass by itself is not waited for."""
         (worker / "words.txt").write_bytes(TEXT)

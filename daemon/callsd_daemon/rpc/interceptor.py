@@ -52,7 +52,7 @@ Work = Callable[[Any, Context], Awaitable[Any]]
 Answer = Callable[[Token | None, Any, Context], Awaitable[Any]]
 
 
-class AuthInterceptor(grpc.aio.ServerInterceptor):
+class RequestInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of every service of the public server."""
 
     def __init__(self, tokens: TokenFile) -> None:
@@ -147,7 +147,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     async def _pass(self, method: str, answer: Answer, requests: Any, context: Context) -> Any:
         began, code, reason = time.monotonic(), "OK", ""
         try:
-            token = await self._admit(method, context)
+            token = await self._authenticate(method, context)
             caller.set(token.name if token else "")
             try:
                 return await answer(token, requests, context)
@@ -190,7 +190,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
                 seconds=round(seconds, 4),
             )
 
-    async def _admit(self, method: str, context: Context) -> Token | None:
+    async def _authenticate(self, method: str, context: Context) -> Token | None:
         if method.startswith(OPEN_PREFIX):
             return None
         header = _authorization(context)
@@ -250,7 +250,7 @@ def _authorization(context: Context) -> str:
 
 
 def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """Turns bytes that are no message into None, so that the gate can say so properly."""
+    """Turns bytes that are no message into None, so that the interceptor can say so properly."""
     if deserialize is None:
         return None
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from callsd_daemon.domain.jobs import Outcome
-from callsd_daemon.workers import delivery as module
-from callsd_daemon.workers.delivery import Delivery, Take
+from callsd_daemon.workers import takeover as module
+from callsd_daemon.workers.takeover import Take, Takeover
 
-from .deliveries import (
+from .takeovers import (
     OUTCOME,
     PART,
     RAW,
@@ -30,11 +30,11 @@ from .deliveries import (
 class Sender:
     """A worker that sends what it is asked for, in parts; it may be cut off."""
 
-    def __init__(self, delivery: Delivery, files: dict[str, bytes]) -> None:
+    def __init__(self, takeover: Takeover, files: dict[str, bytes]) -> None:
         self.asked: list[tuple[str, int]] = []
         self.cut_after: int | None = None
         """So many parts arrive in one request."""
-        self._delivery = delivery
+        self._takeover = takeover
         self._files = files
         self._sending: list[asyncio.Task[None]] = []
 
@@ -47,22 +47,22 @@ class Sender:
         content = self._files[name]
         parts = list(range(offset, len(content), PART))
         for start in parts[: self.cut_after]:
-            assert await self._delivery.write(name, start, content[start : start + PART]) == min(
+            assert await self._takeover.write(name, start, content[start : start + PART]) == min(
                 start + PART, len(content)
             )
-        self._delivery.end_file(name)
+        self._takeover.end_file(name)
 
 
 @pytest.fixture
-def remote(new_delivery: Callable[[Take], Delivery]) -> Delivery:
+def remote(new_takeover: Callable[[Take], Takeover]) -> Takeover:
     """From a worker that shares no disk with us."""
-    return new_delivery(from_afar)
+    return new_takeover(from_afar)
 
 
 class TestParts:
     """Files that come through the session."""
 
-    async def test_in_parts(self, remote: Delivery, directory: Path) -> None:
+    async def test_in_parts(self, remote: Takeover, directory: Path) -> None:
         """Parts make the file."""
         sender = Sender(remote, {"recording.mp4": VIDEO, "words.txt": TEXT})
         await remote.collect(OUTCOME, RAW, sender.ask)
@@ -70,7 +70,7 @@ class TestParts:
         assert kept(directory) == WHOLE
         assert sender.asked == [("recording.mp4", 0), ("words.txt", 0)]
 
-    async def test_cut_off(self, remote: Delivery, directory: Path) -> None:
+    async def test_cut_off(self, remote: Takeover, directory: Path) -> None:
         """What is cut off goes on where it was, however often, as long as something arrives."""
         sender = Sender(remote, {"recording.mp4": VIDEO, "words.txt": TEXT})
         sender.cut_after = 1
@@ -81,11 +81,11 @@ class TestParts:
         assert kept(directory) == WHOLE
 
     async def test_next_daemon_goes_on(
-        self, new_delivery: Callable[[Take], Delivery], directory: Path
+        self, new_takeover: Callable[[Take], Takeover], directory: Path
     ) -> None:
         """What has arrived is not sent again to the daemon that is started next."""
         files = {"recording.mp4": VIDEO, "words.txt": TEXT}
-        first = new_delivery(from_afar)
+        first = new_takeover(from_afar)
         sender = Sender(first, files)
         sender.cut_after = 2
         cut = asyncio.Event()
@@ -102,14 +102,14 @@ class TestParts:
         await asyncio.gather(collecting, return_exceptions=True)
         assert kept(directory) == {}
 
-        second = new_delivery(from_afar)
+        second = new_takeover(from_afar)
         sender = Sender(second, files)
         await second.collect(OUTCOME, RAW, sender.ask)
 
         assert sender.asked == [("recording.mp4", 2 * PART), ("words.txt", 0)]
         assert kept(directory) == WHOLE
 
-    async def test_beginning_of_another_file(self, remote: Delivery, directory: Path) -> None:
+    async def test_beginning_of_another_file(self, remote: Takeover, directory: Path) -> None:
         """A beginning that belongs to something else is thrown away, and all is sent anew."""
         (directory / "artifacts" / ".words.txt.part").write_bytes(b"other")
         sender = Sender(remote, {"words.txt": TEXT})
@@ -118,7 +118,7 @@ class TestParts:
         assert sender.asked == [("words.txt", 5), ("words.txt", 0)]
         assert kept(directory) == {"words.txt": TEXT, "outcome.binpb": RAW}
 
-    async def test_wrong_bytes(self, remote: Delivery, directory: Path) -> None:
+    async def test_wrong_bytes(self, remote: Takeover, directory: Path) -> None:
         """Bytes that are not what the hash says are not kept."""
         sender = Sender(remote, {"words.txt": TEXT[::-1]})
         why = await refusal(remote.collect(Outcome(artifacts=(TEXT_FILE,)), RAW, sender.ask))
@@ -126,7 +126,7 @@ class TestParts:
         assert why == "words.txt is not what its hash says"
         assert list((directory / "artifacts").iterdir()) == []
 
-    async def test_nothing_arrives(self, remote: Delivery, directory: Path) -> None:
+    async def test_nothing_arrives(self, remote: Takeover, directory: Path) -> None:
         """A file of which nothing arrives is asked for some times, and then given up."""
         sender = Sender(remote, {"words.txt": TEXT})
         sender.cut_after = 0
@@ -136,7 +136,7 @@ class TestParts:
         assert sender.asked == [("words.txt", 0)] * module.MAX_REQUESTS
         assert kept(directory) == {}
 
-    async def test_silence(self, remote: Delivery, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_silence(self, remote: Takeover, monkeypatch: pytest.MonkeyPatch) -> None:
         """A worker that does not say that it has stopped is not waited for without end."""
         monkeypatch.setattr(module, "IDLE_SECONDS", 0.01)
         asked: list[int] = []
@@ -159,7 +159,7 @@ class TestParts:
         ],
     )
     async def test_not_asked_for(
-        self, remote: Delivery, directory: Path, name: str, offset: int, data: bytes
+        self, remote: Takeover, directory: Path, name: str, offset: int, data: bytes
     ) -> None:
         """Only the bytes that are missing are taken, of the file that was asked for."""
         asked = asyncio.Event()
@@ -180,12 +180,12 @@ class TestParts:
             collecting.cancel()
         assert kept(directory) == {"words.txt": TEXT, "outcome.binpb": RAW}
 
-    async def test_unasked(self, remote: Delivery, directory: Path) -> None:
+    async def test_unasked(self, remote: Takeover, directory: Path) -> None:
         """Where nothing was asked for, nothing is taken."""
         assert "not asked for" in await refusal(remote.write("words.txt", 0, TEXT))
         assert kept(directory) == {}
 
-    async def test_draft_is_a_link(self, remote: Delivery, directory: Path, tmp_path: Path) -> None:
+    async def test_draft_is_a_link(self, remote: Takeover, directory: Path, tmp_path: Path) -> None:
         """A link in place of what has arrived is not written through."""
         (tmp_path / "secret").write_bytes(b"precious")
         (directory / "artifacts" / ".words.txt.part").symlink_to(tmp_path / "secret")
@@ -196,7 +196,7 @@ class TestParts:
         assert (tmp_path / "secret").read_bytes() == b"precious"
 
     async def test_while_it_arrives(
-        self, remote: Delivery, directory: Path, monkeypatch: pytest.MonkeyPatch
+        self, remote: Takeover, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A file that does not fit is asked for again from where there was no more room."""
         fill(monkeypatch, "_append", errno.ENOSPC)

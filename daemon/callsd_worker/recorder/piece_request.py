@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters of the process that captures a piece."""
+"""The parameters of the process that records a piece."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from callsd_worker.recorder.quality import Quality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaptureRequest:
+class PieceRequest:
     """What to record. `report` and `framebuffer` are descriptors that the process inherits."""
 
     quality: Quality
