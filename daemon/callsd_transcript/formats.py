@@ -167,6 +167,47 @@ def to_json(transcript: Transcript) -> str:
     return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """What a client may choose about all files of a transcript."""
+
+    named: Naming = shown_name
+    is_speaker_in_vtt: bool = True
+    compaction: Compaction | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFormat:
+    """One of the files that a transcript can be."""
+
+    media_type: str
+    write: Callable[[Transcript, Style], str]
+
+
+FORMATS = {
+    "vtt": FileFormat(
+        media_type="text/vtt",
+        write=lambda transcript, style: to_vtt(
+            transcript.segments, is_speaker_shown=style.is_speaker_in_vtt, named=style.named
+        ),
+    ),
+    "txt": FileFormat(
+        media_type="text/plain",
+        write=lambda transcript, style: to_text(
+            transcript.segments, compaction=style.compaction, named=style.named
+        ),
+    ),
+    "srt": FileFormat(
+        media_type="application/x-subrip",
+        write=lambda transcript, style: to_srt(transcript.segments, named=style.named),
+    ),
+    "json": FileFormat(
+        media_type="application/json", write=lambda transcript, _style: to_json(transcript)
+    ),
+}
+"""All of them, by suffix."""
+
+
 def _word(word: Word) -> dict[str, object]:
     entry: dict[str, object] = {
         "text": word.text,

@@ -2,12 +2,18 @@
 """Runs a transcription as the daemon assigns it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from callsd_ipc.v1 import worker_pb2
-from callsd_transcript import formats
-from callsd_transcript.transcript import TrackResult
+from callsd_transcript.formats import (
+    FORMATS,
+    Compaction,
+    Style,
+    mattermost_name,
+    shown_name,
+)
+from callsd_transcript.transcript import TrackResult, Transcript
 from callsd_worker.session.client import Session
 from callsd_worker.session.failures import failure_of
 from callsd_worker.session.inputs import Inputs, RefusedInputError
@@ -64,63 +70,66 @@ def transcribe(session: Session, inputs: Inputs) -> None:
         transcript,
         tracks=tuple(missing.get(number) or next(read) for number in range(len(work.tracks))),
     )
-    compaction = None
-    if work.HasField("text_compaction"):
-        compaction = formats.Compaction(
-            silence_seconds=work.text_compaction.silence_seconds,
-            max_seconds=work.text_compaction.max_seconds,
-        )
-    named = formats.mattermost_name if work.mattermost_names else formats.shown_name
-    writers: dict[str, tuple[str, Callable[[], str]]] = {
-        "vtt": (
-            "text/vtt",
-            lambda: formats.to_vtt(
-                transcript.segments, is_speaker_shown=not work.webvtt_omit_speaker, named=named
-            ),
-        ),
-        "txt": (
-            "text/plain",
-            lambda: formats.to_text(transcript.segments, compaction=compaction, named=named),
-        ),
-        "srt": ("application/x-subrip", lambda: formats.to_srt(transcript.segments, named=named)),
-        "json": ("application/json", lambda: formats.to_json(transcript)),
-    }
+    style = _style(work)
     artifacts = []
     for suffix in work.formats:
-        media_type, write = writers[suffix]
-        content = write().encode()
-        artifacts.append(write_artifact(directory, f"transcript.{suffix}", media_type, content))
-    call_seconds = max(
-        (
-            track.start_offset_seconds + found.duration_seconds
-            for track, found in zip(work.tracks, transcript.tracks, strict=True)
-        ),
-        default=0.0,
-    )
+        form = FORMATS[suffix]
+        content = form.write(transcript, style).encode()
+        artifacts.append(
+            write_artifact(directory, f"transcript.{suffix}", form.media_type, content)
+        )
     write_outcome(
         directory,
         generation,
         artifacts=artifacts,
         notices=list(transcript.notices),
-        transcription=worker_pb2.TranscriptionOutcome(
-            tracks=[
-                worker_pb2.TrackOutcome(
-                    speaker=track.speaker,
-                    duration_seconds=track.duration_seconds,
-                    speech_seconds=track.speech_seconds,
-                    language=track.language,
-                    failure_reason=track.failure_reason,
-                    failure_message=track.failure_message,
-                )
-                for track in transcript.tracks
-            ],
-            language=transcript.language,
-            engine=transcript.engine,
-            segment_count=len(transcript.segments),
-            word_count=sum(len(segment.text.split()) for segment in transcript.segments),
-            audio_seconds=call_seconds,
-            real_time_factor=last.real_time_factor or (last.total_seconds / elapsed),
+        transcription=_outcome(
+            work, transcript, real_time_factor=last.real_time_factor or last.total_seconds / elapsed
         ),
+    )
+
+
+def _style(work: worker_pb2.TranscriptionWork) -> Style:
+    compaction = None
+    if work.HasField("text_compaction"):
+        compaction = Compaction(
+            silence_seconds=work.text_compaction.silence_seconds,
+            max_seconds=work.text_compaction.max_seconds,
+        )
+    return Style(
+        named=mattermost_name if work.mattermost_names else shown_name,
+        is_speaker_in_vtt=not work.webvtt_omit_speaker,
+        compaction=compaction,
+    )
+
+
+def _outcome(
+    work: worker_pb2.TranscriptionWork, transcript: Transcript, *, real_time_factor: float
+) -> worker_pb2.TranscriptionOutcome:
+    return worker_pb2.TranscriptionOutcome(
+        tracks=[
+            worker_pb2.TrackOutcome(
+                speaker=track.speaker,
+                duration_seconds=track.duration_seconds,
+                speech_seconds=track.speech_seconds,
+                language=track.language,
+                failure_reason=track.failure_reason,
+                failure_message=track.failure_message,
+            )
+            for track in transcript.tracks
+        ],
+        language=transcript.language,
+        engine=transcript.engine,
+        segment_count=len(transcript.segments),
+        word_count=sum(len(segment.text.split()) for segment in transcript.segments),
+        audio_seconds=max(
+            (
+                track.start_offset_seconds + found.duration_seconds
+                for track, found in zip(work.tracks, transcript.tracks, strict=True)
+            ),
+            default=0.0,
+        ),
+        real_time_factor=real_time_factor,
     )
 
 

@@ -6,7 +6,7 @@ They are made from the journal and nothing else, so that making them again gives
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +15,11 @@ from callsd_daemon.domain.jobs import Artifact
 from callsd_daemon.files import sync, write_whole
 from callsd_daemon.workers.captions.journal import Final, read_finals
 from callsd_ipc.names import ARTIFACTS
-from callsd_transcript import formats
+from callsd_transcript.formats import FORMATS, FileFormat, Style
 from callsd_transcript.transcript import Segment, TrackResult, Transcript
 
 
-_FORMATS: dict[str, tuple[str, Callable[[Transcript], str]]] = {
-    "captions.vtt": ("text/vtt", lambda transcript: formats.to_vtt(transcript.segments)),
-    "captions.txt": ("text/plain", lambda transcript: formats.to_text(transcript.segments)),
-    "captions.json": ("application/json", formats.to_json),
-}
+SUFFIXES = ("vtt", "txt", "json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +42,8 @@ def write_files(directory: Path, *, engine: str) -> Written:
     sync(directory)
     return Written(
         artifacts=tuple(
-            _write(artifacts / name, media_type, to_text(transcript).encode())
-            for name, (media_type, to_text) in _FORMATS.items()
+            _write(artifacts / f"captions.{suffix}", FORMATS[suffix], transcript)
+            for suffix in SUFFIXES
         ),
         caption_count=len(transcript.segments),
         word_count=sum(len(segment.text.split()) for segment in transcript.segments),
@@ -103,11 +99,12 @@ def _main_language(segments: Sequence[Segment]) -> str:
     return max(spoken, key=spoken.__getitem__, default="")
 
 
-def _write(path: Path, media_type: str, content: bytes) -> Artifact:
+def _write(path: Path, form: FileFormat, transcript: Transcript) -> Artifact:
+    content = form.write(transcript, Style()).encode()
     write_whole(path, content)
     return Artifact(
         file_name=path.name,
-        media_type=media_type,
+        media_type=form.media_type,
         size_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
