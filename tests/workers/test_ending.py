@@ -21,7 +21,7 @@ from callsd_daemon.domain.recording import (
     RecordingResult,
 )
 from callsd_daemon.metrics import MEDIA_SECONDS
-from callsd_daemon.workers import ending
+from callsd_daemon.workers import ending, leftovers
 from callsd_daemon.workers.ending import CRASH_SIGNALS, EndRules, death, is_retried, settle
 from callsd_daemon.workers.launchers.launcher import End, Launcher
 from callsd_daemon.workers.launchers.local import Directories
@@ -180,10 +180,10 @@ class TestSalvaged:
         )
         outcome = Outcome(artifacts=(artifact,), results=RECORDED.results)
         (tmp_path / ARTIFACTS).mkdir()
-        assert not ending.is_whole(outcome, tmp_path)
+        assert not leftovers.is_whole(outcome, tmp_path)
 
         (tmp_path / ARTIFACTS / "recording.mp4").write_bytes(b"mp4")
-        assert ending.is_whole(outcome, tmp_path)
+        assert leftovers.is_whole(outcome, tmp_path)
 
     def test_seconds_are_counted(self) -> None:
         """The metrics tell how much was recorded."""
@@ -213,7 +213,7 @@ class TestDiscarded:
         """Whether draft and spool are there when the job's end is done with."""
         top = job_directory.parents[1]
         directories = Directories(top / "workers", top / "trash", mode=0o700)
-        ending.discard(job, KINDS[RECORDING], job_directory, cast(Launcher, directories))
+        leftovers.discard(job, KINDS[RECORDING], job_directory, cast(Launcher, directories))
         draft = job_directory / ARTIFACTS / ".recording.mp4.part"
         return draft.exists(), (top / "workers" / "job").exists()
 

@@ -16,7 +16,7 @@ from callsd_daemon.files import FilePool
 from callsd_daemon.kinds import Kinds
 from callsd_daemon.store.failpoints import failpoint
 from callsd_daemon.store.transaction import Transaction
-from callsd_daemon.workers import ending
+from callsd_daemon.workers import ending, leftovers
 from callsd_daemon.workers.ending import EndRules
 from callsd_daemon.workers.launchers.launcher import Launcher
 from callsd_daemon.workers.patient_store import PatientStore
@@ -129,12 +129,12 @@ class Conclusion:
             ending.count_lost(job, failure)
         if grant.job.is_final:
             ending.count(grant.job)
-            await self._pool.run(ending.discard, grant.job, kind, directory, self._launcher)
+            await self._pool.run(leftovers.discard, grant.job, kind, directory, self._launcher)
         return grant if grant.token else None
 
     async def _taken_over(self, job: Job, made: Outcome | None, deadline: float) -> Outcome | None:
         try:
-            return await self._pool.run(ending.taken_over, job, self._directory / job.id, made)
+            return await self._pool.run(leftovers.taken_over, job, self._directory / job.id, made)
         except OSError as problem:
             # A full disk is emptied some day; what a broken one has lost does not come back.
             if problem.errno != errno.EIO or time.monotonic() < deadline:

@@ -31,7 +31,7 @@ from callsd_daemon.metrics import (
 from callsd_daemon.store.database import BLOCKED, Database
 from callsd_daemon.store.read_transaction import ReadTransaction
 from callsd_daemon.store.transaction import Transaction
-from callsd_daemon.workers import ending
+from callsd_daemon.workers import leftovers
 from callsd_daemon.workers.admission import AdmissionController
 from callsd_daemon.workers.captions.calls import Calls
 from callsd_daemon.workers.launchers.launcher import Launcher
@@ -147,7 +147,7 @@ class Housekeeper:
         # Of these a daemon died before it had done so.
         for job in ended:
             kind = self._kinds[job.kind]
-            await _remove(ending.discard, job, kind, jobs / job.id, self._launcher)
+            await _remove(leftovers.discard, job, kind, jobs / job.id, self._launcher)
 
     async def _ids(self) -> set[str]:
         """The ids of all jobs, read in parts: others that read wait for one part at most."""

@@ -15,7 +15,7 @@ from callsd_daemon.domain.errors import CallsdError
 from callsd_daemon.domain.jobs import Failure, Job
 from callsd_daemon.files import PASSING_ERRNOS, FilePool
 from callsd_daemon.kinds import Kinds
-from callsd_daemon.workers import ending
+from callsd_daemon.workers import ending, leftovers
 from callsd_daemon.workers.ending import EndRules
 from callsd_daemon.workers.launchers.launcher import Launcher
 from callsd_daemon.workers.patient_store import PatientStore
@@ -90,7 +90,7 @@ class Salvage:
         """Whether it is done, as far as it can be; False: the worker that did it is lost."""
         directory, kind = self._directory / job.id, self._kinds[job.kind]
         worker = self._starter.worker_id(job)
-        if worker is None or await self._pool.run(ending.taken_over, job, directory) is not None:
+        if worker is None or await self._pool.run(leftovers.taken_over, job, directory) is not None:
             return True
         await self._launcher.sweep(worker)
         current = await self._store.read(lambda tx: tx.get(job.id))
