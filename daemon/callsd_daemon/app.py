@@ -40,6 +40,7 @@ from callsd_daemon.startup import (
     hide,
     own_state,
 )
+from callsd_daemon.threads import started_pool
 
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ is closed learns nothing, nor does a request that comes while the server is clos
 DRAIN_LOOK_SECONDS = 0.05
 
 LIVE_LOOK_SECONDS = 1.0
+
+THREADS = min(32, (os.cpu_count() or 1) + 4)
+"""For the short looks at the disk that requests wait for; as many as asyncio would start."""
 
 VERIFYING_THREADS = 2
 """Uploads whose hash is computed at once: each keeps a core or a disk busy. Nothing else that
@@ -98,6 +102,7 @@ class _Daemon:
     async def run(self) -> int:
         """From start to end."""
         self._install_signals()
+        asyncio.get_running_loop().set_default_executor(started_pool(THREADS, "short"))
         try:
             core = self._core = Core(self._config, render_change, now=_now)
             await core.open()

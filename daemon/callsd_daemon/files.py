@@ -13,11 +13,11 @@ import functools
 import os
 import stat
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from callsd_daemon.domain.errors import CallsdError, Reason
+from callsd_daemon.threads import started_pool
 
 
 P = ParamSpec("P")
@@ -170,7 +170,7 @@ class FilePool:
     """
 
     def __init__(self, threads: int = POOL_THREADS) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="files")
+        self._threads = started_pool(threads, "files")
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do `work` on one of the threads."""

@@ -21,7 +21,7 @@ TOP = Path("/sys/fs/cgroup")
 MIB = 1024 * 1024
 HALF_A_CORE = {"cpu.max": "50000 100000", "cpu.cfs_quota_us": "50000"}
 MEMORY_BYTES = 500 * MIB
-WARM_JOBS = 8
+WARM_JOBS = 2
 
 
 class Group:
@@ -106,7 +106,6 @@ def test_half_a_core(
     assert api(api.server.GetCapacity, GetCapacityRequest()).capacity.cores.total > 0.5
 
 
-@pytest.mark.slow
 @pytest.mark.scenario(16, "EAGAIN at the start of a worker: the daemon lives, jobs wait for better")
 def test_no_processes(daemon: StartDaemon, make_group: MakeGroup) -> None:
     """Where no process can be made for a while, what was accepted is done afterwards."""

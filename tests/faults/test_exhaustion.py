@@ -81,7 +81,6 @@ def test_no_descriptors(daemon: StartDaemon, record_figure: RecordFigure) -> Non
 
 
 @pytest.mark.scenario(16, "no descriptors: new jobs are told RESOURCE_EXHAUSTED")
-@pytest.mark.slow
 def test_told(daemon: StartDaemon) -> None:
     """Who asks for a job is told that it is no fault of the request, the model or the media."""
     one = daemon()
@@ -94,9 +93,8 @@ def test_told(daemon: StartDaemon) -> None:
 
 
 @pytest.mark.scenario(16, "no descriptors: jobs that wait are done once there are some")
-@pytest.mark.slow
 def test_jobs_wait_for_descriptors(daemon: StartDaemon) -> None:
-    """What was accepted is finished, even if for a while no worker can be started."""
+    """What was accepted is finished, even if for a while no file can be opened."""
     one = daemon(config={"jobs": {"max_concurrent_jobs": 1}})
     one.expects_bugs = True
     api = one.api()
@@ -105,11 +103,13 @@ def test_jobs_wait_for_descriptors(daemon: StartDaemon) -> None:
     waiting = [one.create(api).job for _ in range(3)]
     with no_more_descriptors(one):
         (one.root / "tmp" / "go").touch()
-        assert one.wait(api, running.name).state == JOB_STATE_SUCCEEDED
         spared = time.monotonic() + SCARCE_SECONDS
         while time.monotonic() < spared:
+            # Its result is taken over when there is something to do it with.
+            assert one.job(api, running.name).state in {JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED}
             states = {one.job(api, job.name).state for job in waiting}
             assert states <= {JOB_STATE_QUEUED, JOB_STATE_STARTING}
 
-    assert {one.wait(api, job.name).state for job in waiting} == {JOB_STATE_SUCCEEDED}
+    names = [running.name, *(job.name for job in waiting)]
+    assert {one.wait(api, name).state for name in names} == {JOB_STATE_SUCCEEDED}
     assert_invariants(one)

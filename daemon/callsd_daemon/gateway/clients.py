@@ -10,7 +10,6 @@ import secrets
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import structlog
@@ -19,6 +18,7 @@ from callsd_daemon.gateway.errors import HttpError
 from callsd_daemon.store.database import Database
 from callsd_daemon.store.read_transaction import GatewayClient
 from callsd_daemon.store.transaction import Transaction
+from callsd_daemon.threads import started_pool
 
 
 log = structlog.get_logger(__name__)
@@ -82,7 +82,7 @@ class Clients:
         self._self_registration = self_registration
         self._now_seconds = now_seconds
         # One thread: however many keys are tried, they take one core at most.
-        self._hashing = ThreadPoolExecutor(1, thread_name_prefix="keys")
+        self._hashing = started_pool(1, "keys")
         self._waiting: Counter[str] = Counter()
         self._turns: dict[str, asyncio.Lock] = {}
         """By client: its keys are hashed one by one, so that others wait for one of them only."""
