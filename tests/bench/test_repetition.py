@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from callsd_bench.cli import bench
 from callsd_bench.repetition.bench import times_in
 from callsd_bench.repetition.sound import MAX_SECONDS, repeated, said_once
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ
+from callsd_worker.media.sound import SAMPLE_RATE_HZ
 from tests.weights import MODELS_DIRECTORY
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from callsd_worker.captioner.cuts import cuts_between_words, ends_softly, softest_frame, times_of
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import TimedWord
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.vad import FRAME_SAMPLES
+from callsd_worker.speech.voice.vad import FRAME_SAMPLES
 
 
 def noise(seconds: float) -> Samples:

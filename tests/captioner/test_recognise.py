@@ -10,9 +10,9 @@ import pytest
 
 from callsd_worker.captioner.decoding import DecodeWindow
 from callsd_worker.captioner.recognise import recognise
-from callsd_worker.speech.ct2 import CTranslate2Engine
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import TRAINED_SECONDS, DecodeOptions, Encoded, Recognised
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.engines.ct2 import CTranslate2Engine
 from tests.captioner.sound import MAYA_SECONDS, MAYA_TEXT, cut, decoded
 from tests.helpers.syllables import murmur, syllables
 from tests.weights import MODELS_DIRECTORY

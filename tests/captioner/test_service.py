@@ -12,8 +12,8 @@ from callsd_worker.captioner.degradation import Step
 from callsd_worker.captioner.outbox import Outbox, OutgoingUpdate
 from callsd_worker.captioner.service import CaptionService, End, Open, Sound
 from callsd_worker.media.live import Piece
-from callsd_worker.speech.ct2 import CTranslate2Engine
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Engine, Recognised
+from callsd_worker.speech.engines.ct2 import CTranslate2Engine
 from tests.helpers.waiting import eventually
 
 from .sound import MAYA_SECONDS, cut, decoded, pcm_pieces

@@ -14,9 +14,9 @@ from callsd_worker.captioner.schedule import LARGEST_BATCH, Schedule
 from callsd_worker.captioner.segmenter import STALL_SECONDS
 from callsd_worker.captioner.track import Track
 from callsd_worker.captioner.words import SpeechChange, TrackUpdate
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import Recognised, TimedWord
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.vad import VoiceDetector
+from callsd_worker.speech.voice.vad import VoiceDetector
 from tests.captioner.sound import MAYA_SECONDS, cut, decoded
 
 

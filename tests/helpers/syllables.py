@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 
 
 def syllables(count: int, *, seconds: float, of_seconds: float | None = None) -> Samples:

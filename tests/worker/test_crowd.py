@@ -3,8 +3,8 @@
 import numpy as np
 
 from callsd_bench.robustness.sound import far
-from callsd_worker.speech.crowd import is_crowd
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.evidence.crowd import is_crowd
 
 
 def test_voices_at_once_are_told_from_one(speech: Samples) -> None:

@@ -12,14 +12,14 @@ import psutil
 import pytest
 from faster_whisper.feature_extractor import FeatureExtractor
 
-from callsd_worker.speech.ct2 import CTranslate2Engine
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import DecodeOptions, Engine, Recognised
+from callsd_worker.speech.engines.ct2 import CTranslate2Engine
+from callsd_worker.speech.engines.mel import MelFilter
+from callsd_worker.speech.engines.moonshine import MoonshineEngine
+from callsd_worker.speech.engines.tokens import Tokens, group_words
+from callsd_worker.speech.engines.whispercpp import WhisperCppEngine
 from callsd_worker.speech.errors import SpeechError, SpeechReason
-from callsd_worker.speech.mel import MelFilter
-from callsd_worker.speech.moonshine import MoonshineEngine
-from callsd_worker.speech.tokens import Tokens, group_words
-from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.whispercpp import WhisperCppEngine
 
 
 SAID = (

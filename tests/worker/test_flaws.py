@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.flaws import (
+from callsd_worker.speech.evidence.flaws import (
     Flaw,
     compression_ratio,
     find_flaw,
 )
-from callsd_worker.speech.syllables import syllables_of
+from callsd_worker.speech.evidence.syllables import syllables_of
 
 
 FAIR = (

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from callsd_worker.speech.ct2_model import Ct2ModelFile, ModelFormatError
-from callsd_worker.speech.ggml import Precision, convert, quantise_q8_0
-from callsd_worker.speech.mel import mel_filters
+from callsd_worker.speech.engines.ct2_model import Ct2ModelFile, ModelFormatError
+from callsd_worker.speech.engines.ggml import Precision, convert, quantise_q8_0
+from callsd_worker.speech.engines.mel import mel_filters
 from tests.weights import MODELS_DIRECTORY
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import (
     TRAINED_SECONDS,
     DecodeOptions,
@@ -15,9 +16,8 @@ from callsd_worker.speech.engine import (
     TimedWord,
 )
 from callsd_worker.speech.errors import SpeechError
-from callsd_worker.speech.utterances import Utterance
-from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.windows import Piece, Window, WindowPacker
+from callsd_worker.speech.voice.utterances import Utterance
+from callsd_worker.speech.voice.windows import Piece, Window, WindowPacker
 from callsd_worker.transcriber import pipeline, reading
 from callsd_worker.transcriber.languages import MAX_WAITING_SECONDS
 from callsd_worker.transcriber.pipeline import ModelFiles, Settings, Track, transcribe

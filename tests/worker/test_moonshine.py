@@ -13,12 +13,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from callsd_worker.speech.choice import choose
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import TRAINED_SECONDS, DecodeOptions, Recognised
+from callsd_worker.speech.engines.moonshine import FILES, GUESS_LOG_PROBABILITY, MoonshineEngine
+from callsd_worker.speech.engines.moonshine_rebuild import rebuild
 from callsd_worker.speech.errors import SpeechError, SpeechReason
-from callsd_worker.speech.moonshine import FILES, GUESS_LOG_PROBABILITY, MoonshineEngine
-from callsd_worker.speech.moonshine_rebuild import rebuild
-from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.evidence.choice import choose
 from tests.helpers.syllables import murmur
 
 

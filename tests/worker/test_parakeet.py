@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised
+from callsd_worker.speech.engines.parakeet import FILES, MAX_TOKEN_SECONDS, ParakeetEngine
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.loading import load_onnx
-from callsd_worker.speech.parakeet import FILES, MAX_TOKEN_SECONDS, ParakeetEngine
-from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
 from tests.helpers.parakeet import write_parakeet
 
 

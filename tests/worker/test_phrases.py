@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callsd_worker.speech.phrases import repetitions
+from callsd_worker.speech.evidence.phrases import repetitions
 
 
 class TestRepetitions:

@@ -11,7 +11,7 @@ import jiwer
 import numpy as np
 import pytest
 
-from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.transcriber.pipeline import (
     ModelFiles,
     Progress,

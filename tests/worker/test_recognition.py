@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from callsd_worker.speech.choice import choose
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
-from callsd_worker.speech.syllables import syllables_of
-from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.windows import Piece, Window
+from callsd_worker.speech.evidence.choice import choose
+from callsd_worker.speech.evidence.syllables import syllables_of
+from callsd_worker.speech.voice.windows import Piece, Window
 from callsd_worker.transcriber.languages import choose_probes, decide
 from callsd_worker.transcriber.recognition import recognise
 from callsd_worker.transcriber.seams import mended

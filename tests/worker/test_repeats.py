@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from callsd_worker.speech.choice import choose
 from callsd_worker.speech.engine import Recognised, TimedWord
-from callsd_worker.speech.repeats import only_lasting, only_sounding
+from callsd_worker.speech.evidence.choice import choose
+from callsd_worker.speech.evidence.repeats import only_lasting, only_sounding
 
 
 def said(phrase: str, *seconds: tuple[float, ...], before: str = "", after: str = "") -> Recognised:

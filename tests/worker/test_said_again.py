@@ -9,11 +9,11 @@ import pytest
 from callsd_worker.captioner.recognise import recognise
 from callsd_worker.captioner.rules import rules_for
 from callsd_worker.captioner.track import Track as LiveTrack
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import Engine
+from callsd_worker.speech.evidence.phrases import bare
 from callsd_worker.speech.loading import ModelFiles, load_engine
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.phrases import bare
-from callsd_worker.speech.vad import VoiceDetector
+from callsd_worker.speech.voice.vad import VoiceDetector
 from callsd_worker.transcriber.pipeline import Settings, Track, transcribe
 from tests.captioner.sound import cut, decoded
 from tests.weights import MODELS_DIRECTORY

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from callsd_worker.speech.spread import spread
-from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.engines.spread import spread
 
 
 def sound(*parts: tuple[float, float]) -> Samples:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import Recognised, TimedWord
-from callsd_worker.speech.flaws import find_flaw
-from callsd_worker.speech.gaps import filled, find_gap
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.syllables import is_countable, syllables_in, syllables_of
+from callsd_worker.speech.evidence.flaws import find_flaw
+from callsd_worker.speech.evidence.gaps import filled, find_gap
+from callsd_worker.speech.evidence.syllables import is_countable, syllables_in, syllables_of
 from tests.helpers.syllables import syllables
 
 

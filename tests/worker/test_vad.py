@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from callsd_worker.speech.utterances import SpeechRules, Utterance, UtteranceFinder
-from callsd_worker.speech.vad import (
-    SAMPLE_RATE_HZ,
-    Samples,
-    VoiceDetector,
-)
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.voice.utterances import SpeechRules, Utterance, UtteranceFinder
+from callsd_worker.speech.voice.vad import VoiceDetector
 
 from .conftest import SAMPLE_CALL, decode
 

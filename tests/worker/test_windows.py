@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callsd_worker.speech.utterances import Utterance
-from callsd_worker.speech.vad import SAMPLE_RATE_HZ
-from callsd_worker.speech.windows import Window, WindowPacker
+from callsd_worker.media.sound import SAMPLE_RATE_HZ
+from callsd_worker.speech.voice.utterances import Utterance
+from callsd_worker.speech.voice.windows import Window, WindowPacker
 
 
 def utterance(start_seconds: float, seconds: float) -> Utterance:

@@ -17,6 +17,7 @@ from callsd_bench.shared.errors import BenchError
 from callsd_bench.shared.weights import engine_of
 from callsd_worker.captioner.decoding import DecodeWindow
 from callsd_worker.captioner.recognise import recognise as recognise_live
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import (
     TRAINED_SECONDS,
     DecodeOptions,
@@ -25,13 +26,12 @@ from callsd_worker.speech.engine import (
     Recognised,
 )
 from callsd_worker.speech.errors import SpeechError
+from callsd_worker.speech.evidence.phrases import bare
 from callsd_worker.speech.loading import ModelFiles, load_engine
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.phrases import bare
-from callsd_worker.speech.utterances import Utterance as Found
-from callsd_worker.speech.utterances import UtteranceFinder
-from callsd_worker.speech.vad import VoiceDetector
-from callsd_worker.speech.windows import WindowPacker
+from callsd_worker.speech.voice.utterances import Utterance as Found
+from callsd_worker.speech.voice.utterances import UtteranceFinder
+from callsd_worker.speech.voice.vad import VoiceDetector
+from callsd_worker.speech.voice.windows import WindowPacker
 from callsd_worker.transcriber.reading import WINDOW_SECONDS
 from callsd_worker.transcriber.recognition import recognise
 

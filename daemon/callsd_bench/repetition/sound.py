@@ -12,7 +12,7 @@ import numpy as np
 
 from callsd_bench.shared.call import SAMPLE_CALL, read_beginning
 from callsd_bench.shared.noise import pink_noise
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 
 
 MAX_SECONDS = 8.5

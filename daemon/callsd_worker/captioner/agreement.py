@@ -7,8 +7,8 @@ last one is often cut in the middle.
 
 from collections.abc import Sequence
 
-from callsd_worker.speech.phrases import bare
-from callsd_worker.speech.sentences import goes_on, without_stop
+from callsd_worker.speech.evidence.phrases import bare
+from callsd_worker.speech.evidence.sentences import goes_on, without_stop
 
 
 SETTLED_BEHIND_WORDS = 3

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from callsd_worker.speech.mel import Samples
+from callsd_worker.media.sound import Samples
 
 
 _SMALLEST_SAMPLES = 16_000

@@ -8,11 +8,11 @@ from difflib import SequenceMatcher
 import numpy as np
 from numpy.typing import NDArray
 
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import TimedWord
-from callsd_worker.speech.level import frame_power
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.phrases import bare
-from callsd_worker.speech.vad import FRAME_SAMPLES
+from callsd_worker.speech.evidence.phrases import bare
+from callsd_worker.speech.voice.level import frame_power
+from callsd_worker.speech.voice.vad import FRAME_SAMPLES
 
 
 _HOP_SAMPLES = 160

@@ -4,8 +4,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

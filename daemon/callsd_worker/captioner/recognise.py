@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from callsd_worker.captioner.decoding import DecodeWindow, Result
-from callsd_worker.speech.choice import choose, confirms, fits
-from callsd_worker.speech.crowd import is_of_crowd
 from callsd_worker.speech.engine import TRAINED_SECONDS, DecodeOptions, Encoded, Engine, Recognised
-from callsd_worker.speech.flaws import REPEATS, Flaw, find_flaw
-from callsd_worker.speech.syllables import Peaks, syllables_in
+from callsd_worker.speech.evidence.choice import choose, confirms, fits
+from callsd_worker.speech.evidence.crowd import is_of_crowd
+from callsd_worker.speech.evidence.flaws import REPEATS, Flaw, find_flaw
+from callsd_worker.speech.evidence.syllables import Peaks, syllables_in
 
 
 PADDED_SECONDS = (7.68, 10.24, TRAINED_SECONDS)

@@ -2,9 +2,9 @@
 """A stretch of one speaker's speech on its way to final words."""
 
 from callsd_worker.captioner.agreement import Agreement
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import TimedWord
-from callsd_worker.speech.mel import Samples
-from callsd_worker.speech.vad import FRAME_SAMPLES, FRAME_SECONDS, SAMPLE_RATE_HZ
+from callsd_worker.speech.voice.vad import FRAME_SAMPLES, FRAME_SECONDS
 
 
 class Segment:

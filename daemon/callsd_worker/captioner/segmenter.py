@@ -10,9 +10,9 @@ from callsd_worker.captioner.audio_buffer import AudioBuffer
 from callsd_worker.captioner.cuts import Cut, cuts_between_words, softest_frame, times_of
 from callsd_worker.captioner.rules import Rules
 from callsd_worker.captioner.segment import Segment
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.vad import CONTEXT_SAMPLES, FRAME_SAMPLES, VoiceDetector
-from callsd_worker.speech.voice_gate import VoiceGate
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.voice.vad import CONTEXT_SAMPLES, FRAME_SAMPLES, VoiceDetector
+from callsd_worker.speech.voice.voice_gate import VoiceGate
 
 
 STALL_SECONDS = 1.5

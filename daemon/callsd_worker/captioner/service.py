@@ -28,7 +28,7 @@ from callsd_worker.media.live import LiveDecoder, PcmDecoder, Piece
 from callsd_worker.media.opus import OpusDecoder
 from callsd_worker.speech.engine import Engine
 from callsd_worker.speech.errors import SpeechError
-from callsd_worker.speech.vad import VoiceDetector
+from callsd_worker.speech.voice.vad import VoiceDetector
 
 
 log = logging.getLogger(__name__)

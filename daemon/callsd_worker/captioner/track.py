@@ -18,11 +18,10 @@ from callsd_worker.captioner.segment import Segment
 from callsd_worker.captioner.segmenter import Segmenter
 from callsd_worker.captioner.updates import UpdateBuilder
 from callsd_worker.captioner.words import TrackUpdate
-from callsd_worker.speech.level import amplified
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.sentences import without_stop
-from callsd_worker.speech.tokens import UNSPACED_LANGUAGES
-from callsd_worker.speech.vad import FRAME_SAMPLES, VoiceDetector
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.evidence.sentences import UNSPACED_LANGUAGES, without_stop
+from callsd_worker.speech.voice.level import amplified
+from callsd_worker.speech.voice.vad import FRAME_SAMPLES, VoiceDetector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

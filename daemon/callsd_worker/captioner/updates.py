@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from callsd_worker.captioner.segment import Segment
 from callsd_worker.captioner.words import SpeechChange, TrackUpdate, Words
-from callsd_worker.speech.sentences import ends_sentence, with_capital
-from callsd_worker.speech.tokens import UNSPACED_LANGUAGES
+from callsd_worker.speech.evidence.sentences import UNSPACED_LANGUAGES, ends_sentence, with_capital
 
 
 class UpdateBuilder:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from callsd_worker.speech.mel import Samples
+from callsd_worker.media.sound import Samples
 
 
 TRAINED_SECONDS = 30.0

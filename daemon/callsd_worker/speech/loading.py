@@ -91,7 +91,7 @@ def load_onnx(directory: Path, *, threads: int) -> Engine:
     """An engine for what is in `onnx/` of a model's directory: Parakeet or Moonshine."""
     files = directory / "onnx"
     if not (files / "vocab.txt").is_file():
-        from callsd_worker.speech.moonshine import MoonshineEngine
+        from callsd_worker.speech.engines.moonshine import MoonshineEngine
 
         return MoonshineEngine(files, threads=threads)
     if importlib.util.find_spec("onnx_asr") is None:
@@ -99,7 +99,7 @@ def load_onnx(directory: Path, *, threads: int) -> Engine:
             SpeechReason.ENGINE_UNAVAILABLE,
             "onnx-asr is not installed, which runs this model; install callsd[parakeet]",
         )
-    from callsd_worker.speech.parakeet import ParakeetEngine
+    from callsd_worker.speech.engines.parakeet import ParakeetEngine
 
     return ParakeetEngine(files, threads=threads)
 
@@ -107,7 +107,7 @@ def load_onnx(directory: Path, *, threads: int) -> Engine:
 def _load_ctranslate2(
     model: ModelFiles, *, threads: int, compute_type: str, workers: int
 ) -> Engine:
-    from callsd_worker.speech.ct2 import CTranslate2Engine
+    from callsd_worker.speech.engines.ct2 import CTranslate2Engine
 
     return CTranslate2Engine(
         model.directory / "ctranslate2",
@@ -118,7 +118,7 @@ def _load_ctranslate2(
 
 
 def _load_whispercpp(model: ModelFiles, *, threads: int, ggml_type: str) -> Engine:
-    from callsd_worker.speech.whispercpp import WhisperCppEngine
+    from callsd_worker.speech.engines.whispercpp import WhisperCppEngine
 
     return WhisperCppEngine(model.directory / "ggml" / f"{ggml_type}.bin", threads=threads)
 

@@ -29,10 +29,10 @@ import numpy as np
 
 from callsd_worker.media.decode import SAMPLE_RATE_HZ, AudioStream
 from callsd_worker.speech.engine import DecodeOptions, Engine
+from callsd_worker.speech.engines.ggml import Precision, convert
+from callsd_worker.speech.engines.moonshine_rebuild import rebuild
 from callsd_worker.speech.errors import SpeechError, SpeechReason
-from callsd_worker.speech.ggml import Precision, convert
 from callsd_worker.speech.loading import load_onnx
-from callsd_worker.speech.moonshine_rebuild import rebuild
 
 
 SAMPLE = Path(__file__).with_name("smoke.flac")
@@ -88,14 +88,14 @@ def _perform(request: Mapping[str, str]) -> dict[str, Any]:
 
 def _load(name: str, directory: Path, file: str) -> Engine:
     if name == "ctranslate2":
-        from callsd_worker.speech.ct2 import CTranslate2Engine
+        from callsd_worker.speech.engines.ct2 import CTranslate2Engine
 
         return CTranslate2Engine(directory / "ctranslate2", threads=1, compute_type="int8")
     if name == "onnx":
         return load_onnx(directory, threads=1)
     if importlib.util.find_spec("_pywhispercpp") is None:
         raise SpeechError(SpeechReason.ENGINE_UNAVAILABLE, "pywhispercpp is not installed")
-    from callsd_worker.speech.whispercpp import WhisperCppEngine
+    from callsd_worker.speech.engines.whispercpp import WhisperCppEngine
 
     return WhisperCppEngine(directory / file, threads=1)
 

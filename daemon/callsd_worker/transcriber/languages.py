@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from callsd_worker.speech.engine import Engine
 from callsd_worker.speech.errors import SpeechError, SpeechReason
-from callsd_worker.speech.windows import Window
+from callsd_worker.speech.voice.windows import Window
 
 
 PROBE_SECONDS = 45.0

@@ -12,7 +12,7 @@ from callsd_transcript.transcript import Segment, TrackResult, Transcript, Word
 from callsd_worker.speech.engine import DecodeOptions, Encoded
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 from callsd_worker.speech.loading import ModelFiles, clamp_threads, load_engine
-from callsd_worker.speech.windows import Window
+from callsd_worker.speech.voice.windows import Window
 from callsd_worker.transcriber.languages import (
     MAX_WAITING_SECONDS,
     PROBE_SECONDS,

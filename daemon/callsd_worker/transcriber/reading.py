@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from callsd_transcript.transcript import Segment, Unheard
 from callsd_worker.media.decode import AudioStream, MediaError
 from callsd_worker.speech.errors import SpeechError, SpeechReason
-from callsd_worker.speech.utterances import UtteranceFinder
-from callsd_worker.speech.vad import VoiceDetector
-from callsd_worker.speech.windows import Window, WindowPacker
+from callsd_worker.speech.voice.utterances import UtteranceFinder
+from callsd_worker.speech.voice.vad import VoiceDetector
+from callsd_worker.speech.voice.windows import Window, WindowPacker
 from callsd_worker.transcriber.progress import Meter
 from callsd_worker.transcriber.types import Track
 

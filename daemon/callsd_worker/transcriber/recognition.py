@@ -4,8 +4,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from callsd_worker.speech.choice import choose, confirms, fits
-from callsd_worker.speech.crowd import is_of_crowd
+from callsd_worker.media.sound import SAMPLE_RATE_HZ
 from callsd_worker.speech.engine import (
     TRAINED_SECONDS,
     DecodeOptions,
@@ -14,11 +13,12 @@ from callsd_worker.speech.engine import (
     Recognised,
     TimedWord,
 )
-from callsd_worker.speech.flaws import REPEATS, Flaw, find_flaw
-from callsd_worker.speech.gaps import Gap, filled, find_gap
-from callsd_worker.speech.syllables import Peaks, syllables_in, syllables_of
-from callsd_worker.speech.vad import SAMPLE_RATE_HZ
-from callsd_worker.speech.windows import Window
+from callsd_worker.speech.evidence.choice import choose, confirms, fits
+from callsd_worker.speech.evidence.crowd import is_of_crowd
+from callsd_worker.speech.evidence.flaws import REPEATS, Flaw, find_flaw
+from callsd_worker.speech.evidence.gaps import Gap, filled, find_gap
+from callsd_worker.speech.evidence.syllables import Peaks, syllables_in, syllables_of
+from callsd_worker.speech.voice.windows import Window
 
 
 WindowResult = tuple[Window, Recognised]

@@ -6,7 +6,12 @@ from dataclasses import replace
 from functools import partial
 
 from callsd_transcript.transcript import Segment
-from callsd_worker.speech.sentences import ends_sentence, goes_on, with_capital, without_stop
+from callsd_worker.speech.evidence.sentences import (
+    ends_sentence,
+    goes_on,
+    with_capital,
+    without_stop,
+)
 
 
 _LONGEST_PAUSE_SECONDS = 1.5

@@ -7,8 +7,8 @@ import numpy as np
 
 from callsd_transcript.transcript import Segment, Word
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.sentences import ends_sentence, goes_on
-from callsd_worker.speech.windows import Window
+from callsd_worker.speech.evidence.sentences import ends_sentence, goes_on
+from callsd_worker.speech.voice.windows import Window
 
 
 MIN_SEGMENT_SECONDS = 1.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from callsd_worker.speech.engine import Encoded, Engine
-from callsd_worker.speech.windows import Window
+from callsd_worker.speech.voice.windows import Window
 from callsd_worker.transcriber.languages import CERTAIN_SECONDS, Odds
 
 

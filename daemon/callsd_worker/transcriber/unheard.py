@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 from callsd_transcript.transcript import Unheard
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.gaps import find_gap
-from callsd_worker.speech.syllables import syllables_in
-from callsd_worker.speech.windows import Window
+from callsd_worker.speech.evidence.gaps import find_gap
+from callsd_worker.speech.evidence.syllables import syllables_in
+from callsd_worker.speech.voice.windows import Window
 
 
 MIN_VOICED_SECONDS = 0.5

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 
 
 FRAME_SECONDS = 0.02

@@ -25,10 +25,10 @@ from typing import BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from callsd_worker.speech.ct2_model import Ct2ModelFile, ModelFormatError
-from callsd_worker.speech.ggml_file import MAGIC
-from callsd_worker.speech.mel import mel_filters
-from callsd_worker.speech.tokens import byte_alphabet
+from callsd_worker.speech.engines.ct2_model import Ct2ModelFile, ModelFormatError
+from callsd_worker.speech.engines.ggml_file import MAGIC
+from callsd_worker.speech.engines.mel import mel_filters
+from callsd_worker.speech.engines.tokens import byte_alphabet
 
 
 _Q8_0_BLOCK: Final = 32

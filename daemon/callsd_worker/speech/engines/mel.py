@@ -4,11 +4,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 
-Samples = NDArray[np.float32]
+
 Features = NDArray[np.float32]
 
-SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES = 160
 FRAMES_PER_SECOND = SAMPLE_RATE_HZ // HOP_SAMPLES
 MAX_FRAMES = 3_000

@@ -5,8 +5,8 @@ A recogniser that hears a part of a sentence alone ends it with a full stop, or 
 capital.
 """
 
-from callsd_worker.speech.tokens import UNSPACED_LANGUAGES
-
+UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})
+"""Written without spaces: every character counts as a word."""
 
 SENTENCE_ENDS = (".", "?", "!", "。", "？", "！", "…", "।", "؟")
 

@@ -4,7 +4,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from callsd_worker.speech.vad import FRAME_SAMPLES, FRAME_SECONDS, Samples
+from callsd_worker.media.sound import Samples
+from callsd_worker.speech.voice.vad import FRAME_SAMPLES, FRAME_SECONDS
 
 
 _SPEECH_POWER = 10.0 ** (-20.0 / 10.0)

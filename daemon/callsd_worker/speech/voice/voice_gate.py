@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from callsd_worker.speech.level import LevelControl, frame_power
-from callsd_worker.speech.vad import (
+from callsd_worker.media.sound import Samples
+from callsd_worker.speech.voice.level import LevelControl, frame_power
+from callsd_worker.speech.voice.vad import (
     CONTEXT_SAMPLES,
     FRAME_SAMPLES,
     FRAME_SECONDS,
-    Samples,
     VoiceDetector,
     VoiceState,
 )

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from callsd_worker.speech.utterances import Utterance
-from callsd_worker.speech.vad import SAMPLE_RATE_HZ, Samples
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.voice.utterances import Utterance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

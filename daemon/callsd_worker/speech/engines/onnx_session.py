@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 
 
 PROVIDERS = ["CPUExecutionProvider"]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from callsd_worker.speech.engine import Recognised, TimedWord
-from callsd_worker.speech.phrases import bare, repeated_phrases
-from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
+from callsd_worker.speech.evidence.phrases import bare, repeated_phrases
+from callsd_worker.speech.evidence.syllables import Peaks, is_countable, syllables_of
 
 
 _PEAKS_PER_SYLLABLE = 1.5

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import tokenizers
 
+from callsd_worker.speech.evidence.sentences import UNSPACED_LANGUAGES
 
-# Written without spaces: every character counts as a word.
-UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue", "km", "bo"})
 
 _LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
 

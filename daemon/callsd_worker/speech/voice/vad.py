@@ -8,12 +8,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.errors import SpeechError, SpeechReason
 
 
-Samples = NDArray[np.float32]
-
-SAMPLE_RATE_HZ = 16_000
 FRAME_SAMPLES = 512
 """The voice detector judges 32 ms at a time …"""
 CONTEXT_SAMPLES = 64

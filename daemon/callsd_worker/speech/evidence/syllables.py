@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 
 
 _HOP_SAMPLES = 160

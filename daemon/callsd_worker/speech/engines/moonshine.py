@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from callsd_worker.speech.crowd import SURE_LOG_PROBABILITY, is_crowd
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import (
     TRAINED_SECONDS,
     DecodeOptions,
@@ -28,11 +28,16 @@ from callsd_worker.speech.engine import (
     Recognised,
     TimedWord,
 )
+from callsd_worker.speech.engines.onnx_session import (
+    PROVIDERS,
+    at_least,
+    one_error,
+    session_options,
+)
+from callsd_worker.speech.engines.spread import FRAME_SECONDS, loud_frames, spread
+from callsd_worker.speech.engines.tokens import group_words
 from callsd_worker.speech.errors import SpeechError, SpeechReason, require_file
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.onnx_session import PROVIDERS, at_least, one_error, session_options
-from callsd_worker.speech.spread import FRAME_SECONDS, loud_frames, spread
-from callsd_worker.speech.tokens import group_words
+from callsd_worker.speech.evidence.crowd import SURE_LOG_PROBABILITY, is_crowd
 
 
 FILES = ("encoder.onnx", "decoder.onnx", "tokenizer.bin")

@@ -9,17 +9,12 @@ import ctranslate2
 import numpy as np
 import numpy.typing as npt
 
-from callsd_worker.speech.ct2_model import Ct2ModelFile
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
+from callsd_worker.speech.engines.ct2_model import Ct2ModelFile
+from callsd_worker.speech.engines.mel import FRAMES_PER_SECOND, MAX_FRAMES, MelFilter
+from callsd_worker.speech.engines.tokens import Tokens
 from callsd_worker.speech.errors import SpeechError, SpeechReason, require_file
-from callsd_worker.speech.mel import (
-    FRAMES_PER_SECOND,
-    MAX_FRAMES,
-    SAMPLE_RATE_HZ,
-    MelFilter,
-    Samples,
-)
-from callsd_worker.speech.tokens import Tokens
 
 
 MIN_WINDOW_SECONDS = 10.24

@@ -9,9 +9,9 @@ import zlib
 from enum import StrEnum
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.gaps import find_gap
-from callsd_worker.speech.phrases import bare, echo_length, repetitions
-from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
+from callsd_worker.speech.evidence.gaps import find_gap
+from callsd_worker.speech.evidence.phrases import bare, echo_length, repetitions
+from callsd_worker.speech.evidence.syllables import Peaks, is_countable, syllables_of
 
 
 MAX_COMPRESSION_RATIO = 2.2

@@ -13,11 +13,16 @@ from pathlib import Path
 import onnx_asr
 from onnx_asr.asr import TimestampedResult
 
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
+from callsd_worker.speech.engines.onnx_session import (
+    PROVIDERS,
+    at_least,
+    one_error,
+    session_options,
+)
+from callsd_worker.speech.engines.tokens import group_words
 from callsd_worker.speech.errors import SpeechError, SpeechReason, require_file
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.onnx_session import PROVIDERS, at_least, one_error, session_options
-from callsd_worker.speech.tokens import group_words
 
 
 FILES = ("config.json", "decoder_joint-model.int8.onnx", "encoder-model.int8.onnx", "vocab.txt")

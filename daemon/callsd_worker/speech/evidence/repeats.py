@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.phrases import bare, repeated_phrases
-from callsd_worker.speech.syllables import Peaks, syllables_of
+from callsd_worker.speech.evidence.phrases import bare, repeated_phrases
+from callsd_worker.speech.evidence.syllables import Peaks, syllables_of
 
 
 _MISSED = 1.2

@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.flaws import find_repeats, is_invented, is_unsaid
-from callsd_worker.speech.phrases import bare
-from callsd_worker.speech.repeats import lacks_sayings, only_lasting, only_sounding
-from callsd_worker.speech.syllables import Peaks, is_countable, syllables_of
+from callsd_worker.speech.evidence.flaws import find_repeats, is_invented, is_unsaid
+from callsd_worker.speech.evidence.phrases import bare
+from callsd_worker.speech.evidence.repeats import lacks_sayings, only_lasting, only_sounding
+from callsd_worker.speech.evidence.syllables import Peaks, is_countable, syllables_of
 
 
 _FITTING = (0.7, 1.4)

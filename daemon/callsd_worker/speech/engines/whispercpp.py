@@ -16,11 +16,11 @@ from typing import Any
 import _pywhispercpp as native
 import numpy as np
 
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
 from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
+from callsd_worker.speech.engines.ggml_file import GgmlFileError, GgmlHeader, check_ggml_file
+from callsd_worker.speech.engines.tokens import group_words
 from callsd_worker.speech.errors import SpeechError, SpeechReason, require_file
-from callsd_worker.speech.ggml_file import GgmlFileError, GgmlHeader, check_ggml_file
-from callsd_worker.speech.mel import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.tokens import group_words
 
 
 MIN_WINDOW_SECONDS = 10.24

@@ -7,10 +7,10 @@ room smears them: what is left is a murmur of nearly one loudness.
 
 import numpy as np
 
+from callsd_worker.media.sound import Samples
 from callsd_worker.speech.engine import Recognised
-from callsd_worker.speech.flaws import TOO_FEW, Flaw
-from callsd_worker.speech.mel import Samples
-from callsd_worker.speech.syllables import LEVELS_PER_SECOND, levels
+from callsd_worker.speech.evidence.flaws import TOO_FEW, Flaw
+from callsd_worker.speech.evidence.syllables import LEVELS_PER_SECOND, levels
 
 
 _SLOWEST_HZ = 0.5

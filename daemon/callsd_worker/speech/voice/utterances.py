@@ -9,16 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from callsd_worker.speech.level import amplified
-from callsd_worker.speech.vad import (
+from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
+from callsd_worker.speech.voice.level import amplified
+from callsd_worker.speech.voice.vad import (
     CONTEXT_SAMPLES,
     FRAME_SAMPLES,
     FRAME_SECONDS,
-    SAMPLE_RATE_HZ,
-    Samples,
     VoiceDetector,
 )
-from callsd_worker.speech.voice_gate import VoiceGate
+from callsd_worker.speech.voice.voice_gate import VoiceGate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where somebody speaks: voice, its level, utterances, and the windows that engines get."""
