@@ -220,7 +220,7 @@ def test_upgrade_under_a_recorder(daemon: StartDaemon, tmp_path: Path, how: str)
 
         eventually(lambda: frames() > 30, "it records", seconds=RECORD_SECONDS)
         if how == "renamed":
-            for module in ("joining", "capture", "pieces"):
+            for module in ("joining", "piece_process", "pieces"):
                 file = place / "callsd_worker" / "recorder" / f"{module}.py"
                 file.rename(file.with_name(f"{module}s.py"))
         else:

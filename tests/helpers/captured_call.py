@@ -37,7 +37,7 @@ FILM_WORKER = Path(__file__).parent / "film_worker.py"
 JOIN_SECONDS = 60.0
 """The plugin gives no job more."""
 
-WORK_SECONDS = 60.0
+WORK_SECONDS = 90.0
 """How long things may take on a machine that is busy otherwise."""
 
 MODELS = {"model_size": MODEL, "live_captions_model_size": MODEL}
