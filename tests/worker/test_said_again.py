@@ -41,8 +41,13 @@ SAID = {
 
 @pytest.fixture(
     scope="module",
-    params=[("tiny.en", "ctranslate2"), ("tiny.en", "whispercpp"), ("moonshine-base", "onnx")],
-    ids=["ctranslate2", "whispercpp", "onnx"],
+    params=[
+        ("tiny.en", "ctranslate2"),
+        ("base", "ctranslate2"),
+        ("tiny.en", "whispercpp"),
+        ("moonshine-base", "onnx"),
+    ],
+    ids=["ctranslate2", "base", "whispercpp", "onnx"],
 )
 def model(request: pytest.FixtureRequest) -> Model:
     """A model for each engine, and the engine."""
@@ -66,37 +71,55 @@ def plain(text: str) -> list[str]:
     return [bare(word) for word in text.split()]
 
 
-@pytest.mark.parametrize("said", SAID)
-def test_transcripts_have_all_that_was_said(
-    model: Model, said: str, write_wav: Callable[..., Path]
-) -> None:
-    """A word said six times, and a question asked three times, are there so many times."""
-    samples, words = SAID[said]
+def transcript_of(model: Model, path: Path) -> list[str]:
+    """The words of a transcript."""
     settings = Settings(model=files_of(model), engine=model[1], language="en")
-
     transcript = transcribe(
-        [Track(source=write_wav(samples), speaker="ada")],
+        [Track(source=path, speaker="ada")],
         settings,
         on_progress=lambda progress: None,
         should_stop=lambda: False,
     )
+    return [word for line in transcript.segments for word in plain(line.text)]
 
-    assert [word for line in transcript.segments for word in plain(line.text)] == words
 
-
-@pytest.mark.parametrize("said", SAID)
-def test_captions_have_all_that_was_said(model: Model, engine: Engine, said: str) -> None:
-    """So it is in final captions."""
-    samples, words = SAID[said]
+def captions_of(model: Model, engine: Engine, samples: Samples) -> list[str]:
+    """The words of final captions."""
     track = LiveTrack(VoiceDetector(), start_sample=0, language="en", rules=rules_for(model[0]))
     track.feed(0, samples, 0.0)
     track.end_speech(0.0)
-
     finals = []
     while track.due() is not None:
         track.settle(recognise(engine, [track.take(0.0)])[0], 0.0)
         update = track.take_update()
         assert update is not None
         finals += [final.text for final in update.finals]
+    return [word for text in finals for word in plain(text)]
 
-    assert [word for text in finals for word in plain(text)] == words
+
+@pytest.mark.parametrize("said", SAID)
+def test_transcripts_have_all_that_was_said(
+    model: Model, said: str, write_wav: Callable[..., Path]
+) -> None:
+    """A word said six times, and a question asked three times, are there so many times."""
+    samples, words = SAID[said]
+
+    assert transcript_of(model, write_wav(samples)) == words
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_captions_have_all_that_was_said(model: Model, engine: Engine, said: str) -> None:
+    """So it is in final captions."""
+    samples, words = SAID[said]
+
+    assert captions_of(model, engine, samples) == words
+
+
+def test_a_sentence_that_is_said_five_times_is_there_five_times(
+    model: Model, engine: Engine, write_wav: Callable[..., Path]
+) -> None:
+    """Also where a model writes it once or twice, if it hears all of them together."""
+    samples = again("joe", (7.44, 8.75), 5)
+
+    for words in (transcript_of(model, write_wav(samples)), captions_of(model, engine, samples)):
+        assert words.count("first") == 5

@@ -10,6 +10,7 @@ from callsd_worker.speech.engine import TRAINED_SECONDS, DecodeOptions, Encoded,
 from callsd_worker.speech.evidence.choice import choose, confirms, fits
 from callsd_worker.speech.evidence.crowd import is_of_crowd
 from callsd_worker.speech.evidence.flaws import REPEATS, Flaw, find_flaw
+from callsd_worker.speech.evidence.pieces import completed
 from callsd_worker.speech.evidence.syllables import Peaks, syllables_in
 
 
@@ -47,7 +48,8 @@ def recognise(engine: Engine, passes: Sequence[DecodeWindow]) -> list[Result]:
 
     A result that looks wrong is retried once, more carefully. If it still looks wrong, an interim
     result is rejected, and of a final one the better attempt is used, without repetitions for which
-    there is no sound. Words where nobody speaks become an empty text.
+    there is no sound; with too few words for its voice it is heard once more, in pieces. Words
+    where nobody speaks become an empty text.
     """
     padded_seconds = _padded_seconds(passes)
     encoded = [engine.encode(window.samples, padded_seconds=padded_seconds) for window in passes]
@@ -128,9 +130,32 @@ def _accepted(
         case _:
             # Instead of a bad interim the last one stays. A final has no next pass.
             return None
+    return _believed(engine, window, attempts, peaks, options)
+
+
+def _believed(
+    engine: Engine,
+    window: DecodeWindow,
+    attempts: Sequence[Recognised],
+    peaks: Peaks,
+    options: DecodeOptions,
+) -> Recognised | None:
+    """What is to be believed of attempts at a window, the last with these options."""
     chosen = choose(attempts, peaks)
-    # Final words of which nothing is to be believed are none: those shown before are none, too.
-    return again.without_words() if chosen is None and window.is_final else chosen
+    if not window.is_final:
+        return chosen
+    if chosen is None:
+        # Final words of which nothing is to be believed are none: those shown before are none, too.
+        return attempts[-1].without_words()
+    return completed(
+        engine,
+        window.samples,
+        chosen,
+        attempts,
+        replace(options, beam_size=FINAL_BEAM_SIZE),
+        peaks=peaks,
+        padded_seconds=FINAL_PADDED_SECONDS[0],
+    )
 
 
 def _flaw(window: DecodeWindow, result: Recognised, peaks: Peaks) -> Flaw | None:

@@ -17,6 +17,7 @@ from callsd_worker.speech.evidence.choice import choose, confirms, fits
 from callsd_worker.speech.evidence.crowd import is_of_crowd
 from callsd_worker.speech.evidence.flaws import REPEATS, Flaw, find_flaw
 from callsd_worker.speech.evidence.gaps import Gap, filled, find_gap
+from callsd_worker.speech.evidence.pieces import PIECE_SECONDS, completed
 from callsd_worker.speech.evidence.syllables import Peaks, syllables_in, syllables_of
 from callsd_worker.speech.voice.windows import Window
 
@@ -82,8 +83,18 @@ def _listen_again(
     chosen = choose(attempts, peaks)
     if chosen is None:
         return attempts[-1].without_words()
-    gap = None if peaks is None else find_gap(chosen.words, peaks)
-    return chosen if gap is None else _fill(engine, part, chosen, gap, options)
+    if peaks is None:
+        return chosen
+    gap = find_gap(chosen.words, peaks)
+    return completed(
+        engine,
+        part.samples,
+        chosen if gap is None else _fill(engine, part, chosen, gap, options),
+        attempts,
+        options,
+        peaks=peaks,
+        padded_seconds=engine.padded_seconds(PIECE_SECONDS),
+    )
 
 
 def _fill(

@@ -60,10 +60,15 @@ def _best(attempts: Sequence[Recognised], peaks: Peaks) -> Recognised:
     is_compared = all(is_countable(attempt.text) for attempt in attempts)
 
     def merit(attempt: Recognised) -> float:
-        misfit = abs(math.log(_fit(attempt, peaks))) if is_compared else 0.0
-        return attempt.average_log_probability - misfit
+        cost = misfit(attempt, peaks) if is_compared else 0.0
+        return attempt.average_log_probability - cost
 
     return max(attempts, key=merit)
+
+
+def misfit(result: Recognised, peaks: Peaks) -> float:
+    """How far from 0 the ratio of syllables, in words and in the sound, is as a logarithm."""
+    return abs(math.log(_fit(result, peaks)))
 
 
 def _fit(result: Recognised, peaks: Peaks) -> float:
