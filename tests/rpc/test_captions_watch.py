@@ -40,6 +40,10 @@ FINALS = 14
 """More than a late joiner is told."""
 
 LATE_FINALS = 10
+
+ANSWER_SECONDS = 4.0
+"""Less than the time after which a viewer is told that there is nothing new."""
+
 GAP_SECONDS = 4
 WINDOW_BYTES = 64 * 1024
 
@@ -75,6 +79,19 @@ def spoken(live: Daemon) -> Iterator[tuple[str, list[Caption]]]:
 
 class TestResume:
     """What a viewer is told first."""
+
+    def test_answered_at_once(self, live: Daemon, live_api: Api) -> None:
+        """A viewer is answered before anybody speaks: then it may come back when it is cut off."""
+        name = begin_call(live, live_api)
+        stream = live_api.captions.WatchCaptions(
+            WatchCaptionsRequest(job=name), metadata=live_api.metadata, timeout=ANSWER_SECONDS
+        )
+        first = next(stream)
+        stream.cancel()
+        end_call(live, live_api, name)
+
+        assert first.WhichOneof("message") is None
+        assert first.HasField("publish_time")
 
     def test_late_joiner(self, live_api: Api, spoken: tuple[str, list[Caption]]) -> None:
         """Who comes late is told the last ten finals, and nothing before them."""

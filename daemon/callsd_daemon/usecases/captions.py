@@ -136,6 +136,9 @@ class Captions:
     ) -> AsyncGenerator[Viewed, None]:
         feed = call.feed
         sequence, version = _first(resume_sequence, feed.last_sequence), 0
+        # At once, however long it takes until somebody speaks: whose connection is cut before the
+        # first caption knows that there is such a call, and comes back.
+        yield call
         sent_seconds = time.monotonic()
         while True:
             while sequence + 1 < feed.first_in_memory:

@@ -918,7 +918,8 @@ func (x *WatchCaptionsRequest) GetFinalsOnly() bool {
 	return false
 }
 
-// A caption or an event.
+// A caption or an event. The first message of a call that goes on is neither, and
+// comes at once; so is one after 5 s in which there was nothing.
 type WatchCaptionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What the message is.

@@ -466,7 +466,9 @@ Global___WatchCaptionsRequest: _TypeAlias = WatchCaptionsRequest  # noqa: Y015
 
 @_typing.final
 class WatchCaptionsResponse(_message.Message):
-    """A caption or an event."""
+    """A caption or an event. The first message of a call that goes on is neither, and
+    comes at once; so is one after 5 s in which there was nothing.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

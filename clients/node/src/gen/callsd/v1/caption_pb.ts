@@ -400,7 +400,8 @@ export const WatchCaptionsRequestSchema: GenMessage<WatchCaptionsRequest> = /*@_
   messageDesc(file_callsd_v1_caption, 9);
 
 /**
- * A caption or an event.
+ * A caption or an event. The first message of a call that goes on is neither, and
+ * comes at once; so is one after 5 s in which there was nothing.
  *
  * @generated from message callsd.v1.WatchCaptionsResponse
  */
