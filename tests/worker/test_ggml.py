@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from callsd_worker.speech.engines.ct2_model import Ct2ModelFile, ModelFormatError
 from callsd_worker.speech.engines.ggml import Precision, convert, quantise_q8_0
 from callsd_worker.speech.engines.mel import mel_filters
+from callsd_worker.speech.model_tool import SAMPLE, SAMPLE_TEXT
 from tests.weights import MODELS_DIRECTORY
 
 
 TINY_EN = MODELS_DIRECTORY / "tiny.en" / "ctranslate2"
-SPEECH = Path(sys.modules[convert.__module__].__file__ or "").parent
 
 # Runs by itself, because whisper.cpp kills its process when a file is not to its liking.
 TRANSCRIBE = """
@@ -278,14 +278,14 @@ class TestConvert:
         convert(TINY_EN, destination, precision=precision)
 
         result = subprocess.run(
-            [sys.executable, "-c", TRANSCRIBE, destination, SPEECH / "smoke.flac"],
+            [sys.executable, "-c", TRANSCRIBE, destination, SAMPLE],
             check=True,
             capture_output=True,
             text=True,
             timeout=60,
         )
 
-        assert words(result.stdout) == words((SPEECH / "smoke.txt").read_text())
+        assert words(result.stdout) == words(SAMPLE_TEXT.read_text())
 
 
 class TestCt2ModelFile:
