@@ -23,7 +23,7 @@ SYSTEM := tests/boot tests/packaging tests/proxy
 # Where tests are that run alone: only to read all the other files takes longer than most of them.
 ALONE = $(shell grep --recursive --files-with-matches --include='test_*.py' mark.alone tests | sort)
 # How many tests run at once, where they may: most of them wait most of the time.
-BESIDE ?= 4
+BESIDE ?= 3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start a thousand processes: compiled once, not by each of them.

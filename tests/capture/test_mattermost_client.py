@@ -32,6 +32,13 @@ def call(server: MattermostServer) -> Call:
     return recorded_call(server)
 
 
+async def talk(server: MattermostServer, stay: Stay, person: Participant) -> None:
+    """Say TONE, once there is a way to the client: the server keeps no sound until then."""
+    await person.unmute()
+    await server.until(lambda: stay.notes.sound(person.track_id), "silence is heard")
+    await person.play(TONE)
+
+
 async def heard(server: MattermostServer, stay: Stay, person: Participant) -> list[bytes]:
     """All sound of somebody, once the end of TONE has come."""
     await server.until(lambda: TONE[-1] in stay.notes.sound(person.track_id), "the end")
@@ -56,11 +63,11 @@ class TestListening:
         ada = await server.participant(call, server.state.users[call.owner_id])
         bob = await server.participant(call, server.add_user("bob", "Bob", "B"))
         async with staying(server, call) as stay:
-            await ada.play(TONE)
-            await bob.play(TONE)
-            await server.until(lambda: len(stay.notes.speakers) == 2, "two tracks")
+            for person in (ada, bob):
+                await talk(server, stay, person)
+            assert len(stay.notes.speakers) == 2
             eve = await server.participant(call, server.add_user("eve"))
-            await eve.play(TONE)
+            await talk(server, stay, eve)
             for person in (ada, bob, eve):
                 await person.finished()
             for person, name in ((ada, "Ada Admin"), (bob, "Bob B"), (eve, "eve")):
