@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
+from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised
 from callsd_worker.speech.evidence.pieces import MAX_SECONDS, PIECE_SECONDS, completed
 from callsd_worker.speech.evidence.syllables import syllables_in
+from tests.helpers.recognised import spoken
 from tests.helpers.syllables import syllables
 
 
@@ -25,21 +26,8 @@ def sayings(times: int) -> Samples:
 def heard(
     text: str = SENTENCE, *, log_probability: float = -0.4, seconds: float = SAYING_SECONDS
 ) -> Recognised:
-    """A result of equally long words."""
-    words = text.split()
-    step = seconds / max(len(words), 1)
-    return Recognised(
-        text=text,
-        words=tuple(
-            TimedWord(
-                text=f" {word}", start_seconds=at * step, end_seconds=(at + 1) * step, probability=1
-            )
-            for at, word in enumerate(words)
-        ),
-        token_count=len(words),
-        average_log_probability=log_probability,
-        no_speech_probability=0.0,
-    )
+    """What is heard of one saying."""
+    return spoken(text, log_probability=log_probability, seconds=seconds)
 
 
 class Listener:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from callsd_worker.media.sound import SAMPLE_RATE_HZ, Samples
-from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised, TimedWord
+from callsd_worker.speech.engine import DecodeOptions, Encoded, Recognised
 from callsd_worker.speech.evidence.choice import choose
 from callsd_worker.speech.evidence.syllables import syllables_of
 from callsd_worker.speech.voice.windows import Piece, Window
@@ -16,6 +16,7 @@ from callsd_worker.transcriber.recognition import recognise
 from callsd_worker.transcriber.seams import mended
 from callsd_worker.transcriber.segments import MAX_SEGMENT_SECONDS, place
 from callsd_worker.transcriber.unheard import notice_of, unheard_in
+from tests.helpers.recognised import spoken
 from tests.helpers.syllables import murmur, syllables
 
 
@@ -90,24 +91,6 @@ def window_of(seconds: float, *, pieces: int = 1, said: int = 17) -> Window:
             )
             for number in range(pieces)
         ),
-    )
-
-
-def spoken(text: str, *, log_probability: float = -0.2, seconds: float = 9.0) -> Recognised:
-    """A result of equally long words."""
-    words = text.split()
-    step = seconds / max(len(words), 1)
-    return Recognised(
-        text=text,
-        words=tuple(
-            TimedWord(
-                text=f" {word}", start_seconds=at * step, end_seconds=(at + 1) * step, probability=1
-            )
-            for at, word in enumerate(words)
-        ),
-        token_count=len(words),
-        average_log_probability=log_probability,
-        no_speech_probability=0.0,
     )
 
 
